@@ -1,0 +1,47 @@
+# `make` prints the targets. Every target makes what it needs, the virtual environment included.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+LOCK   := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench kafka lock generate clean
+
+help:  ## print this
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# uv links packages out of its own cache, so that torch is downloaded and unpacked once a machine.
+$(VENV)/.installed: pyproject.toml requirements/dev.txt requirements/uv.txt
+	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else "Python 3.11 to 3.13 is needed, this is %d.%d; name another with PYTHON=python3.x" % sys.version_info[:2])'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/uv.txt
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --require-hashes -r requirements/dev.txt
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: $(VENV)/.installed  ## Kafka, worker, trainer and a simulated shop for five minutes; CLICKS=file uses real clicks
+	@$(BIN)/python -m deploy.demo $(if $(CLICKS),--clicks $(CLICKS)) $(DEMO)
+
+test: $(VENV)/.installed  ## every test, on a real Kafka
+	$(BIN)/pytest $(TEST)
+
+check: $(VENV)/.installed  ## ruff and mypy strict
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed  ## the benchmarks; BENCH=name runs one
+	@$(BIN)/python -m bench $(BENCH)
+
+kafka: $(VENV)/.installed  ## a local Kafka in the foreground
+	@$(BIN)/python -m deploy.kafka
+
+generate: $(VENV)/.installed  ## write schemas/json anew from the code
+	$(BIN)/python -m schemas
+
+lock: $(VENV)/.installed  ## resolve the locked requirements anew
+	for extra in stream trainer dev; do $(LOCK) --extra $$extra -o requirements/$$extra.txt pyproject.toml; done
+	$(LOCK) -o requirements/uv.txt requirements/uv.in
+
+clean:  ## remove what the targets made
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info build dist .demo
