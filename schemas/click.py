@@ -1,0 +1,158 @@
+"""Click: what producers put on the `clicks` topic, and the rules by which one is accepted.
+
+Decoding reads no clock: `now_ms` comes from the caller, so that a replay decides as the first run did.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Final
+
+import msgspec
+
+from schemas.errors import MessageError
+
+MAX_ID_BYTES: Final = 256
+_DETAIL_CHARACTERS: Final = 300
+
+# extra_json_schema documents without making the decoder check: the rules below tell a reason, msgspec would not.
+Id = Annotated[str, msgspec.Meta(extra_json_schema={"minLength": 1, "maxLength": MAX_ID_BYTES})]
+Milliseconds = Annotated[
+    int, msgspec.Meta(description="Milliseconds since the epoch.", extra_json_schema={"minimum": 0})
+]
+
+
+class Click(msgspec.Struct, frozen=True, gc=False):
+    """One click of one session. Fields that are not named here are ignored, so that producers can add theirs."""
+
+    session_id: Annotated[Id, msgspec.Meta(description="Equals the Kafka key; 1 to 256 bytes of UTF-8.")]
+    item_id: Annotated[Id, msgspec.Meta(description="The item clicked; 1 to 256 bytes of UTF-8.")]
+    timestamp: Milliseconds
+    event_id: Annotated[Id, msgspec.Meta(description="The producer's own id, repeated on the ranking.")] | None = None
+
+
+class RejectReason(StrEnum):
+    """Why a record is no click. The rules are tried in this order and the first that fails is told."""
+
+    NO_VALUE = "no-value"
+    """A tombstone: the record has a null value."""
+    TOO_LARGE = "too-large"
+    """The value is over `ClickLimits.max_bytes`."""
+    NOT_JSON = "not-json"
+    """The value is not JSON in UTF-8, or is nested too deep."""
+    WRONG_TYPE = "wrong-type"
+    """Not an object, or a field is missing or of another type."""
+    BAD_ID = "bad-id"
+    """An id is empty, over 256 bytes, or not UTF-8."""
+    KEY_MISMATCH = "key-mismatch"
+    """The Kafka key is missing, is not UTF-8, or differs from `session_id`."""
+    BAD_TIMESTAMP = "bad-timestamp"
+    """Before `ClickLimits.min_timestamp_ms`."""
+    FUTURE_TIMESTAMP = "future-timestamp"
+    """Further ahead of the worker's clock than `ClickLimits.max_future_ms`."""
+
+
+class ClickRejectedError(MessageError):
+    """The record is no click; `reason` is for counting, `detail` for people."""
+
+    def __init__(self, reason: RejectReason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass(frozen=True, slots=True)
+class ClickLimits:
+    """What a worker accepts."""
+
+    max_bytes: int = 16_384
+    """Longest value of a record."""
+    max_future_ms: int = 60_000
+    """How far a producer's clock may run ahead of ours; a click from the future would keep its session open."""
+    min_timestamp_ms: int = 0
+    """Oldest click; raise it to catch producers that send seconds (`100_000_000_000` is 1973 in milliseconds)."""
+
+
+_decoder: Final = msgspec.json.Decoder(Click)
+_encoder: Final = msgspec.json.Encoder()
+
+
+def decode_click(key: bytes | None, value: bytes | None, *, now_ms: int, limits: ClickLimits) -> Click:
+    """The click in a Kafka record.
+
+    `now_ms` is the worker's time in milliseconds since the epoch. Raises ClickRejectedError, and nothing else, whatever
+    the bytes are.
+    """
+    if value is None:
+        raise ClickRejectedError(RejectReason.NO_VALUE, "the record has no value (a tombstone)")
+    if len(value) > limits.max_bytes:
+        raise ClickRejectedError(RejectReason.TOO_LARGE, f"{len(value)} bytes, the limit is {limits.max_bytes}")
+    try:
+        click = _decoder.decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _undecodable(value, error) from error
+    session_id = click.session_id.encode()
+    # len() counts characters, of which a UTF-8 string never has more than bytes: most ids need no second encoding.
+    if not session_id or len(session_id) > MAX_ID_BYTES:
+        raise _bad_id("session_id", click.session_id)
+    if not click.item_id or 4 * len(click.item_id) > MAX_ID_BYTES:
+        _check_id("item_id", click.item_id)
+    if click.event_id is not None:
+        _check_id("event_id", click.event_id)
+    if key != session_id:
+        raise _key_mismatch(key, session_id)
+    timestamp = click.timestamp
+    if timestamp < limits.min_timestamp_ms:
+        raise ClickRejectedError(
+            RejectReason.BAD_TIMESTAMP,
+            f"timestamp {_short(timestamp)} is before {limits.min_timestamp_ms}; it is in milliseconds since the epoch",
+        )
+    if timestamp > now_ms + limits.max_future_ms:
+        raise ClickRejectedError(
+            RejectReason.FUTURE_TIMESTAMP,
+            f"timestamp {_short(timestamp)} is ahead of {now_ms} by more than {limits.max_future_ms} ms",
+        )
+    return click
+
+
+def encode_click(click: Click) -> bytes:
+    """The JSON value of a click; its Kafka key is `click.session_id.encode()`."""
+    return _encoder.encode(click)
+
+
+def _undecodable(value: bytes, error: Exception) -> ClickRejectedError:
+    """msgspec stops at the first wrong type, which may stand before broken JSON: tell the two apart."""
+    if isinstance(error, RecursionError):
+        return ClickRejectedError(RejectReason.NOT_JSON, "nested too deep")
+    if isinstance(error, msgspec.ValidationError):
+        try:
+            msgspec.json.decode(value)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as broken:
+            error = broken
+        else:
+            return ClickRejectedError(RejectReason.WRONG_TYPE, str(error)[:_DETAIL_CHARACTERS])
+    return ClickRejectedError(RejectReason.NOT_JSON, str(error)[:_DETAIL_CHARACTERS])
+
+
+def _check_id(field: str, value: str) -> None:
+    if not value or len(value.encode()) > MAX_ID_BYTES:
+        raise _bad_id(field, value)
+
+
+def _bad_id(field: str, value: str) -> ClickRejectedError:
+    problem = f"{len(value.encode())} bytes, the limit is {MAX_ID_BYTES}" if value else "empty"
+    return ClickRejectedError(RejectReason.BAD_ID, f"{field} is {problem}")
+
+
+def _key_mismatch(key: bytes | None, session_id: bytes) -> ClickRejectedError:
+    if key is None:
+        return ClickRejectedError(RejectReason.KEY_MISMATCH, "the record has no key; it must be the session_id")
+    try:
+        key.decode()
+    except UnicodeDecodeError:
+        return ClickRejectedError(RejectReason.KEY_MISMATCH, "the key is not UTF-8; it must be the session_id")
+    return ClickRejectedError(RejectReason.KEY_MISMATCH, "the key differs from session_id")
+
+
+def _short(number: int) -> str:
+    # A JSON integer may have thousands of digits, more than Python is willing to print.
+    return str(number) if number.bit_length() <= 64 else f"of {number.bit_length()} bits"

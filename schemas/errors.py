@@ -1,0 +1,46 @@
+"""Every error that `schemas` raises, drawn once:
+
+    SchemaError
+    ├── MessageError (ValueError)          a record does not hold the message it should hold
+    │   ├── ClickRejectedError             a click, with its RejectReason (schemas.click)
+    │   └── AnnouncementError              a model announcement
+    ├── BundleError                        a model bundle cannot be written, found, trusted or run
+    │   └── BundleExistsError              a bundle of that version is already there
+    ├── VocabularyError (ValueError)       item ids that are no vocabulary
+    ├── SettingsError                      the configuration cannot be used as it stands
+    └── TopicError                         the topics of the cluster do not fit the topic table
+
+Each message names the cause first and, where there is one, the operator's action after it.
+"""
+
+
+class SchemaError(Exception):
+    """Root of the tree."""
+
+
+class MessageError(SchemaError, ValueError):
+    """A record's bytes are not the message they should be."""
+
+
+class AnnouncementError(MessageError):
+    """A record on the `models` topic is not a usable announcement."""
+
+
+class BundleError(SchemaError):
+    """A model bundle is refused; the message starts with the file and says why."""
+
+
+class BundleExistsError(BundleError):
+    """A bundle is immutable: its version can be written once."""
+
+
+class VocabularyError(SchemaError, ValueError):
+    """Ids that are empty, too long, repeated, or not a list of strings."""
+
+
+class SettingsError(SchemaError):
+    """Unknown, missing or unusable settings; every problem found is in the one message."""
+
+
+class TopicError(SchemaError):
+    """Topics are missing or differ in a way that would lose or misplace data."""

@@ -1,0 +1,174 @@
+"""What an ONNX file may hold, checked on its bytes before ONNX Runtime sees them.
+
+The worker does not install the `onnx` package, and ONNX Runtime tells neither of two things we must know: whether a
+tensor's data lie in another file (it would open any path the graph names), and whether a weight is NaN (it would serve
+it). Both stand in the protobuf, of which this reads only the fields that lead to tensors. Field numbers: onnx.proto of
+ONNX IR version 3 to 13; protobuf keeps them for good. Wire format: https://protobuf.dev/programming-guides/encoding.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.errors import BundleError
+
+_MAX_DEPTH: Final = 64
+
+# message -> field number -> message of that field; TENSOR is where a walk ends.
+_TENSOR: Final = "TensorProto"
+_CHILDREN: Final[dict[str, dict[int, str]]] = {
+    "ModelProto": {7: "GraphProto", 20: "TrainingInfoProto", 25: "FunctionProto"},
+    "TrainingInfoProto": {1: "GraphProto", 2: "GraphProto"},
+    "FunctionProto": {7: "NodeProto", 11: "AttributeProto"},
+    "GraphProto": {1: "NodeProto", 5: _TENSOR, 15: "SparseTensorProto"},
+    "NodeProto": {5: "AttributeProto"},
+    "AttributeProto": {
+        5: _TENSOR,
+        6: "GraphProto",
+        10: _TENSOR,
+        11: "GraphProto",
+        22: "SparseTensorProto",
+        23: "SparseTensorProto",
+    },
+    "SparseTensorProto": {1: _TENSOR, 2: _TENSOR},
+}
+_DIMS, _DATA_TYPE, _FLOAT_DATA, _INT32_DATA, _NAME, _RAW_DATA, _DOUBLE_DATA = 1, 2, 4, 5, 8, 9, 10
+_EXTERNAL_DATA, _DATA_LOCATION = 13, 14
+_FLOAT, _FLOAT16, _DOUBLE, _BFLOAT16 = 1, 10, 11, 16
+
+
+@dataclass
+class _Tensor:
+    name: str = ""
+    data_type: int = 0
+    dims: list[int] = field(default_factory=list)
+    finite: bool = True
+    nan: bool = False
+
+
+def check_onnx_file(name: str, data: bytes, *, catalogue_size: int) -> None:
+    """Refuse a graph with data outside the file, weights that are not finite, or weights of another catalogue.
+
+    An infinity is allowed in a tensor of one element, as a mask's constant. Raises BundleError naming `name`.
+    """
+    sizes: set[int] = set()
+    tensors = 0
+    for raw in _tensors(name, memoryview(data), "ModelProto", 0):
+        tensor = _read_tensor(name, raw)
+        tensors += 1
+        elements = int(np.prod(tensor.dims, dtype=object)) if tensor.dims else 1
+        if tensor.nan or (not tensor.finite and elements > 1):
+            raise BundleError(f"{name}: the weights {tensor.name!r} hold values that are not finite")
+        sizes.update(tensor.dims)
+    if not tensors:
+        raise BundleError(f"{name}: no ONNX graph with weights")
+    if catalogue_size not in sizes:
+        raise BundleError(f"{name}: no weights for a catalogue of {catalogue_size} items")
+
+
+def _tensors(name: str, message: memoryview, kind: str, depth: int) -> Iterator[memoryview]:
+    if depth > _MAX_DEPTH:
+        raise BundleError(f"{name}: nested too deep")
+    children = _CHILDREN[kind]
+    for number, value in _fields(name, message):
+        child = children.get(number)
+        if child is None or not isinstance(value, memoryview):
+            continue
+        if child == _TENSOR:
+            yield value
+        else:
+            yield from _tensors(name, value, child, depth + 1)
+
+
+def _read_tensor(name: str, message: memoryview) -> _Tensor:
+    tensor = _Tensor()
+    numbers: list[tuple[int, int | memoryview]] = []
+    for number, value in _fields(name, message):
+        if number == _EXTERNAL_DATA or (number == _DATA_LOCATION and value != 0):
+            raise BundleError(f"{name}: keeps weights outside the file (ONNX external data); export them inside")
+        if number == _DATA_TYPE and isinstance(value, int):
+            tensor.data_type = value
+        elif number == _NAME and isinstance(value, memoryview):
+            tensor.name = bytes(value).decode(errors="replace")
+        elif number == _DIMS:
+            tensor.dims += [value] if isinstance(value, int) else _packed(name, value)
+        elif number in (_RAW_DATA, _FLOAT_DATA, _DOUBLE_DATA, _INT32_DATA):
+            numbers.append((number, value))
+    for number, value in numbers:
+        floats = _floats(name, tensor.data_type, number, value)
+        if floats is not None:
+            tensor.finite = tensor.finite and bool(np.isfinite(floats).all())
+            tensor.nan = tensor.nan or bool(np.isnan(floats).any())
+    return tensor
+
+
+def _floats(name: str, data_type: int, number: int, value: int | memoryview) -> NDArray[np.floating[Any]] | None:
+    """The numbers of one data field, None for integers. Only floating-point types can be NaN."""
+    if data_type not in (_FLOAT, _FLOAT16, _DOUBLE, _BFLOAT16):
+        return None
+    if number == _INT32_DATA:  # float16 and bfloat16 as varints of their bits
+        bits = np.asarray([value] if isinstance(value, int) else _packed(name, value), dtype=np.uint64)
+        raw = memoryview(bits.astype("<u2").tobytes())
+    elif isinstance(value, int):
+        raise BundleError(f"{name}: damaged: a number where weights should be")
+    else:
+        raw = value
+    if number == _FLOAT_DATA or (number == _RAW_DATA and data_type == _FLOAT):
+        dtype = "<f4"
+    elif number == _DOUBLE_DATA or (number == _RAW_DATA and data_type == _DOUBLE):
+        dtype = "<f8"
+    else:
+        dtype = "<f2" if data_type == _FLOAT16 else "<u2"
+    if len(raw) % np.dtype(dtype).itemsize:
+        raise BundleError(f"{name}: damaged: weights end in the middle of a number")
+    if dtype == "<u2":  # bfloat16 is the upper half of a float32
+        return (np.frombuffer(raw, dtype=dtype).astype(np.uint32) << 16).view(np.float32)
+    return np.frombuffer(raw, dtype=dtype)
+
+
+def _packed(name: str, message: memoryview) -> list[int]:
+    values, at = [], 0
+    while at < len(message):
+        value, at = _varint(name, message, at)
+        values.append(value)
+    return values
+
+
+def _fields(name: str, message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """(field number, value) of a message: an int for varints, a view for everything that has bytes."""
+    at, end = 0, len(message)
+    while at < end:
+        tag, at = _varint(name, message, at)
+        number, wire = tag >> 3, tag & 7
+        if wire == 0:
+            value, at = _varint(name, message, at)
+            yield number, value
+            continue
+        if wire == 1:
+            size = 8
+        elif wire == 2:
+            size, at = _varint(name, message, at)
+        elif wire == 5:
+            size = 4
+        else:
+            raise BundleError(f"{name}: no ONNX file, or damaged (protobuf wire type {wire})")
+        if number == 0 or size > end - at:
+            raise BundleError(f"{name}: no ONNX file, or truncated")
+        yield number, message[at : at + size]
+        at += size
+
+
+def _varint(name: str, message: memoryview, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        if at >= len(message) or shift > 63:
+            raise BundleError(f"{name}: no ONNX file, or truncated")
+        byte = message[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
