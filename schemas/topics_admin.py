@@ -1,0 +1,216 @@
+"""Topics of a cluster against the topic table: create what is missing, refuse what would lose or misplace data.
+
+Nothing here alters a topic that exists: more partitions would send a session's later clicks elsewhere than its earlier
+ones, and a changed policy may be the operator's own decision.
+"""
+
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+
+from schemas.errors import TopicError
+from schemas.kafka_settings import KafkaConnection
+from schemas.topics import TopicSpec
+
+DEFAULT_TIMEOUT: Final = 30.0
+"""Seconds that a cluster may take to answer."""
+_POLL_SECONDS: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class FoundTopic:
+    """A topic as the cluster has it."""
+
+    partitions: int
+    replication: int
+    config: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class TopicDifference:
+    """An existing topic that is not as the table has it."""
+
+    topic: str
+    setting: str
+    """`partitions`, `replication`, or a name of Kafka's topic configuration."""
+    expected: str
+    found: str
+    fatal: bool
+    """Whether a worker refuses to start with it."""
+    action: str
+    """What the operator can do."""
+
+    def __str__(self) -> str:
+        return f"topic {self.topic}: {self.setting} is {self.found}, expected {self.expected}; {self.action}"
+
+
+@dataclass(frozen=True, slots=True)
+class TopicReport:
+    """What `ensure_topics` did and met."""
+
+    created: tuple[str, ...]
+    present: tuple[str, ...]
+    differs: tuple[TopicDifference, ...]
+
+
+def ensure_topics(
+    connection: KafkaConnection, specs: Sequence[TopicSpec], *, timeout: float = DEFAULT_TIMEOUT
+) -> TopicReport:
+    """Create the topics that are missing and compare the others. `timeout` in seconds, for each exchange.
+
+    A changelog is created with as many partitions as its clicks topic really has. Raises TopicError when the cluster
+    cannot be reached or refuses to create one.
+    """
+    admin = _admin(connection)
+    names = [spec.name for spec in specs]
+    found = _describe(admin, connection, names, timeout)
+    created = _create(admin, missing_topics(specs, found), timeout)
+    present = tuple(name for name in names if name not in created)
+    found = _await_topics(admin, connection, names, timeout)
+    return TopicReport(created, present, tuple(differences(specs, found)))
+
+
+def check_topics(
+    connection: KafkaConnection, specs: Sequence[TopicSpec], *, timeout: float = DEFAULT_TIMEOUT
+) -> tuple[TopicDifference, ...]:
+    """Raise TopicError unless a worker may start: all topics are there, partition counts fit, rows are retained rightly.
+
+    Returns the differences that are harmless, for the log.
+    """
+    found = _describe(_admin(connection), connection, [spec.name for spec in specs], timeout)
+    missing = [spec.name for spec in specs if spec.name not in found]
+    if missing:
+        raise TopicError(
+            f"missing on {connection.bootstrap_servers}: {', '.join(missing)}; create them with `stream-app topics`"
+        )
+    differing = differences(specs, found)
+    fatal = [difference for difference in differing if difference.fatal]
+    if fatal:
+        raise TopicError("\n".join(str(difference) for difference in fatal))
+    return tuple(differing)
+
+
+def missing_topics(specs: Iterable[TopicSpec], found: Mapping[str, FoundTopic]) -> list[tuple[TopicSpec, int]]:
+    """The topics to create, each with its number of partitions."""
+    return [(spec, _partitions(spec, found)) for spec in specs if spec.name not in found]
+
+
+def differences(specs: Iterable[TopicSpec], found: Mapping[str, FoundTopic]) -> list[TopicDifference]:
+    """How the topics that exist differ from the table."""
+    return [
+        difference
+        for spec in specs
+        if spec.name in found
+        for difference in _differences(spec, found[spec.name], _partitions(spec, found))
+    ]
+
+
+def _partitions(spec: TopicSpec, found: Mapping[str, FoundTopic]) -> int:
+    model = found.get(spec.partitions_of) if spec.partitions_of else None
+    return model.partitions if model else spec.partitions
+
+
+def _differences(spec: TopicSpec, found: FoundTopic, partitions: int) -> Iterable[TopicDifference]:
+    if found.partitions != partitions:
+        fatal = spec.partitions_of is not None
+        action = (
+            f"a session's row must lie in the partition of its clicks ({spec.partitions_of}): stop the workers, delete "
+            f"{spec.name} and run `stream-app topics`; open sessions start anew"
+            if fatal
+            else "harmless; set topics.partitions to what is there to silence this"
+        )
+        yield TopicDifference(spec.name, "partitions", str(partitions), str(found.partitions), fatal, action)
+    if found.replication != spec.replication:
+        action = "harmless for a test; in production reassign its replicas, or correct topics.replication"
+        yield TopicDifference(
+            spec.name, "replication", str(spec.replication), str(found.replication), fatal=False, action=action
+        )
+    for name, expected in spec.config.items():
+        value = found.config.get(name, "not told")
+        if _parts(value) == _parts(expected):
+            continue
+        fatal = not spec.required.get(name, frozenset()) <= _parts(value)
+        action = f"correct it with `kafka-configs --alter --topic {spec.name} --add-config '{name}=[{expected}]'`"
+        yield TopicDifference(spec.name, name, expected, value, fatal, action)
+
+
+def _parts(value: str) -> frozenset[str]:
+    return frozenset(part.strip() for part in value.split(","))
+
+
+def _admin(connection: KafkaConnection) -> AdminClient:
+    try:
+        return AdminClient(connection.librdkafka())
+    except KafkaException as error:
+        raise TopicError(f"the settings in [kafka] are not usable: {_reason(error)}") from error
+
+
+def _describe(
+    admin: AdminClient, connection: KafkaConnection, names: Collection[str], timeout: float
+) -> dict[str, FoundTopic]:
+    try:
+        metadata = admin.list_topics(timeout=timeout).topics
+        there = [name for name in names if name in metadata and metadata[name].partitions]
+        if not there:
+            return {}
+        resources = [ConfigResource(ResourceType.TOPIC, name) for name in there]
+        futures = admin.describe_configs(resources, request_timeout=timeout)
+        config = {resource.name: future.result(timeout) for resource, future in futures.items()}
+    except (KafkaException, TimeoutError) as error:
+        raise TopicError(
+            f"Kafka at {connection.bootstrap_servers} does not answer: {_reason(error)}; is it running, and are the "
+            "settings in [kafka] (security, credentials) right?"
+        ) from error
+    return {name: _found(metadata[name].partitions, config[name]) for name in there}
+
+
+def _found(partitions: Mapping[int, Any], config: Mapping[str, Any]) -> FoundTopic:
+    return FoundTopic(
+        partitions=len(partitions),
+        replication=min(len(partition.replicas) for partition in partitions.values()),
+        config={name: entry.value for name, entry in config.items() if entry.value is not None},
+    )
+
+
+def _create(admin: AdminClient, wanted: list[tuple[TopicSpec, int]], timeout: float) -> tuple[str, ...]:
+    if not wanted:
+        return ()
+    new = [
+        NewTopic(spec.name, num_partitions=partitions, replication_factor=spec.replication, config=dict(spec.config))
+        for spec, partitions in wanted
+    ]
+    created = []
+    for name, future in admin.create_topics(new, operation_timeout=timeout, request_timeout=timeout).items():
+        try:
+            future.result(2 * timeout)
+        except (KafkaException, TimeoutError) as error:
+            if isinstance(error, KafkaException) and error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
+                continue  # another process was faster
+            raise TopicError(f"topic {name} cannot be created: {_reason(error)}") from error
+        created.append(name)
+    return tuple(created)
+
+
+def _await_topics(
+    admin: AdminClient, connection: KafkaConnection, names: Collection[str], timeout: float
+) -> dict[str, FoundTopic]:
+    """A topic just created may take a moment to be known to every broker."""
+    deadline = time.monotonic() + timeout
+    while True:
+        found = _describe(admin, connection, names, timeout)
+        unseen = [name for name in names if name not in found]
+        if not unseen:
+            return found
+        if time.monotonic() > deadline:
+            raise TopicError(f"created, but not visible after {timeout:g} s: {', '.join(unseen)}; run the step again")
+        time.sleep(_POLL_SECONDS)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, KafkaException) and error.args and isinstance(error.args[0], KafkaError):
+        return str(error.args[0].str())
+    return str(error) or type(error).__name__
