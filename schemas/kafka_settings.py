@@ -18,18 +18,18 @@ class Section(BaseModel):
 class KafkaConnection(Section):
     """[kafka]: the connection, used by every Kafka client of a process."""
 
-    bootstrap_servers: str = Field("localhost:9092", min_length=1, description="host:port, several by commas.")
+    bootstrap_servers: str = Field(default="localhost:9092", min_length=1, description="host:port, several by commas.")
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = None
     sasl_username: str | None = None
     sasl_password: SecretStr | None = None
-    oauth_token_endpoint: str | None = Field(None, description="OIDC token URL, for OAUTHBEARER.")
+    oauth_token_endpoint: str | None = Field(default=None, description="OIDC token URL, for OAUTHBEARER.")
     oauth_client_id: str | None = None
     oauth_client_secret: SecretStr | None = None
     oauth_scope: str | None = None
-    ssl_ca_location: str | None = Field(None, description="CA certificates in PEM; the system's when not set.")
-    ssl_certificate_location: str | None = Field(None, description="This client's certificate in PEM (mTLS).")
-    ssl_key_location: str | None = Field(None, description="This client's private key in PEM (mTLS).")
+    ssl_ca_location: str | None = Field(default=None, description="CA certificates in PEM; the system's when not set.")
+    ssl_certificate_location: str | None = Field(default=None, description="This client's certificate in PEM (mTLS).")
+    ssl_key_location: str | None = Field(default=None, description="This client's private key in PEM (mTLS).")
     ssl_key_password: SecretStr | None = None
     ssl_check_hostname: bool = True
 
@@ -125,13 +125,17 @@ class TopicSettings(Section):
     rankings: TopicName = "rankings"
     rejected: TopicName = "clicks.rejected"
     models: TopicName = "models"
-    partitions: int = Field(8, ge=1, le=10_000, description="Of clicks, rankings, rejected and the table's changelog.")
-    replication: int = Field(1, ge=1, le=32, description="Copies of each partition; 3 in production.")
-    clicks_retention_ms: int = Field(
-        7 * _DAY_MS, ge=60_000, description="The trainer must collect within it, and a worker that was down catch up."
+    partitions: int = Field(
+        default=8, ge=1, le=10_000, description="Of clicks, rankings, rejected and the table's changelog."
     )
-    rankings_retention_ms: int = Field(_DAY_MS, ge=60_000)
-    rejected_retention_ms: int = Field(14 * _DAY_MS, ge=60_000)
+    replication: int = Field(default=1, ge=1, le=32, description="Copies of each partition; 3 in production.")
+    clicks_retention_ms: int = Field(
+        default=7 * _DAY_MS,
+        ge=60_000,
+        description="The trainer must collect within it, and a worker that was down catch up.",
+    )
+    rankings_retention_ms: int = Field(default=_DAY_MS, ge=60_000)
+    rejected_retention_ms: int = Field(default=14 * _DAY_MS, ge=60_000)
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:

@@ -77,7 +77,7 @@ def ensure_topics(
 def check_topics(
     connection: KafkaConnection, specs: Sequence[TopicSpec], *, timeout: float = DEFAULT_TIMEOUT
 ) -> tuple[TopicDifference, ...]:
-    """Raise TopicError unless a worker may start: all topics are there, partition counts fit, rows are retained rightly.
+    """Raise TopicError unless a worker may start: all topics are there, partitions and cleanup policies fit.
 
     Returns the differences that are harmless, for the log.
     """

@@ -1,0 +1,141 @@
+"""The documents in schemas/json: a JSON Schema of each message and of the manifest, and one AsyncAPI 3 document.
+
+They are generated from the code and checked in, so that producers and consumers in other languages can use them.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from schemas import examples
+from schemas.announcement import ModelAnnouncement
+from schemas.click import Click
+from schemas.kafka_settings import TopicSettings
+from schemas.manifest import Manifest
+from schemas.ranking import Ranking
+from schemas.rejected import RejectedClick
+from schemas.topics import TopicSpec, topic_table
+
+FOLDER: Final = Path(__file__).parent / "json"
+ASYNCAPI: Final = "asyncapi.json"
+CONTRACT_VERSION: Final = "1.0.0"
+"""Of the messages, not of the program: raise the first number when a consumer or a producer must change."""
+
+_DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+_HOUR_MS: Final = 3_600_000
+
+_SCHEMAS: Final[Mapping[str, Any]] = {
+    "click.schema.json": Click,
+    "ranking.schema.json": Ranking,
+    "rejected-click.schema.json": RejectedClick,
+    "model-announcement.schema.json": ModelAnnouncement,
+    "manifest.schema.json": Manifest,
+}
+
+# topic -> (message type, its example, who receives it, who sends it)
+_MESSAGES: Final[Mapping[str, tuple[Any, msgspec.Struct, str, str]]] = {
+    "clicks": (Click, examples.CLICK, "The worker, and the trainer's collector.", "The shop."),
+    "rankings": (Ranking, examples.RANKING, "The shop.", "The worker."),
+    "rejected": (RejectedClick, examples.REJECTED_CLICK, "Whoever repairs producers.", "The worker."),
+    "models": (ModelAnnouncement, examples.MODEL_ANNOUNCEMENT, "Every worker.", "The trainer."),
+}
+
+
+def documents() -> dict[str, str]:
+    """Every generated file: name -> text."""
+    generated = {name: _text({"$schema": _DIALECT, **msgspec.json.schema(kind)}) for name, kind in _SCHEMAS.items()}
+    generated[ASYNCAPI] = _text(asyncapi())
+    return generated
+
+
+def write(folder: Path = FOLDER) -> list[Path]:
+    """Write every document; returns those that changed."""
+    changed = []
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in documents().items():
+        path = folder / name
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+            changed.append(path)
+    return changed
+
+
+def stale(folder: Path = FOLDER) -> list[str]:
+    """Names of the documents that are missing, differ from the code, or belong to no message."""
+    wanted = documents()
+    there = {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.json")}
+    return sorted(name for name in wanted.keys() | there.keys() if wanted.get(name) != there.get(name))
+
+
+def asyncapi() -> dict[str, Any]:
+    """The AsyncAPI 3 document of the four topics, as a default deployment has them."""
+    topics = TopicSettings()
+    specs = {spec.name: spec for spec in topic_table(topics, "nextclick", session_ttl_ms=_HOUR_MS)}
+    kinds = [kind for kind, _, _, _ in _MESSAGES.values()]
+    _, components = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "nextclick",
+            "version": CONTRACT_VERSION,
+            "description": "Clicks in, rankings out, models announced. Topic names are the defaults of [topics].",
+        },
+        "defaultContentType": "application/json",
+        "channels": {name: _channel(specs[getattr(topics, name)], kind) for name, (kind, _, _, _) in _MESSAGES.items()},
+        "operations": {
+            f"{action}-{name}": {
+                "action": action,
+                "channel": {"$ref": f"#/channels/{name}"},
+                "summary": who,
+                "messages": [{"$ref": f"#/channels/{name}/messages/{kind.__name__}"}],
+            }
+            for name, (kind, _, receiver, sender) in _MESSAGES.items()
+            for action, who in (("receive", receiver), ("send", sender))
+        },
+        "components": {
+            "schemas": components,
+            "messages": {
+                kind.__name__: _message(kind, example, specs[getattr(topics, name)])
+                for name, (kind, example, _, _) in _MESSAGES.items()
+            },
+        },
+    }
+
+
+def _channel(spec: TopicSpec, kind: type) -> dict[str, Any]:
+    configuration: dict[str, Any] = {"cleanup.policy": spec.config["cleanup.policy"].split(",")}
+    if "retention.ms" in spec.config:
+        configuration["retention.ms"] = int(spec.config["retention.ms"])
+    return {
+        "address": spec.name,
+        "description": spec.description,
+        "messages": {kind.__name__: {"$ref": f"#/components/messages/{kind.__name__}"}},
+        "bindings": {
+            "kafka": {
+                "topic": spec.name,
+                "partitions": spec.partitions,
+                "replicas": spec.replication,
+                "topicConfiguration": configuration,
+                "bindingVersion": "0.5.0",
+            }
+        },
+    }
+
+
+def _message(kind: type, example: msgspec.Struct, spec: TopicSpec) -> dict[str, Any]:
+    return {
+        "name": kind.__name__,
+        "contentType": "application/json",
+        "payload": {"$ref": f"#/components/schemas/{kind.__name__}"},
+        "bindings": {
+            "kafka": {"key": {"type": "string", "description": f"{spec.key}."}, "bindingVersion": "0.5.0"},
+        },
+        "examples": [{"payload": msgspec.to_builtins(example)}],
+    }
+
+
+def _text(document: Mapping[str, Any]) -> str:
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
