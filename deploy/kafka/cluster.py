@@ -1,0 +1,229 @@
+"""LocalKafka: a real Apache Kafka of one or three brokers on this machine, without Docker."""
+
+import fcntl
+import logging
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from time import monotonic
+from types import TracebackType
+from typing import IO, Literal, Self
+
+from deploy.kafka.errors import LocalKafkaError
+from deploy.kafka.health import wait_until_healthy
+from deploy.kafka.jars import kafka_version, resolve_jars
+from deploy.kafka.java import find_java
+from deploy.kafka.node import Node
+from deploy.kafka.ports import free_ports, is_free
+from deploy.kafka.properties import HOST, NodePorts, node_properties
+from deploy.kafka.storage import cluster_id_of, format_storage, new_cluster_id
+
+log = logging.getLogger(__name__)
+
+
+class LocalKafka:
+    """A KRaft cluster whose every node is broker and controller. A context manager; or `start` and `stop`.
+
+    brokers     1, or 3 with replication 3 and two replicas in sync for acks=all
+    data_dir    kept between runs when named (and never formatted twice), else temporary
+    log_dir     where the brokers' logs go; else in `logs` of the data folder. A temporary one is removed by `stop`,
+                but kept when the start failed
+    ports       one client port a broker; else free ones
+    overrides   Kafka settings that win over those of `node_properties`, the same for every broker
+    """
+
+    def __init__(
+        self,
+        brokers: Literal[1, 3] = 1,
+        *,
+        data_dir: Path | None = None,
+        log_dir: Path | None = None,
+        ports: Sequence[int] | None = None,
+        overrides: Mapping[str, str] | None = None,
+        heap_mb: int = 512,
+        start_timeout: float = 90.0,
+        stop_timeout: float = 20.0,
+    ) -> None:
+        if brokers not in (1, 3):
+            raise LocalKafkaError(f"a local cluster has 1 or 3 brokers, not {brokers}")
+        if ports is not None and len(set(ports)) != brokers:
+            raise LocalKafkaError(f"{brokers} brokers need as many different ports, not {list(ports)}")
+        self._brokers = brokers
+        self._named_data_dir = data_dir
+        self._named_log_dir = log_dir
+        self._ports = ports
+        self._overrides = dict(overrides or {})
+        self._heap_mb = heap_mb
+        self._start_timeout = start_timeout
+        self._stop_timeout = stop_timeout
+        self._folder: Path | None = None
+        self._lock: IO[str] | None = None
+        self._nodes: list[Node] = []
+
+    @property
+    def bootstrap_servers(self) -> str:
+        """Addresses of all brokers, running or not."""
+        return ",".join(node.address for node in self._started())
+
+    @property
+    def data_dir(self) -> Path:
+        """The folder that holds every broker's data."""
+        return self._started()[0].data.parent
+
+    @property
+    def log_dir(self) -> Path:
+        """The folder with broker-<i>.log and broker-<i>.out."""
+        return self._started()[0].logs
+
+    @property
+    def running_brokers(self) -> frozenset[int]:
+        """Ids of the brokers whose process lives."""
+        return frozenset(node.id for node in self._nodes if node.running)
+
+    def start(self) -> Self:
+        """Resolve, format what is not formatted, start every broker and return when the cluster is healthy.
+
+        Raises LocalKafkaError, with nothing left running.
+        """
+        if self._nodes:
+            raise LocalKafkaError("this LocalKafka is started already")
+        began = monotonic()
+        self._java, self._jars = find_java(), resolve_jars()
+        try:
+            self._nodes = self._lay_out()
+            self._format()
+            for node in self._nodes:
+                node.spawn(self._java, self._jars, self._heap_mb)
+            self.wait_until_healthy()
+        except BaseException:
+            self._end(keep_logs=True)
+            raise
+        log.info("Kafka %s at %s, up in %.1f s", kafka_version(), self.bootstrap_servers, monotonic() - began)
+        return self
+
+    def stop(self) -> None:
+        """Stop every broker (SIGTERM, and SIGKILL after `stop_timeout`) and remove what is temporary."""
+        self._end(keep_logs=False)
+
+    def stop_broker(self, broker: int) -> None:
+        """Shut one broker down cleanly (SIGTERM, and SIGKILL after `stop_timeout`). Its data and port stay its own."""
+        node = self._node(broker)
+        node.terminate()
+        node.wait(self._stop_timeout)
+
+    def kill_broker(self, broker: int) -> None:
+        """SIGKILL one broker. Its data and port stay its own."""
+        self._node(broker).kill()
+
+    def start_broker(self, broker: int, *, wait: bool = True) -> None:
+        """Start a broker that was stopped or killed and, unless told otherwise, wait until the cluster is healthy.
+
+        After two of three were stopped, start the first with `wait=False`: alone it cannot be healthy.
+        """
+        self._node(broker).spawn(self._java, self._jars, self._heap_mb)
+        if wait:
+            self.wait_until_healthy()
+
+    def wait_until_healthy(self) -> None:
+        """Return when all running brokers are registered, every partition has a leader and their replicas are in sync.
+
+        Raises LocalKafkaError when a broker died or `start_timeout` passed; the message says where the logs are.
+        """
+        running = self.running_brokers
+        addresses = ",".join(node.address for node in self._started())
+        try:
+            wait_until_healthy(addresses, running, timeout=self._start_timeout, check_alive=self.check_alive)
+        except LocalKafkaError as error:
+            raise LocalKafkaError(f"{error}\nThe brokers' logs are in {self.log_dir}.") from error
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def check_alive(self) -> None:
+        """Raise LocalKafkaError, with the end of its log, when a broker ended that nobody stopped or killed."""
+        for node in self._nodes:
+            node.check_alive()
+
+    def _started(self) -> list[Node]:
+        if not self._nodes:
+            raise LocalKafkaError("this LocalKafka is not started; use it in a `with`, or call start()")
+        return self._nodes
+
+    def _node(self, broker: int) -> Node:
+        nodes = self._started()
+        if not 0 <= broker < len(nodes):
+            raise LocalKafkaError(f"there is no broker {broker}; they are {[node.id for node in nodes]}")
+        return nodes[broker]
+
+    def _lay_out(self) -> list[Node]:
+        if self._named_data_dir is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="nextclick-kafka-"))
+        else:
+            self._folder = self._named_data_dir.absolute()
+            self._folder.mkdir(parents=True, exist_ok=True)
+        self._lock = _lock(self._folder)
+        if self._brokers == 1 and (self._folder / "broker-1").exists():
+            raise LocalKafkaError(f"{self._folder} holds a cluster of 3 brokers; ask for 3, or name another folder")
+        logs = (self._named_log_dir or self._folder / "logs").absolute()
+        logs.mkdir(parents=True, exist_ok=True)
+        ports = self._choose_ports()
+        data = [self._folder / f"broker-{i}" for i in range(self._brokers)]
+        return [Node(i, ports[i], node_properties(i, ports, d, self._overrides), d, logs) for i, d in enumerate(data)]
+
+    def _choose_ports(self) -> list[NodePorts]:
+        named = frozenset(self._ports or ())
+        taken = sorted(port for port in named if not is_free(port))
+        if taken:
+            raise LocalKafkaError(f"something else listens on {HOST} port {taken}; end it, or choose another port")
+        client = list(self._ports) if self._ports else free_ports(self._brokers)
+        controller = free_ports(self._brokers, but=frozenset(client))
+        return [NodePorts(*pair) for pair in zip(client, controller, strict=True)]
+
+    def _format(self) -> None:
+        found = {node.id: cluster_id_of(node.data) for node in self._nodes}
+        known = sorted({cluster_id for cluster_id in found.values() if cluster_id is not None})
+        if len(known) > 1:
+            raise LocalKafkaError(f"{self.data_dir} mixes brokers of the clusters {known}; name another folder")
+        cluster_id = known[0] if known else new_cluster_id()
+        new = [node for node in self._nodes if found[node.id] is None]
+        with ThreadPoolExecutor(max_workers=len(self._nodes)) as pool:
+            list(
+                pool.map(lambda node: format_storage(self._java, self._jars, node.settings, node.data, cluster_id), new)
+            )
+
+    def _end(self, *, keep_logs: bool) -> None:
+        for node in self._nodes:
+            node.terminate()
+        deadline = monotonic() + self._stop_timeout
+        for node in self._nodes:
+            node.wait(max(0.0, deadline - monotonic()))
+        self._nodes = []
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+        if self._folder is not None and self._named_data_dir is None:
+            keep = {"logs"} if keep_logs else set()
+            for entry in self._folder.iterdir():
+                if entry.name not in keep:
+                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            if not keep:
+                self._folder.rmdir()
+        self._folder = None
+
+
+def _lock(folder: Path) -> IO[str]:
+    """Hold the folder for this process; the system lets go of it when the process ends, however it ends."""
+    lock = (folder / "lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.close()
+        raise LocalKafkaError(f"{folder} is in use by another local Kafka; stop it, or name another folder") from error
+    return lock

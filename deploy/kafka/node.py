@@ -1,0 +1,97 @@
+"""One broker: its folders, its settings and its process."""
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from deploy.kafka.errors import LocalKafkaError
+from deploy.kafka.properties import HOST, NodePorts, to_text
+from deploy.kafka.storage import java_command
+
+GUARD = Path(__file__).with_name("guard.py")
+LOG4J = Path(__file__).with_name("log4j2.properties")
+
+
+@dataclass
+class Node:
+    """A broker's process and where its things are."""
+
+    id: int
+    ports: NodePorts
+    settings: dict[str, str]
+    data: Path  # formatted storage
+    logs: Path  # folder: broker-<id>.log is the broker's own log, broker-<id>.out what the JVM printed
+    _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+
+    @property
+    def address(self) -> str:
+        return f"{HOST}:{self.ports.client}"
+
+    @property
+    def log_file(self) -> Path:
+        return self.logs / f"broker-{self.id}.log"
+
+    @property
+    def out_file(self) -> Path:
+        return self.logs / f"broker-{self.id}.out"
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def spawn(self, java: Path, jars: Path, heap_mb: int) -> None:
+        """Start the process; health is the cluster's to judge."""
+        if self.running:
+            raise LocalKafkaError(f"broker {self.id} is running already; stop it first")
+        config = self.data.with_name(self.data.name + ".properties")
+        config.write_text(to_text(self.settings))
+        options = [f"-Dlog4j2.configurationFile={LOG4J.as_uri()}", f"-Dnextclick.log={self.log_file}"]
+        broker = [*java_command(java, jars, heap_mb=heap_mb, options=options), "kafka.Kafka", str(config)]
+        guard = [sys.executable, "-I", "-S", str(GUARD), str(os.getpid())]
+        with self.out_file.open("ab") as out:
+            # A session of its own: Ctrl-C in the terminal is ours to handle, in our order.
+            self._process = subprocess.Popen(
+                [*guard, *broker], stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+            )
+
+    def check_alive(self) -> None:
+        """Raise LocalKafkaError, with the end of its log, when the process ended without being told to."""
+        if self._process is not None and self._process.poll() is not None:
+            raise LocalKafkaError(
+                f"broker {self.id} ended with exit code {self._process.returncode}; see {self.log_file} and "
+                f"{self.out_file}\n{_tail(self.out_file)}{_tail(self.log_file)}"
+            )
+
+    def terminate(self) -> None:
+        """Ask the broker to shut down cleanly; `wait` sees to the rest."""
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL, and reap it."""
+        self._signal(signal.SIGKILL)
+        self.wait(None)
+
+    def wait(self, timeout: float | None) -> None:
+        """Wait for the end of a process that was told to end; SIGKILL after `timeout` seconds."""
+        if self._process is None:
+            return
+        try:
+            self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self._signal(signal.SIGKILL)
+            self._process.wait()
+        self._process = None
+
+    def _signal(self, number: signal.Signals) -> None:
+        # The guard leads the group, and while it is not reaped its id cannot be anybody else's.
+        if self._process is not None and self._process.poll() is None:
+            os.killpg(self._process.pid, number)
+
+
+def _tail(file: Path, lines: int = 15) -> str:
+    if not file.exists():
+        return ""
+    return "".join(f"  {line}\n" for line in file.read_text(errors="replace").splitlines()[-lines:])

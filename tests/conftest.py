@@ -1,0 +1,73 @@
+"""What tests share: a real Kafka for the session, names of one's own on it, and the click files."""
+
+import os
+import re
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from deploy.kafka import LocalKafka
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class KafkaUnderTest:
+    """The broker that tests talk to."""
+
+    bootstrap_servers: str
+    local: LocalKafka | None  # None when KAFKA_BOOTSTRAP_SERVERS named one: then it is not ours to stop or kill
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whoever asks for the broker is marked `kafka`, so that `-m "not kafka"` runs without one."""
+    for item in items:
+        if {"kafka", "topic_prefix"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.kafka)
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaUnderTest]:
+    """The Kafka that KAFKA_BOOTSTRAP_SERVERS names, else a local one of one broker, for the whole test session.
+
+    Tests share it: they take their topic and group names from `topic_prefix`, and whoever stops its broker starts it
+    again. Tests that need more brokers or other settings start a LocalKafka of their own.
+    """
+    named = os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
+    if named:
+        try:
+            AdminClient({"bootstrap.servers": named}).list_topics(timeout=10)
+        except KafkaException as error:
+            pytest.fail(f"KAFKA_BOOTSTRAP_SERVERS={named} does not answer ({error}); unset it to start a local Kafka")
+        yield KafkaUnderTest(named, local=None)
+        return
+    # The brokers' logs outlive the session, where pytest keeps those of the last three.
+    with LocalKafka(log_dir=tmp_path_factory.mktemp("kafka-logs")) as local:
+        yield KafkaUnderTest(local.bootstrap_servers, local)
+
+
+@pytest.fixture
+def topic_prefix(kafka: KafkaUnderTest, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A prefix for names of topics and groups that no other test has. Topics that begin with it are deleted after."""
+    test = re.sub(r"[^A-Za-z0-9]+", "-", request.node.name).strip("-")[:60]
+    prefix = f"{test}-{uuid.uuid4().hex[:8]}"
+    yield prefix
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
+    own = [topic for topic in admin.list_topics(timeout=30).topics if topic.startswith(prefix)]
+    if own:
+        for deleted in admin.delete_topics(own).values():
+            deleted.result(timeout=30)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of click files beside the repository."""
+    folder = REPOSITORY.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"needs the click files of ../shared/data, and there is no {folder}")
+    return folder
