@@ -11,10 +11,10 @@ from schemas.errors import AnnouncementError
 CHAMPION: Final = "champion"
 """The alias that every worker serves."""
 
-VERSION_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
-"""A version names a folder, so it is one plain path component."""
+VERSION_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\n)"
+"""A version names a folder, so it is one plain path component. Python's `$` alone would allow a newline at the end."""
 
-SHA256_PATTERN: Final = r"^[0-9a-f]{64}$"
+SHA256_PATTERN: Final = r"^[0-9a-f]{64}$(?!\n)"
 
 _version = re.compile(VERSION_PATTERN)
 

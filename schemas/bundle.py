@@ -194,7 +194,10 @@ def manifest_digest(folder: Path, limits: BundleLimits = DEFAULT_LIMITS) -> str:
 
 
 def _check_names(folder: Path) -> None:
-    extra = sorted(path.name for path in folder.iterdir() if path.name not in (*FILES, MANIFEST))
+    try:
+        extra = sorted(path.name for path in folder.iterdir() if path.name not in (*FILES, MANIFEST))
+    except OSError as error:
+        raise BundleError(f"{folder}: cannot be listed: {error}") from error
     if extra:
         raise BundleError(f"{extra[0]}: is no file of a bundle; {folder} was changed since it was written")
 
@@ -212,7 +215,7 @@ def _vocabulary(data: bytes, catalogue_size: int) -> Vocabulary:
 def _load_npy(data: bytes) -> Any:
     try:
         return np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, EOFError, OSError, MemoryError) as error:
         raise BundleError(f"{POPULARITY}: {error}") from error
 
 

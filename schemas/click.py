@@ -126,10 +126,11 @@ def _undecodable(value: bytes, error: Exception) -> ClickRejectedError:
     if isinstance(error, msgspec.ValidationError):
         try:
             msgspec.json.decode(value)
+        except msgspec.ValidationError:
+            pass  # an integer of hundreds of digits: JSON, and nothing that we take
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as broken:
-            error = broken
-        else:
-            return ClickRejectedError(RejectReason.WRONG_TYPE, str(error)[:_DETAIL_CHARACTERS])
+            return ClickRejectedError(RejectReason.NOT_JSON, str(broken)[:_DETAIL_CHARACTERS])
+        return ClickRejectedError(RejectReason.WRONG_TYPE, str(error)[:_DETAIL_CHARACTERS])
     return ClickRejectedError(RejectReason.NOT_JSON, str(error)[:_DETAIL_CHARACTERS])
 
 

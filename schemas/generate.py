@@ -133,7 +133,7 @@ def _message(kind: type, example: msgspec.Struct, spec: TopicSpec) -> dict[str, 
         "bindings": {
             "kafka": {"key": {"type": "string", "description": f"{spec.key}."}, "bindingVersion": "0.5.0"},
         },
-        "examples": [{"payload": msgspec.to_builtins(example)}],
+        "examples": [{"payload": json.loads(msgspec.json.encode(example))}],
     }
 
 

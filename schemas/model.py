@@ -41,6 +41,8 @@ class Model:
         self.vocabulary: Final = vocabulary
         self.popularity: Final = popularity  # int64[N], clicks in the training window
         self.popular: Final = most_popular(popularity, manifest.k)
+        for shared in (popularity, *self.popular):
+            shared.setflags(write=False)
         self._advance = advance
         self._rank = rank
 
