@@ -138,6 +138,7 @@ def test_sessions_have_seven_clicks_on_average_and_at_most_thirty() -> None:
     assert sum(count for length, count in lengths.items() if length >= 15) > 0.05 * 20_000
 
 
+@settings(deadline=None)
 @given(mean=st.floats(1.5, 14.9), spread=st.floats(0.05, 2))
 def test_the_mean_length_is_met_exactly(mean: float, spread: float) -> None:
     chances = length_probabilities(ShopSettings(mean_length=mean, length_spread=spread))
