@@ -1,0 +1,108 @@
+"""The one place where the Faust app, its agent and its table are put together."""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import faust
+from faust.types.transports import TransportT
+from yarl import URL
+
+from schemas.click import ClickLimits
+from schemas.topics import TABLE, changelog_topic
+from stream_app.credentials import faust_credentials
+from stream_app.delivery import Delivery
+from stream_app.hot_swap import LiveModel
+from stream_app.metrics import Metrics
+from stream_app.pipeline import Pipeline, PipelineSettings
+from stream_app.session import SessionRules
+from stream_app.settings import StreamSettings
+from stream_app.store import StoreOptions
+from stream_app.table import SessionTable
+from stream_app.transport import ChunkConsumer, ChunkSchema, ChunkTransport
+
+# Chunks that wait in the agent's queue beside those in flight. Each holds `worker.chunk_clicks` records.
+_QUEUED_CHUNKS = 4
+
+
+class RecommenderApp(faust.App):
+    """A Faust app whose consumer hands over chunks."""
+
+    clicks_topic: str
+    sessions: SessionTable
+    pipeline: Pipeline
+
+    def _new_transport(self) -> TransportT:
+        return cast(TransportT, ChunkTransport(self.conf.broker_consumer, self))
+
+
+def create_app(
+    settings: StreamSettings,
+    *,
+    live: LiveModel,
+    delivery: Delivery,
+    metrics: Metrics,
+    on_fatal: Callable[[BaseException], None],
+) -> RecommenderApp:
+    """A worker's app. A factory, because a Faust app belongs to the event loop that first touches it."""
+    worker = settings.worker
+    app = RecommenderApp(
+        worker.app_id,
+        broker=[URL(f"kafka://{server.strip()}") for server in settings.kafka.bootstrap_servers.split(",")],
+        broker_credentials=faust_credentials(settings.kafka),
+        datadir=str(worker.data_dir),
+        autodiscover=False,
+        web_enabled=False,  # ours shows health and metrics only; Faust's shows table contents
+        topic_allow_declare=False,  # `stream-app topics` makes them
+        topic_disable_leader=True,
+        table_standby_replicas=0,  # a standby would apply the changelog a second time for each partition
+        processing_guarantee="at_least_once",
+        broker_session_timeout=worker.session_timeout,
+        broker_heartbeat_interval=worker.session_timeout / 5,
+        broker_max_poll_records=worker.chunk_clicks,
+        broker_commit_interval=1.0,
+        # Recovery seeks to before a changelog's start when retention has moved it, and relies on this to come back.
+        consumer_auto_offset_reset="earliest",
+        stream_wait_empty=True,  # a partition is handed over only after its chunks in flight have ended
+        stream_recovery_delay=0.0,
+        stream_processing_timeout=worker.stall_timeout,
+    )
+    app.clicks_topic = settings.topics.clicks
+    app.sessions = SessionTable(
+        app,
+        name=TABLE,
+        partitions=settings.topics.partitions,
+        store_options=StoreOptions(
+            cache_mb=worker.store_cache_mb,
+            write_buffer_mb=worker.store_write_buffer_mb,
+            ttl_seconds=int(worker.session_ttl),
+        ),
+        on_fatal=on_fatal,
+        recovery_buffer_size=1000,
+    )
+    app.tables.add(app.sessions)
+    app.pipeline = Pipeline(
+        PipelineSettings(
+            rankings=settings.topics.rankings,
+            rejected=settings.topics.rejected,
+            changelog=changelog_topic(worker.app_id),
+            published=worker.published,
+            chunks_in_flight=worker.chunks_in_flight,
+            session_timeout=worker.session_timeout,
+            rules=SessionRules(idle_gap_ms=int(worker.idle_gap * 1000), recent_items=worker.recent_items),
+            limits=ClickLimits(max_bytes=worker.max_click_bytes, max_future_ms=int(worker.max_future * 1000)),
+        ),
+        live=live,
+        table=app.sessions,
+        delivery=delivery,
+        metrics=metrics,
+        consumer=lambda: cast(ChunkConsumer, app.consumer),
+        on_fatal=on_fatal,
+    )
+    clicks = app.topic(settings.topics.clicks, schema=ChunkSchema(), maxsize=_QUEUED_CHUNKS)
+
+    async def rank_clicks(chunks: Any) -> None:
+        async for event in chunks.noack().events():
+            await app.pipeline.submit(event.value, event.message)
+
+    app.agent(clicks, name="rank-clicks")(rank_clicks)
+    return app

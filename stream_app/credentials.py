@@ -1,0 +1,92 @@
+"""The connection settings as Faust takes them, so that both Kafka clients of a worker log in alike."""
+
+import asyncio
+import ssl
+import time
+
+import aiohttp
+import faust
+from aiokafka.abc import AbstractTokenProvider
+from faust.types.auth import CredentialsT
+
+from schemas.settings import KafkaConnection
+from stream_app.errors import StreamError
+
+_EXPIRY_MARGIN_SECONDS = 30.0
+
+
+class TokenError(StreamError):
+    """The OAuth token endpoint gave no token."""
+
+
+class ClientCredentialsToken(AbstractTokenProvider):
+    """OAUTHBEARER tokens by OAuth 2.0's client credentials grant (RFC 6749, 4.4), as librdkafka's OIDC method does."""
+
+    def __init__(self, endpoint: str, client_id: str, client_secret: str, scope: str | None) -> None:
+        self._endpoint = endpoint
+        self._auth = aiohttp.BasicAuth(client_id, client_secret)
+        self._form = {"grant_type": "client_credentials"} | ({"scope": scope} if scope else {})
+        self._token = ""
+        self._expires = 0.0
+        self._lock = asyncio.Lock()
+
+    async def token(self) -> str:
+        """A token that is valid for a while yet. Raises TokenError."""
+        async with self._lock:
+            if time.monotonic() >= self._expires:
+                self._token, lifetime = await self._fetch()
+                self._expires = time.monotonic() + max(0.0, lifetime - _EXPIRY_MARGIN_SECONDS)
+            return self._token
+
+    async def _fetch(self) -> tuple[str, float]:
+        try:
+            async with (
+                aiohttp.ClientSession(auth=self._auth, timeout=aiohttp.ClientTimeout(total=10)) as session,
+                session.post(self._endpoint, data=self._form) as answer,
+            ):
+                answer.raise_for_status()
+                body = await answer.json()
+                return str(body["access_token"]), float(body.get("expires_in", 0))
+        except (aiohttp.ClientError, TimeoutError, KeyError, ValueError) as error:
+            raise TokenError(f"no token from kafka.oauth_token_endpoint {self._endpoint}: {error!r}") from error
+
+
+def ssl_context(connection: KafkaConnection) -> ssl.SSLContext | None:
+    """The TLS settings as Python has them; None without TLS."""
+    if not connection.uses_tls:
+        return None
+    context = ssl.create_default_context(cafile=connection.ssl_ca_location)
+    context.check_hostname = connection.ssl_check_hostname
+    if connection.ssl_certificate_location:
+        password = connection.ssl_key_password
+        context.load_cert_chain(
+            connection.ssl_certificate_location,
+            connection.ssl_key_location,
+            password.get_secret_value() if password else None,
+        )
+    return context
+
+
+def faust_credentials(connection: KafkaConnection) -> CredentialsT | None:
+    """Faust's `broker_credentials`; None for a plain connection."""
+    context = ssl_context(connection)
+    if not connection.uses_sasl:
+        return None if context is None else faust.SSLCredentials(context=context)
+    if connection.sasl_mechanism == "OAUTHBEARER":
+        assert connection.oauth_token_endpoint
+        assert connection.oauth_client_id
+        assert connection.oauth_client_secret
+        provider = ClientCredentialsToken(
+            connection.oauth_token_endpoint,
+            connection.oauth_client_id,
+            connection.oauth_client_secret.get_secret_value(),
+            connection.oauth_scope,
+        )
+        return faust.OAuthCredentials(oauth_cb=provider, ssl_context=context)
+    assert connection.sasl_password
+    return faust.SASLCredentials(
+        username=connection.sasl_username,
+        password=connection.sasl_password.get_secret_value(),
+        mechanism=connection.sasl_mechanism,
+        ssl_context=context,
+    )

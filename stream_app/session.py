@@ -1,0 +1,55 @@
+"""A session's state and the rules that change it. Pure: no clock, no I/O; time comes from the clicks."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class SessionState:
+    """The row that the sessions table keeps for one evolving session.
+
+    The clicks are the truth, the hidden state is a cache of them: ``recent`` is what another model replays.
+
+    Attributes:
+        model_version: the model that computed ``hidden``; empty while no model has seen a known item.
+        offset: source offset of the last click that was applied; clicks at or before it are redelivered ones.
+        last_click: newest click time of the session, milliseconds since the epoch.
+        clicks: number of clicks of the session so far, those older than ``recent`` included.
+        recent: the most recent item ids, oldest first, repeats and unknown items included.
+        hidden: float32[L, H], or None when no click so far was on an item that the model knows.
+    """
+
+    model_version: str
+    offset: int
+    last_click: int
+    clicks: int
+    recent: tuple[str, ...]
+    hidden: NDArray[np.float32] | None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRules:
+    """What ends a session and how much of it is remembered.
+
+    Attributes:
+        idle_gap_ms: a click later than this after the session's newest one starts the session anew.
+        recent_items: how many item ids a row remembers.
+    """
+
+    idle_gap_ms: int = 30 * 60 * 1000
+    recent_items: int = 30
+
+
+def is_redelivered(state: SessionState, offset: int) -> bool:
+    """Whether the click at ``offset`` was applied already: its ranking is known to be out, it must not count twice."""
+    return offset <= state.offset
+
+
+def is_over(last_click: int, timestamp: int, rules: SessionRules) -> bool:
+    """Whether a click at ``timestamp`` (ms) starts anew a session whose newest click was at ``last_click`` (ms).
+
+    A late click (older than the newest one) belongs to the session: producers' clocks differ.
+    """
+    return timestamp - last_click > rules.idle_gap_ms

@@ -1,0 +1,74 @@
+"""The worker's settings. Read once, at the command line; frozen from then on."""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from schemas.announcement import CHAMPION
+from schemas.settings import KafkaConnection, RootSettings, Section, TopicSettings
+
+
+class WorkerSettings(Section):
+    """[worker]: what a worker does and how much it may use. Times are in seconds."""
+
+    app_id: str = Field(
+        default="nextclick",
+        pattern=r"^[A-Za-z0-9._-]{1,100}$",
+        description="Consumer group and prefix of the table's changelog; the same for all workers of a deployment.",
+    )
+    data_dir: Path = Field(default=Path("data"), description="Local state; one folder a worker, kept across restarts.")
+    model_alias: str = Field(default=CHAMPION, min_length=1, description="The announced alias to serve.")
+    published: int = Field(default=20, ge=1, le=1000, description="Items of a published ranking.")
+
+    idle_gap: float = Field(default=1800.0, gt=0, description="A later click starts the session anew.")
+    recent_items: int = Field(default=30, ge=1, le=255, description="Item ids that a session's row remembers.")
+    session_ttl: float = Field(
+        default=6 * 3600.0, gt=0, description="How long a row outlives its last click, locally and in the changelog."
+    )
+
+    max_click_bytes: int = Field(default=16_384, ge=64, description="Larger records are rejected.")
+    max_future: float = Field(default=60.0, ge=0, description="Clicks further ahead of our clock are rejected.")
+
+    chunk_clicks: int = Field(default=512, ge=1, le=10_000, description="Most clicks handled together.")
+    chunks_in_flight: int = Field(default=16, ge=1, le=1000, description="Chunks not yet acknowledged, at most.")
+    linger: float = Field(default=0.002, ge=0, le=1, description="How long a record may wait to share a request.")
+    delivery_timeout: float = Field(
+        default=60.0, ge=1, description="The worker stops when Kafka does not confirm a record for so long."
+    )
+    session_timeout: float = Field(
+        default=15.0, ge=6, le=300, description="Kafka gives a silent worker's partitions away after this."
+    )
+    stall_timeout: float = Field(
+        default=120.0, ge=5, description="The worker exits when a part of it makes no progress for so long."
+    )
+    model_threads: int = Field(default=1, ge=1, le=64, description="ONNX Runtime's threads.")
+
+    store_cache_mb: int = Field(default=256, ge=8, description="RocksDB's block cache, all partitions together.")
+    store_write_buffer_mb: int = Field(default=16, ge=1, description="RocksDB's memtables, for each partition.")
+
+    web_host: str = Field(default="127.0.0.1", description="Where health and metrics are served.")
+    web_port: int = Field(default=6066, ge=0, le=65_535, description="0 takes any free port.")
+    log_format: Literal["human", "json"] = "human"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.session_ttl < self.idle_gap:
+            raise ValueError(
+                f"session_ttl {self.session_ttl:g} is below idle_gap {self.idle_gap:g}: "
+                "rows of open sessions would be lost"
+            )
+        if self.stall_timeout <= self.session_timeout:
+            raise ValueError(
+                "stall_timeout must be above session_timeout: a rebalance waits that long for a dead worker"
+            )
+        return self
+
+
+class StreamSettings(RootSettings):
+    """What `stream-app` reads."""
+
+    kafka: KafkaConnection = KafkaConnection()
+    topics: TopicSettings = TopicSettings()
+    worker: WorkerSettings = WorkerSettings()

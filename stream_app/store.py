@@ -1,0 +1,153 @@
+"""The RocksDB side of the sessions table: one database a partition, multi-get, one write batch a chunk."""
+
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import rocksdict
+import structlog
+from faust.stores import rocksdb
+
+from stream_app.errors import StoreError
+from stream_app.state_codec import row_offset
+
+log = structlog.get_logger(__name__)
+
+_MIB: Final = 1024 * 1024
+_BLOOM_BITS: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class StoreOptions:
+    """How much memory and time the local store may take.
+
+    Attributes:
+        cache_mb: block cache of all partitions together (Faust's default is 2 GiB for each of them).
+        write_buffer_mb: memtables of each partition.
+        ttl_seconds: rows older than this are dropped when RocksDB compacts.
+    """
+
+    cache_mb: int = 256
+    write_buffer_mb: int = 16
+    ttl_seconds: int = 6 * 3600
+
+
+class SessionStore(rocksdb.Store):
+    """Faust's RocksDB store, addressed by partition instead of by the current event."""
+
+    def __init__(self, *args: Any, store_options: StoreOptions, **kwargs: Any) -> None:
+        super().__init__(*args, driver="rocksdict", **kwargs)
+        self._store_options = store_options
+        self._cache = rocksdict.Cache(store_options.cache_mb * _MIB)
+
+    # -- rows ---------------------------------------------------------------------------------------------------------
+
+    def rows(self, partition: int, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The rows under `keys`, None where there is none."""
+        rows: list[bytes | None] = self._db_for_partition(partition).get(list(keys))
+        return rows
+
+    def write_rows(self, partition: int, rows: Mapping[bytes, bytes], changelog_offset: int) -> None:
+        """Write rows and the changelog offset that covers them, all or none."""
+        batch = rocksdict.WriteBatch(raw_mode=True)
+        for key, row in rows.items():
+            batch.put(key, row)
+        batch.put(self.offset_key, str(changelog_offset).encode())
+        self._db_for_partition(partition).write(batch)
+
+    def apply_changelog(self, partition: int, records: Iterable[tuple[bytes, bytes | None, int]]) -> int:
+        """Restore rows from changelog records (key, row, changelog offset); returns how many were stale.
+
+        A record never takes a row's source offset back: a worker that was frozen while its partition moved on may have
+        appended an older row behind its successor's.
+        """
+        db = self._db_for_partition(partition)
+        newest: dict[bytes, bytes | None] = {}
+        stale, last = 0, -1
+        listed = list(records)
+        keys = list({key for key, _, _ in listed})
+        known = {key: row_offset(row) for key, row in zip(keys, db.get(keys), strict=True) if row is not None}
+        for key, row, changelog_offset in listed:
+            last = max(last, changelog_offset)
+            if row is None:
+                newest[key] = None
+                known.pop(key, None)
+                continue
+            offset = row_offset(row)
+            if offset < known.get(key, -1):
+                stale += 1
+                continue
+            known[key] = offset
+            newest[key] = row
+        batch = rocksdict.WriteBatch(raw_mode=True)
+        for key, row in newest.items():
+            if row is None:
+                batch.delete(key)
+            else:
+                batch.put(key, row)
+        if last >= 0:
+            batch.put(self.offset_key, str(last).encode())
+        db.write(batch)
+        return stale
+
+    def live_rows(self) -> int:
+        """RocksDB's estimate of the number of rows in all open partitions."""
+        return sum(db.property_int_value("rocksdb.estimate-num-keys") or 0 for db in self._dbs.values())
+
+    # -- databases ----------------------------------------------------------------------------------------------------
+
+    def _open_for_partition(self, partition: int) -> Any:
+        path = self.partition_path(partition)
+        try:
+            return self._open(path)
+        except Exception as error:
+            if "Corruption" not in str(error):
+                raise StoreError(
+                    f"RocksDB does not open {path}: {error}. Is another worker using the same worker.data_dir?"
+                ) from error
+            # The changelog has it all: a damaged copy is not worth a stopped worker.
+            log.error(
+                "local store is damaged; restoring the partition from the changelog", path=str(path), error=str(error)
+            )
+            shutil.rmtree(path)
+            return self._open(path)
+
+    def _open(self, path: Path) -> Any:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        db = rocksdict.Rdict(
+            str(path),
+            options=self._options(),
+            access_type=rocksdict.AccessType.with_ttl(self._store_options.ttl_seconds),
+        )
+        # Expired rows go when their file is compacted: make that happen in time for files that nothing else touches.
+        db.set_options({"periodic_compaction_seconds": str(self._store_options.ttl_seconds)})
+        return db
+
+    def _options(self) -> rocksdict.Options:
+        options = rocksdict.Options(raw_mode=True)
+        options.create_if_missing(True)
+        options.set_write_buffer_size(self._store_options.write_buffer_mb * _MIB)
+        options.set_max_write_buffer_number(3)
+        options.set_max_open_files(512)
+        options.set_keep_log_file_num(2)
+        options.set_compression_type(rocksdict.DBCompressionType.lz4())
+        blocks = rocksdict.BlockBasedOptions()
+        blocks.set_bloom_filter(_BLOOM_BITS, block_based=False)
+        blocks.set_block_cache(self._cache)
+        blocks.set_cache_index_and_filter_blocks(True)  # or they grow with the sessions, outside the cache's limit
+        options.set_block_based_table_factory(blocks)
+        return options
+
+    def revoke_partitions(self, table: Any, tps: Any) -> None:
+        """Close the databases of partitions that are gone; Faust leaves that to the garbage collector."""
+        for tp in tps:
+            if tp.topic in table.changelog_topic.topics and (db := self._dbs.pop(tp.partition, None)) is not None:
+                db.close()
+
+    async def stop(self) -> None:
+        """Close all databases."""
+        for db in self._dbs.values():
+            db.close()
+        self._dbs.clear()

@@ -1,0 +1,99 @@
+"""The sessions table: a Faust table whose rows are read and written a chunk at a time.
+
+Faust stays in charge of its changelog topic, its partitions and its recovery. Writes do not go through Faust's
+`table[key] = value`: that is one changelog message and two RocksDB writes a row, and acknowledges nothing.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import faust
+import structlog
+from faust.types import TP, EventT
+
+from stream_app.errors import StoreError
+from stream_app.session import SessionState
+from stream_app.state_codec import decode_state
+from stream_app.store import SessionStore, StoreOptions
+
+log = structlog.get_logger(__name__)
+
+
+class SessionTable(faust.Table):
+    """Session id (UTF-8) -> session row (`state_codec`), one RocksDB a partition of the clicks topic."""
+
+    data: SessionStore
+
+    def __init__(
+        self, app: Any, *, store_options: StoreOptions, on_fatal: Callable[[BaseException], None], **kwargs: Any
+    ) -> None:
+        self._store_options = store_options
+        self._on_fatal = on_fatal
+        self.restored = 0
+        self.stale = 0
+        super().__init__(app, key_type=bytes, value_type=bytes, **kwargs)
+
+    def _new_store(self) -> SessionStore:
+        return SessionStore(
+            "rocksdb://",
+            self.app,
+            self,
+            table_name=self.name,
+            key_type=self.key_type,
+            key_serializer=self.key_serializer,
+            value_type=self.value_type,
+            value_serializer=self.value_serializer,
+            loop=self.loop,
+            store_options=self._store_options,
+        )
+
+    def states(self, partition: int, session_ids: Iterable[str]) -> dict[str, SessionState]:
+        """The states of those sessions that have a row. Raises RowError for a row that cannot be read."""
+        ids = list(session_ids)
+        rows = self.data.rows(partition, [session_id.encode() for session_id in ids])
+        return {session_id: decode_state(row) for session_id, row in zip(ids, rows, strict=True) if row is not None}
+
+    def write(self, partition: int, rows: Mapping[bytes, bytes], changelog_offset: int) -> None:
+        """Write a chunk's rows, whose changelog records are durable up to `changelog_offset`."""
+        self.data.write_rows(partition, rows, changelog_offset)
+
+    def apply_changelog_batch(self, batch: Iterable[EventT]) -> None:
+        """Restore rows during recovery.
+
+        Faust's recovery logs and forgets whatever is raised here, and then waits forever for the rows that are missing:
+        any error stops the worker instead.
+        """
+        by_partition: dict[int, list[tuple[bytes, bytes | None, int]]] = {}
+        for event in batch:
+            message = event.message
+            by_partition.setdefault(message.partition, []).append((message.key, message.value, message.offset))
+        try:
+            for partition, records in by_partition.items():
+                stale = self.data.apply_changelog(partition, records)
+                self.restored += len(records)
+                self.stale += stale
+                if stale:
+                    log.warning("stale rows in the changelog were left out", partition=partition, rows=stale)
+        except Exception as error:
+            self._on_fatal(error)
+            raise
+
+    async def on_rebalance(
+        self, assigned: set[TP], revoked: set[TP], newly_assigned: set[TP], generation_id: int = 0
+    ) -> None:
+        """Open and close partitions, and make sure that the changelog still covers what is stored locally."""
+        await super().on_rebalance(assigned, revoked, newly_assigned, generation_id)
+        mine = {tp for tp in newly_assigned if tp.topic == self.changelog_topic_name}
+        if not mine:
+            return
+        ends = await self.app.consumer.highwaters(*mine)
+        for tp, end in ends.items():
+            stored = self.data.persisted_offset(tp)
+            if stored is not None and end is not None and stored >= end:
+                raise StoreError(
+                    f"the local store of {tp.topic} partition {tp.partition} covers the changelog up to offset "
+                    f"{stored}, but the changelog ends at {end}: the topic was deleted and created again, or the "
+                    f"brokers lost records that they had confirmed. Delete {self.data.partition_path(tp.partition)} to "
+                    f"restore the partition from what the changelog has; if the clicks topic was created anew too, "
+                    f"start with a new worker.app_id"
+                )

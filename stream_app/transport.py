@@ -1,0 +1,187 @@
+"""The Faust transport that hands the records of one partition over in chunks.
+
+Faust makes several asyncio tasks for each message it passes to a stream (about 500 µs); a chunk pays that once for
+hundreds of clicks. Everything but the clicks topic, the table's changelog above all, goes its usual way.
+
+The overridden methods are private to faust-streaming, which is why its version is pinned exactly;
+`tests/integration/test_transport.py` holds what we rely on.
+"""
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import faust
+import structlog
+from aiokafka.structs import ConsumerRecord
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP, ConsumerMessage, Message
+
+log = structlog.get_logger(__name__)
+
+
+def now() -> float:
+    """Seconds on a clock that also runs while the host is suspended: a session timeout does."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+@dataclass(slots=True, weakref_slot=True)
+class Chunk:
+    """Records of one partition that are handled, made durable and acknowledged together.
+
+    Attributes:
+        tp: the partition.
+        records: at least one, ascending offsets.
+        generation: of the consumer group in which they were fetched.
+        end_offset: of the partition as the broker last told it; above every offset there is.
+        durable: set once rankings and rows are durable; only then does the consumer take an acknowledgement.
+    """
+
+    tp: TP
+    records: Sequence[ConsumerRecord]
+    generation: int
+    end_offset: int | None
+    durable: bool = False
+
+
+class ChunkSchema(faust.Schema):
+    """Passes a chunk through to the agent as it is; clicks are decoded by the pipeline."""
+
+    def loads_key(self, app: Any, message: Message, **_: Any) -> None:
+        """A chunk has no key."""
+        return
+
+    def loads_value(self, app: Any, message: Message, **_: Any) -> Any:
+        """The chunk itself."""
+        return message.value
+
+
+class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
+    """Remembers when the broker last confirmed that this worker is a member of its group."""
+
+    last_heartbeat: float = 0.0
+
+    async def on_start(self) -> None:
+        await super().on_start()
+        coordinator = self._ensure_consumer()._coordinator
+        beat = coordinator._do_heartbeat
+
+        async def observed_heartbeat() -> bool:
+            confirmed = bool(await beat())
+            if confirmed:
+                self.last_heartbeat = now()
+            return confirmed
+
+        coordinator._do_heartbeat = observed_heartbeat
+
+    def group_generation(self) -> int:
+        """The generation in which the broker knows this worker; -1 once it was told that it is no member."""
+        return int(self._ensure_consumer()._coordinator.generation)
+
+
+class ChunkConsumer(driver.Consumer):
+    """One message for each chunk of the clicks topic, committed up to the chunk's last offset."""
+
+    _thread: _ChunkConsumerThread
+
+    def _new_consumer_thread(self) -> _ChunkConsumerThread:
+        return _ChunkConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    def _is_clicks(self, tp: TP) -> bool:
+        return bool(tp.topic == self.app.clicks_topic)
+
+    async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Message]]:
+        """One message a partition and fetch for the clicks topic, one a record for all others."""
+        records, _ = await self._wait_next_records(timeout)
+        generation = self.app.consumer_generation_id
+        if records is None or self.should_stop:
+            return
+        if not self.flow_active:
+            await self._seek_back()
+            return
+        for tp, batch in records.items():
+            messages = [self._chunk(tp, batch, generation)] if self._is_clicks(tp) and batch else None
+            for message in messages or (self._to_message(tp, record) for record in batch):
+                if not self.flow_active or self.app.consumer_generation_id != generation:
+                    return  # a rebalance: what is left will be fetched again by whoever gets the partition
+                yield tp, message
+
+    def _chunk(self, tp: TP, records: Sequence[ConsumerRecord], generation: int) -> ConsumerMessage:
+        last = records[-1]
+        chunk = Chunk(tp, records, generation, self.highwater(tp))
+        self.app.monitor.track_tp_end_offset(tp, chunk.end_offset)
+        return ConsumerMessage(
+            tp.topic,
+            tp.partition,
+            last.offset,
+            last.timestamp / 1000.0,
+            last.timestamp_type,
+            (),
+            None,
+            chunk,
+            last.checksum,
+            0,
+            0,
+            tp,
+            generation_id=generation,
+        )
+
+    async def _seek_back(self) -> None:
+        # Fetched while the flow was being stopped: the position has moved past records that nobody saw.
+        try:
+            await self.perform_seek()
+        except Exception as error:  # noqa: BLE001 - Faust's consumer does the same; a lost seek means a rebalance is under way
+            log.warning("could not seek back to the committed offsets during a rebalance", error=str(error))
+
+    def ack(self, message: Message) -> bool:
+        """Acknowledge a chunk, if it is durable: Faust itself acknowledges whatever an agent fails on."""
+        if isinstance(message.value, Chunk) and not message.value.durable:
+            return False
+        return bool(super().ack(message))
+
+    def _new_offset(self, tp: TP) -> int | None:
+        if not self._is_clicks(tp):
+            offset: int | None = super()._new_offset(tp)
+            return offset
+        # Chunks are acknowledged in order, so the newest acknowledged offset says it all.
+        acked = self._acked[tp]
+        if not acked:
+            return None
+        newest = max(acked)
+        acked.clear()
+        self._acked_index[tp].clear()
+        return int(newest) + 1
+
+    async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
+        # Between two chunks' offsets there are the clicks of the second one, not a gap.
+        if not self._is_clicks(tp):
+            await super()._add_gap(tp, offset_from, offset_to)
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """Commit what is acknowledged first: Faust forgets it before its own last commit."""
+        await self.commit()
+        await super().on_partitions_revoked(revoked)
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        """A new generation begins."""
+        self._thread.last_heartbeat = now()
+        await super().on_partitions_assigned(assigned, generation_id)
+
+    def owns(self, tp: TP, generation: int) -> bool:
+        """Whether this worker still has the partition in the generation in which a chunk of it was fetched."""
+        return (
+            self.app.consumer_generation_id == generation
+            and self._thread.group_generation() == generation
+            and tp in self.assignment()
+        )
+
+    def seconds_since_heartbeat(self) -> float:
+        """Since the broker last confirmed this member; beyond the session timeout another may have its partitions."""
+        return now() - self._thread.last_heartbeat
+
+
+class ChunkTransport(driver.Transport):
+    """Faust's aiokafka transport with the chunk-wise consumer."""
+
+    Consumer = ChunkConsumer

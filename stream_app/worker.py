@@ -1,0 +1,204 @@
+"""A worker from start to exit: wait for a model, run the Faust app, drain on a signal, never end silently."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Hashable, Mapping
+from typing import Final
+
+import structlog
+
+from schemas.topics import topic_table
+from schemas.topics_admin import check_topics
+from stream_app.app import RecommenderApp, create_app
+from stream_app.delivery import Delivery, producer_config
+from stream_app.hot_swap import LiveModel, ModelWatcher
+from stream_app.metrics import Metrics
+from stream_app.settings import StreamSettings
+from stream_app.watchdog import Probe, Watchdog
+from stream_app.web import Web
+
+log = structlog.get_logger(__name__)
+
+EXIT_OK: Final = 0
+EXIT_FAILED: Final = 1
+_STOP_SECONDS: Final = 30.0
+_FAILED_STOP_SECONDS: Final = 5.0
+_MODEL_POLL_SECONDS: Final = 0.1
+
+
+class Worker:
+    """One process of the recommender."""
+
+    def __init__(self, settings: StreamSettings) -> None:
+        self._settings = settings
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        self._failure: BaseException | None = None
+        self._app: RecommenderApp | None = None
+        self._started = False
+        worker = settings.worker
+        self._metrics = Metrics()
+        self._live = LiveModel()
+        client_id = f"{worker.app_id}-{os.getpid()}"
+        self._delivery = Delivery(
+            producer_config(
+                settings.kafka.librdkafka(),
+                client_id=client_id,
+                linger_ms=worker.linger * 1000,
+                timeout_ms=int(worker.delivery_timeout * 1000),
+            ),
+            on_fatal=self.fail,
+        )
+        self._watcher = ModelWatcher(
+            consumer_config={**settings.kafka.librdkafka(), "client.id": client_id},
+            topic=settings.topics.models,
+            alias=worker.model_alias,
+            live=self._live,
+            metrics=self._metrics,
+            cache_dir=worker.data_dir / "bundles",
+            threads=worker.model_threads,
+            warm_up_batches=(1, worker.chunk_clicks),
+            on_fatal=self.fail,
+        )
+        self._web = Web(
+            worker.web_host,
+            worker.web_port,
+            registry=self._metrics.registry,
+            readiness=self.readiness,
+            refresh=self._refresh,
+        )
+        self._watchdog = Watchdog(
+            [Probe("chunks", self._chunk_progress), Probe("rebalance and recovery", self._recovery_progress)],
+            timeout=worker.stall_timeout,
+        )
+
+    def stop(self) -> None:
+        """Drain and end; safe to call more than once."""
+        self._stop.set()
+
+    def fail(self, error: BaseException) -> None:
+        """End because of `error`; from any thread, the first one is told."""
+        self._loop.call_soon_threadsafe(self._fail, error)
+
+    def _fail(self, error: BaseException) -> None:
+        if self._failure is None:
+            self._failure = error
+            log.error("the worker cannot go on", error=str(error), kind=type(error).__name__, exc_info=error)
+        self._stop.set()
+
+    async def run(self) -> int:
+        """Serve until told to stop; returns the exit code."""
+        settings = self._settings
+        specs = topic_table(
+            settings.topics, settings.worker.app_id, session_ttl_ms=int(settings.worker.session_ttl * 1000)
+        )
+        for difference in await asyncio.to_thread(check_topics, settings.kafka, specs):
+            log.warning("topic differs", difference=str(difference))
+        settings.worker.data_dir.mkdir(parents=True, exist_ok=True)
+        await self._web.start()
+        log.info("health and metrics", url=f"http://{settings.worker.web_host}:{self._web.port}")
+        self._delivery.start()
+        self._watcher.start()
+        self._watchdog.start()
+        try:
+            while not self._live.is_loaded and not self._stop.is_set():
+                await asyncio.sleep(_MODEL_POLL_SECONDS)
+            if not self._stop.is_set():
+                await self._serve()
+        finally:
+            self._watchdog.stop()
+            await self._web.stop()
+        return EXIT_OK if self._failure is None else EXIT_FAILED
+
+    async def _serve(self) -> None:
+        app = self._app = create_app(
+            self._settings, live=self._live, delivery=self._delivery, metrics=self._metrics, on_fatal=self.fail
+        )
+        crashed = asyncio.create_task(self._watch_for_crash(app), name="crash watch")
+        # Not awaited to its end: Faust's start only returns when a first model and all brokers are there.
+        starting = asyncio.create_task(app.start(), name="faust start")
+        starting.add_done_callback(self._on_started)
+        await self._stop.wait()
+        crashed.cancel()
+        limit = _STOP_SECONDS if self._failure is None else _FAILED_STOP_SECONDS
+        log.info("stopping", draining=app.pipeline.in_flight)
+        try:
+            async with asyncio.timeout(limit):
+                await app.stop()
+                await app.pipeline.stop()
+        except TimeoutError:
+            self._fail(
+                TimeoutError(f"the worker did not stop within {limit:g} s; what was in flight will be redelivered")
+            )
+        await asyncio.to_thread(self._delivery.stop, limit)
+        await asyncio.to_thread(self._watcher.stop)
+
+    def _on_started(self, starting: "asyncio.Task[None]") -> None:
+        if starting.cancelled():
+            return
+        if (error := starting.exception()) is not None:
+            self.fail(error)
+        self._started = True
+
+    async def _watch_for_crash(self, app: RecommenderApp) -> None:
+        while not app.crashed:
+            await asyncio.sleep(_MODEL_POLL_SECONDS)
+        self.fail(app.crash_reason or RuntimeError("a Faust service crashed without saying why"))
+
+    # -- what others ask ----------------------------------------------------------------------------------------------
+
+    def readiness(self) -> Mapping[str, str | None]:
+        """What must be true before clicks are served, each with None or why it is not."""
+        app = self._app
+        return {
+            "model": None if self._live.is_loaded else self._watcher.waiting_for,
+            "tables": None if app is not None and app.tables.actives_ready else "not recovered yet",
+            "worker": None if self._failure is None else str(self._failure),
+        }
+
+    def _refresh(self) -> None:
+        app, metrics = self._app, self._metrics
+        if app is None:
+            return
+        metrics.recovering.set(0 if app.tables.actives_ready else 1)
+        metrics.recovery_remaining.set(max(0, app.tables.recovery.active_remaining_total()))
+        metrics.restored_rows.set(app.sessions.restored)
+        metrics.stored_rows.set(app.sessions.data.live_rows())
+
+    def _chunk_progress(self) -> Hashable | None:
+        app = self._app
+        if app is None or not app.pipeline.in_flight:
+            return None
+        return app.pipeline.finished
+
+    def _recovery_progress(self) -> Hashable | None:
+        app = self._app
+        if app is None or app.tables.actives_ready or self._stop.is_set():
+            return None
+        return app.sessions.restored, app.rebalancing_count
+
+
+async def run_worker(settings: StreamSettings) -> int:
+    """Run one worker in this process until SIGTERM or SIGINT; returns the exit code."""
+    worker = Worker(settings)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, worker.stop)
+    return await worker.run()
+
+
+def main(settings: StreamSettings) -> None:
+    """`stream-app worker`: run, then leave with the exit code even if a thread of a library hangs."""
+    if sys.platform == "win32":
+        code = asyncio.run(run_worker(settings))
+    else:
+        import uvloop
+
+        code = uvloop.run(run_worker(settings))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code != EXIT_OK:
+        os._exit(code)  # a failed worker must not wait for threads that may never end
+    sys.exit(code)
