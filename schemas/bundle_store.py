@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import unquote
 
 import fsspec
 
@@ -24,7 +25,7 @@ def local_path(uri: str | Path) -> Path | None:
     if isinstance(uri, Path):
         return uri
     if uri.startswith("file:"):
-        return Path(uri.removeprefix("file://").removeprefix("file:"))
+        return Path(unquote(uri.removeprefix("file://").removeprefix("file:")))
     return None if "://" in uri or "::" in uri else Path(uri)
 
 

@@ -1,0 +1,470 @@
+"""Bundles: what was written opens and answers; whatever is wrong with one is refused, naming the file."""
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+from onnx.external_data_helper import convert_model_to_external_data
+
+from schemas.bundle import BundleLimits, Golden, manifest_digest, open_bundle, read_manifest, remove_unfinished
+from schemas.errors import BundleError, BundleExistsError
+from schemas.golden import encode_golden
+from schemas.manifest import FILES
+from schemas.vocabulary import Vocabulary
+from tests.contract.tiny_model import F32, I64, TinyModel, graph_bytes
+
+ROOT = Path(__file__).parents[2]
+TINY = TinyModel()
+Change = Callable[[Path], None]
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return TINY.write(tmp_path)
+
+
+def seal(bundle: Path, **changed: Any) -> None:
+    """Make the manifest vouch for the files as they are now: what a checksum cannot find must be found otherwise."""
+    manifest = json.loads((bundle / "manifest.json").read_text()) | changed
+    if "files" not in changed:
+        for name in FILES:
+            data = (bundle / name).read_bytes()
+            manifest["files"][name] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+
+
+# --- what is written opens
+
+
+@pytest.mark.parametrize("tiny", [TINY, TinyModel(layers=2, hidden_size=3, k=12, recent_size=1, seed=4)])
+def test_an_opened_model_is_what_was_written(tmp_path: Path, tiny: TinyModel) -> None:
+    folder = tiny.write(tmp_path, training={"window": [1, 2]}, metrics={"model": {"mrr@20": 0.25}}, git_revision="abc")
+    assert folder == tmp_path / "v1"
+    model = open_bundle(str(folder), manifest_sha256=manifest_digest(folder))
+    assert (model.version, model.layers, model.hidden_size) == ("v1", tiny.layers, tiny.hidden_size)
+    assert (model.k, model.recent_size) == (tiny.k, tiny.recent_size)
+    assert model.vocabulary == Vocabulary(tiny.items)
+    assert model.manifest == read_manifest(folder)
+    assert model.manifest.training == {"window": [1, 2]}
+    assert model.manifest.metrics == {"model": {"mrr@20": 0.25}}
+    assert model.manifest.git_revision == "abc"
+    model.warm_up([1, 7, 64])
+
+
+def test_a_model_answers_as_its_graphs_do(bundle: Path) -> None:
+    model, golden = open_bundle(bundle.as_uri()), TINY.golden()
+    hidden = model.initial_hidden(3)
+    for item_index in golden.item_index:
+        before = hidden.copy()
+        after = model.advance(item_index, hidden)
+        np.testing.assert_array_equal(hidden, before)  # the caller's state is not touched
+        hidden = after
+    np.testing.assert_allclose(hidden, golden.hidden, rtol=1e-5)
+    top_index, top_score = model.rank(hidden[-1], golden.recent, golden.counts, golden.clicks)
+    np.testing.assert_array_equal(top_index, golden.top_index)
+    np.testing.assert_allclose(top_score, golden.top_score, rtol=1e-5)
+    assert [array.dtype.name for array in (top_index, top_score, hidden)] == ["int64", "float32", "float32"]
+
+
+def test_the_most_popular_items_are_best_first(tmp_path: Path) -> None:
+    counts = np.asarray([3, 9, 0, 3, 1, 0, 0, 0, 0, 0, 0, 0], dtype=np.int64)
+    index, share = open_bundle(TINY.write(tmp_path, popularity=counts)).popular
+    assert index.tolist() == [1, 0, 3, 4, 2]  # ties by index
+    np.testing.assert_allclose(share, np.asarray([9, 3, 3, 1, 0]) / 16, rtol=1e-6)
+    assert [array.dtype.name for array in (index, share)] == ["int64", "float32"]
+    with pytest.raises(ValueError, match="read-only"):
+        index[0] = 0
+
+
+@pytest.mark.parametrize("bad", [-1, 12])
+def test_an_unknown_item_has_no_step(bundle: Path, bad: int) -> None:
+    model = open_bundle(bundle)
+    with pytest.raises(ValueError, match="unknown items have no step"):
+        model.advance(np.asarray([0, bad]), model.initial_hidden(2))
+
+
+# --- damage that the checksums find
+
+
+def flip(name: str) -> Change:
+    def change(bundle: Path) -> None:
+        data = bytearray((bundle / name).read_bytes())
+        data[len(data) // 2] ^= 0x10
+        (bundle / name).write_bytes(data)
+
+    return change
+
+
+def truncate(name: str) -> Change:
+    return lambda bundle: os.truncate(bundle / name, (bundle / name).stat().st_size // 2)
+
+
+def remove(name: str) -> Change:
+    return lambda bundle: (bundle / name).unlink()
+
+
+def lengthen(name: str) -> Change:
+    return lambda bundle: os.truncate(bundle / name, (bundle / name).stat().st_size + 1)
+
+
+def link(name: str) -> Change:
+    def change(bundle: Path) -> None:
+        (bundle / name).rename(bundle.parent / name)
+        (bundle / name).symlink_to(bundle.parent / name)
+
+    return change
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        (flip, "SHA-256 is not the manifest's"),
+        (truncate, "truncated or changed"),
+        (lengthen, "truncated or changed"),
+        (remove, "missing"),
+        (link, "no plain file"),
+    ],
+)
+def test_damaged_files_are_refused(bundle: Path, name: str, damage: Callable[[str], Change], problem: str) -> None:
+    damage(name)(bundle)
+    with pytest.raises(BundleError, match=problem) as caught:
+        open_bundle(bundle)
+    assert str(caught.value).startswith(f"{name}: ")
+
+
+def test_another_manifest_than_announced_is_refused(bundle: Path) -> None:
+    announced = manifest_digest(bundle)
+    seal(bundle, version="v2")
+    with pytest.raises(BundleError, match=f"manifest.json: SHA-256 is .*, announced was {announced}"):
+        open_bundle(bundle, manifest_sha256=announced)
+
+
+def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="no such folder; is the registry mounted"):
+        open_bundle(tmp_path / "v9")
+
+
+def test_a_file_too_many_is_refused(bundle: Path) -> None:
+    (bundle / "model.pkl").write_bytes(b"")
+    with pytest.raises(BundleError, match=r"model\.pkl: is no file of a bundle"):
+        open_bundle(bundle)
+
+
+# --- a manifest that cannot be believed
+
+
+@pytest.mark.parametrize(
+    ("changed", "problem"),
+    [
+        ({"format_version": 2}, "format version 2, this program reads 1"),
+        ({"format_version": "1"}, r"\$\.format_version"),
+        ({"version": "../v1"}, r"\$\.version"),
+        ({"layers": 0}, r"\$\.layers"),
+        ({"layers": 9}, "layers is 9, the limit is 8"),
+        ({"hidden_size": 10**9}, "hidden_size is 1000000000, the limit"),
+        ({"catalogue_size": 10**9}, "catalogue_size is 1000000000, the limit"),
+        ({"k": 13}, "k is 13, more than the 12 items"),
+        ({"recent_size": 10**6}, "recent_size is 1000000, the limit"),
+        ({"files": {}}, r"does not list advance\.onnx"),
+        ({"created_at": None}, r"\$\.created_at"),
+    ],
+)
+def test_bad_manifests_are_refused(bundle: Path, changed: dict[str, Any], problem: str) -> None:
+    seal(bundle, **changed)
+    with pytest.raises(BundleError, match=problem) as caught:
+        open_bundle(bundle)
+    assert str(caught.value).startswith("manifest.json: ")
+
+
+@pytest.mark.parametrize("name", ["../../outside", "/etc/passwd", "extra.onnx", "sub/rank.onnx"])
+def test_a_path_too_many_in_the_manifest_is_refused(bundle: Path, name: str) -> None:
+    files = json.loads((bundle / "manifest.json").read_text())["files"]
+    seal(bundle, files=files | {name: {"sha256": "0" * 64, "size": 1}})
+    with pytest.raises(BundleError, match=r"manifest\.json: lists .* which is no file of a bundle"):
+        open_bundle(bundle)
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"\xff", b"[" * 9_000, b'{"format_version": 1}'])
+def test_a_manifest_that_is_none_is_refused(bundle: Path, data: bytes) -> None:
+    (bundle / "manifest.json").write_bytes(data)
+    with pytest.raises(BundleError, match=r"^manifest\.json: "):
+        open_bundle(bundle)
+
+
+def test_oversized_files_are_refused_before_they_are_read(bundle: Path) -> None:
+    limits = BundleLimits(graph_bytes=600)
+    with pytest.raises(BundleError, match=r"advance\.onnx: \d+ bytes, the limit is 600"):
+        open_bundle(bundle, limits=limits)
+    with (bundle / "manifest.json").open("ab") as file:
+        file.truncate(100 * 1024**2)
+    with pytest.raises(BundleError, match=r"manifest\.json: more than 4194304 bytes"):
+        open_bundle(bundle)
+
+
+# --- files that are whole and wrong: the manifest vouches for each of these
+
+
+def npy(array: Any, *, pickled: bool = False) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=pickled)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "problem"),
+    [
+        ("vocabulary.json", msgspec.json.encode(["a"] * 12), "'a' is there twice"),
+        ("vocabulary.json", msgspec.json.encode(list("abc")), "3 items, the manifest says 12"),
+        ("vocabulary.json", msgspec.json.encode([*TINY.items[:-1], ""]), "item 11 is ''"),
+        ("vocabulary.json", b'{"a":1}', "Expected `array`"),
+        ("popularity.npy", npy(np.zeros(11, dtype=np.int64)), r"int64\[11\], expected int64\[12\]"),
+        ("popularity.npy", npy(np.zeros((12, 1), dtype=np.int64)), r"expected int64\[12\]"),
+        ("popularity.npy", npy(np.zeros(12)), r"float64\[12\], expected int64\[12\]"),
+        ("popularity.npy", npy(np.full(12, -1)), "negative count"),
+        ("popularity.npy", npy(np.asarray([{}] * 12, dtype=object), pickled=True), "allow_pickle=False"),
+        ("popularity.npy", npy(np.zeros(12, dtype=np.int64))[:-1], "."),
+        ("popularity.npy", npy(np.zeros(12)).replace(b"(12,), }", b"(99999999999999,), }"), "."),
+        ("popularity.npy", b"no array", "."),
+        ("golden.json", b"{}", "item_index, recent, top_index, top_score missing"),
+        ("golden.json", b"[]", "Expected `object`"),
+        ("golden.json", b"{", "truncated"),
+    ],
+)
+def test_wrong_data_files_are_refused(bundle: Path, name: str, data: bytes, problem: str) -> None:
+    (bundle / name).write_bytes(data)
+    seal(bundle)
+    with pytest.raises(BundleError, match=problem) as caught:
+        open_bundle(bundle)
+    assert str(caught.value).startswith(f"{name}: ")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "problem"),
+    [
+        ("item_index", np.zeros(4, dtype=np.int64), "expected .clicks, sessions."),
+        ("item_index", np.zeros((0, 3), dtype=np.int64), "expected .clicks, sessions."),
+        ("item_index", np.full((4, 3), 12), "outside the catalogue of 12"),
+        ("item_index", np.full((4, 3), -1), "outside the catalogue of 12"),
+        ("top_index", np.full((3, 5), 99), "outside the catalogue of 12"),
+        ("hidden", np.zeros((1, 3, 5)), r"hidden has the shape \(1, 3, 5\), expected \(1, 3, 4\)"),
+        ("recent", np.zeros((3, 7), dtype=np.int64), "recent has the shape"),
+        ("clicks", np.full(3, 1e39), "clicks holds a value that is not finite"),
+    ],
+)
+def test_golden_pairs_of_another_shape_are_refused(bundle: Path, field: str, value: Any, problem: str) -> None:
+    golden: Golden = dataclasses.replace(TINY.golden(), **{field: value})
+    (bundle / "golden.json").write_bytes(encode_golden(golden))
+    seal(bundle)
+    with pytest.raises(BundleError, match=rf"^golden\.json: .*{problem}"):
+        open_bundle(bundle)
+
+
+def changed_model(data: bytes, change: Callable[[Any], None]) -> bytes:
+    model = onnx.load_from_string(data)
+    change(model)
+    return bytes(model.SerializeToString())
+
+
+def poison(name: str, value: float) -> Callable[[Any], None]:
+    """Put a number into a weight that the golden pair does not touch."""
+
+    def change(model: Any) -> None:
+        tensor = next(one for one in model.graph.initializer if one.name == name)
+        weights = np.frombuffer(tensor.raw_data, dtype=np.float32).copy()
+        weights[-1] = value
+        tensor.raw_data = weights.tobytes()
+
+    return change
+
+
+def use_external_data(model: Any) -> None:
+    convert_model_to_external_data(model, location="../secret.bin", size_threshold=0)
+    for tensor in model.graph.initializer:
+        tensor.ClearField("raw_data")
+
+
+def rename_input(model: Any) -> None:
+    model.graph.input[0].name = "item"
+    model.graph.node[0].input[1] = "item"
+
+
+def fix_batch(model: Any) -> None:
+    for io_value in (*model.graph.input, *model.graph.output):
+        for dimension in io_value.type.tensor_type.shape.dim:
+            if dimension.dim_param == "batch":
+                dimension.ClearField("dim_param")
+                dimension.dim_value = 3
+
+
+def scale(name: str, factor: float) -> Callable[[Any], None]:
+    def change(model: Any) -> None:
+        tensor = next(one for one in model.graph.initializer if one.name == name)
+        tensor.raw_data = (np.frombuffer(tensor.raw_data, dtype=np.float32) * np.float32(factor)).tobytes()
+
+    return change
+
+
+OTHER = TinyModel(seed=1)
+LESS_HIDDEN = TinyModel(hidden_size=3)
+FEWER_ITEMS = TinyModel(items=TINY.items[:-1])
+WRONG_GRAPHS = {
+    "not ONNX": ("advance.onnx", b"not an onnx file", "no ONNX file"),
+    "empty": ("rank.onnx", b"", "no ONNX graph"),
+    "cut": ("advance.onnx", TINY.advance()[:-200], "truncated|cannot load"),
+    "NaN in advance": ("advance.onnx", changed_model(TINY.advance(), poison("embedding", np.nan)), "'embedding' hold"),
+    "NaN in rank": ("rank.onnx", changed_model(TINY.rank(), poison("output", np.nan)), "'output' hold"),
+    "infinity": ("rank.onnx", changed_model(TINY.rank(), poison("output", np.inf)), "'output' hold"),
+    "external data": ("rank.onnx", changed_model(TINY.rank(), use_external_data), "external data"),
+    "input name": ("advance.onnx", changed_model(TINY.advance(), rename_input), r"inputs .*'item'.*expected"),
+    "fixed batch": ("advance.onnx", changed_model(TINY.advance(), fix_batch), r"item_index has the shape \[3\]"),
+    "swapped": ("advance.onnx", TINY.rank(), "has the inputs"),
+    "hidden size": ("advance.onnx", LESS_HIDDEN.advance(), "input hidden has the shape"),
+    "layers": ("advance.onnx", TinyModel(layers=2).advance(), "input hidden has the shape"),
+    "k": ("rank.onnx", TinyModel(k=4).rank(), r"output top_index has the shape \['batch', 4\]"),
+    "recent size": ("rank.onnx", TinyModel(recent_size=5).rank(), "input recent has the shape"),
+    "catalogue of advance": ("advance.onnx", FEWER_ITEMS.advance(), "cannot run it|no weights for a catalogue"),
+    "catalogue of rank": ("rank.onnx", FEWER_ITEMS.rank(), "no weights for a catalogue of 12"),
+    "other advance weights": ("advance.onnx", OTHER.advance(), r"answer to golden\.json is off by"),
+    "other rank weights": ("rank.onnx", OTHER.rank(), r"answer to golden\.json differs"),
+    "slightly other": ("rank.onnx", changed_model(TINY.rank(), scale("output", 1.01)), "answer to golden"),
+}
+
+
+@pytest.mark.parametrize(("name", "data", "problem"), WRONG_GRAPHS.values(), ids=WRONG_GRAPHS.keys())
+def test_wrong_graphs_are_refused(bundle: Path, name: str, data: bytes, problem: str) -> None:
+    (bundle / name).write_bytes(data)
+    seal(bundle)
+    with pytest.raises(BundleError, match=problem) as caught:
+        open_bundle(bundle)
+    assert str(caught.value).startswith(f"{name}: ")
+
+
+def rank_graph(nodes: list[Any], dtype_of_index: int = I64) -> bytes:
+    output = TINY.weights(4, 12, salt=2)
+    constants = [
+        onnx.numpy_helper.from_array(output, "output"),
+        onnx.numpy_helper.from_array(np.asarray([5]), "k"),
+        onnx.numpy_helper.from_array(np.float32(0), "zero"),
+    ]
+    outputs: list[tuple[str, int, list[int | str]]] = [
+        ("top_index", dtype_of_index, ["batch", 5]),
+        ("top_score", F32, ["batch", 5]),
+    ]
+    return graph_bytes(nodes, inputs=TINY.rank_inputs(), outputs=outputs, constants=constants)
+
+
+SCORES = helper.make_node("MatMul", ["hidden", "output"], ["scores"])
+
+
+def test_an_index_of_another_type_is_refused(bundle: Path) -> None:
+    top = helper.make_node("TopK", ["scores", "k"], ["top_score", "wide"])
+    narrow = helper.make_node("Cast", ["wide"], ["top_index"], to=onnx.TensorProto.INT32)
+    (bundle / "rank.onnx").write_bytes(rank_graph([SCORES, top, narrow], onnx.TensorProto.INT32))
+    seal(bundle)
+    with pytest.raises(
+        BundleError, match=r"^rank\.onnx: output top_index is tensor\(int32\), expected tensor\(int64\)"
+    ):
+        open_bundle(bundle)
+
+
+def test_nan_that_no_weight_holds_is_refused(bundle: Path) -> None:
+    top = helper.make_node("TopK", ["scores", "k"], ["best", "top_index"])
+    nan = helper.make_node("Div", ["zero", "zero"], ["nan"])
+    add = helper.make_node("Add", ["best", "nan"], ["top_score"])
+    (bundle / "rank.onnx").write_bytes(rank_graph([SCORES, top, nan, add]))
+    seal(bundle)
+    with pytest.raises(BundleError, match=r"^rank\.onnx: returns scores that are not finite"):
+        open_bundle(bundle)
+
+
+def test_worst_first_is_refused(bundle: Path) -> None:
+    top = helper.make_node("TopK", ["scores", "k"], ["top_score", "top_index"], largest=0)
+    (bundle / "rank.onnx").write_bytes(rank_graph([SCORES, top]))
+    seal(bundle)
+    with pytest.raises(BundleError, match=r"^rank\.onnx: does not return the best item first"):
+        open_bundle(bundle)
+
+
+# --- writing
+
+
+def test_a_version_is_written_once(bundle: Path) -> None:
+    before = manifest_digest(bundle)
+    with pytest.raises(BundleExistsError, match="immutable"):
+        OTHER.write(bundle.parent)
+    assert manifest_digest(bundle) == before
+    assert [path.name for path in bundle.parent.iterdir()] == ["v1"]
+
+
+@pytest.mark.parametrize("version", ["", ".hidden", "../v1", "a/b", "v1\n", "v" * 129])
+def test_a_version_must_name_a_folder(tmp_path: Path, version: str) -> None:
+    with pytest.raises(BundleError, match="cannot name a folder"):
+        TINY.write(tmp_path, version)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "problem"),
+    [
+        ({"advance": OTHER.advance()}, r"advance\.onnx: its answer to golden\.json"),
+        ({"popularity": np.zeros(3, dtype=np.int64)}, "popularity.npy: holds"),
+        ({"vocabulary": Vocabulary(TINY.items[:-1])}, "popularity.npy: holds"),
+        ({"metrics": {"model": {"mrr@20": float("nan")}}}, r"manifest\.json: not a finite .*: metrics\.model\.mrr@20"),
+        ({"k": 6}, "golden.json: top_index has the shape"),
+        ({"limits": BundleLimits(hidden_size=3)}, "hidden_size is 4, the limit is 3"),
+    ],
+)  # fmt: skip
+def test_what_would_be_refused_is_not_published(tmp_path: Path, changed: dict[str, Any], problem: str) -> None:
+    with pytest.raises(BundleError, match=problem):
+        TINY.write(tmp_path, **changed)
+    assert list(tmp_path.iterdir()) == []
+
+
+WRITE_AND_DIE = """
+import os, signal, sys
+from pathlib import Path
+from tests.contract.tiny_model import TinyModel
+
+flushes, fsync = iter(range(1, 100)), os.fsync
+
+def dying_fsync(descriptor):
+    fsync(descriptor)
+    if next(flushes) == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+os.fsync = dying_fsync
+TinyModel().write(Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize(("die_at", "visible"), [(1, []), (3, []), (6, []), (7, []), (8, ["v1"])])
+def test_a_crash_leaves_a_whole_bundle_or_none(tmp_path: Path, die_at: int, visible: list[str]) -> None:
+    """The writer is killed at its n-th flush to disk: six files, their folder, and the folder above it."""
+    command = [sys.executable, "-c", WRITE_AND_DIE, str(tmp_path), str(die_at)]
+    process = subprocess.run(command, cwd=ROOT, timeout=60, check=False)
+    assert process.returncode == -signal.SIGKILL
+    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == visible
+    if visible:
+        open_bundle(tmp_path / "v1")
+        return
+    assert len(remove_unfinished(tmp_path)) == 1
+    assert list(tmp_path.iterdir()) == []
+    open_bundle(TINY.write(tmp_path))
+
+
+def test_nothing_unfinished_in_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    assert remove_unfinished(tmp_path / "none") == []

@@ -1,0 +1,110 @@
+"""Bundles that lie elsewhere: fetched once through the cache, checked on the way."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from schemas.bundle import manifest_digest, open_bundle
+from schemas.bundle_store import CACHED_BUNDLES
+from schemas.errors import BundleError
+from tests.contract.tiny_model import TinyModel
+
+TINY = TinyModel()
+STORE = "memory://models"
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def remote(tmp_path: Path) -> Iterator[str]:
+    """A bundle's URL in fsspec's store in memory."""
+    yield upload(TINY, tmp_path, "v1")
+    filesystem = fsspec.filesystem("memory")
+    filesystem.rm("/models", recursive=True)
+
+
+def upload(tiny: TinyModel, tmp_path: Path, version: str) -> str:
+    folder = tiny.write(tmp_path / "local", version)
+    filesystem = fsspec.filesystem("memory")
+    for path in folder.iterdir():
+        filesystem.pipe_file(f"/models/{version}/{path.name}", path.read_bytes())
+    return f"{STORE}/{version}"
+
+
+def test_a_remote_bundle_is_served_from_the_cache(tmp_path: Path, remote: str, cache: Path) -> None:
+    digest = manifest_digest(tmp_path / "local" / "v1")
+    assert open_bundle(remote, cache_dir=cache).version == "v1"
+    assert [path.name for path in cache.iterdir()] == [digest]
+    # Whoever knows the announcement needs the store no more.
+    fsspec.filesystem("memory").rm("/models/v1/rank.onnx")
+    assert open_bundle(remote + "/", manifest_sha256=digest, cache_dir=cache).version == "v1"
+
+
+def test_a_damaged_cache_is_fetched_anew(tmp_path: Path, remote: str, cache: Path) -> None:
+    digest = manifest_digest(tmp_path / "local" / "v1")
+    open_bundle(remote, cache_dir=cache)
+    (cache / digest / "rank.onnx").write_bytes(b"damaged")
+    (cache / digest / "golden.json").unlink()
+    assert open_bundle(remote, manifest_sha256=digest, cache_dir=cache).version == "v1"
+    assert [path.name for path in cache.iterdir()] == [digest]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "problem"),
+    [
+        ("rank.onnx", b"x", r"^rank\.onnx: 1 bytes, the manifest says"),
+        ("rank.onnx", bytes(100_000), r"^rank\.onnx: more than \d+ bytes at"),
+        ("rank.onnx", None, r"^rank\.onnx: missing at /models/v1/rank\.onnx"),
+        ("manifest.json", b"{}", r"^manifest\.json: "),
+        ("manifest.json", None, r"^manifest\.json: missing at"),
+    ],
+)
+def test_a_damaged_remote_bundle_is_refused(
+    remote: str, cache: Path, name: str, data: bytes | None, problem: str
+) -> None:
+    filesystem = fsspec.filesystem("memory")
+    filesystem.rm(f"/models/v1/{name}")
+    if data is not None:
+        filesystem.pipe_file(f"/models/v1/{name}", data)
+    with pytest.raises(BundleError, match=problem):
+        open_bundle(remote, cache_dir=cache)
+    assert not cache.exists() or list(cache.iterdir()) == []
+
+
+def test_another_manifest_than_announced_is_not_fetched(remote: str, cache: Path) -> None:
+    with pytest.raises(BundleError, match="announced was 000"):
+        open_bundle(remote, manifest_sha256="0" * 64, cache_dir=cache)
+    assert not cache.exists()
+
+
+def test_a_store_that_is_not_known_is_an_error_of_the_bundle(cache: Path) -> None:
+    with pytest.raises(BundleError, match=r"^nowhere://models/v1: cannot be fetched: ValueError"):
+        open_bundle("nowhere://models/v1", cache_dir=cache)
+
+
+def test_a_remote_bundle_needs_a_cache(remote: str) -> None:
+    with pytest.raises(BundleError, match="name a cache folder"):
+        open_bundle(remote)
+
+
+@pytest.mark.usefixtures("remote")
+def test_the_cache_forgets_the_oldest(tmp_path: Path, cache: Path) -> None:
+    digests = []
+    for number in range(CACHED_BUNDLES + 2):
+        uri = upload(TinyModel(seed=number), tmp_path, f"n{number}")
+        open_bundle(uri, cache_dir=cache)
+        digests.append(manifest_digest(tmp_path / "local" / f"n{number}"))
+    assert {path.name for path in cache.iterdir()} == set(digests[-CACHED_BUNDLES:])
+
+
+def test_local_urls_are_read_in_place(tmp_path: Path) -> None:
+    folder = TINY.write(tmp_path / "with space")
+    for uri in (folder.as_uri(), f"file://{folder}", str(folder), folder):
+        assert open_bundle(uri).version == "v1"
+    shutil.rmtree(folder)
