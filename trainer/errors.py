@@ -1,0 +1,36 @@
+"""Every error that the trainer raises for its operator, drawn once:
+
+    TrainerError
+    ├── TrainingSettingsError (ValueError)   a training setting that does not exist or does not fit
+    ├── ClickFileError (ValueError)          a file of clicks that cannot be used
+    ├── TooFewSessionsError (ValueError)     nothing is left to train or evaluate on
+    ├── TrainingDivergedError                the loss stopped being a number
+    └── NonFiniteScoresError                 a model whose scores are not numbers
+
+Each message names the cause first and, where there is one, the operator's action after it. Bundles have their own
+(:mod:`schemas.errors`).
+"""
+
+
+class TrainerError(Exception):
+    """Root of the tree."""
+
+
+class TrainingSettingsError(TrainerError, ValueError):
+    """A training setting that does not exist or does not fit."""
+
+
+class ClickFileError(TrainerError, ValueError):
+    """A file of clicks that cannot be used; the message names the file, the place in it and the cause."""
+
+
+class TooFewSessionsError(TrainerError, ValueError):
+    """Nothing is left to train or evaluate on; the message says after which step."""
+
+
+class TrainingDivergedError(TrainerError):
+    """The loss stopped being a number; the message says where and what to change."""
+
+
+class NonFiniteScoresError(TrainerError):
+    """A model whose scores are not numbers: diverged, or damaged. It has no rank to count."""

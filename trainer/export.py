@@ -1,0 +1,177 @@
+"""From weights to the two ONNX graphs of a bundle, and back from a bundle to weights.
+
+Graphs are built operator by operator from the equations in :mod:`trainer.gru4rec`; every tensor of
+:meth:`Weights.tensors` is an initializer under its own name, so a bundle needs no second copy to warm-start from.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from schemas.bundle import Golden, recent_items
+from schemas.errors import BundleError
+from schemas.manifest import ADVANCE, RANK
+from trainer import gru4rec
+from trainer.gru4rec import Weights
+
+TOP_K = 30  # a few more than a ranking publishes, so that exclusions leave enough
+RECENT = 30  # distinct recent items that a session's row keeps
+_OPSET, _IR = 17, 8  # every ONNX Runtime since 1.12 knows them, and nothing newer is needed
+_GOLDEN_SESSIONS, _GOLDEN_CLICKS = 4, 8
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The two ONNX files, what they must answer, and the sizes that a manifest states."""
+
+    advance: bytes
+    rank: bytes
+    golden: Golden
+    layers: int
+    hidden_size: int
+    k: int
+    recent_size: int
+
+
+def export(weights: Weights, *, k: int = TOP_K, recent_size: int = RECENT, seed: int = 0) -> Exported:
+    """Build both graphs. ``k`` is lowered to the catalogue's size where that is smaller."""
+    k = min(k, weights.items)
+    return Exported(
+        advance=_advance_graph(weights).SerializeToString(deterministic=True),
+        rank=_rank_graph(weights, k, recent_size).SerializeToString(deterministic=True),
+        golden=golden_of(weights, k=k, recent_size=recent_size, seed=seed),
+        layers=len(weights.layers),
+        hidden_size=weights.hidden_size,
+        k=k,
+        recent_size=recent_size,
+    )
+
+
+def golden_of(weights: Weights, *, k: int, recent_size: int, seed: int) -> Golden:
+    """A few random sessions and the answers of the network itself (not of the graphs) to them."""
+    rng = np.random.default_rng(seed)
+    item_index = rng.integers(weights.items, size=(_GOLDEN_CLICKS, _GOLDEN_SESSIONS))
+    recent, counts, clicks = recent_items(item_index, recent_size)
+    with torch.inference_mode():
+        hidden = torch.zeros(len(weights.layers), _GOLDEN_SESSIONS, weights.hidden_size)
+        for items in torch.from_numpy(item_index):
+            hidden = gru4rec.advance(weights, items, hidden)
+        scores = gru4rec.scores(weights, hidden[-1]).numpy()
+    top = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return Golden(
+        item_index=item_index,
+        hidden=hidden.numpy(),
+        recent=recent,
+        counts=counts,
+        clicks=clicks,
+        top_index=top.astype(np.int64),
+        top_score=np.take_along_axis(scores, top, axis=1),
+    )
+
+
+def _advance_graph(weights: Weights) -> onnx.ModelProto:
+    depth, size = len(weights.layers), weights.hidden_size
+    table = "output" if weights.embedding is None else "embedding"
+    nodes = [
+        helper.make_node("Gather", [table, "item_index"], ["x0"]),  # [B, H]
+        helper.make_node("Split", ["hidden"], [f"hidden{i}" for i in range(depth)], axis=0),  # [1, B, H] each
+    ]
+    for i in range(depth):
+        nodes += [
+            helper.make_node("Squeeze", [f"hidden{i}", "first"], [f"h{i}"]),  # [B, H]
+            helper.make_node("Gemm", [f"x{i}", f"layer{i}.w", f"layer{i}.b"], [f"from_x{i}"], transB=1),  # [B, 3H]
+            helper.make_node("Gemm", [f"h{i}", f"layer{i}.u"], [f"from_h{i}"], transB=1),  # [B, 3H]
+            helper.make_node("Split", [f"from_x{i}", "gates"], [f"x_rz{i}", f"x_n{i}"], axis=1),
+            helper.make_node("Split", [f"from_h{i}", "gates"], [f"h_rz{i}", f"h_n{i}"], axis=1),
+            helper.make_node("Add", [f"x_rz{i}", f"h_rz{i}"], [f"sum_rz{i}"]),
+            helper.make_node("Sigmoid", [f"sum_rz{i}"], [f"rz{i}"]),
+            helper.make_node("Split", [f"rz{i}"], [f"r{i}", f"z{i}"], axis=1),
+            helper.make_node("Mul", [f"r{i}", f"h_n{i}"], [f"reset{i}"]),
+            helper.make_node("Add", [f"x_n{i}", f"reset{i}"], [f"sum_n{i}"]),
+            helper.make_node("Tanh", [f"sum_n{i}"], [f"n{i}"]),
+            # (1 - z) n + z h = n + z (h - n)
+            helper.make_node("Sub", [f"h{i}", f"n{i}"], [f"h_less_n{i}"]),
+            helper.make_node("Mul", [f"z{i}", f"h_less_n{i}"], [f"kept{i}"]),
+            helper.make_node("Add", [f"n{i}", f"kept{i}"], [f"x{i + 1}"]),  # [B, H]
+            helper.make_node("Unsqueeze", [f"x{i + 1}", "first"], [f"out{i}"]),
+        ]
+    nodes.append(helper.make_node("Concat", [f"out{i}" for i in range(depth)], ["hidden_out"], axis=0))
+    initializers = [
+        _initializer(table, weights.input_table.numpy()),
+        _initializer("first", np.array([0])),
+        _initializer("gates", np.array([2 * size, size])),
+    ]
+    for name, tensor in weights.tensors().items():
+        if name.startswith("layer"):
+            initializers.append(_initializer(name, tensor.numpy()))
+    graph = helper.make_graph(
+        nodes,
+        "advance",
+        [_io("item_index", TensorProto.INT64, ["batch"]), _io("hidden", TensorProto.FLOAT, [depth, "batch", size])],
+        [_io("hidden_out", TensorProto.FLOAT, [depth, "batch", size])],
+        initializers,
+    )
+    return _model(graph)
+
+
+def _rank_graph(weights: Weights, k: int, recent_size: int) -> onnx.ModelProto:
+    graph = helper.make_graph(
+        [
+            helper.make_node("Gemm", ["hidden", "output", "output_bias"], ["scores"], transB=1),  # [B, I]
+            helper.make_node("TopK", ["scores", "k"], ["top_score", "top_index"], axis=1, largest=1, sorted=1),
+        ],
+        "rank",
+        [
+            _io("hidden", TensorProto.FLOAT, ["batch", weights.hidden_size]),
+            # Part of every bundle's interface; this model knows a session by its hidden state alone.
+            _io("recent", TensorProto.INT64, ["batch", recent_size]),
+            _io("counts", TensorProto.FLOAT, ["batch", recent_size]),
+            _io("clicks", TensorProto.FLOAT, ["batch"]),
+        ],
+        [_io("top_index", TensorProto.INT64, ["batch", k]), _io("top_score", TensorProto.FLOAT, ["batch", k])],
+        [
+            _initializer("output", weights.output.numpy()),
+            _initializer("output_bias", weights.output_bias.numpy()),
+            _initializer("k", np.array([k])),
+        ],
+    )
+    return _model(graph)
+
+
+def read_weights(bundle: Path) -> Weights:
+    """The weights of a bundle that :func:`export` made, from its two graphs. Raises :class:`BundleError`."""
+    named = {}
+    for name in (ADVANCE, RANK):
+        try:
+            model = onnx.load(bundle / name, load_external_data=False)
+        except (OSError, ValueError) as error:
+            raise BundleError(f"{name}: cannot be read: {error}") from error
+        for tensor in model.graph.initializer:
+            array = numpy_helper.to_array(tensor)
+            if array.dtype == np.float32:
+                named[tensor.name] = torch.from_numpy(array.copy())
+    try:
+        return Weights.of_tensors(named)
+    except KeyError as error:
+        raise BundleError(f"{bundle}: holds no weights {error}; it was not exported by this trainer") from error
+
+
+def _initializer(name: str, array: npt.NDArray[np.float32] | npt.NDArray[np.int64]) -> onnx.TensorProto:
+    return numpy_helper.from_array(np.ascontiguousarray(array), name)
+
+
+def _io(name: str, kind: int, shape: list[int | str]) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, kind, shape)
+
+
+def _model(graph: onnx.GraphProto) -> onnx.ModelProto:
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR, producer_name="nextclick"
+    )
+    onnx.checker.check_model(model)
+    return model

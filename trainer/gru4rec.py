@@ -1,0 +1,141 @@
+"""The network of GRU4Rec (Hidasi et al. 2016, arXiv:1511.06939), its gradient written out.
+
+One click of B sessions at a time. With x the item's input row, h the hidden state before the click, and the gates r
+(reset), z (update) and n (candidate):
+
+    r = σ(W_r x + b_r + U_r h)      z = σ(W_z x + b_z + U_z h)
+    n = tanh(W_n x + b_n + r ∘ U_n h)
+    h' = (1 - z) ∘ n + z ∘ h        score of item i = o_i · h' + c_i
+
+The gradient stops at h (1-step back-propagation through time), which is what makes writing it out so short. I items,
+H hidden units, L layers, B sessions. Here float32 everywhere.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trainer.settings import TrainingSettings
+
+
+@dataclass(frozen=True)
+class GruLayer:
+    """Gates stacked in the order r, z, n."""
+
+    w: Tensor  # [3H, D] for the input
+    u: Tensor  # [3H, H] for the hidden state
+    b: Tensor  # [3H]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """All weights of a model. ``embedding`` is None in shared mode, where ``output`` is the input table as well."""
+
+    embedding: Tensor | None  # [I, H]
+    layers: tuple[GruLayer, ...]
+    output: Tensor  # [I, H]
+    output_bias: Tensor  # [I]
+
+    @property
+    def input_table(self) -> Tensor:
+        return self.output if self.embedding is None else self.embedding
+
+    @property
+    def items(self) -> int:
+        return self.output.shape[0]
+
+    @property
+    def hidden_size(self) -> int:
+        return self.output.shape[1]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor by name; the names under which a bundle's graphs hold them."""
+        named = {"output": self.output, "output_bias": self.output_bias}
+        if self.embedding is not None:
+            named["embedding"] = self.embedding
+        for i, layer in enumerate(self.layers):
+            named |= {f"layer{i}.w": layer.w, f"layer{i}.u": layer.u, f"layer{i}.b": layer.b}
+        return named
+
+    @classmethod
+    def of_tensors(cls, named: dict[str, Tensor]) -> "Weights":
+        """The inverse of :meth:`tensors`. KeyError when one is missing."""
+        depth = sum(name.endswith(".w") for name in named)
+        layers = tuple(GruLayer(*(named[f"layer{i}.{part}"] for part in "wub")) for i in range(depth))
+        return cls(named.get("embedding"), layers, named["output"], named["output_bias"])
+
+    def clone(self) -> "Weights":
+        return Weights.of_tensors({name: tensor.clone() for name, tensor in self.tensors().items()})
+
+
+def initial_weights(items: int, settings: TrainingSettings, generator: torch.Generator) -> Weights:
+    """U(±sqrt(6 / (rows + columns))), for the recurrent matrices a gate at a time; biases 0."""
+    h = settings.hidden_size
+
+    def uniform(rows: int, columns: int) -> Tensor:
+        bound = math.sqrt(6.0 / (rows + columns))
+        return torch.empty(rows, columns).uniform_(-bound, bound, generator=generator)
+
+    output = uniform(items, h)
+    embedding = uniform(items, h) if settings.embedding == "separate" else None
+    layers = tuple(
+        GruLayer(
+            torch.cat([uniform(h, h) for _ in range(3)]),
+            torch.cat([uniform(h, h) for _ in range(3)]),
+            torch.zeros(3 * h),
+        )
+        for _ in range(settings.layers)
+    )
+    return Weights(embedding, layers, output, torch.zeros(items))
+
+
+@dataclass(frozen=True)
+class CellTrace:
+    """What the backward pass of one GRU step needs of its forward pass; all [B, H] but x [B, D]."""
+
+    x: Tensor
+    h: Tensor
+    r: Tensor
+    z: Tensor
+    n: Tensor
+    un: Tensor  # U_n h
+
+
+def cell(layer: GruLayer, x: Tensor, h: Tensor) -> tuple[Tensor, CellTrace]:
+    """One GRU step: x [B, D], h [B, H] -> h' [B, H], and what :func:`cell_gradient` needs."""
+    size = h.shape[1]
+    from_x = torch.addmm(layer.b, x, layer.w.T)  # [B, 3H]
+    from_h = h @ layer.u.T  # [B, 3H]
+    rz = torch.sigmoid(from_x[:, : 2 * size] + from_h[:, : 2 * size])  # [B, 2H]
+    r, z = rz[:, :size], rz[:, size:]
+    un = from_h[:, 2 * size :]
+    n = torch.tanh(torch.addcmul(from_x[:, 2 * size :], r, un))  # [B, H]
+    return torch.lerp(n, h, z), CellTrace(x, h, r, z, n, un)
+
+
+def cell_gradient(layer: GruLayer, trace: CellTrace, d_out: Tensor) -> tuple[Tensor, GruLayer]:
+    """d loss/dh' [B, H] -> (d loss/dx [B, D], d loss/d layer). Nothing flows on to h."""
+    x, h, r, z, n, un = trace.x, trace.h, trace.r, trace.z, trace.n, trace.un
+    d_n = d_out * (1 - z) * (1 - n * n)  # before the tanh
+    d_z = d_out * (h - n) * z * (1 - z)  # before the σ
+    d_r = d_n * un * r * (1 - r)
+    d_from_x = torch.cat([d_r, d_z, d_n], dim=1)  # [B, 3H]
+    d_from_h = torch.cat([d_r, d_z, d_n * r], dim=1)  # [B, 3H]
+    return d_from_x @ layer.w, GruLayer(d_from_x.T @ x, d_from_h.T @ h, d_from_x.sum(0))
+
+
+def advance(weights: Weights, items: Tensor, hidden: Tensor) -> Tensor:
+    """Apply a click to each session, without dropout: items int64[B], hidden [L, B, H] -> hidden [L, B, H]."""
+    x = weights.input_table.index_select(0, items)
+    states = []
+    for layer, h in zip(weights.layers, hidden, strict=True):
+        x, _ = cell(layer, x, h)
+        states.append(x)
+    return torch.stack(states)
+
+
+def scores(weights: Weights, hidden: Tensor) -> Tensor:
+    """Scores of the whole catalogue: top layer's hidden [B, H] -> [B, I]."""
+    return torch.addmm(weights.output_bias, hidden, weights.output.T)

@@ -1,0 +1,250 @@
+"""Clicks from files: the Parquet session log and the public click-file formats, as arrays.
+
+Click files are TSV or CSV with a header, gzipped or not: ``session_id``, ``item_id`` and optionally ``timestamp``
+(seconds since the epoch, a fraction allowed). The session log is one Parquet file or a folder of them, with
+``timestamp`` in milliseconds.
+"""
+
+import csv
+import gzip
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+from trainer.errors import ClickFileError
+
+ID_BYTES = 256  # the click message's own limit
+EXAMPLES = 5  # bad rows that a report or an error names
+# Nine thousand years in seconds: keeps milliseconds far inside int64.
+_SECONDS = r"^[0-9]{1,11}(\.[0-9]+)?$"
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """Where a row that is no click stands (1-based line of a click file, 1-based row of a Parquet file), and why."""
+
+    place: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ClickLog:
+    """Clicks in file order, ids replaced by codes.
+
+    session    int64[n]  code of the click's session
+    item       int64[n]  position of the click's item in ``item_ids``
+    timestamp  int64[n]  milliseconds since the epoch, or None where the order of the rows is all there is
+    """
+
+    session: npt.NDArray[np.int64]
+    item: npt.NDArray[np.int64]
+    item_ids: tuple[str, ...]
+    timestamp: npt.NDArray[np.int64] | None
+    bad_rows: int = 0
+    bad_examples: tuple[BadRow, ...] = field(default=())
+
+    def __len__(self) -> int:
+        return len(self.session)
+
+
+def read_clicks(path: Path, *, skip_bad_rows: bool = False) -> ClickLog:
+    """Read a click file, a Parquet file or a folder of Parquet files.
+
+    Raises :class:`ClickFileError` when there is nothing to read, a column is missing, or a row is bad (unless
+    ``skip_bad_rows``, which counts bad rows and leaves them out).
+    """
+    if not path.exists():
+        raise ClickFileError(f"{path}: no such file or folder")
+    if path.is_dir() or path.suffix == ".parquet":
+        return _read_parquet(path, skip_bad_rows)
+    return _read_text(path, skip_bad_rows)
+
+
+# -- click files ------------------------------------------------------------------------------------------------------
+
+
+def _read_text(path: Path, skip_bad_rows: bool) -> ClickLog:
+    header, delimiter = _header(path)
+    if missing := {"session_id", "item_id"} - set(header):
+        raise ClickFileError(f"{path}: the header lacks {' and '.join(sorted(missing))}; it has {', '.join(header)}")
+    if len(set(header)) < len(header):
+        raise ClickFileError(f"{path}: the header names a column twice: {', '.join(header)}")
+    columns = [name for name in ("session_id", "item_id", "timestamp") if name in header]
+    malformed = 0
+
+    def skip(_row: Any) -> str:
+        nonlocal malformed
+        malformed += 1
+        return "skip"
+
+    try:
+        table = pacsv.read_csv(
+            path,
+            read_options=pacsv.ReadOptions(use_threads=False, block_size=1 << 24),
+            parse_options=pacsv.ParseOptions(
+                delimiter=delimiter, quote_char='"' if delimiter == "," else False, invalid_row_handler=skip
+            ),
+            # Bytes, not text: one id with a broken encoding must be a bad row, not a bad file.
+            convert_options=pacsv.ConvertOptions(
+                include_columns=columns, column_types={name: pa.binary() for name in header}, strings_can_be_null=False
+            ),
+        )
+    except (pa.ArrowInvalid, OSError, EOFError) as error:
+        raise ClickFileError(f"{path}: {error}") from error
+    session, good_session, _ = _codes(table["session_id"])
+    item, good_item, item_ids = _codes(table["item_id"])
+    good = good_session & good_item
+    timestamp = None
+    if "timestamp" in columns:
+        timestamp, good_time = _milliseconds(table["timestamp"])
+        good &= good_time
+    bad = malformed + int(np.count_nonzero(~good))
+    examples = tuple(_locate(path, header, delimiter)) if bad else ()
+    return _checked(path, ClickLog(session, item, item_ids, timestamp, bad, examples), good, skip_bad_rows)
+
+
+def _header(path: Path) -> tuple[list[str], str]:
+    try:
+        with _open_text(path) as lines:
+            first = next(lines, "").rstrip("\r\n").removeprefix("\ufeff")
+    except (OSError, EOFError) as error:
+        raise ClickFileError(f"{path}: {error}") from error
+    if not first:
+        raise ClickFileError(f"{path}: empty; a header line with session_id and item_id is expected")
+    delimiter = "\t" if "\t" in first else ","
+    return [name.strip('"') if delimiter == "," else name for name in first.split(delimiter)], delimiter
+
+
+def _open_text(path: Path) -> Any:
+    opener: Any = gzip.open if path.suffix == ".gz" else open
+    return opener(path, "rt", encoding="utf-8", errors="surrogateescape", newline="")
+
+
+def _locate(path: Path, header: list[str], delimiter: str) -> Iterator[BadRow]:
+    """The first bad rows with their line numbers. A second, slow pass that only files with bad rows pay for."""
+    found = 0
+    with _open_text(path) as lines:
+        reader = csv.reader(
+            lines, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
+        )
+        next(reader)
+        for values in reader:
+            reason = _reason(values, header) if values else None
+            if reason:
+                yield BadRow(f"line {reader.line_num}", reason)
+                found += 1
+            if found == EXAMPLES:
+                return
+
+
+def _reason(values: list[str], header: list[str]) -> str | None:
+    if len(values) != len(header):
+        return f"{len(values)} columns in place of {len(header)}"
+    row = dict(zip(header, values, strict=True))
+    for name in ("session_id", "item_id"):
+        if reason := _id_reason(row[name].encode("utf-8", errors="surrogateescape")):
+            return f"{name} {reason}"
+    if (
+        "timestamp" in row
+        and not pc.match_substring_regex(pa.scalar(row["timestamp"].encode(errors="replace")), _SECONDS).as_py()
+    ):
+        return f"timestamp {row['timestamp']!r} is not a number of seconds"
+    return None
+
+
+# -- the Parquet log --------------------------------------------------------------------------------------------------
+
+
+def _read_parquet(path: Path, skip_bad_rows: bool) -> ClickLog:
+    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    if not files:
+        raise ClickFileError(f"{path}: no .parquet files in this folder")
+    tables = [_parquet_table(file) for file in files]
+    table = pa.concat_tables(tables)
+    session, good_session, _ = _codes(table["session_id"])
+    item, good_item, item_ids = _codes(table["item_id"])
+    good_time = pc.is_valid(table["timestamp"]).to_numpy()
+    timestamp = pc.fill_null(table["timestamp"], 0).to_numpy()
+    good = good_session & good_item & good_time
+    starts = np.cumsum([0, *(len(t) for t in tables)])
+    examples = []
+    for row in np.flatnonzero(~good)[:EXAMPLES].tolist():
+        of = int(np.searchsorted(starts, row, side="right")) - 1
+        cause = "timestamp missing"
+        for name, ok in (("item_id", good_item), ("session_id", good_session)):
+            if not ok[row]:
+                cause = f"{name} {_id_reason(table[name][row].as_py() or b'')}"
+        examples.append(BadRow(f"{files[of].name} row {row - starts[of] + 1}", cause))
+    log = ClickLog(session, item, item_ids, timestamp, int(np.count_nonzero(~good)), tuple(examples))
+    return _checked(path, log, good, skip_bad_rows)
+
+
+def _parquet_table(path: Path) -> Any:
+    wanted = {"session_id": pa.binary(), "item_id": pa.binary(), "timestamp": pa.int64()}
+    try:
+        table = pq.read_table(path, columns=list(wanted), partitioning=None)
+        if missing := set(wanted) - set(table.column_names):
+            raise ClickFileError(f"{path}: lacks the column {' and '.join(sorted(missing))}")
+        return table.cast(pa.schema([(name, wanted[name]) for name in table.column_names]))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+        raise ClickFileError(f"{path}: {error}") from error
+
+
+# -- columns ----------------------------------------------------------------------------------------------------------
+
+
+def _codes(column: Any) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_], tuple[str, ...]]:
+    """Codes, which rows hold a usable id, and the ids by code (bad ones as empty text)."""
+    encoded = pc.fill_null(column, b"").combine_chunks().dictionary_encode()
+    if isinstance(encoded, pa.ChunkedArray):
+        encoded = encoded.combine_chunks()
+    values: list[bytes] = encoded.dictionary.to_pylist()
+    usable = np.array([_id_reason(value) is None for value in values], dtype=np.bool_)
+    codes = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    ids = tuple(value.decode() if ok else "" for value, ok in zip(values, usable, strict=True))
+    return codes, usable[codes] if len(values) else np.zeros(0, np.bool_), ids
+
+
+def _id_reason(value: bytes) -> str | None:
+    if not value:
+        return "is empty"
+    if len(value) > ID_BYTES:
+        return f"is longer than {ID_BYTES} bytes"
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return "is not UTF-8"
+    return None
+
+
+def _milliseconds(column: Any) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    good = pc.match_substring_regex(column, _SECONDS)
+    seconds = pc.if_else(good, column, b"0").cast(pa.string()).cast(pa.float64()).to_numpy()
+    return np.rint(seconds * 1000.0).astype(np.int64), good.to_numpy()
+
+
+def _checked(path: Path, log: ClickLog, good: npt.NDArray[np.bool_], skip_bad_rows: bool) -> ClickLog:
+    if log.bad_rows and not skip_bad_rows:
+        where = "; ".join(f"{row.place}: {row.reason}" for row in log.bad_examples)
+        count = f"{log.bad_rows} bad row{'s' if log.bad_rows > 1 else ''}"
+        raise ClickFileError(f"{path}: {count} ({where}). Repair them, or leave them out with --skip-bad-rows")
+    if not good.any():
+        raise ClickFileError(f"{path}: holds no clicks")
+    if good.all():
+        return log
+    return ClickLog(
+        log.session[good],
+        log.item[good],
+        log.item_ids,
+        None if log.timestamp is None else log.timestamp[good],
+        log.bad_rows,
+        log.bad_examples,
+    )

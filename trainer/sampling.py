@@ -1,0 +1,56 @@
+"""Negative samples by popularity."""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+_POOL = 1 << 18  # ids drawn at once: enough to make the call's cost vanish, small enough for the cache
+
+
+class NegativeSampler:
+    """Draws ``n_sample`` item indexes a step with p ~ support^alpha, with replacement.
+
+    A pool is drawn at once and handed out in slices; no id is handed out twice. By the alias method (Walker 1977): one
+    column and one coin for each draw, whatever the size of the catalogue.
+    """
+
+    def __init__(self, support: npt.NDArray[np.int64], *, n_sample: int, alpha: float, seed: int) -> None:
+        weights = np.maximum(support, 1).astype(np.float64) ** alpha
+        self._keep, self._alias = _alias_table(weights / weights.sum())
+        self._n_sample = n_sample
+        self._rng = np.random.default_rng(seed)
+        self._pool = torch.empty(0, dtype=torch.int64)
+        self._next = 0
+
+    def draw(self) -> Tensor:
+        """The next step's samples, int64[n_sample]."""
+        if self._next + self._n_sample > len(self._pool):
+            self._refill()
+        drawn = self._pool[self._next : self._next + self._n_sample]
+        self._next += self._n_sample
+        return drawn
+
+    def _refill(self) -> None:
+        size = max(1, _POOL // max(1, self._n_sample)) * self._n_sample
+        # One uniform number gives both: its whole part the column, its fraction the coin.
+        u = self._rng.random(size) * len(self._keep)
+        column = u.astype(np.int64)
+        heads = (u - column) < self._keep[column]
+        self._pool = torch.from_numpy(np.where(heads, column, self._alias[column]))
+        self._next = 0
+
+
+def _alias_table(p: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    n = len(p)
+    keep, alias = np.ones(n), np.arange(n)
+    mass = (p * n).tolist()
+    small = [i for i in range(n) if mass[i] < 1.0]
+    large = [i for i in range(n) if mass[i] >= 1.0]
+    while small and large:
+        little, big = small.pop(), large[-1]
+        keep[little], alias[little] = mass[little], big
+        mass[big] -= 1.0 - mass[little]
+        if mass[big] < 1.0:
+            small.append(large.pop())
+    return keep, alias

@@ -1,0 +1,153 @@
+"""From clicks to sessions: grouping, idle gaps, vocabulary, temporal holdout."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer.errors import TooFewSessionsError
+from trainer.readers import ClickLog
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class SessionSet:
+    """Sessions one after another, the one whose last click is oldest first.
+
+    items     int64[n]      position of each click's item in ``item_ids``
+    offsets   int64[s + 1]  session i is ``items[offsets[i]:offsets[i + 1]]``
+    ends      int64[s]      time of each session's last click in milliseconds; its place in the file without times
+    timed     whether ``ends`` are times
+    """
+
+    items: Ints
+    offsets: Ints
+    item_ids: tuple[str, ...]
+    ends: Ints
+    timed: bool
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    @property
+    def lengths(self) -> Ints:
+        return np.diff(self.offsets)
+
+    @property
+    def clicks(self) -> int:
+        return len(self.items)
+
+    @property
+    def transitions(self) -> int:
+        """Pairs of a click and the next one: what is trained on, and what is predicted in evaluation."""
+        return int(np.maximum(self.lengths - 1, 0).sum())
+
+    def support(self) -> Ints:
+        """Clicks of each item, int64[items]."""
+        return np.bincount(self.items, minlength=len(self.item_ids)).astype(np.int64)
+
+    def session_of_click(self) -> Ints:
+        return np.repeat(np.arange(len(self), dtype=np.int64), self.lengths)
+
+    def select(self, sessions: npt.NDArray[np.bool_]) -> "SessionSet":
+        """The sessions that the mask bool[s] names."""
+        keep = np.repeat(sessions, self.lengths)
+        return replace(self, items=self.items[keep], offsets=_offsets(self.lengths[sessions]), ends=self.ends[sessions])
+
+
+def group_sessions(log: ClickLog, *, idle_gap_ms: int | None = None) -> SessionSet:
+    """Group clicks by session id; in time order where there are times, ties and timeless logs in file order.
+
+    With ``idle_gap_ms`` a click later than that after its predecessor starts a session of its own, as it does in the
+    worker; the log must have times then.
+    """
+    if idle_gap_ms is not None and log.timestamp is None:
+        raise ValueError("an idle gap needs timestamps, and this log has none: leave the idle gap out")
+    row = np.arange(len(log), dtype=np.int64)
+    time = row if log.timestamp is None else log.timestamp
+    order = np.lexsort((time, log.session))  # stable: equal times stay in file order
+    session, time = log.session[order], time[order]
+    starts = np.ones(len(log), dtype=np.bool_)
+    starts[1:] = session[1:] != session[:-1]
+    if idle_gap_ms is not None:
+        starts[1:] |= np.diff(time) > idle_gap_ms
+    offsets = np.append(np.flatnonzero(starts), len(log)).astype(np.int64)
+    grouped = SessionSet(log.item[order], offsets, log.item_ids, time[offsets[1:] - 1], log.timestamp is not None)
+    return _reorder(grouped, np.argsort(grouped.ends, kind="stable"))
+
+
+def drop_short(sessions: SessionSet) -> SessionSet:
+    """Without the sessions of one click: there is nothing to predict in them."""
+    return sessions.select(sessions.lengths > 1)
+
+
+def vocabulary_of(sessions: SessionSet, *, min_support: int = 1) -> tuple[str, ...]:
+    """Ids of the items that have ``min_support`` clicks in sessions of two and more; most clicked first, then by id.
+
+    Raises :class:`TooFewSessionsError` when no item has.
+    """
+    support = drop_short(sessions).support()
+    kept = np.flatnonzero(support >= max(1, min_support)).tolist()
+    if not kept:
+        raise TooFewSessionsError(
+            f"no item has {min_support} clicks in sessions of two and more clicks: lower min_support"
+        )
+    return tuple(sessions.item_ids[i] for i in sorted(kept, key=lambda i: (-support[i], sessions.item_ids[i])))
+
+
+def encode(sessions: SessionSet, item_ids: Sequence[str]) -> SessionSet:
+    """The same sessions in another vocabulary: clicks on items outside it are dropped, then sessions of one click."""
+    index = {item: i for i, item in enumerate(item_ids)}
+    mapping = np.array([index.get(item, -1) for item in sessions.item_ids], dtype=np.int64)
+    items = mapping[sessions.items]
+    known = items >= 0
+    lengths = np.bincount(sessions.session_of_click()[known], minlength=len(sessions)).astype(np.int64)
+    encoded = replace(sessions, items=items[known], offsets=_offsets(lengths), item_ids=tuple(item_ids))
+    return drop_short(encoded)
+
+
+def temporal_holdout(
+    sessions: SessionSet, *, fraction: float | None = None, duration_ms: int | None = None
+) -> tuple[SessionSet, SessionSet]:
+    """Split by the time of the last click: (older, newest). Never at random: catalogues drift, and a random split lies.
+
+    The newest are the last ``fraction`` of the sessions, or those whose last click lies within ``duration_ms`` of the
+    newest click of all. Raises :class:`TooFewSessionsError` when a part would be empty.
+    """
+    if (fraction is None) == (duration_ms is None):
+        raise ValueError("name either a fraction or a duration for the holdout")
+    if fraction is not None:
+        first = len(sessions) - round(len(sessions) * fraction)
+    else:
+        if not sessions.timed:
+            raise ValueError("a holdout by duration needs timestamps, and these sessions have none: name a fraction")
+        newest = int(sessions.ends[-1]) if len(sessions) else 0
+        first = int(np.searchsorted(sessions.ends, newest - (duration_ms or 0), side="left"))
+    if not 0 < first < len(sessions):
+        raise TooFewSessionsError(f"the holdout would leave {first} of {len(sessions)} sessions to train on")
+    newer = np.arange(len(sessions)) >= first
+    return sessions.select(~newer), sessions.select(newer)
+
+
+def train_and_test(train: SessionSet, test: SessionSet, *, min_support: int = 1) -> tuple[SessionSet, SessionSet]:
+    """Both in the vocabulary of the training part. Raises :class:`TooFewSessionsError` when a part is empty then."""
+    item_ids = vocabulary_of(train, min_support=min_support)
+    encoded = encode(train, item_ids), encode(test, item_ids)
+    for name, part in zip(("training", "test"), encoded, strict=True):
+        if not len(part):
+            raise TooFewSessionsError(f"no {name} session has two clicks on items of the vocabulary")
+    return encoded
+
+
+def _reorder(sessions: SessionSet, order: Ints) -> SessionSet:
+    lengths = sessions.lengths[order]
+    offsets = _offsets(lengths)
+    # Position of each click in the old array: the old start of its session, plus its distance from the new start.
+    source = np.arange(sessions.clicks) + np.repeat(sessions.offsets[:-1][order] - offsets[:-1], lengths)
+    return replace(sessions, items=sessions.items[source], offsets=offsets, ends=sessions.ends[order])
+
+
+def _offsets(lengths: Ints) -> Ints:
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])

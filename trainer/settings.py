@@ -1,0 +1,84 @@
+"""What a training run can be told, as one frozen object."""
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from trainer.errors import TrainingSettingsError
+
+# Short forms in use in the literature and in other tools' parameter files.
+_ALIASES = {"xe": "cross-entropy", "constrained": "shared"}
+
+
+def _canonical(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    name = value.strip().lower().replace("_", "-")
+    return _ALIASES.get(name, name)
+
+
+LossName = Annotated[Literal["cross-entropy", "bpr-max"], BeforeValidator(_canonical)]
+EmbeddingMode = Annotated[Literal["shared", "separate"], BeforeValidator(_canonical)]
+
+
+class TrainingSettings(BaseModel):
+    """Settings of one GRU4Rec fit. The defaults are those of the measured reference run in ``docs/training.md``.
+
+    Raises (through :meth:`parse`) :class:`TrainingSettingsError` for unknown names and values out of range.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    loss: LossName = "cross-entropy"
+    embedding: EmbeddingMode = "shared"
+    hidden_size: int = Field(100, ge=1, le=4096)
+    layers: int = Field(1, ge=1, le=8)
+    batch_size: int = Field(100, ge=1, le=65536, description="lanes: sessions trained side by side")
+    n_sample: int = Field(2048, ge=0, le=1_000_000, description="negatives beside those of the batch, a step")
+    sample_alpha: float = Field(0.5, ge=0, le=2, description="negatives are drawn with p ~ support^alpha")
+    logq: float = Field(0.0, ge=0, le=1, description="strength of the logQ correction, cross-entropy only")
+    bpreg: float = Field(1.0, ge=0, description="weight of bpr-max's score regulariser")
+    elu: float = Field(0.5, ge=0, description="alpha of the ELU on bpr-max's scores; 0 leaves the scores as they are")
+    learning_rate: float = Field(0.1, gt=0, le=10)
+    momentum: float = Field(0.0, ge=0, lt=1)
+    dropout_input: float = Field(0.0, ge=0, lt=1, description="share of the item input's components dropped")
+    dropout_hidden: float = Field(0.2, ge=0, lt=1, description="share of the hidden state's components dropped")
+    epochs: int = Field(5, ge=1, le=10_000)
+    seed: int = Field(42, ge=0, lt=2**63)
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> "TrainingSettings":
+        if self.batch_size == 1 and self.n_sample == 0:
+            raise ValueError("batch_size=1 and n_sample=0 leave no negatives: raise one of them")
+        if self.logq > 0 and self.loss != "cross-entropy":
+            raise ValueError("logq corrects cross-entropy only: set logq=0 or loss=cross-entropy")
+        return self
+
+    @classmethod
+    def parse(cls, values: Mapping[str, object]) -> "TrainingSettings":
+        """Settings from names and values (texts are converted)."""
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            raise TrainingSettingsError("; ".join(_explain(dict(detail)) for detail in error.errors())) from error
+
+    @classmethod
+    def from_assignments(cls, assignments: Iterable[str]) -> "TrainingSettings":
+        """Settings from texts of the form ``name=value``, as the command line takes them; a later one wins."""
+        values: dict[str, object] = {}
+        for assignment in assignments:
+            name, equals, value = assignment.partition("=")
+            if not equals:
+                raise TrainingSettingsError(f"'{assignment}' is not of the form name=value")
+            values[name.strip()] = value.strip()
+        return cls.parse(values)
+
+
+def _explain(detail: Mapping[str, object]) -> str:
+    location = detail["loc"]
+    name = ".".join(map(str, location)) if isinstance(location, tuple) else str(location)
+    if detail["type"] == "extra_forbidden":
+        return f"unknown training setting '{name}' (known: {', '.join(TrainingSettings.model_fields)})"
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    return f"{name}={detail['input']}: {message}" if name else message
