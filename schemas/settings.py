@@ -115,7 +115,7 @@ def load_settings(
     if collected.problems:
         raise SettingsError(_message(collected.problems))
     try:
-        settings = root_model.model_validate(_nest(collected.values))
+        settings = root_model.model_validate(_nest(root_model, collected.values))
     except ValidationError as error:
         raise SettingsError(_message(_value_problems(collected, error))) from None  # pydantic's holds the input
     settings._origins.update(collected.origins)
@@ -206,9 +206,7 @@ def _from_text(annotation: Any, text: str) -> tuple[Any, str | None]:
 def _value_problems(collected: _Collected, error: ValidationError) -> list[str]:
     problems = []
     for found in error.errors(include_url=False, include_input=False, include_context=False):
-        key: Key = tuple(str(part) for part in found["loc"])
-        while key and _field_type(collected.root, key) is None:
-            key = key[:-1]  # a place inside a list or a union
+        key = _known_part(collected.root, found["loc"])
         message = found["msg"].removeprefix("Value error, ")
         origin = collected.origins.get(key)
         if origin is not None:
@@ -282,14 +280,32 @@ def _alternatives(annotation: Any) -> list[Any]:
     return [annotation]
 
 
-def _nest(values: Mapping[Key, Any]) -> dict[str, Any]:
-    nested: dict[str, Any] = {}
+def _known_part(root: type[BaseModel], place: tuple[int | str, ...]) -> Key:
+    """The section or setting that pydantic means: it goes on into lists and the members of unions."""
+    key: Key = ()
+    model: type[BaseModel] | None = root
+    for part in place:
+        if model is None or part not in model.model_fields:
+            break
+        key = (*key, str(part))
+        model = _section_of(model.model_fields[str(part)].annotation)
+    return key
+
+
+def _nest(root: type[BaseModel], values: Mapping[Key, Any]) -> dict[str, Any]:
+    nested = _required_sections(root)
     for key, value in values.items():
         table = nested
         for name in key[:-1]:
             table = table.setdefault(name, {})
         table[key[-1]] = value
     return nested
+
+
+def _required_sections(model: type[BaseModel]) -> dict[str, Any]:
+    """Empty tables where there must be one, so that what is missing is told by setting and not by section."""
+    sections = {name: _section_of(info.annotation) for name, info in model.model_fields.items() if info.is_required()}
+    return {name: _required_sections(section) for name, section in sections.items() if section is not None}
 
 
 def _leaves(model: BaseModel, prefix: Key) -> Iterator[tuple[Key, Any]]:
