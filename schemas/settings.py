@@ -19,13 +19,24 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin
+from typing import Any, Final, TypeVar, get_origin
 
 from pydantic import BaseModel, PrivateAttr, SecretStr, ValidationError
 
 from schemas.errors import SettingsError
 from schemas.kafka_settings import KafkaConnection, Section, TopicSettings
+from schemas.settings_keys import (
+    PREFIX,
+    Key,
+    alternatives,
+    dotted_keys,
+    field_type,
+    keys,
+    known_part,
+    nest,
+    section_of,
+    variable_of,
+)
 
 __all__ = [
     "KafkaConnection",
@@ -38,15 +49,12 @@ __all__ = [
     "load_settings",
 ]
 
-PREFIX: Final = "NEXTCLICK_"
 CONFIG_VARIABLE: Final = "NEXTCLICK_CONFIG"
 DEFAULT_FILE: Final = Path("nextclick.toml")
 SECTIONS: Final = ("kafka", "topics", "worker", "trainer")
 """The tables that a deployment's file may have, whichever command reads it."""
 _FALLBACK_VARIABLE: Final = "KAFKA_BOOTSTRAP_SERVERS"
 _MASK: Final = "********"
-
-Key = tuple[str, ...]
 
 
 class RootSettings(Section):
@@ -108,14 +116,14 @@ def load_settings(
     _read_environment(collected, environ)
     for dotted, value in (overrides or {}).items():
         key = tuple(dotted.split("."))
-        if _field_type(root_model, key) is None:
-            raise SettingsError(f"{dotted}: no such setting{_close(dotted, _dotted_keys(root_model))}")
+        if field_type(root_model, key) is None:
+            raise SettingsError(f"{dotted}: no such setting{_close(dotted, dotted_keys(root_model))}")
         if value is not None:
             collected.put(key, value, "command line")
     if collected.problems:
         raise SettingsError(_message(collected.problems))
     try:
-        settings = root_model.model_validate(_nest(root_model, collected.values))
+        settings = root_model.model_validate(nest(root_model, collected.values))
     except ValidationError as error:
         raise SettingsError(_message(_value_problems(collected, error))) from None  # pydantic's holds the input
     settings._origins.update(collected.origins)
@@ -166,7 +174,7 @@ def _read_table(
             known = list(model.model_fields) if prefix else [*model.model_fields, *sorted(collected.foreign)]
             collected.problems.append(f"{'.'.join(key)} ({origin}): no such setting{_close(name, known)}")
             continue
-        inner = _section_of(model.model_fields[name].annotation)
+        inner = section_of(model.model_fields[name].annotation)
         if inner is None:
             collected.put(key, value, origin)
         elif isinstance(value, Mapping):
@@ -176,7 +184,7 @@ def _read_table(
 
 
 def _read_environment(collected: _Collected, environ: Mapping[str, str]) -> None:
-    known = {_variable(key): key for key in _keys(collected.root, ())}
+    known = {variable_of(key): key for key in keys(collected.root, ())}
     for variable in sorted(environ):
         if not variable.upper().startswith(PREFIX) or variable == CONFIG_VARIABLE:
             continue
@@ -187,7 +195,7 @@ def _read_environment(collected: _Collected, environ: Mapping[str, str]) -> None
         if key is None:
             collected.problems.append(f"environment {variable}: no such setting{_close(variable, [*known])}")
         elif environ[variable] != "":
-            value, problem = _from_text(_field_type(collected.root, key), environ[variable])
+            value, problem = _from_text(field_type(collected.root, key), environ[variable])
             if problem:
                 collected.problems.append(f"environment {variable}: {problem}")
             collected.put(key, value, f"environment {variable}")
@@ -195,7 +203,7 @@ def _read_environment(collected: _Collected, environ: Mapping[str, str]) -> None
 
 def _from_text(annotation: Any, text: str) -> tuple[Any, str | None]:
     """A variable's value: JSON where the setting is a list or a mapping, else the text for pydantic to read."""
-    if not any(get_origin(one) in (list, tuple, dict, set, frozenset) for one in _alternatives(annotation)):
+    if not any(get_origin(one) in (list, tuple, dict, set, frozenset) for one in alternatives(annotation)):
         return text, None
     try:
         return json.loads(text), None
@@ -206,14 +214,14 @@ def _from_text(annotation: Any, text: str) -> tuple[Any, str | None]:
 def _value_problems(collected: _Collected, error: ValidationError) -> list[str]:
     problems = []
     for found in error.errors(include_url=False, include_input=False, include_context=False):
-        key = _known_part(collected.root, found["loc"])
+        key = known_part(collected.root, found["loc"])
         message = found["msg"].removeprefix("Value error, ")
         origin = collected.origins.get(key)
         if origin is not None:
             problems.append(f"{'.'.join(key)} ({origin}){_shown_value(collected, key)}: {message}")
         elif found["type"] == "missing":
             table = f"`{key[-1]}` in the table [{'.'.join(key[:-1])}] of the file"
-            problems.append(f"{'.'.join(key)}: not set; set {_variable(key)}, or {table}")
+            problems.append(f"{'.'.join(key)}: not set; set {variable_of(key)}, or {table}")
         else:
             given = sorted({origin for at, origin in collected.origins.items() if at[: len(key)] == key})
             problems.append(f"[{'.'.join(key)}] ({', '.join(given) or 'default'}): {message}")
@@ -221,7 +229,7 @@ def _value_problems(collected: _Collected, error: ValidationError) -> list[str]:
 
 
 def _shown_value(collected: _Collected, key: Key) -> str:
-    if any(inner is SecretStr for inner in _alternatives(_field_type(collected.root, key))):
+    if any(inner is SecretStr for inner in alternatives(field_type(collected.root, key))):
         return ""
     return f" is {collected.values[key]!r}"[:200]
 
@@ -235,77 +243,6 @@ def _message(problems: list[str]) -> str:
 def _close(name: str, known: list[str]) -> str:
     matches = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
     return f"; did you mean {' or '.join(matches)}?" if matches else f"; known are {', '.join(sorted(known)[:40])}"
-
-
-def _variable(key: Key) -> str:
-    return PREFIX + "__".join(key).upper()
-
-
-def _dotted_keys(model: type[BaseModel]) -> list[str]:
-    return [".".join(key) for key in _keys(model, ())]
-
-
-def _keys(model: type[BaseModel], prefix: Key) -> Iterator[Key]:
-    for name, info in model.model_fields.items():
-        inner = _section_of(info.annotation)
-        if inner is None:
-            yield (*prefix, name)
-        else:
-            yield from _keys(inner, (*prefix, name))
-
-
-def _field_type(model: type[BaseModel], key: Key) -> Any:
-    """The annotation of a setting, None when there is no such setting (or it is a whole section)."""
-    for place, name in enumerate(key):
-        info = model.model_fields.get(name)
-        if info is None:
-            return None
-        inner = _section_of(info.annotation)
-        if inner is None:
-            return info.annotation if place == len(key) - 1 else None
-        model = inner
-    return None
-
-
-def _section_of(annotation: Any) -> type[BaseModel] | None:
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
-
-
-def _alternatives(annotation: Any) -> list[Any]:
-    """The types that a value may have: the members of a union, through Annotated."""
-    if get_origin(annotation) is Annotated:
-        return _alternatives(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, UnionType):
-        return [inner for one in get_args(annotation) for inner in _alternatives(one)]
-    return [annotation]
-
-
-def _known_part(root: type[BaseModel], place: tuple[int | str, ...]) -> Key:
-    """The section or setting that pydantic means: it goes on into lists and the members of unions."""
-    key: Key = ()
-    model: type[BaseModel] | None = root
-    for part in place:
-        if model is None or part not in model.model_fields:
-            break
-        key = (*key, str(part))
-        model = _section_of(model.model_fields[str(part)].annotation)
-    return key
-
-
-def _nest(root: type[BaseModel], values: Mapping[Key, Any]) -> dict[str, Any]:
-    nested = _required_sections(root)
-    for key, value in values.items():
-        table = nested
-        for name in key[:-1]:
-            table = table.setdefault(name, {})
-        table[key[-1]] = value
-    return nested
-
-
-def _required_sections(model: type[BaseModel]) -> dict[str, Any]:
-    """Empty tables where there must be one, so that what is missing is told by setting and not by section."""
-    sections = {name: _section_of(info.annotation) for name, info in model.model_fields.items() if info.is_required()}
-    return {name: _required_sections(section) for name, section in sections.items() if section is not None}
 
 
 def _leaves(model: BaseModel, prefix: Key) -> Iterator[tuple[Key, Any]]:
