@@ -1,9 +1,12 @@
 """The one place where the Faust app, its agent and its table are put together."""
 
+import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import faust
+import structlog
 from faust.types.transports import TransportT
 from yarl import URL
 
@@ -20,13 +23,22 @@ from stream_app.store import StoreOptions
 from stream_app.table import SessionTable
 from stream_app.transport import ChunkConsumer, ChunkSchema, ChunkTransport
 
+log = structlog.get_logger(__name__)
+
 # Chunks that wait in the agent's queue beside those in flight. Each holds `worker.chunk_clicks` records.
 _QUEUED_CHUNKS = 4
+_APP_VERSION = 1
+
+
+def tables_folder(data_dir: Path) -> Path:
+    """Where Faust keeps the tables of an app with this data folder."""
+    return data_dir / f"v{_APP_VERSION}" / "tables"
 
 
 class RecommenderApp(faust.App):
     """A Faust app whose consumer hands over chunks."""
 
+    logger = logging.getLogger("faust")  # as quiet as the services it is one of
     clicks_topic: str
     sessions: SessionTable
     pipeline: Pipeline
@@ -50,6 +62,7 @@ def create_app(
         broker=[URL(f"kafka://{server.strip()}") for server in settings.kafka.bootstrap_servers.split(",")],
         broker_credentials=faust_credentials(settings.kafka),
         datadir=str(worker.data_dir),
+        version=_APP_VERSION,
         autodiscover=False,
         web_enabled=False,  # ours shows health and metrics only; Faust's shows table contents
         topic_allow_declare=False,  # `stream-app topics` makes them
@@ -105,4 +118,10 @@ def create_app(
             await app.pipeline.submit(event.value, event.message)
 
     app.agent(clicks, name="rank-clicks")(rank_clicks)
+
+    async def tell_ready(*_: Any, **__: Any) -> None:
+        mine = sorted(tp.partition for tp in app.consumer.assignment() if tp.topic == app.clicks_topic)
+        log.info("tables recovered", partitions=mine, restored_records=app.sessions.restored)
+
+    app.on_rebalance_complete.connect(tell_ready, weak=False)
     return app

@@ -4,6 +4,7 @@ Faust's own producer keeps one task and one pending message a record (about 350 
 """
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -125,7 +126,7 @@ class Delivery:
 
     def __init__(self, config: Mapping[str, Any], *, on_fatal: Callable[[BaseException], None]) -> None:
         self._on_fatal = on_fatal
-        self._producer = Producer({**config, "error_cb": self._on_error})
+        self._producer = Producer({**config, "error_cb": self._on_error}, logger=logging.getLogger("librdkafka"))
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="delivery", daemon=True)
 

@@ -4,6 +4,7 @@ Every worker must see every announcement, so the watcher is a plain consumer tha
 its beginning without a group; an agent would hand each announcement to one worker only.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -101,7 +102,7 @@ class ModelWatcher:
             self._on_fatal(error)
 
     def _follow(self) -> None:
-        consumer = Consumer(self._config)
+        consumer = Consumer(self._config, logger=logging.getLogger("librdkafka"))
         try:
             unread = self._assign(consumer)
             newest: ModelAnnouncement | None = None

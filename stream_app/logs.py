@@ -46,7 +46,6 @@ def configure_logs(style: Literal["human", "json"], level: str) -> None:
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     # At info these tell each rebalance in dozens of lines.
-    for name in ("faust", "mode", "aiokafka", "aiohttp"):
-        logging.getLogger(name).setLevel(
-            max(logging.WARNING, logging.getLevelName(level.upper())) if level != "debug" else logging.DEBUG
-        )
+    quiet = logging.DEBUG if level == "debug" else max(logging.WARNING, root.level)
+    for name in ("faust", "mode", "aiokafka", "aiohttp", "librdkafka"):
+        logging.getLogger(name).setLevel(quiet)

@@ -1,5 +1,6 @@
 """The RocksDB side of the sessions table: one database a partition, multi-get, one write batch a chunk."""
 
+import logging
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ class StoreOptions:
 
 class SessionStore(rocksdb.Store):
     """Faust's RocksDB store, addressed by partition instead of by the current event."""
+
+    logger = logging.getLogger("faust")  # as quiet as the services it is one of
 
     def __init__(self, *args: Any, store_options: StoreOptions, **kwargs: Any) -> None:
         super().__init__(*args, driver="rocksdict", **kwargs)

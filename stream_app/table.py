@@ -4,6 +4,7 @@ Faust stays in charge of its changelog topic, its partitions and its recovery. W
 `table[key] = value`: that is one changelog message and two RocksDB writes a row, and acknowledges nothing.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -22,6 +23,7 @@ log = structlog.get_logger(__name__)
 class SessionTable(faust.Table):
     """Session id (UTF-8) -> session row (`state_codec`), one RocksDB a partition of the clicks topic."""
 
+    logger = logging.getLogger("faust")  # as quiet as the services it is one of
     data: SessionStore
 
     def __init__(
@@ -66,6 +68,11 @@ class SessionTable(faust.Table):
         by_partition: dict[int, list[tuple[bytes, bytes | None, int]]] = {}
         for event in batch:
             message = event.message
+            if message.key is None:
+                log.warning(
+                    "a changelog record without a key is not ours", partition=message.partition, offset=message.offset
+                )
+                continue
             by_partition.setdefault(message.partition, []).append((message.key, message.value, message.offset))
         try:
             for partition, records in by_partition.items():

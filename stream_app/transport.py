@@ -7,6 +7,7 @@ The overridden methods are private to faust-streaming, which is why its version 
 `tests/integration/test_transport.py` holds what we rely on.
 """
 
+import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -60,6 +61,7 @@ class ChunkSchema(faust.Schema):
 class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
     """Remembers when the broker last confirmed that this worker is a member of its group."""
 
+    logger = logging.getLogger("faust")  # as quiet as the services it is one of
     last_heartbeat: float = 0.0
 
     async def on_start(self) -> None:
@@ -83,6 +85,7 @@ class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
 class ChunkConsumer(driver.Consumer):
     """One message for each chunk of the clicks topic, committed up to the chunk's last offset."""
 
+    logger = logging.getLogger("faust")  # as quiet as the services it is one of
     _thread: _ChunkConsumerThread
 
     def _new_consumer_thread(self) -> _ChunkConsumerThread:

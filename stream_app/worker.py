@@ -9,13 +9,14 @@ from typing import Final
 
 import structlog
 
-from schemas.topics import topic_table
+from schemas.topics import changelog_topic, topic_table
 from schemas.topics_admin import check_topics
-from stream_app.app import RecommenderApp, create_app
+from stream_app.app import RecommenderApp, create_app, tables_folder
 from stream_app.delivery import Delivery, producer_config
 from stream_app.hot_swap import LiveModel, ModelWatcher
 from stream_app.metrics import Metrics
 from stream_app.settings import StreamSettings
+from stream_app.topic_identity import check_identity, topic_ids
 from stream_app.watchdog import Probe, Watchdog
 from stream_app.web import Web
 
@@ -96,7 +97,7 @@ class Worker:
         )
         for difference in await asyncio.to_thread(check_topics, settings.kafka, specs):
             log.warning("topic differs", difference=str(difference))
-        settings.worker.data_dir.mkdir(parents=True, exist_ok=True)
+        await asyncio.to_thread(self._check_store)
         await self._web.start()
         log.info("health and metrics", url=f"http://{settings.worker.web_host}:{self._web.port}")
         self._delivery.start()
@@ -111,6 +112,18 @@ class Worker:
             self._watchdog.stop()
             await self._web.stop()
         return EXIT_OK if self._failure is None else EXIT_FAILED
+
+    def _check_store(self) -> None:
+        settings, data_dir = self._settings, self._settings.worker.data_dir
+        data_dir.mkdir(parents=True, exist_ok=True)
+        clicks, changelog = settings.topics.clicks, changelog_topic(settings.worker.app_id)
+        ids = topic_ids(settings.kafka, [clicks, changelog])
+        check_identity(
+            data_dir,
+            clicks=(clicks, ids[clicks]),
+            changelog=(changelog, ids[changelog]),
+            tables=tables_folder(data_dir),
+        )
 
     async def _serve(self) -> None:
         app = self._app = create_app(

@@ -1,0 +1,198 @@
+"""What the sessions table and the rankings must be: every session computed anew, one click at a time.
+
+Deliberately naive and apart from the worker's own code: no chunks, no waves, batches of one. Faults must not show.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, TopicPartition
+from numpy.typing import NDArray
+
+from schemas.click import Click, ClickLimits, ClickRejectedError, decode_click
+from schemas.model import Model
+from schemas.ranking import Ranking, decode_ranking
+from stream_app.session import SessionRules, SessionState
+
+Position = tuple[int, int]
+"""Partition and offset of a click: its identity."""
+
+_HIDDEN_TOLERANCE = 1e-4
+"""Float32 sums differ in their last bits with the batch that they were computed in, and over a session they add up."""
+
+
+def read_topic(connection: Mapping[str, object], topic: str) -> Iterator[Message]:
+    """Every record that the topic holds now, each partition in order. `connection` is librdkafka's configuration."""
+    consumer = Consumer({**connection, "group.id": "oracle", "enable.auto.commit": False, "enable.partition.eof": True})
+    try:
+        partitions = consumer.list_topics(topic, timeout=15).topics[topic].partitions
+        consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in partitions])
+        unread = set(partitions)
+        while unread:
+            for message in consumer.consume(10_000, timeout=1.0):
+                if message.error() is None:
+                    yield message
+                else:
+                    unread.discard(message.partition())  # its end, or there is nothing to read
+    finally:
+        consumer.close()
+
+
+@dataclass
+class Published:
+    """The rankings that consumers saw.
+
+    Attributes:
+        last: the last one published for each click; after a crash the earlier ones are duplicates.
+        duplicates: how many there were beyond one a click.
+    """
+
+    last: dict[Position, Ranking] = field(default_factory=dict)
+    duplicates: int = 0
+
+    @classmethod
+    def of(cls, records: Iterable[Message]) -> "Published":
+        """Collect the records of the rankings topic."""
+        published = cls()
+        for record in records:
+            value = record.value()
+            assert value is not None
+            ranking = decode_ranking(value)
+            position = ranking.source.partition, ranking.source.offset
+            published.duplicates += position in published.last
+            published.last[position] = ranking
+        return published
+
+
+@dataclass
+class Expected:
+    """What must have come of the clicks.
+
+    Attributes:
+        clicks: number of accepted clicks.
+        rejected: positions of the records that are no click.
+        lost: clicks without a ranking.
+        rows: the table's rows.
+        wrong_rankings: positions whose ranking is not what their session leads to, among those that were checked.
+    """
+
+    clicks: int = 0
+    rejected: set[Position] = field(default_factory=set)
+    lost: list[Position] = field(default_factory=list)
+    rows: dict[str, SessionState] = field(default_factory=dict)
+    wrong_rankings: list[Position] = field(default_factory=list)
+
+
+def recompute(
+    clicks: Iterable[Message],
+    published: Published,
+    models: Mapping[str, Model],
+    *,
+    rules: SessionRules | None = None,
+    limits: ClickLimits | None = None,
+    check_every: int = 1,
+) -> Expected:
+    """Compute every session one click at a time, each click with the model that its ranking names.
+
+    Args:
+        clicks: all records of the clicks topic, each partition in order.
+        published: the rankings; they tell which model served which click.
+        models: every model that served, by version.
+        rules: the worker's idle gap and memory.
+        limits: the worker's limits; a click from the future counts as accepted when it was answered.
+        check_every: compare the ranking of each n-th click.
+    """
+    rules, limits = rules or SessionRules(), limits or ClickLimits()
+    expected = Expected()
+    for record in clicks:
+        position = record.partition(), record.offset()
+        try:
+            click = decode_click(record.key(), record.value(), now_ms=2**62, limits=limits)
+        except ClickRejectedError:
+            expected.rejected.add(position)
+            continue
+        expected.clicks += 1
+        ranking = published.last.get(position)
+        if ranking is None:
+            expected.lost.append(position)
+            continue
+        model = models[ranking.model_version]
+        state = _after(expected.rows.get(click.session_id), click, position[1], model, rules)
+        expected.rows[click.session_id] = state
+        if expected.clicks % check_every == 0 and not _is_answer(ranking, state, model):
+            expected.wrong_rankings.append(position)
+    return expected
+
+
+def mismatches(expected: Mapping[str, SessionState], found: Mapping[str, SessionState]) -> list[str]:
+    """How the table differs from what it must be, one line a session."""
+    lines = [f"{session_id}: a row that no click led to" for session_id in found.keys() - expected.keys()]
+    for session_id, state in expected.items():
+        row = found.get(session_id)
+        if row is None:
+            lines.append(f"{session_id}: no row")
+            continue
+        for name in ("model_version", "offset", "last_click", "clicks", "recent"):
+            if getattr(row, name) != getattr(state, name):
+                lines.append(f"{session_id}: {name} is {getattr(row, name)}, must be {getattr(state, name)}")
+                break
+        else:
+            if not _close(row.hidden, state.hidden):
+                lines.append(f"{session_id}: hidden state differs")
+    return lines
+
+
+def _after(row: SessionState | None, click: Click, offset: int, model: Model, rules: SessionRules) -> SessionState:
+    if row is None or click.timestamp - row.last_click > rules.idle_gap_ms:
+        row = SessionState("", -1, click.timestamp, 0, (), None)
+    hidden = row.hidden
+    if row.model_version != model.version:
+        hidden = None
+        for item_id in row.recent:
+            hidden = _step(model, item_id, hidden)
+    hidden = _step(model, click.item_id, hidden)
+    return SessionState(
+        model_version="" if hidden is None else model.version,
+        offset=offset,
+        last_click=max(row.last_click, click.timestamp),
+        clicks=row.clicks + 1,
+        recent=(*row.recent, click.item_id)[-rules.recent_items :],
+        hidden=hidden,
+    )
+
+
+def _step(model: Model, item_id: str, hidden: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
+    index = model.vocabulary.index(item_id)
+    if index is None:
+        return hidden
+    before = model.initial_hidden(1) if hidden is None else hidden[:, np.newaxis]  # [L, 1, H]
+    return model.advance(np.array([index], dtype=np.int64), before)[:, 0]  # [L, H]
+
+
+def _is_answer(ranking: Ranking, state: SessionState, model: Model) -> bool:
+    if state.hidden is None:
+        index, score = model.popular
+    else:
+        distinct = list(dict.fromkeys(reversed([model.vocabulary.index(item_id) for item_id in state.recent])))
+        known = [item for item in distinct if item is not None][: model.recent_size]
+        all_known = [model.vocabulary.index(item_id) for item_id in state.recent]
+        recent = np.full((1, model.recent_size), -1, dtype=np.int64)
+        counts = np.zeros((1, model.recent_size), dtype=np.float32)
+        recent[0, : len(known)] = known
+        counts[0, : len(known)] = [all_known.count(item) for item in known]
+        indices, scores = model.rank(state.hidden[-1:], recent, counts, np.array([state.clicks], dtype=np.float32))
+        index, score = indices[0], scores[0]
+    # Neighbours whose scores are all but equal may change places between batches: the scores must agree place by place.
+    published = np.array([item.score for item in ranking.items], dtype=np.float32)
+    if not np.allclose(published, score[: len(published)], rtol=1e-3, atol=1e-3):
+        return False
+    by_item = {model.vocabulary.item(int(i)): float(s) for i, s in zip(index, score, strict=True)}
+    edge = float(score[-1]) + 1e-3
+    return all(abs(by_item.get(item.item_id, edge) - item.score) < 1e-2 for item in ranking.items)
+
+
+def _close(a: NDArray[np.float32] | None, b: NDArray[np.float32] | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    return a.shape == b.shape and np.allclose(a, b, atol=_HIDDEN_TOLERANCE)

@@ -1,0 +1,72 @@
+"""Which topics the local store was made from.
+
+A topic that is deleted and created again has its old name and new offsets: source offsets in rows and the changelog
+offset in the store would be compared with offsets of another topic. Kafka gives each incarnation an id of its own.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Final
+
+import structlog
+from confluent_kafka import KafkaException, TopicCollection
+from confluent_kafka.admin import AdminClient
+
+from schemas.settings import KafkaConnection
+from stream_app.errors import StoreError
+
+log = structlog.get_logger(__name__)
+
+_FILE: Final = "topics.json"
+_TIMEOUT_SECONDS: Final = 15.0
+
+
+def topic_ids(connection: KafkaConnection, names: list[str]) -> dict[str, str]:
+    """The id of each topic's present incarnation.
+
+    Raises:
+        StoreError: the brokers do not tell.
+    """
+    admin = AdminClient(connection.librdkafka())  # in a variable: its futures fail once it is collected
+    try:
+        described = admin.describe_topics(TopicCollection(names), request_timeout=_TIMEOUT_SECONDS)
+        return {name: str(future.result(_TIMEOUT_SECONDS).topic_id) for name, future in described.items()}
+    except (KafkaException, TimeoutError) as error:
+        raise StoreError(f"the brokers do not describe the topics {', '.join(names)}: {error}") from error
+
+
+def check_identity(data_dir: Path, *, clicks: tuple[str, str], changelog: tuple[str, str], tables: Path) -> None:
+    """Compare the topics (name, id) with those that `data_dir` was made from, and remember them.
+
+    A new changelog makes the local tables worthless: they are removed, to be restored from what it holds. New clicks
+    with an old changelog cannot be served.
+
+    Args:
+        data_dir: the worker's folder.
+        clicks: name and id of the clicks topic.
+        changelog: name and id of the table's changelog topic.
+        tables: where the local tables lie, inside `data_dir`.
+
+    Raises:
+        StoreError: the clicks topic is another one, its rows are still of the old one.
+    """
+    file = data_dir / _FILE
+    now = {"clicks": clicks[1], "changelog": changelog[1]}
+    before = json.loads(file.read_text()) if file.exists() else now
+    if before["changelog"] != now["changelog"]:
+        log.warning(
+            "the changelog topic was created anew; the local tables are of the old one and are removed",
+            topic=changelog[0],
+        )
+        shutil.rmtree(tables, ignore_errors=True)
+    elif before["clicks"] != now["clicks"]:
+        raise StoreError(
+            f"the topic {clicks[0]} was created anew, but {changelog[0]} still holds rows with offsets of the old one, "
+            f"which would make new clicks look redelivered. Stop all workers, delete the topic {changelog[0]}, run "
+            f"`stream-app topics` and start again"
+        )
+    if before != now or not file.exists():
+        unfinished = file.with_suffix(".tmp")
+        unfinished.write_text(json.dumps(now))
+        unfinished.replace(file)
