@@ -19,6 +19,7 @@ from schemas.topics import TopicSpec
 DEFAULT_TIMEOUT: Final = 30.0
 """Seconds that a cluster may take to answer."""
 _POLL_SECONDS: Final = 0.1
+_CRITICAL: Final = 2  # librdkafka's log level
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +66,11 @@ def ensure_topics(
     A changelog is created with as many partitions as its clicks topic really has. Raises TopicError when the cluster
     cannot be reached or refuses to create one.
     """
-    admin = _admin(connection)
+    cluster = _Cluster(connection, timeout)
     names = [spec.name for spec in specs]
-    found = _describe(admin, connection, names, timeout)
-    created = _create(admin, missing_topics(specs, found), timeout)
+    created = cluster.create(missing_topics(specs, cluster.describe(names)))
     present = tuple(name for name in names if name not in created)
-    found = _await_topics(admin, connection, names, timeout)
+    found = cluster.await_topics(names)
     return TopicReport(created, present, tuple(differences(specs, found)))
 
 
@@ -81,7 +81,7 @@ def check_topics(
 
     Returns the differences that are harmless, for the log.
     """
-    found = _describe(_admin(connection), connection, [spec.name for spec in specs], timeout)
+    found = _Cluster(connection, timeout).describe([spec.name for spec in specs])
     missing = [spec.name for spec in specs if spec.name not in found]
     if missing:
         raise TopicError(
@@ -142,30 +142,80 @@ def _parts(value: str) -> frozenset[str]:
     return frozenset(part.strip() for part in value.split(","))
 
 
-def _admin(connection: KafkaConnection) -> AdminClient:
-    try:
-        return AdminClient(connection.librdkafka())
-    except KafkaException as error:
-        raise TopicError(f"the settings in [kafka] are not usable: {_reason(error)}") from error
+class _Cluster:
+    """The boundary to Kafka's admin API."""
 
+    def __init__(self, connection: KafkaConnection, timeout: float) -> None:
+        self._servers = connection.bootstrap_servers
+        self._timeout = timeout
+        self._background_errors: list[str] = []
+        config = {
+            **connection.librdkafka(),
+            # An exchange that fails says only that it timed out; why (a refused connection or login) comes here.
+            "error_cb": lambda error: self._background_errors.append(error.str()),
+            "log_level": _CRITICAL,
+        }
+        try:
+            self._admin = AdminClient(config)
+        except KafkaException as error:
+            raise TopicError(f"the settings in [kafka] are not usable: {_reason(error)}") from error
 
-def _describe(
-    admin: AdminClient, connection: KafkaConnection, names: Collection[str], timeout: float
-) -> dict[str, FoundTopic]:
-    try:
-        metadata = admin.list_topics(timeout=timeout).topics
-        there = [name for name in names if name in metadata and metadata[name].partitions]
-        if not there:
-            return {}
-        resources = [ConfigResource(ResourceType.TOPIC, name) for name in there]
-        futures = admin.describe_configs(resources, request_timeout=timeout)
-        config = {resource.name: future.result(timeout) for resource, future in futures.items()}
-    except (KafkaException, TimeoutError) as error:
-        raise TopicError(
-            f"Kafka at {connection.bootstrap_servers} does not answer: {_reason(error)}; is it running, and are the "
-            "settings in [kafka] (security, credentials) right?"
-        ) from error
-    return {name: _found(metadata[name].partitions, config[name]) for name in there}
+    def describe(self, names: Collection[str]) -> dict[str, FoundTopic]:
+        """Those of the topics that exist."""
+        try:
+            metadata = self._admin.list_topics(timeout=self._timeout).topics
+            there = [name for name in names if name in metadata and metadata[name].partitions]
+            if not there:
+                return {}
+            resources = [ConfigResource(ResourceType.TOPIC, name) for name in there]
+            futures = self._admin.describe_configs(resources, request_timeout=self._timeout)
+            config = {resource.name: future.result(2 * self._timeout) for resource, future in futures.items()}
+        except (KafkaException, TimeoutError) as error:
+            raise TopicError(
+                f"Kafka at {self._servers} does not answer: {self._why(error)}; is it running, and are the settings in "
+                "[kafka] (security, credentials) right?"
+            ) from error
+        return {name: _found(metadata[name].partitions, config[name]) for name in there}
+
+    def create(self, wanted: list[tuple[TopicSpec, int]]) -> tuple[str, ...]:
+        """Names of the topics that were created here; another process may be faster."""
+        if not wanted:
+            return ()
+        new = [
+            NewTopic(
+                spec.name, num_partitions=partitions, replication_factor=spec.replication, config=dict(spec.config)
+            )
+            for spec, partitions in wanted
+        ]
+        created = []
+        futures = self._admin.create_topics(new, operation_timeout=self._timeout, request_timeout=self._timeout)
+        for name, future in futures.items():
+            try:
+                future.result(2 * self._timeout)
+            except (KafkaException, TimeoutError) as error:
+                if isinstance(error, KafkaException) and error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
+                    continue
+                raise TopicError(f"topic {name} cannot be created: {self._why(error)}") from error
+            created.append(name)
+        return tuple(created)
+
+    def await_topics(self, names: Collection[str]) -> dict[str, FoundTopic]:
+        """All the topics; one just created may take a moment to be known to every broker."""
+        deadline = time.monotonic() + self._timeout
+        while True:
+            found = self.describe(names)
+            unseen = [name for name in names if name not in found]
+            if not unseen:
+                return found
+            if time.monotonic() > deadline:
+                raise TopicError(
+                    f"created, but not visible after {self._timeout:g} s: {', '.join(unseen)}; run the step again"
+                )
+            time.sleep(_POLL_SECONDS)
+
+    def _why(self, error: Exception) -> str:
+        self._admin.poll(0)  # calls error_cb with what has come up
+        return "; ".join(dict.fromkeys([_reason(error), *self._background_errors]))
 
 
 def _found(partitions: Mapping[int, Any], config: Mapping[str, Any]) -> FoundTopic:
@@ -174,40 +224,6 @@ def _found(partitions: Mapping[int, Any], config: Mapping[str, Any]) -> FoundTop
         replication=min(len(partition.replicas) for partition in partitions.values()),
         config={name: entry.value for name, entry in config.items() if entry.value is not None},
     )
-
-
-def _create(admin: AdminClient, wanted: list[tuple[TopicSpec, int]], timeout: float) -> tuple[str, ...]:
-    if not wanted:
-        return ()
-    new = [
-        NewTopic(spec.name, num_partitions=partitions, replication_factor=spec.replication, config=dict(spec.config))
-        for spec, partitions in wanted
-    ]
-    created = []
-    for name, future in admin.create_topics(new, operation_timeout=timeout, request_timeout=timeout).items():
-        try:
-            future.result(2 * timeout)
-        except (KafkaException, TimeoutError) as error:
-            if isinstance(error, KafkaException) and error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
-                continue  # another process was faster
-            raise TopicError(f"topic {name} cannot be created: {_reason(error)}") from error
-        created.append(name)
-    return tuple(created)
-
-
-def _await_topics(
-    admin: AdminClient, connection: KafkaConnection, names: Collection[str], timeout: float
-) -> dict[str, FoundTopic]:
-    """A topic just created may take a moment to be known to every broker."""
-    deadline = time.monotonic() + timeout
-    while True:
-        found = _describe(admin, connection, names, timeout)
-        unseen = [name for name in names if name not in found]
-        if not unseen:
-            return found
-        if time.monotonic() > deadline:
-            raise TopicError(f"created, but not visible after {timeout:g} s: {', '.join(unseen)}; run the step again")
-        time.sleep(_POLL_SECONDS)
 
 
 def _reason(error: Exception) -> str:

@@ -77,7 +77,7 @@ def test_a_changelog_is_made_for_the_clicks_that_are_there() -> None:
 def test_a_worker_does_not_start_with(
     monkeypatch: pytest.MonkeyPatch, found: dict[str, FoundTopic], message: str
 ) -> None:
-    monkeypatch.setattr(topics_admin, "_describe", lambda *_: found)
+    monkeypatch.setattr(topics_admin._Cluster, "describe", lambda *_: found)
     with pytest.raises(TopicError, match=message):
         check_topics(CONNECTION, TABLE)
 
@@ -95,7 +95,7 @@ def test_a_worker_does_not_start_with(
 def test_a_worker_starts_and_tells(
     monkeypatch: pytest.MonkeyPatch, found: dict[str, FoundTopic], topic: str, setting: str
 ) -> None:
-    monkeypatch.setattr(topics_admin, "_describe", lambda *_: found)
+    monkeypatch.setattr(topics_admin._Cluster, "describe", lambda *_: found)
     (difference,) = check_topics(CONNECTION, TABLE)
     assert (difference.topic, difference.setting, difference.fatal) == (topic, setting, False)
 
@@ -103,7 +103,7 @@ def test_a_worker_starts_and_tells(
 def test_missing_topics_name_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     found = as_specified()
     del found["models"], found[CHANGELOG]
-    monkeypatch.setattr(topics_admin, "_describe", lambda *_: found)
+    monkeypatch.setattr(topics_admin._Cluster, "describe", lambda *_: found)
     with pytest.raises(TopicError, match=rf"broker:9092: models, {CHANGELOG}; create them with `stream-app topics`"):
         check_topics(CONNECTION, TABLE)
 
@@ -111,7 +111,9 @@ def test_missing_topics_name_the_command(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_broker_that_is_not_there_is_told() -> None:
     nowhere = KafkaConnection(bootstrap_servers="127.0.0.1:1")
     for act in (ensure_topics, check_topics):
-        with pytest.raises(TopicError, match=r"Kafka at 127\.0\.0\.1:1 does not answer: .*is it running"):
+        with pytest.raises(
+            TopicError, match=r"Kafka at 127\.0\.0\.1:1 does not answer: .*Connection refused.*is it running"
+        ):
             act(nowhere, TABLE, timeout=0.2)
 
 
