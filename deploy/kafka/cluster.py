@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
-from typing import IO, Literal, Self
+from typing import IO, Self
 
 from deploy.kafka.errors import LocalKafkaError
 from deploy.kafka.health import wait_until_healthy
@@ -28,15 +28,15 @@ class LocalKafka:
 
     brokers     1, or 3 with replication 3 and two replicas in sync for acks=all
     data_dir    kept between runs when named (and never formatted twice), else temporary
-    log_dir     where the brokers' logs go; else in `logs` of the data folder. A temporary one is removed by `stop`,
-                but kept when the start failed
+    log_dir     where the brokers' logs go; else in `logs` of the data folder. A temporary one is removed at the
+                end, but kept when the start failed or the `with` block ended by an exception
     ports       one client port a broker; else free ones
     overrides   Kafka settings that win over those of `node_properties`, the same for every broker
     """
 
     def __init__(
         self,
-        brokers: Literal[1, 3] = 1,
+        brokers: int = 1,
         *,
         data_dir: Path | None = None,
         log_dir: Path | None = None,
@@ -144,7 +144,8 @@ class LocalKafka:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.stop()
+        # An error's message names log files: they must be there when somebody reads it.
+        self._end(keep_logs=kind is not None and issubclass(kind, Exception))
 
     def check_alive(self) -> None:
         """Raise LocalKafkaError, with the end of its log, when a broker ended that nobody stopped or killed."""
@@ -209,13 +210,17 @@ class LocalKafka:
             self._lock.close()
             self._lock = None
         if self._folder is not None and self._named_data_dir is None:
-            keep = {"logs"} if keep_logs else set()
-            for entry in self._folder.iterdir():
-                if entry.name not in keep:
-                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-            if not keep:
-                self._folder.rmdir()
+            _remove(self._folder, keep="logs" if keep_logs else None)
         self._folder = None
+
+
+def _remove(folder: Path, *, keep: str | None) -> None:
+    for entry in folder.iterdir():
+        if entry.name == keep:
+            continue
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    if not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _lock(folder: Path) -> IO[str]:

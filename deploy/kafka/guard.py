@@ -3,12 +3,13 @@
     python guard.py PARENT_PID COMMAND...
 
 A file of its own, run by path with the standard library only, so that it starts in milliseconds. The guard and its
-command share a process group that nobody else is in: a signal to the group reaches the command, and the guard, which
-ignores SIGTERM and SIGINT, stays to hand on its exit code.
+command are a process group of their own. SIGTERM is for the command: send it to the group, the guard ignores it, waits,
+and hands on the exit code. SIGUSR1 is for the guard: it kills the command. So when the guard has ended, the command has
+ended too, with its ports and file locks free again.
 
-Two things end the command. The guard looks four times a second whether its parent is still PARENT_PID; after that
-process died, however it died, the system has given the guard another parent. This works on every Unix. Should the
-guard itself be killed, Linux ends the command through PR_SET_PDEATHSIG; elsewhere the command would live on.
+Two things end the command when its user is gone. The guard looks four times a second whether its parent is still
+PARENT_PID; after that process died, however it died, the system has given the guard another parent. This works on every
+Unix. Should the guard itself be killed, Linux ends the command through PR_SET_PDEATHSIG; elsewhere it would live on.
 
 (PR_SET_PDEATHSIG alone, without a guard, would do it wrong: it fires when the *thread* that started the broker ends.)
 """
@@ -24,14 +25,10 @@ import time
 PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 
 
-def _die_with_the_guard() -> None:
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    # An ignored signal stays ignored across exec; the command decides for itself.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def _default_signals() -> None:
+def _before_the_command() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    # An ignored signal would stay ignored across exec.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
@@ -47,8 +44,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Started from the main thread, which lives as long as the guard, and before there is a second one.
-    setup = _die_with_the_guard if sys.platform == "linux" else _default_signals
-    child = subprocess.Popen(command, preexec_fn=setup)  # noqa: PLW1509
+    child = subprocess.Popen(command, preexec_fn=_before_the_command)  # noqa: PLW1509
+    signal.signal(signal.SIGUSR1, lambda _number, _frame: child.kill())
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
     code = child.wait()
     return code if code >= 0 else 128 - code

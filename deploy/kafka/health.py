@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Set
 
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient, ClusterMetadata
+from confluent_kafka.admin import AdminClient, ClusterMetadata, ConfigResource, ResourceType
 
 from deploy.kafka.errors import LocalKafkaError
 
@@ -46,6 +46,9 @@ def wait_until_healthy(
         check_alive()
         try:
             found = trouble(admin.list_topics(timeout=ASK_TIMEOUT_S), running)
+            if found is None:
+                _ask_each(admin, running)
+                found = trouble(admin.list_topics(timeout=ASK_TIMEOUT_S), running)
         except KafkaException as error:
             found = str(error)
         if found is None:
@@ -53,6 +56,20 @@ def wait_until_healthy(
         if time.monotonic() > deadline:
             raise LocalKafkaError(f"Kafka at {bootstrap_servers} is not healthy after {timeout:.0f} s: {found}")
         time.sleep(ASK_AGAIN_S)
+
+
+def _ask_each(admin: AdminClient, running: Set[int]) -> None:
+    """Have every broker answer a request of its own; raises KafkaException when one does not.
+
+    The metadata alone would not do: for its session timeout a killed broker stays registered and in sync. A broker
+    answers requests only after it registered anew, and by then the controller has taken it out of the replicas in sync:
+    metadata that is asked for after these answers tells the truth. (The client must know a broker's address from
+    metadata before; waiting for a broker does not make it ask.)
+    """
+    each = [ConfigResource(ResourceType.BROKER, str(broker)) for broker in sorted(running)]
+    asked = [admin.describe_configs([broker], request_timeout=ASK_TIMEOUT_S)[broker] for broker in each]
+    for answer in asked:
+        answer.result()
 
 
 def _ignore(_error: object) -> None:

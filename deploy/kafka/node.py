@@ -67,11 +67,14 @@ class Node:
 
     def terminate(self) -> None:
         """Ask the broker to shut down cleanly; `wait` sees to the rest."""
-        self._signal(signal.SIGTERM)
+        if self._process is not None and self._process.poll() is None:
+            # The guard leads the group, and until it is reaped its id cannot be anybody else's.
+            os.killpg(self._process.pid, signal.SIGTERM)
 
     def kill(self) -> None:
-        """SIGKILL, and reap it."""
-        self._signal(signal.SIGKILL)
+        """SIGKILL; returns when the process is gone, its port and its file locks with it."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGUSR1)  # the guard kills, and ends after what it guards
         self.wait(None)
 
     def wait(self, timeout: float | None) -> None:
@@ -81,14 +84,9 @@ class Node:
         try:
             self._process.wait(timeout)
         except subprocess.TimeoutExpired:
-            self._signal(signal.SIGKILL)
+            self._process.send_signal(signal.SIGUSR1)
             self._process.wait()
         self._process = None
-
-    def _signal(self, number: signal.Signals) -> None:
-        # The guard leads the group, and while it is not reaped its id cannot be anybody else's.
-        if self._process is not None and self._process.poll() is None:
-            os.killpg(self._process.pid, number)
 
 
 def _tail(file: Path, lines: int = 15) -> str:
