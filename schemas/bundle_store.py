@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote
@@ -18,6 +19,9 @@ from schemas.manifest import FILES, MANIFEST, BundleLimits, Manifest, decode_man
 
 CACHED_BUNDLES: Final = 4
 """How many bundles a cache keeps: the one in service, the one before it to roll back to, and some for other workers."""
+
+_UNFINISHED: Final = ".unfinished-"
+_ABANDONED_SECONDS: Final = 3_600
 
 
 def local_path(uri: str | Path) -> Path | None:
@@ -85,7 +89,7 @@ def fetch(uri: str, manifest_sha256: str | None, cache_dir: Path | None, limits:
             return target
         manifest = decode_manifest(manifest_bytes, limits)
         cache_dir.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(dir=cache_dir, prefix=".unfinished-"))
+        unfinished = Path(tempfile.mkdtemp(dir=cache_dir, prefix=_UNFINISHED))
         try:
             for name in FILES:
                 data = _download(filesystem, f"{root}/{name}", name, manifest.files[name].size)
@@ -140,8 +144,17 @@ def _move_into_place(unfinished: Path, target: Path, digest: str, limits: Bundle
 
 
 def _forget_old(cache_dir: Path, *, keep: Path) -> None:
-    bundles = [path for path in cache_dir.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    bundles.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in bundles[CACHED_BUNDLES:]:
+    """Keep the newest bundles, and drop what killed processes left half fetched."""
+    bundles: list[tuple[float, Path]] = []
+    for path in cache_dir.iterdir():
+        try:
+            age = path.stat().st_mtime
+        except FileNotFoundError:
+            continue  # another process tidies up, too
+        if not path.name.startswith(_UNFINISHED):
+            bundles.append((age, path))
+        elif age < time.time() - _ABANDONED_SECONDS:
+            shutil.rmtree(path, ignore_errors=True)
+    for _, path in sorted(bundles, reverse=True)[CACHED_BUNDLES:]:
         if path != keep:
             shutil.rmtree(path, ignore_errors=True)

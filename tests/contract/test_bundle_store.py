@@ -1,7 +1,10 @@
 """Bundles that lie elsewhere: fetched once through the cache, checked on the way."""
 
+import os
 import shutil
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fsspec
@@ -101,6 +104,29 @@ def test_the_cache_forgets_the_oldest(tmp_path: Path, cache: Path) -> None:
         open_bundle(uri, cache_dir=cache)
         digests.append(manifest_digest(tmp_path / "local" / f"n{number}"))
     assert {path.name for path in cache.iterdir()} == set(digests[-CACHED_BUNDLES:])
+
+
+def test_what_a_killed_fetch_left_is_dropped_when_it_is_old(remote: str, cache: Path) -> None:
+    old, new = cache / ".unfinished-old", cache / ".unfinished-new"
+    for folder in (old, new):
+        folder.mkdir(parents=True)
+    os.utime(old, (0, 0))
+    open_bundle(remote, cache_dir=cache)
+    assert not old.exists()
+    assert new.exists()  # may be another process at work
+
+
+def test_several_may_fetch_at_once(remote: str, cache: Path) -> None:
+    ready = threading.Barrier(4)
+
+    def fetch() -> str:
+        ready.wait()
+        return open_bundle(remote, cache_dir=cache).version
+
+    with ThreadPoolExecutor(4) as pool:
+        fetches = [pool.submit(fetch) for _ in range(4)]
+        assert [one.result() for one in fetches] == ["v1"] * 4
+    assert len(list(cache.iterdir())) == 1
 
 
 def test_local_urls_are_read_in_place(tmp_path: Path) -> None:
