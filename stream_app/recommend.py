@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.bundle import Model
 from schemas.click import Click
+from schemas.model import Model
 from schemas.ranking import RankingReason
-from stream_app.session import SessionRules, SessionState, is_over
+from stream_app.session import SessionRules, SessionState, is_over, is_redelivered
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +77,12 @@ class _Chain:
 class _Evolving:
     """A session while its chunk is being read; becomes a SessionState."""
 
-    chain: int
+    row: SessionState | None  # what its chain goes on from
     offset: int
     last_click: int
     clicks: int
     recent: list[str]
-    touched: bool = False
+    chain: int | None = None  # None until there is a click to rank: nothing is replayed in vain
 
 
 @dataclass(slots=True)
@@ -117,17 +117,17 @@ def recommend(
         click = sourced.click
         session = sessions.get(click.session_id)
         if session is None:
-            session, chain, replays = _open(rows.get(click.session_id), len(chains), model)
-            sessions[click.session_id] = session
-            chains.append(chain)
-            rebuilt += replays
-        if sourced.offset <= session.offset:
+            session = sessions[click.session_id] = _open(rows.get(click.session_id))
+        if is_redelivered(session.offset, sourced.offset):
             redelivered += 1
             continue
         if session.clicks and is_over(session.last_click, click.timestamp, rules):
-            session.chain = len(chains)
+            session.row, session.chain = None, None
             session.clicks, session.recent, session.last_click = 0, [], click.timestamp
-            chains.append(_Chain(start=None))
+        if session.chain is None:
+            session.chain = len(chains)
+            chains.append(_chain(session.row, model))
+            rebuilt += session.row is not None and session.row.model_version != model.version
 
         index = index_of(click.item_id)
         chain = chains[session.chain]
@@ -138,7 +138,6 @@ def recommend(
         session.last_click = max(session.last_click, click.timestamp)
         session.clicks += 1
         session.recent = [*session.recent, click.item_id][-rules.recent_items :]
-        session.touched = True
         new_clicks.append(sourced)
         unknown.append(index is None)
         recents.append((session.recent, session.clicks))
@@ -156,23 +155,27 @@ def recommend(
             hidden=hidden[:, session.chain].copy() if chains[session.chain].has_state else None,
         )
         for session_id, session in sessions.items()
-        if session.touched
+        if session.chain is not None
     }
     return Recommended(rows=out, ranked=ranked, redelivered=redelivered, rebuilt=rebuilt, waves=waves)
 
 
-def _open(row: SessionState | None, chain: int, model: Model) -> tuple[_Evolving, _Chain, int]:
-    """The session as its row has it, its chain, and 1 if the row has to be rebuilt."""
+def _open(row: SessionState | None) -> _Evolving:
+    """The session as its row has it."""
     if row is None:
-        return _Evolving(chain=chain, offset=-1, last_click=0, clicks=0, recent=[]), _Chain(start=None), 0
-    session = _Evolving(
-        chain=chain, offset=row.offset, last_click=row.last_click, clicks=row.clicks, recent=list(row.recent)
-    )
+        return _Evolving(row=None, offset=-1, last_click=0, clicks=0, recent=[])
+    return _Evolving(row=row, offset=row.offset, last_click=row.last_click, clicks=row.clicks, recent=list(row.recent))
+
+
+def _chain(row: SessionState | None, model: Model) -> _Chain:
+    """The steps before the chunk's own: none, unless the row is another model's."""
+    if row is None:
+        return _Chain(start=None)
     if row.model_version == model.version:
-        return session, _Chain(start=row.hidden), 0
+        return _Chain(start=row.hidden)
     # Never feed one model's hidden state to another: replay the clicks instead.
     known = [index for item_id in row.recent if (index := model.vocabulary.index(item_id)) is not None]
-    return session, _Chain(start=None, steps=known), 1
+    return _Chain(start=None, steps=known)
 
 
 def _advance(

@@ -42,9 +42,12 @@ class SessionRules:
     recent_items: int = 30
 
 
-def is_redelivered(state: SessionState, offset: int) -> bool:
-    """Whether the click at ``offset`` was applied already: its ranking is known to be out, it must not count twice."""
-    return offset <= state.offset
+def is_redelivered(applied: int, offset: int) -> bool:
+    """Whether the click at ``offset`` is in a row whose last applied click was at offset ``applied``.
+
+    If so its ranking is known to be out, and it must not count twice.
+    """
+    return offset <= applied
 
 
 def is_over(last_click: int, timestamp: int, rules: SessionRules) -> bool:
