@@ -134,7 +134,7 @@ def ranks_of(
     """
     plan = schedule(sessions, _LANES)
     starts = np.repeat(sessions.offsets[:-1], sessions.lengths)
-    ranks = np.full(sessions.clicks, np.nan)
+    ranks: Floats = np.zeros(sessions.clicks)
     state = scorer.start(plan.position.shape[1])
     for step, n in enumerate(plan.alive.tolist()):
         position = plan.position[step, :n]
@@ -143,7 +143,10 @@ def ranks_of(
         ranks[position] = scorer.ranks(state, lanes, sessions.items[position + 1], ties)
         if progress:
             progress(n)
-    return ranks[~np.isnan(ranks)]
+    predicted = np.ones(sessions.clicks, dtype=np.bool_)
+    predicted[sessions.offsets[1:] - 1] = False  # nothing comes after a session's last click
+    found: Floats = ranks[predicted]
+    return found
 
 
 def ranks_among(scores: Tensor, targets: Ints, ties: Ties, name: str) -> Floats:
@@ -167,7 +170,8 @@ def ranks_among(scores: Tensor, targets: Ints, ties: Ties, name: str) -> Floats:
 
 
 def _float64(counts: Tensor) -> Floats:
-    return np.asarray(counts.numpy(), dtype=np.float64)
+    numbers: Floats = counts.numpy().astype(np.float64)
+    return numbers
 
 
 def ranks_in_top(index: Ints, score: npt.NDArray[np.float32], targets: Ints, ties: Ties, name: str) -> Floats:

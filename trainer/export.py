@@ -4,8 +4,10 @@ Graphs are built operator by operator from the equations in :mod:`trainer.gru4re
 :meth:`Weights.tensors` is an initializer under its own name, so a bundle needs no second copy to warm-start from.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +15,12 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from schemas.bundle import Golden, recent_items
+from schemas.bundle import Golden, open_bundle, recent_items, write_bundle
 from schemas.errors import BundleError
 from schemas.manifest import ADVANCE, RANK
+from schemas.vocabulary import Vocabulary
 from trainer import gru4rec
+from trainer.fit import FitResult
 from trainer.gru4rec import Weights
 
 TOP_K = 30  # a few more than a ranking publishes, so that exclusions leave enough
@@ -141,6 +145,44 @@ def _rank_graph(weights: Weights, k: int, recent_size: int) -> onnx.ModelProto:
         ],
     )
     return _model(graph)
+
+
+def save_bundle(
+    parent: Path,
+    version: str,
+    result: FitResult,
+    *,
+    popularity: npt.NDArray[np.int64],
+    training: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    created_at: int,
+    git_revision: str | None = None,
+) -> Path:
+    """Export a fit and write it as the bundle ``parent/version``; see :func:`schemas.bundle.write_bundle`."""
+    exported = export(result.weights)
+    return write_bundle(
+        parent,
+        version=version,
+        advance=exported.advance,
+        rank=exported.rank,
+        vocabulary=Vocabulary(result.item_ids),
+        popularity=popularity,
+        golden=exported.golden,
+        layers=exported.layers,
+        hidden_size=exported.hidden_size,
+        k=exported.k,
+        recent_size=exported.recent_size,
+        training=training,
+        metrics=metrics,
+        created_at=created_at,
+        git_revision=git_revision,
+    )
+
+
+def read_bundle_weights(bundle: Path) -> tuple[Weights, tuple[str, ...]]:
+    """Weights and item ids of a bundle, to start from. The bundle is verified. Raises :class:`BundleError`."""
+    model = open_bundle(bundle)
+    return read_weights(bundle), model.vocabulary.items
 
 
 def read_weights(bundle: Path) -> Weights:

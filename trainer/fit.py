@@ -21,6 +21,12 @@ from trainer.settings import TrainingSettings
 _CHECK_EVERY = 64  # steps between looks at the loss: a look waits for the arithmetic
 
 
+def use_threads(threads: int) -> None:
+    """Set up torch's arithmetic for this process. Call it once, before any training."""
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)  # numbers below 1e-38 are slow, and zero to any purpose here
+
+
 @dataclass(frozen=True)
 class Epoch:
     """What an epoch did. ``loss`` is the mean over its transitions."""

@@ -1,0 +1,90 @@
+"""What a fit says about itself: a JSON report, the metrics of a manifest, and a table for people."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+from trainer.datasets import Dataset
+from trainer.evaluate import Metrics, Ties
+from trainer.fit import FitResult
+from trainer.sessions import SessionSet
+
+
+def metrics_report(metrics: Metrics) -> dict[str, dict[str, float]]:
+    """``recall`` and ``mrr``, each by k as text."""
+    return {
+        "recall": {str(k): value for k, value in metrics.recall.items()},
+        "mrr": {str(k): value for k, value in metrics.mrr.items()},
+    }
+
+
+def manifest_metrics(metrics: Metrics) -> dict[str, float]:
+    """The form of a bundle's manifest: ``recall@20`` and so on, and ``predictions``."""
+    flat = {f"recall@{k}": value for k, value in metrics.recall.items()}
+    flat |= {f"mrr@{k}": value for k, value in metrics.mrr.items()}
+    return flat | {"predictions": metrics.predictions}
+
+
+def training_record(result: FitResult, train: SessionSet) -> dict[str, Any]:
+    """What a manifest keeps about a fit: its settings, and the window of the sessions it learned from."""
+    return {
+        "settings": result.settings.model_dump(),
+        "window": {
+            # Of the sessions' last clicks, in milliseconds since the epoch.
+            "from": int(train.ends[0]) if train.timed else None,
+            "to": int(train.ends[-1]) if train.timed else None,
+            "sessions": len(train),
+            "clicks": train.clicks,
+        },
+    }
+
+
+def fit_report(
+    result: FitResult,
+    metrics: Metrics,
+    baselines: Mapping[str, Metrics],
+    *,
+    data: Dataset,
+    ties: Ties,
+    threads: int,
+    bundle: str,
+) -> dict[str, Any]:
+    """The whole report, ready for JSON."""
+    return {
+        **metrics_report(metrics),
+        "predictions": metrics.predictions,
+        "ties": ties,
+        "transitions_per_second": result.transitions_per_second,
+        "threads": threads,
+        "epochs": len(result.epochs),
+        "losses": [epoch.loss for epoch in result.epochs],
+        "seconds": sum(epoch.seconds for epoch in result.epochs),
+        "settings": result.settings.model_dump(),
+        "baselines": {name: metrics_report(of) for name, of in baselines.items()},
+        "data": {
+            "items": len(result.item_ids),
+            "train": _size(data.train),
+            "test": _size(data.test),
+            "bad_rows": data.bad_rows,
+        },
+        "bundle": bundle,
+    }
+
+
+def _size(sessions: SessionSet) -> dict[str, int]:
+    return {"sessions": len(sessions), "clicks": sessions.clicks, "transitions": sessions.transitions}
+
+
+def metrics_table(metrics: Metrics, baselines: Mapping[str, Metrics]) -> Table:
+    """Models side by side, the trained one last, at the two greatest k."""
+    table = Table(title=f"{metrics.predictions:,} predictions")
+    table.add_column("model")
+    ks = sorted(metrics.recall)[-2:]
+    for k in ks:
+        table.add_column(f"Recall@{k}", justify="right")
+        table.add_column(f"MRR@{k}", justify="right")
+    for name, of in (*baselines.items(), ("gru4rec", metrics)):
+        cells = [f"{value:.4f}" for k in ks for value in (of.recall[k], of.mrr[k])]
+        table.add_row(name, *cells, style="bold" if name == "gru4rec" else None)
+    return table
