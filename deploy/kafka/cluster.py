@@ -1,9 +1,6 @@
 """LocalKafka: a real Apache Kafka of one or three brokers on this machine, without Docker."""
 
-import fcntl
 import logging
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +9,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from deploy.kafka.errors import LocalKafkaError
+from deploy.kafka.folders import LOGS, lock_folder, new_temporary_folder, remove_folder, remove_leftovers
 from deploy.kafka.health import wait_until_healthy
 from deploy.kafka.jars import kafka_version, resolve_jars
 from deploy.kafka.java import find_java
@@ -165,14 +163,15 @@ class LocalKafka:
 
     def _lay_out(self) -> list[Node]:
         if self._named_data_dir is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="nextclick-kafka-"))
+            remove_leftovers()
+            self._folder = new_temporary_folder()
         else:
             self._folder = self._named_data_dir.absolute()
             self._folder.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(self._folder)
+        self._lock = lock_folder(self._folder)
         if self._brokers == 1 and (self._folder / "broker-1").exists():
             raise LocalKafkaError(f"{self._folder} holds a cluster of 3 brokers; ask for 3, or name another folder")
-        logs = (self._named_log_dir or self._folder / "logs").absolute()
+        logs = (self._named_log_dir or self._folder / LOGS).absolute()
         logs.mkdir(parents=True, exist_ok=True)
         ports = self._choose_ports()
         data = [self._folder / f"broker-{i}" for i in range(self._brokers)]
@@ -206,29 +205,9 @@ class LocalKafka:
         for node in self._nodes:
             node.wait(max(0.0, deadline - monotonic()))
         self._nodes = []
+        if self._folder is not None and self._named_data_dir is None:
+            remove_folder(self._folder, keep_logs=keep_logs)
+        self._folder = None
         if self._lock is not None:
             self._lock.close()
             self._lock = None
-        if self._folder is not None and self._named_data_dir is None:
-            _remove(self._folder, keep="logs" if keep_logs else None)
-        self._folder = None
-
-
-def _remove(folder: Path, *, keep: str | None) -> None:
-    for entry in folder.iterdir():
-        if entry.name == keep:
-            continue
-        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-    if not any(folder.iterdir()):
-        folder.rmdir()
-
-
-def _lock(folder: Path) -> IO[str]:
-    """Hold the folder for this process; the system lets go of it when the process ends, however it ends."""
-    lock = (folder / "lock").open("w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        lock.close()
-        raise LocalKafkaError(f"{folder} is in use by another local Kafka; stop it, or name another folder") from error
-    return lock

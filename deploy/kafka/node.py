@@ -1,6 +1,7 @@
 """One broker: its folders, its settings and its process."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from deploy.kafka.storage import java_command
 
 GUARD = Path(__file__).with_name("guard.py")
 LOG4J = Path(__file__).with_name("log4j2.properties")
+_ERROR = re.compile(r" (ERROR|FATAL) |^(Caused by|Exception|Error|\[.*error)|^[\w.$]+(Exception|Error)\b")
 
 
 @dataclass
@@ -62,7 +64,7 @@ class Node:
         if self._process is not None and self._process.poll() is not None:
             raise LocalKafkaError(
                 f"broker {self.id} ended with exit code {self._process.returncode}; see {self.log_file} and "
-                f"{self.out_file}\n{_tail(self.out_file)}{_tail(self.log_file)}"
+                f"{self.out_file}\n{_why(self.log_file, self.out_file)}"
             )
 
     def terminate(self) -> None:
@@ -89,7 +91,11 @@ class Node:
         self._process = None
 
 
-def _tail(file: Path, lines: int = 15) -> str:
-    if not file.exists():
-        return ""
-    return "".join(f"  {line}\n" for line in file.read_text(errors="replace").splitlines()[-lines:])
+def _why(*files: Path, lines: int = 12) -> str:
+    """The last lines that tell of an error; of files without any, the last lines."""
+    told = []
+    for file in files:
+        text = file.read_text(errors="replace").splitlines() if file.exists() else []
+        errors = [line for line in text if _ERROR.search(line)]
+        told += (errors or text)[-lines:]
+    return "".join(f"  {line}\n" for line in told)

@@ -59,7 +59,8 @@ def format_storage(java: Path, jars: Path, settings: dict[str, str], data: Path,
         ) from error
     if run.returncode != 0 or cluster_id_of(unfinished) is None:
         raise LocalKafkaError(
-            f"formatting {data} failed with exit code {run.returncode}, settings in {config}\n{run.stdout[-2000:]}"
+            f"formatting {data} failed with exit code {run.returncode}; the settings are of deploy/kafka/properties.py "
+            f"and the `overrides`:\n{run.stdout.strip()[-2000:]}"
         )
     config.unlink()
     unfinished.rename(data)

@@ -1,0 +1,405 @@
+"""The local Kafka, as far as it goes without a broker: tools, cache, settings, health, and who ends when."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from deploy.kafka import LocalKafka, LocalKafkaError
+from deploy.kafka.folders import lock_folder, new_temporary_folder, remove_leftovers
+from deploy.kafka.health import trouble
+from deploy.kafka.jars import POM, cache_folder, kafka_version, resolve_jars
+from deploy.kafka.java import find_java, java_version
+from deploy.kafka.node import GUARD
+from deploy.kafka.ports import FIRST, LAST, free_ports, is_free
+from deploy.kafka.properties import NodePorts, node_properties, to_text
+from deploy.kafka.storage import cluster_id_of, new_cluster_id
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SYSTEM_PATH = "/usr/bin:/bin"
+
+
+def script(path: Path, body: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
+    return path
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Wait for something that must come; pytest's own timeout ends a test in which it does not."""
+    while not holds():
+        time.sleep(0.02)
+
+
+# --- Java -------------------------------------------------------------------------------------------------------------
+
+BOTH_WAYS_OUT = r"install Java 17 or newer and Maven.*docker compose up.*KAFKA_BOOTSTRAP_SERVERS"
+
+
+@pytest.mark.parametrize(
+    ("shown", "version"),
+    [
+        ('openjdk version "17.0.15" 2025-04-15', 17),
+        ('java version "1.8.0_402"', 8),
+        ('openjdk version "25-ea" 2025-09-16', 25),
+        ('openjdk version "21" 2023-09-19', 21),
+    ],
+)
+def test_version_of_java(tmp_path: Path, shown: str, version: int) -> None:
+    assert java_version(script(tmp_path / "java", f"echo '{shown}' >&2")) == version
+
+
+def test_no_java_names_both_ways_out(tmp_path: Path) -> None:
+    with pytest.raises(LocalKafkaError, match=rf"Java was not found.*{BOTH_WAYS_OUT}"):
+        find_java({"PATH": str(tmp_path)})
+
+
+def test_old_java_names_both_ways_out(tmp_path: Path) -> None:
+    script(tmp_path / "java", "echo 'openjdk version \"11.0.2\"' >&2")
+    with pytest.raises(LocalKafkaError, match=rf"is Java 11; Kafka needs Java 17.*{BOTH_WAYS_OUT}"):
+        find_java({"PATH": str(tmp_path)})
+
+
+@pytest.mark.parametrize("body", ["echo 'Unable to locate a Java Runtime.' >&2; exit 1", "echo hello"])
+def test_java_that_is_none_names_both_ways_out(tmp_path: Path, body: str) -> None:
+    script(tmp_path / "java", body)
+    with pytest.raises(LocalKafkaError, match=BOTH_WAYS_OUT):
+        find_java({"PATH": str(tmp_path)})
+
+
+def test_java_home_goes_before_path(tmp_path: Path) -> None:
+    script(tmp_path / "path" / "java", "echo 'openjdk version \"11\"' >&2")
+    at_home = script(tmp_path / "home" / "bin" / "java", "echo 'openjdk version \"21\"' >&2")
+    assert find_java({"PATH": str(tmp_path / "path"), "JAVA_HOME": str(tmp_path / "home")}) == at_home
+
+
+def test_java_home_without_java_names_both_ways_out(tmp_path: Path) -> None:
+    with pytest.raises(LocalKafkaError, match=BOTH_WAYS_OUT):
+        find_java({"PATH": SYSTEM_PATH, "JAVA_HOME": str(tmp_path)})
+
+
+# --- the jars ---------------------------------------------------------------------------------------------------------
+
+FAKE_MAVEN = """
+echo call >> "$CALLS"
+for argument in "$@"; do case "$argument" in -DoutputDirectory=*) out="${argument#*=}";; esac; done
+mkdir -p "$out"
+echo first > "$out/a.jar"
+"""
+
+
+def maven(tmp_path: Path, body: str) -> dict[str, str]:
+    """Environment in which `mvn` is this script and the cache is empty; the script counts its calls in $CALLS."""
+    script(tmp_path / "bin" / "mvn", body)
+    return {
+        "PATH": f"{tmp_path / 'bin'}:{SYSTEM_PATH}",
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "CALLS": str(tmp_path / "calls"),
+    }
+
+
+def calls(tmp_path: Path) -> int:
+    return len((tmp_path / "calls").read_text().splitlines())
+
+
+def cached(tmp_path: Path) -> list[str]:
+    return sorted(entry.name for entry in (tmp_path / "cache" / "nextclick" / "kafka").iterdir() if entry.is_dir())
+
+
+def test_cache_folder_follows_xdg(tmp_path: Path) -> None:
+    assert cache_folder({"XDG_CACHE_HOME": str(tmp_path)}) == tmp_path / "nextclick" / "kafka"
+    assert cache_folder({}) == cache_folder({"XDG_CACHE_HOME": "relative"}) == Path.home() / ".cache/nextclick/kafka"
+
+
+def test_maven_is_asked_once_and_then_not_needed(tmp_path: Path) -> None:
+    environ = maven(tmp_path, FAKE_MAVEN)
+    jars = resolve_jars(environ=environ)
+    assert [jar.name for jar in jars.iterdir()] == ["a.jar"]
+    assert resolve_jars(environ=environ | {"PATH": ""}) == jars
+    assert calls(tmp_path) == 1
+
+
+def test_another_pom_has_another_folder(tmp_path: Path) -> None:
+    environ = maven(tmp_path, FAKE_MAVEN)
+    pom = tmp_path / "pom.xml"
+    pom.write_text(POM.read_text() + "<!-- changed -->")
+    assert resolve_jars(pom, environ) != resolve_jars(POM, environ)
+    assert calls(tmp_path) == 2
+
+
+def test_two_processes_at_once_resolve_once(tmp_path: Path) -> None:
+    # The fake Maven ends only after both processes were about to resolve, so the second finds the cache empty.
+    waits = 'until [ -e "$CALLS.1" ] && [ -e "$CALLS.2" ]; do sleep 0.02; done; sleep 0.1\necho last > "$out/z.jar"'
+    environ = maven(tmp_path, f"{FAKE_MAVEN}\n{waits}")
+    program = (
+        "import os, pathlib, sys; from deploy.kafka.jars import resolve_jars;"
+        "pathlib.Path(os.environ['CALLS'] + '.' + sys.argv[1]).touch();"
+        "print(resolve_jars(), *sorted(jar.name for jar in resolve_jars().iterdir()))"
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, str(i)],
+            env=os.environ | environ,
+            cwd=REPOSITORY,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for i in (1, 2)
+    ]
+    printed = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert printed[0] == printed[1]
+    assert printed[0].endswith(" a.jar z.jar\n")
+    assert calls(tmp_path) == 1
+
+
+def test_maven_that_fails_once_is_asked_again(tmp_path: Path) -> None:
+    environ = maven(tmp_path, f'[ -e "$CALLS" ] || {{ echo call > "$CALLS"; exit 1; }}\n{FAKE_MAVEN}')
+    assert (resolve_jars(environ=environ) / "a.jar").exists()
+
+
+def test_maven_that_fails_leaves_nothing_and_tells_why(tmp_path: Path) -> None:
+    environ = maven(tmp_path, f"{FAKE_MAVEN}\necho 'Could not resolve the host'; exit 1")
+    with pytest.raises(LocalKafkaError, match=rf"(?s)Could not resolve the host.*settings\.xml.*{BOTH_WAYS_OUT}"):
+        resolve_jars(environ=environ)
+    assert cached(tmp_path) == []
+
+
+def test_no_maven_names_both_ways_out(tmp_path: Path) -> None:
+    with pytest.raises(LocalKafkaError, match=rf"Maven.*not found on PATH.*{BOTH_WAYS_OUT}"):
+        resolve_jars(environ={"PATH": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)})
+
+
+def test_compose_runs_the_same_kafka() -> None:
+    compose = REPOSITORY / "docker-compose.yml"
+    if not compose.exists():
+        pytest.skip("there is no docker-compose.yml")
+    assert set(re.findall(r"image:\s*[\"']?apache/kafka:([0-9.]+)", compose.read_text())) == {kafka_version()}
+
+
+# --- settings ---------------------------------------------------------------------------------------------------------
+
+
+def test_one_node_replicates_nothing() -> None:
+    settings = node_properties(0, [NodePorts(1001, 2001)], Path("/data"))
+    assert settings["controller.quorum.voters"] == "0@127.0.0.1:2001"
+    assert settings["listeners"] == "PLAINTEXT://127.0.0.1:1001,CONTROLLER://127.0.0.1:2001"
+    assert {value for key, value in settings.items() if key.endswith("replication.factor")} == {"1"}
+    assert settings["min.insync.replicas"] == settings["transaction.state.log.min.isr"] == "1"
+
+
+def test_three_nodes_keep_two_in_sync() -> None:
+    ports = [NodePorts(1001, 2001), NodePorts(1002, 2002), NodePorts(1003, 2003)]
+    nodes = [node_properties(i, ports, Path(f"/data-{i}")) for i in range(3)]
+    assert [node["node.id"] for node in nodes] == ["0", "1", "2"]
+    assert {node["controller.quorum.voters"] for node in nodes} == {
+        "0@127.0.0.1:2001,1@127.0.0.1:2002,2@127.0.0.1:2003"
+    }
+    assert {value for key, value in nodes[1].items() if key.endswith("replication.factor")} == {"3"}
+    assert nodes[2]["min.insync.replicas"] == nodes[2]["share.coordinator.state.topic.min.isr"] == "2"
+
+
+def test_overrides_win() -> None:
+    settings = node_properties(0, [NodePorts(1, 2)], Path("/data"), {"log.cleaner.backoff.ms": "7", "new.key": "x"})
+    assert settings["log.cleaner.backoff.ms"] == "7"
+    assert settings["new.key"] == "x"
+
+
+def test_properties_are_written_as_java_reads_them() -> None:
+    assert to_text({"log.dirs": "C:\\kafka", "a": "1,2=3"}) == "log.dirs=C:\\\\kafka\na=1,2=3\n"
+    with pytest.raises(ValueError, match="'a' holds a line break"):
+        to_text({"a": "1\nb=2"})
+
+
+def test_cluster_ids_are_kafkas_form() -> None:
+    ids = {new_cluster_id() for _ in range(200)}
+    assert len(ids) == 200
+    assert all(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{21}", cluster_id) for cluster_id in ids)
+
+
+def test_cluster_id_of_a_folder(tmp_path: Path) -> None:
+    assert cluster_id_of(tmp_path) is None
+    (tmp_path / "meta.properties").write_text("#comment\nversion=1\ncluster.id=abc\n")
+    assert cluster_id_of(tmp_path) == "abc"
+    (tmp_path / "meta.properties").write_text("version=1\n")
+    with pytest.raises(LocalKafkaError, match=r"names no cluster\.id"):
+        cluster_id_of(tmp_path)
+
+
+# --- folders ----------------------------------------------------------------------------------------------------------
+
+
+def test_only_what_killed_processes_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    dead, alive, kept_logs, new = (new_temporary_folder() for _ in range(4))
+    other = tmp_path / "other"
+    for folder in (dead, alive, other):
+        (folder / "broker-0").mkdir(parents=True)
+        (folder / "broker-0.properties").touch()
+        (folder / "lock").touch()
+    (kept_logs / "logs").mkdir()
+    with lock_folder(alive):
+        remove_leftovers()
+        assert set(tmp_path.iterdir()) == {alive, kept_logs, new, other}
+
+
+def test_a_folder_is_held_by_one_at_a_time(tmp_path: Path) -> None:
+    with lock_folder(tmp_path), pytest.raises(LocalKafkaError, match=f"{tmp_path} is in use"):
+        lock_folder(tmp_path)
+    lock_folder(tmp_path).close()
+
+
+# --- ports ------------------------------------------------------------------------------------------------------------
+
+
+def test_free_ports_are_different_and_in_range() -> None:
+    ports = free_ports(20)
+    assert len(set(ports)) == 20
+    assert all(FIRST <= port < LAST for port in ports)
+
+
+def test_a_port_that_is_listened_on_is_not_free() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        assert not is_free(server.getsockname()[1])
+
+
+# --- health -----------------------------------------------------------------------------------------------------------
+
+
+def metadata(brokers: set[int], *partitions: tuple[int, list[int], list[int]]) -> Any:
+    """Metadata of these brokers and a topic `t` of partitions (leader, replicas, in sync)."""
+    table = {
+        i: SimpleNamespace(id=i, leader=leader, replicas=replicas, isrs=isrs)
+        for i, (leader, replicas, isrs) in enumerate(partitions)
+    }
+    return SimpleNamespace(brokers=dict.fromkeys(brokers), topics={"t": SimpleNamespace(topic="t", partitions=table)})
+
+
+@pytest.mark.parametrize(
+    ("seen", "found"),
+    [
+        (metadata({0, 1, 2}, (0, [0, 1, 2], [0, 1, 2])), None),
+        (metadata({0, 1}), r"brokers \[2\] are not registered yet"),
+        (metadata({0, 1, 2}, (0, [0, 1, 2], [0, 1, 2]), (-1, [2], [2])), r"t\[1\] has no leader"),
+        (metadata({0, 1, 2}, (0, [0, 1, 2], [0])), r"t\[0\] waits for replicas \[1, 2\]"),
+    ],
+)
+def test_trouble_with_three_running(seen: Any, found: str | None) -> None:
+    told = trouble(seen, {0, 1, 2})
+    assert told == found if found is None else re.search(found, told or "")
+
+
+def test_a_stopped_broker_is_no_trouble_but_what_it_leads_is() -> None:
+    running = {0, 1}
+    assert trouble(metadata({0, 1}, (0, [0, 1, 2], [0, 1])), running) is None
+    assert (
+        trouble(metadata({0, 1}, (-1, [2], [2])), running) is None
+    )  # all of it on the stopped one: nothing to wait for
+    assert trouble(metadata({0, 1, 2}, (2, [0, 1, 2], [0, 1, 2])), running) == "t[0] has no leader"
+
+
+# --- the guard --------------------------------------------------------------------------------------------------------
+
+
+def guard(*command: str) -> list[str]:
+    return [sys.executable, "-I", "-S", str(GUARD), str(os.getpid()), *command]
+
+
+def ended(pid: int) -> bool:
+    """Whether the process is gone, or only waits for whoever adopted it to reap it."""
+    stat = Path(f"/proc/{pid}/stat")
+    try:
+        return stat.read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def test_guard_hands_on_the_exit_code() -> None:
+    assert subprocess.run(guard("sh", "-c", "exit 7"), start_new_session=True, check=False).returncode == 7
+
+
+def test_guard_passes_sigterm_to_the_command_and_waits_for_its_end(tmp_path: Path) -> None:
+    ready, cleaned = tmp_path / "ready", tmp_path / "cleaned"
+    command = f"trap 'touch {cleaned}; exit 3' TERM; touch {ready}; while :; do sleep 0.05; done"
+    process = subprocess.Popen(guard("sh", "-c", command), start_new_session=True)
+    until(ready.exists)
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait() == 3
+    assert cleaned.exists()
+
+
+def test_guard_told_to_kill_ends_after_the_command(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    process = subprocess.Popen(
+        guard("sh", "-c", f"trap '' TERM; echo $$ > {pid}; exec sleep 600"), start_new_session=True
+    )
+    until(lambda: pid.exists() and pid.read_text().endswith("\n"))
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait() == 128 + signal.SIGKILL
+    assert ended(int(pid.read_text()))
+
+
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc; only Linux has PR_SET_PDEATHSIG")
+
+
+@linux_only
+def test_command_ends_when_its_user_is_killed(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    program = (
+        "import os, subprocess, sys, threading, time\n"
+        "def start(): subprocess.Popen(sys.argv[1:4] + [sys.argv[4], str(os.getpid())] + sys.argv[5:],"
+        " start_new_session=True)\n"
+        # The thread that starts it ends at once; the command must not.
+        "thread = threading.Thread(target=start); thread.start(); thread.join()\n"
+        "print('started', flush=True); time.sleep(600)\n"
+    )
+    argv = [sys.executable, "-I", "-S", str(GUARD), "sh", "-c", f"trap '' TERM; echo $$ > {pid}; exec sleep 600"]
+    user = subprocess.Popen([sys.executable, "-c", program, *argv], stdout=subprocess.PIPE, text=True)
+    assert user.stdout is not None
+    assert user.stdout.readline() == "started\n"
+    until(lambda: pid.exists() and pid.read_text().endswith("\n"))
+    command = int(pid.read_text())
+    assert not ended(command)
+    user.kill()
+    user.communicate()
+    until(lambda: ended(command))
+
+
+@linux_only
+def test_command_ends_when_its_guard_is_killed(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    process = subprocess.Popen(guard("sh", "-c", f"echo $$ > {pid}; exec sleep 600"), start_new_session=True)
+    until(lambda: pid.exists() and pid.read_text().endswith("\n"))
+    process.kill()
+    process.wait()
+    until(lambda: ended(int(pid.read_text())))
+
+
+# --- LocalKafka, before it starts anything ----------------------------------------------------------------------------
+
+
+def test_what_cannot_be_asked_for() -> None:
+    with pytest.raises(LocalKafkaError, match="1 or 3 brokers, not 2"):
+        LocalKafka(2)
+    with pytest.raises(LocalKafkaError, match="3 brokers need as many different ports"):
+        LocalKafka(3, ports=[9092, 9093])
+    with pytest.raises(LocalKafkaError, match="not started"):
+        _ = LocalKafka().bootstrap_servers
+
+
+def test_start_without_java_names_both_ways_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    with pytest.raises(LocalKafkaError, match=BOTH_WAYS_OUT):
+        LocalKafka().start()
