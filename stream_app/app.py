@@ -83,7 +83,6 @@ def create_app(
     app.sessions = SessionTable(
         app,
         name=TABLE,
-        partitions=settings.topics.partitions,
         store_options=StoreOptions(
             cache_mb=worker.store_cache_mb,
             write_buffer_mb=worker.store_write_buffer_mb,

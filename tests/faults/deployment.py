@@ -1,0 +1,366 @@
+"""A whole deployment for fault tests: its own topics, worker processes that can be killed, and the oracle's verdict."""
+
+import itertools
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import rocksdict
+import torch
+from confluent_kafka import Consumer, Producer, TopicPartition
+
+from deploy.demo.oracle import Published, mismatches, read_topic, recompute
+from deploy.demo.shop import Shop, ShopSettings
+from schemas.announcement import ModelAnnouncement, encode_announcement
+from schemas.bundle import manifest_digest, open_bundle, write_bundle
+from schemas.click import Click, encode_click
+from schemas.model import Model
+from schemas.settings import KafkaConnection, TopicSettings
+from schemas.topics import changelog_topic, topic_table
+from schemas.topics_admin import ensure_topics
+from schemas.vocabulary import Vocabulary
+from stream_app.app import tables_folder
+from stream_app.click_file import ClickFileFormat, read_click_file
+from stream_app.session import SessionState
+from stream_app.state_codec import decode_state
+from trainer.export import export
+from trainer.gru4rec import initial_weights
+from trainer.settings import TrainingSettings
+
+PARTITIONS = 4
+SESSION_TIMEOUT = 6
+START_SECONDS = 60.0
+ANSWER_SECONDS = 90.0
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def real_clicks(shared_data: Path | None, count: int) -> list[Click]:
+    """Real clicks in time order, or the simulated shop's where the files are absent."""
+    if shared_data is not None:
+        return list(itertools.islice(read_click_file(shared_data / "rsc15_100k.tsv.gz", ClickFileFormat()), count))
+    shop = Shop(ShopSettings(seed=5)).history(sessions=count // 4, before_ms=1_700_000_000_000)
+    return list(itertools.islice(shop, count))
+
+
+@dataclass
+class WorkerProcess:
+    """One `stream-app worker`."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+    data_dir: Path
+    web_port: int
+
+    def kill(self) -> None:
+        """As a crash would: no chance to clean up."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self, timeout: float = 40.0) -> int:
+        """SIGTERM; returns the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout)
+
+    def ready(self) -> dict[str, str] | None:
+        """The readiness page; None while nothing listens."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.web_port}/readyz", timeout=2) as answer:
+                page: dict[str, str] = json.load(answer)
+        except urllib.error.HTTPError as error:
+            page = json.load(error)
+        except OSError:
+            return None
+        return page
+
+    def metric(self, name: str) -> float:
+        """The sum of a metric over its labels."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.web_port}/metrics", timeout=5) as answer:
+            lines = answer.read().decode().splitlines()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.split("{")[0].split(" ")[0] == name)
+
+    def output(self) -> str:
+        """What it logged."""
+        return self.log.read_text()
+
+
+@dataclass
+class Verdict:
+    """What the oracle says once everything is answered."""
+
+    clicks: int
+    rejected: int
+    duplicates: int
+    lost: int
+    wrong_rankings: int
+    changelog: list[str]
+    versions: list[str]
+
+    def assert_nothing_lost_nothing_wrong(self) -> None:
+        assert self.lost == 0
+        assert self.wrong_rankings == 0
+        assert self.changelog == []
+
+
+@dataclass
+class Deployment:
+    """Topics, bundles and workers under one prefix."""
+
+    bootstrap: str
+    prefix: str
+    root: Path
+    items: Sequence[str]
+    extra: dict[str, str] = field(default_factory=dict)
+    workers: list[WorkerProcess] = field(default_factory=list)
+    models: dict[str, Model] = field(default_factory=dict)
+    _sent: int = 0
+
+    def __post_init__(self) -> None:
+        self.topics = TopicSettings(
+            clicks=f"{self.prefix}-clicks",
+            rankings=f"{self.prefix}-rankings",
+            rejected=f"{self.prefix}-rejected",
+            models=f"{self.prefix}-models",
+            partitions=PARTITIONS,
+        )
+        self.app_id = self.prefix
+        self.changelog = changelog_topic(self.app_id)
+        self.connection = KafkaConnection(bootstrap_servers=self.bootstrap)
+        self.create_topics()
+        self._producer = Producer(
+            {
+                **self.connection.librdkafka(),
+                "partitioner": "murmur2_random",
+                "linger.ms": 5,
+                "enable.idempotence": True,
+            }
+        )
+
+    def create_topics(self) -> None:
+        """The admin step, as `stream-app topics` does it."""
+        ensure_topics(self.connection, topic_table(self.topics, self.app_id, session_ttl_ms=6 * 3_600_000))
+
+    # -- models -------------------------------------------------------------------------------------------------------
+
+    def bundle(self, version: str, *, items: Sequence[str] | None = None, hidden: int = 16) -> Path:
+        """A small model with random weights; its seed is its version."""
+        items = self.items if items is None else items
+        settings = TrainingSettings(hidden_size=hidden)
+        weights = initial_weights(len(items), settings, torch.Generator().manual_seed(hash_of(version)))
+        exported = export(weights)
+        path = write_bundle(
+            self.root / "registry",
+            version=version,
+            advance=exported.advance,
+            rank=exported.rank,
+            vocabulary=Vocabulary(tuple(items)),
+            popularity=np.arange(len(items), 0, -1, dtype=np.int64),
+            golden=exported.golden,
+            layers=1,
+            hidden_size=hidden,
+            k=30,
+            recent_size=30,
+            training={},
+            metrics={},
+            created_at=int(time.time() * 1000),
+        )
+        self.models[version] = open_bundle(path)
+        return path
+
+    def announce(self, path: Path, *, version: str | None = None, sha256: str | None = None) -> None:
+        """Make a bundle the champion."""
+        announcement = ModelAnnouncement(
+            alias="champion",
+            version=version or path.name,
+            uri=str(path),
+            manifest_sha256=sha256 or manifest_digest(path),
+            announced_at=int(time.time() * 1000),
+            why="test",
+        )
+        self._producer.produce(self.topics.models, encode_announcement(announcement), b"champion")
+        assert self._producer.flush(30) == 0
+
+    # -- workers ------------------------------------------------------------------------------------------------------
+
+    def environment(self) -> dict[str, str]:
+        """What a worker of this deployment is told."""
+        return {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("NEXTCLICK_", "KAFKA_"))},
+            "NEXTCLICK_KAFKA__BOOTSTRAP_SERVERS": self.bootstrap,
+            "NEXTCLICK_TOPICS__CLICKS": self.topics.clicks,
+            "NEXTCLICK_TOPICS__RANKINGS": self.topics.rankings,
+            "NEXTCLICK_TOPICS__REJECTED": self.topics.rejected,
+            "NEXTCLICK_TOPICS__MODELS": self.topics.models,
+            "NEXTCLICK_TOPICS__PARTITIONS": str(PARTITIONS),
+            "NEXTCLICK_WORKER__APP_ID": self.app_id,
+            "NEXTCLICK_WORKER__SESSION_TIMEOUT": str(SESSION_TIMEOUT),
+            "NEXTCLICK_WORKER__CHUNK_CLICKS": "128",
+            "NEXTCLICK_WORKER__LOG_FORMAT": "json",
+            **self.extra,
+        }
+
+    def start(self, name: str = "a", **extra: str) -> WorkerProcess:
+        """Start a worker whose data folder is named `name`; a second start of the same name finds its data."""
+        port = free_port()
+        data_dir = self.root / f"data-{name}"
+        log = self.root / f"worker-{name}-{len(self.workers)}.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "stream_app", "worker", "--data-dir", str(data_dir), "--web-port", str(port)],
+                cwd=REPOSITORY,
+                env=self.environment() | extra,
+                stdout=output,
+                stderr=output,
+            )
+        worker = WorkerProcess(process, log, data_dir, port)
+        self.workers.append(worker)
+        return worker
+
+    def start_ready(self, name: str = "a", **extra: str) -> WorkerProcess:
+        """Start a worker and wait until it serves."""
+        worker = self.start(name, **extra)
+
+        def is_ready() -> bool:
+            assert worker.process.poll() is None, f"worker {name} exited:\n{worker.output()[-3000:]}"
+            return (worker.ready() or {}).get("status") == "ready"
+
+        self.wait(is_ready, f"worker {name} ready", START_SECONDS)
+        return worker
+
+    def stop_all(self) -> None:
+        """Kill what still runs."""
+        for worker in self.workers:
+            if worker.process.poll() is None:
+                worker.process.send_signal(signal.SIGCONT)
+                worker.kill()
+
+    # -- clicks -------------------------------------------------------------------------------------------------------
+
+    def send(self, clicks: Iterable[Click]) -> None:
+        """Produce clicks as fast as possible and wait until they are durable."""
+        for click in clicks:
+            self.send_raw(click.session_id.encode(), encode_click(click))
+        assert self._producer.flush(60) == 0
+
+    def send_raw(self, key: bytes | None, value: bytes | None) -> None:
+        """Produce one record, whatever it is."""
+        self._producer.produce(self.topics.clicks, value, key)
+        self._sent += 1
+        if self._sent % 1000 == 0:
+            self._producer.poll(0)
+
+    def send_slowly(self, clicks: Sequence[Click], *, per_second: float) -> threading.Thread:
+        """Produce clicks at a rate, in the background."""
+
+        def produce() -> None:
+            begin = time.monotonic()
+            for n, click in enumerate(clicks):
+                self.send_raw(click.session_id.encode(), encode_click(click))
+                if n % 50 == 49:
+                    self._producer.poll(0)
+                    time.sleep(max(0.0, begin + n / per_second - time.monotonic()))
+            self._producer.flush(120)
+
+        thread = threading.Thread(target=produce, name="clicks", daemon=True)
+        thread.start()
+        return thread
+
+    # -- looking ------------------------------------------------------------------------------------------------------
+
+    def wait(self, until: Callable[[], bool], what: str, seconds: float) -> None:
+        """Poll until true; a worker that died unasked, or the time running out, fails with its log."""
+        deadline = time.monotonic() + seconds
+        while not until():
+            if time.monotonic() > deadline:
+                logs = "\n".join(f"{w.log.name}:\n{w.output()[-3000:]}" for w in self.workers[-2:])
+                raise AssertionError(f"not within {seconds:g} s: {what}\n{logs}")
+            time.sleep(0.1)
+
+    def records(self, topic: str) -> int:
+        """How many records a topic holds, from its watermarks."""
+        consumer = Consumer({**self.connection.librdkafka(), "group.id": "count"})
+        try:
+            partitions = consumer.list_topics(topic, timeout=15).topics[topic].partitions
+            marks = [consumer.get_watermark_offsets(TopicPartition(topic, p), timeout=15) for p in partitions]
+            return sum(high - low for low, high in marks)
+        finally:
+            consumer.close()
+
+    def committed(self) -> int:
+        """Sum of the group's committed offsets: clicks that are acknowledged."""
+        consumer = Consumer({**self.connection.librdkafka(), "group.id": self.app_id})
+        try:
+            parts = [TopicPartition(self.topics.clicks, p) for p in range(PARTITIONS)]
+            return sum(max(0, tp.offset) for tp in consumer.committed(parts, timeout=15))
+        finally:
+            consumer.close()
+
+    def wait_until_acknowledged(self, seconds: float = ANSWER_SECONDS) -> None:
+        """Until every record of the clicks topic is acknowledged."""
+        self.wait(lambda: self.committed() == self.records(self.topics.clicks), "all clicks acknowledged", seconds)
+
+    def verdict(self) -> Verdict:
+        """Recompute every session one click at a time and compare."""
+        config = self.connection.librdkafka()
+        published = Published.of(read_topic(config, self.topics.rankings))
+        expected = recompute(read_topic(config, self.topics.clicks), published, self.models)
+        return Verdict(
+            clicks=expected.clicks,
+            rejected=len(expected.rejected),
+            duplicates=published.duplicates,
+            lost=len(expected.lost),
+            wrong_rankings=len(expected.wrong_rankings),
+            changelog=mismatches(expected.rows, self.changelog_rows()),
+            versions=sorted({ranking.model_version for ranking in published.last.values()}),
+        )
+
+    def changelog_rows(self) -> dict[str, SessionState]:
+        """The table as a new worker would restore it."""
+        rows: dict[str, SessionState] = {}
+        for record in read_topic(self.connection.librdkafka(), self.changelog):
+            key, value = record.key(), record.value()
+            assert key is not None
+            assert value is not None
+            state = decode_state(value)
+            if key.decode() not in rows or rows[key.decode()].offset <= state.offset:
+                rows[key.decode()] = state
+        return rows
+
+    def stored_rows(self, *workers: WorkerProcess) -> dict[str, SessionState]:
+        """The rows in the RocksDBs of workers that have stopped."""
+        rows: dict[str, SessionState] = {}
+        for worker in workers:
+            for path in tables_folder(worker.data_dir).glob("sessions-*.db"):
+                db = rocksdict.Rdict(
+                    str(path),
+                    options=rocksdict.Options(raw_mode=True),
+                    access_type=rocksdict.AccessType.with_ttl(6 * 3600),
+                )
+                for key, value in db.items():
+                    if not key.startswith(b"__faust\0"):
+                        rows[key.decode()] = decode_state(value)
+                db.close()
+        return rows
+
+
+def hash_of(text: str) -> int:
+    """A seed that is the same in every process."""
+    return random.Random(text).randrange(2**31)
+
+
+def free_port() -> int:
+    """A port that nothing listens on."""
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
