@@ -1,6 +1,7 @@
 """What a fit says about itself: a JSON report, the metrics of a manifest, and a table for people."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -48,7 +49,7 @@ def fit_report(
     data: Dataset,
     ties: Ties,
     threads: int,
-    bundle: str,
+    bundle: Path,
 ) -> dict[str, Any]:
     """The whole report, ready for JSON."""
     return {
@@ -68,7 +69,8 @@ def fit_report(
             "test": _size(data.test),
             "bad_rows": data.bad_rows,
         },
-        "bundle": bundle,
+        "version": bundle.name,
+        "bundle": str(bundle),
     }
 
 

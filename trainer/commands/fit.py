@@ -16,6 +16,7 @@ from schemas.announcement import VERSION_PATTERN, is_version
 from schemas.errors import SchemaError
 from trainer.errors import TrainerError, TrainingDivergedError, TrainingSettingsError
 from trainer.settings import TrainingSettings
+from trainer.versions import version_at
 
 _BAD_INPUT = 2
 _FAILED = 1
@@ -34,7 +35,7 @@ def fit(
     train: Annotated[
         Path, typer.Option(help="Click file (TSV or CSV with a header, gzip or not), Parquet file or folder of them.")
     ],
-    out: Annotated[Path, typer.Option(help="Folder that becomes the model bundle; must not exist yet, or be empty.")],
+    out: Annotated[Path, typer.Option(help="Folder that gets the model bundle, in a folder named by its version.")],
     test: Annotated[
         Path | None, typer.Option(help="Clicks to evaluate on. Without it the newest sessions of --train are held out.")
     ] = None,
@@ -59,6 +60,7 @@ def fit(
     ] = None,
     min_support: Annotated[int, typer.Option(min=1, help="Clicks that an item of the vocabulary has at least.")] = 1,
     skip_bad_rows: Annotated[bool, typer.Option(help="Count rows that are no clicks, and go on.")] = False,
+    version: Annotated[str | None, typer.Option(help="The bundle's name; by default the time.")] = None,
     warm_start: Annotated[Path | None, typer.Option(help="Bundle whose weights to start from.")] = None,
     ties: Annotated[
         TieMode, typer.Option(help="Whether an equal score ranks before the target.")
@@ -74,7 +76,9 @@ def fit(
     errors = Console(stderr=True)
     try:
         chosen = TrainingSettings.from_assignments(settings or [])
-        _check_folder(out)
+        created_at = time.time_ns() // 1_000_000
+        version = version or version_at(created_at)
+        _check_version(out, version)
         # After the settings: torch takes seconds to import, and a mistake must be answered at once.
         from trainer import baselines as counting
         from trainer.datasets import DataOptions, load
@@ -102,9 +106,9 @@ def fit(
             for make in makers:
                 baseline = make()
                 found[baseline.name] = evaluate(baseline, data.test, ties=ties.value, progress=advance)
-        save_bundle(
-            out.parent,
-            out.name,
+        bundle = save_bundle(
+            out,
+            version,
             result,
             popularity=data.train.support(),
             training=training_record(result, data.train),
@@ -113,9 +117,9 @@ def fit(
                 "champion": None,
                 "baselines": {name: manifest_metrics(of) for name, of in found.items()},
             },
-            created_at=time.time_ns() // 1_000_000,
+            created_at=created_at,
         )
-        summary = fit_report(result, metrics, found, data=data, ties=ties.value, threads=threads, bundle=str(out))
+        summary = fit_report(result, metrics, found, data=data, ties=ties.value, threads=threads, bundle=bundle)
         if report is not None:
             report.parent.mkdir(parents=True, exist_ok=True)
             report.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
@@ -127,19 +131,15 @@ def fit(
     elif not quiet:
         console = Console()
         console.print(metrics_table(metrics, found))
-        console.print(f"{result.transitions_per_second:,.0f} transitions/s; bundle in {out}", highlight=False)
+        console.print(f"{result.transitions_per_second:,.0f} transitions/s; bundle in {bundle}", highlight=False)
 
 
-def _check_folder(out: Path) -> None:
-    """Before hours of training: can the bundle be written there? An empty folder makes way for it."""
-    if not is_version(out.name):
-        raise TrainingSettingsError(
-            f"--out {out}: the folder's name is the model's version, and must match {VERSION_PATTERN}"
-        )
-    if out.is_dir() and not any(out.iterdir()):
-        out.rmdir()
-    if out.exists():
-        raise TrainingSettingsError(f"--out {out}: exists; bundles are immutable, name a folder that does not")
+def _check_version(out: Path, version: str) -> None:
+    """Before hours of training: can the bundle get that name?"""
+    if not is_version(version):
+        raise TrainingSettingsError(f"--version {version}: names a folder, and must match {VERSION_PATTERN}")
+    if (out / version).exists():
+        raise TrainingSettingsError(f"--version {version}: {out} has it; bundles are immutable, choose another name")
 
 
 @contextmanager
