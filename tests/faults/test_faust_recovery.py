@@ -1,0 +1,301 @@
+"""Why a plain Faust worker hangs in recovery or ends with a ConsistencyError; docs/faust-recovery.md tells it in words.
+
+These tests hold what our worker is built around. One that fails after an upgrade of Faust is good news: read the page,
+then see what the worker no longer needs.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from deploy.kafka import LocalKafka
+from tests.conftest import REPOSITORY, KafkaUnderTest
+
+pytestmark = pytest.mark.fault
+
+PARTITIONS = 2
+_DEADLINE = 40.0
+
+
+@dataclass
+class PlainFaust:
+    """One process of tests/faults/plain_faust.py after the other, with the same settings and data folder."""
+
+    app_id: str
+    bootstrap_servers: str
+    folder: Path
+    settings: dict[str, str] = field(default_factory=dict)
+    process: "subprocess.Popen[bytes] | None" = None
+    _log: Path = Path()
+
+    def start(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._log = self.folder / f"{len(list(self.folder.glob('*.log')))}.log"
+        environment = {
+            **os.environ,
+            "APP_ID": self.app_id,
+            "BOOTSTRAP": self.bootstrap_servers,
+            "DATA_DIR": str(self.folder / "data"),
+            **self.settings,
+        }
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tests.faults.plain_faust"],
+                cwd=REPOSITORY,
+                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def end(self, how: signal.Signals) -> int:
+        """Send the signal and wait for the end."""
+        assert self.process is not None
+        self.process.send_signal(how)
+        return self.process.wait(_DEADLINE)
+
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def told(self) -> list[dict[str, Any]]:
+        """What it printed so far, in whole lines."""
+        lines = self.log().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}\n")]
+
+    def wait(self, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """The first thing it told that meets the condition."""
+        seen = 0
+        deadline = time.monotonic() + _DEADLINE
+        while time.monotonic() < deadline:
+            told = self.told()
+            for status in told[seen:]:
+                if condition(status):
+                    return status
+            seen = len(told)
+            assert self.process is not None
+            assert self.process.poll() is None, f"it ended:\n{self.log()[-3000:]}"
+            time.sleep(0.05)
+        pytest.fail(f"it never came to that:\n{self.log()[-3000:]}")
+
+    def wait_until_ready(self) -> dict[str, Any]:
+        return self.wait(lambda status: bool(status.get("ready")))
+
+    def stored_offsets(self) -> dict[int, int]:
+        """Partition -> the changelog offset that its RocksDB says it covers. Only while no process has it open."""
+        import rocksdict
+
+        offsets = {}
+        for partition in range(PARTITIONS):
+            path = self.folder / "data" / "v1" / "tables" / f"counts-{partition}.db"
+            raw, read = rocksdict.Options(raw_mode=True), rocksdict.AccessType.read_only()
+            db = rocksdict.Rdict(str(path), options=raw, access_type=read)
+            if (offset := db.get(b"__faust\0offset__")) is not None:
+                offsets[partition] = int(offset)
+            db.close()
+        return offsets
+
+
+@dataclass
+class Topics:
+    """The clicks and changelog topics of a plain Faust app."""
+
+    app_id: str
+    bootstrap_servers: str
+
+    @property
+    def clicks(self) -> str:
+        return f"{self.app_id}-clicks"
+
+    @property
+    def changelog(self) -> str:
+        return f"{self.app_id}-counts-changelog"
+
+    def create(self, name: str) -> None:
+        admin = AdminClient({"bootstrap.servers": self.bootstrap_servers})
+        for created in admin.create_topics([NewTopic(name, PARTITIONS, 1)]).values():
+            created.result(30)
+
+    def delete(self, name: str) -> None:
+        admin = AdminClient({"bootstrap.servers": self.bootstrap_servers})
+        for deleted in admin.delete_topics([name]).values():
+            deleted.result(30)
+        while name in admin.list_topics(timeout=30).topics:
+            time.sleep(0.1)
+
+    def truncate(self, before: dict[int, int]) -> None:
+        """Delete the changelog's records before these offsets, as retention does."""
+        admin = AdminClient({"bootstrap.servers": self.bootstrap_servers})
+        asked = [TopicPartition(self.changelog, partition, offset) for partition, offset in before.items()]
+        for deleted in admin.delete_records(asked).values():
+            deleted.result(30)
+
+    def produce(self, topic: str, count: int, *, keys: int = 20, transactional: bool = False) -> None:
+        """`count` records into each partition."""
+        config: dict[str, Any] = {"bootstrap.servers": self.bootstrap_servers}
+        producer = Producer(config | ({"transactional.id": self.app_id} if transactional else {}))
+        if transactional:
+            producer.init_transactions(60)
+            producer.begin_transaction()
+        for partition in range(PARTITIONS):
+            for i in range(count):
+                producer.produce(topic, key=b"%d-%d" % (partition, i % keys), value=b"1", partition=partition)
+        if transactional:
+            producer.commit_transaction(60)
+        assert producer.flush(60) == 0
+
+    def ends(self) -> dict[int, int]:
+        """Partition -> the offset that the changelog's next record will get."""
+        consumer = Consumer({"bootstrap.servers": self.bootstrap_servers, "group.id": "ends"})
+        try:
+            return {
+                p: consumer.get_watermark_offsets(TopicPartition(self.changelog, p), timeout=30)[1]
+                for p in range(PARTITIONS)
+            }
+        finally:
+            consumer.close()
+
+
+@pytest.fixture
+def topics(kafka: KafkaUnderTest, topic_prefix: str) -> Topics:
+    made = Topics(topic_prefix, kafka.bootstrap_servers)
+    made.create(made.clicks)
+    made.create(made.changelog)
+    return made
+
+
+@pytest.fixture
+def worker(topics: Topics, tmp_path: Path) -> Iterator[PlainFaust]:
+    made = PlainFaust(topics.app_id, topics.bootstrap_servers, tmp_path / "worker")
+    yield made
+    if made.process is not None and made.process.poll() is None:
+        made.end(signal.SIGKILL)
+
+
+def test_a_killed_worker_rejoins_and_never_stores_an_offset_above_the_changelog(
+    topics: Topics, worker: PlainFaust
+) -> None:
+    for _ in range(3):
+        topics.produce(topics.clicks, 500)
+        worker.start()
+        worker.wait(lambda status: status.get("counted", 0) > 50)
+        worker.end(signal.SIGKILL)
+        ends = topics.ends()
+        assert all(offset < ends[partition] for partition, offset in worker.stored_offsets().items())
+    worker.start()
+    worker.wait_until_ready()
+    assert "ConsistencyError" not in worker.log()
+
+
+def test_a_recreated_changelog_is_a_consistency_error_while_it_is_shorter(topics: Topics, worker: PlainFaust) -> None:
+    topics.produce(topics.clicks, 100)
+    worker.start()
+    worker.wait(lambda status: status.get("counted") == 100 * PARTITIONS)
+    assert worker.end(signal.SIGTERM) == 0
+    stored = worker.stored_offsets()
+    assert set(stored.values()) == {99}
+
+    topics.delete(topics.changelog)
+    topics.create(topics.changelog)
+    worker.start()
+    assert worker.process is not None
+    assert worker.process.wait(_DEADLINE) == 1
+    assert "ConsistencyError" in worker.log()
+
+    # Longer than the stored offset, it is taken for the old one: the first 100 records are never read.
+    topics.produce(topics.changelog, 110, keys=110)
+    worker.start()
+    status = worker.wait_until_ready()
+    assert status["rows"] == (20 + 10) * PARTITIONS
+
+
+def test_a_changelog_without_its_beginning_is_restored_from_earliest_only(
+    topics: Topics, worker: PlainFaust, tmp_path: Path
+) -> None:
+    topics.produce(topics.changelog, 100, keys=100)
+    topics.truncate(dict.fromkeys(range(PARTITIONS), 60))
+    worker.start()
+    assert worker.wait_until_ready()["rows"] == 40 * PARTITIONS
+    worker.end(signal.SIGTERM)
+
+    # What the local store covers has left the changelog meanwhile.
+    topics.produce(topics.changelog, 100, keys=100)
+    topics.truncate(dict.fromkeys(range(PARTITIONS), 150))
+    worker.start()
+    worker.wait_until_ready()
+    worker.end(signal.SIGTERM)
+    assert set(worker.stored_offsets().values()) == {199}
+
+    shutil.rmtree(tmp_path / "worker" / "data")
+    worker.settings = {"AUTO_OFFSET_RESET": "latest"}
+    worker.start()
+    worker.wait(lambda _: worker.log().count("is out of range") >= PARTITIONS)
+    # Recovery now waits for records that lie before its position.
+    assert worker.told()[-1]["remaining"] == 50 * PARTITIONS
+    assert not worker.told()[-1]["ready"]
+
+
+def test_recovery_waits_forever_for_a_last_offset_that_is_no_record(topics: Topics, worker: PlainFaust) -> None:
+    topics.produce(topics.changelog, 5, transactional=True)
+    worker.start()
+    # The commit marker of the transaction has the last offset: it is in no fetch, and recovery counts on it.
+    worker.wait(lambda _: [status["remaining"] for status in worker.told()[-8:]] == [PARTITIONS] * 8)
+    assert not worker.told()[-1]["ready"]
+    topics.produce(topics.changelog, 1)
+    worker.wait_until_ready()
+
+
+def test_recovery_swallows_what_the_table_raises_and_waits_forever(topics: Topics, worker: PlainFaust) -> None:
+    producer = Producer({"bootstrap.servers": topics.bootstrap_servers})
+    producer.produce(topics.changelog, key=None, value=b"1", partition=0)
+    assert producer.flush(60) == 0
+    worker.start()
+    worker.wait(lambda _: worker.log().count("Error in recovery") >= 2)
+    assert not worker.told()[-1]["ready"]
+    assert worker.told()[-1]["remaining"] == 0
+
+
+def test_a_recovery_step_that_takes_too_long_ends_recovery_for_good(tmp_path: Path) -> None:
+    """The hanging rejoin: Faust takes a timeout for 'the service was stopped', and says nothing."""
+    with LocalKafka(log_dir=tmp_path / "kafka-logs") as kafka:
+        topics = Topics("hang", kafka.bootstrap_servers)
+        topics.create(topics.clicks)
+        topics.create(topics.changelog)
+        topics.produce(topics.changelog, 10)
+        gate = tmp_path / "gate"
+        settings = {"REQUEST_TIMEOUT": "4", "GATE": str(gate)}
+        worker = PlainFaust(topics.app_id, topics.bootstrap_servers, tmp_path / "worker", settings)
+        successor = PlainFaust(topics.app_id, topics.bootstrap_servers, tmp_path / "successor")
+        try:
+            worker.start()
+            worker.wait(lambda status: "recovered" in status)
+            kafka.kill_broker(0)
+            gate.touch()  # what follows is the last step of recovery, reading the committed offsets
+            worker.wait(lambda status: status.get("recovery_task_runs") is False and status["recovery_started"])
+            kafka.start_broker(0)
+
+            # At the next rebalance it keeps its share of the partitions, and nobody ever recovers them.
+            successor.start()
+            generation = successor.wait_until_ready()["generation"]
+            status = worker.wait(lambda status: status.get("generation") == generation)
+            status = worker.wait(
+                lambda status: status.get("generation") == generation and len(status["changelog_partitions"]) == 1
+            )
+            assert not status["recovery_task_runs"]
+            assert not status["ready"]
+            assert worker.end(signal.SIGTERM) == 0, "it even leaves as if all had been well"
+        finally:
+            for process in (worker.process, successor.process):
+                if process is not None and process.poll() is None:
+                    process.kill()
+                    process.wait()
