@@ -1,0 +1,124 @@
+"""Who may import whom: read from the source, so that an import inside a function counts as well."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("schemas", "stream_app", "trainer", "deploy", "bench", "tests")
+
+MAY_IMPORT = {
+    "schemas": {"schemas"},
+    "stream_app": {"stream_app", "schemas"},
+    "trainer": {"trainer", "schemas"},
+    "deploy": {"deploy", "schemas", "stream_app", "trainer"},
+    "bench": {"bench", "deploy", "schemas", "stream_app", "trainer"},
+    "tests": set(PACKAGES),
+}
+
+# Outside package -> the files of the product that may know it.
+KEPT_IN = {
+    "faust": {"app", "credentials", "pipeline", "store", "table", "transport"},
+    "mode": set(),
+    "aiokafka": {"credentials", "transport"},
+    "rocksdict": {"store"},
+}
+
+PURE = {"session", "recommend", "state_codec", "pacing"}
+# What a pure module may take from outside: no clock, no files, no network, no threads.
+PURE_MAY_IMPORT = {"collections", "dataclasses", "math", "numpy", "schemas", "stream_app", "struct", "typing"}
+
+
+def sources(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+@cache
+def imported(source: Path) -> frozenset[str]:
+    """The dotted names of all modules that a file imports."""
+    return frozenset(_imported(source))
+
+
+def _imported(source: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"), str(source))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{source}: relative import"
+            assert node.module is not None
+            yield node.module
+
+
+def importers(package: str, of: str) -> set[str]:
+    """The files of a package, relative to the root, that import `of` or something in it."""
+    return {
+        str(source.relative_to(ROOT))
+        for source in sources(package)
+        if any(name == of or name.startswith(f"{of}.") for name in imported(source))
+    }
+
+
+def test_every_package_is_read() -> None:
+    assert all(sources(package) for package in PACKAGES)
+    assert "stream_app/app.py" in importers("stream_app", "faust")  # the reader finds what is known to be there
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_packages_import_in_one_direction(package: str) -> None:
+    forbidden = {other: importers(package, other) for other in PACKAGES if other not in MAY_IMPORT[package]}
+    assert {other: files for other, files in forbidden.items() if files} == {}
+
+
+@pytest.mark.parametrize("outside", KEPT_IN)
+def test_what_only_the_workers_shell_may_know(outside: str) -> None:
+    allowed = {f"stream_app/{name}.py" for name in KEPT_IN[outside]}
+    assert importers("stream_app", outside) == allowed
+    for package in ("schemas", "trainer", "deploy"):
+        assert importers(package, outside) == set()
+
+
+def test_torch_is_the_trainers() -> None:
+    assert importers("trainer", "torch")
+    for package in ("schemas", "stream_app"):
+        assert importers(package, "torch") == set()
+
+
+def test_onnx_runtime_is_behind_the_bundle() -> None:
+    assert importers("schemas", "onnxruntime") == {"schemas/model.py"}
+    for package in ("stream_app", "trainer", "deploy"):
+        assert importers(package, "onnxruntime") == set()
+
+
+@pytest.mark.parametrize("package", ["schemas", "stream_app", "trainer", "deploy"])
+def test_nothing_is_pickled(package: str) -> None:
+    for module in ("pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"):
+        assert importers(package, module) == set()
+
+
+@pytest.mark.parametrize("module", sorted(PURE))
+def test_the_core_reads_no_clock_and_does_no_io(module: str) -> None:
+    source = ROOT / "stream_app" / f"{module}.py"
+    assert {name.split(".")[0] for name in imported(source)} <= PURE_MAY_IMPORT
+
+
+@pytest.mark.parametrize(
+    ("module", "never_loads"),
+    [
+        (
+            "stream_app.__main__",
+            {"faust", "torch", "numpy", "onnxruntime", "confluent_kafka"},
+        ),  # --help answers at once
+        ("stream_app.worker", {"torch", "trainer", "pyarrow"}),  # the worker's image has none of them
+        ("schemas.bundle", {"faust", "torch", "confluent_kafka"}),
+    ],
+)
+def test_what_is_never_loaded(module: str, never_loads: set[str]) -> None:
+    """By whatever way: an import that the reader above cannot see, one of a third package's, counts too."""
+    code = f"import sys, {module}; print(*sorted({never_loads!r} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
