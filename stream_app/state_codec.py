@@ -8,6 +8,7 @@ the length of each item id (u16 each), the item ids (UTF-8), the hidden state (f
 import struct
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stream_app.errors import RowError
 from stream_app.session import SessionState
@@ -25,10 +26,10 @@ def encode_state(state: SessionState) -> bytes:
     Raises:
         RowError: the state does not fit the format's limits.
     """
-    version = state.model_version.encode()
-    items = [item_id.encode() for item_id in state.recent]
-    layers, size = (0, 0) if state.hidden is None else state.hidden.shape
     try:
+        version = state.model_version.encode()
+        items = [item_id.encode() for item_id in state.recent]
+        layers, size = (0, 0) if state.hidden is None else _shape(state.hidden)
         return b"".join(
             (
                 _HEAD.pack(
@@ -47,8 +48,14 @@ def encode_state(state: SessionState) -> bytes:
                 b"" if state.hidden is None else state.hidden.astype("<f4", copy=False).tobytes(),
             )
         )
-    except struct.error as error:
+    except (struct.error, ValueError) as error:
         raise RowError(f"a session state does not fit a row: {error}") from error
+
+
+def _shape(hidden: NDArray[np.float32]) -> tuple[int, int]:
+    if hidden.ndim != 2 or not hidden.size:
+        raise ValueError(f"the hidden state has the shape {hidden.shape}, not [layers, units]")
+    return hidden.shape[0], hidden.shape[1]
 
 
 def decode_state(row: bytes) -> SessionState:
@@ -76,6 +83,8 @@ def decode_state(row: bytes) -> SessionState:
             at += length
     except (struct.error, UnicodeDecodeError) as error:
         raise RowError(f"a session row of {len(row)} bytes is damaged: {error}") from error
+    if bool(layers) != bool(size):
+        raise RowError(f"a session row is damaged: it has a hidden state of {layers} layers of {size} units")
     if len(row) != at + 4 * layers * size:
         raise RowError(f"a session row is damaged: {len(row)} bytes where {at + 4 * layers * size} were expected")
     hidden = np.frombuffer(row, dtype="<f4", offset=at).reshape(layers, size) if layers else None  # [L, H]

@@ -1,0 +1,45 @@
+"""The bytes of a session row: a worker must read what last week's wrote into RocksDB and the changelog.
+
+Bytes that must change are a new `FORMAT_VERSION`, which must read or refuse the old ones; say so in the changelog.
+"""
+
+import numpy as np
+import pytest
+
+from stream_app.session import SessionState
+from stream_app.state_codec import FORMAT_VERSION, decode_state, encode_state, row_offset
+
+FULL = SessionState(
+    model_version="2026-01-01T00",
+    offset=1234567890123,
+    last_click=1_767_225_600_000,
+    clicks=33,
+    recent=("käse", "214716935", "käse"),
+    hidden=np.array([[0.5, -1.0, 0.0], [1e-3, 2.0, -0.0]], dtype=np.float32),  # [L=2, H=3]
+)
+UNKNOWN = SessionState("", 0, 0, 1, ("a",), None)
+
+GOLDEN = {
+    "a row with all there is": (
+        FULL,
+        "01 02 0300 0d 03 cb04fb711f010000 00a8da769b010000 21000000"
+        "323032362d30312d30315430300500090005006bc3a47365323134373136393335"
+        "6bc3a4736500 00003f 000080bf00000000 6f12833a 00000040 00000080",
+    ),
+    "a row without a hidden state": (
+        UNKNOWN,
+        "01 00 0000 00 01 0000000000000000 0000000000000000 01000000 0100 61",
+    ),
+}
+
+
+@pytest.mark.parametrize(("state", "text"), GOLDEN.values(), ids=GOLDEN)
+def test_a_row_as_it_was(state: SessionState, text: str) -> None:
+    row = bytes.fromhex(text)
+    assert encode_state(state).hex() == row.hex()
+    assert encode_state(decode_state(row)) == row
+    assert row_offset(row) == state.offset
+
+
+def test_the_golden_rows_are_of_this_version() -> None:
+    assert FORMAT_VERSION == 1
