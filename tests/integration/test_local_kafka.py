@@ -64,15 +64,15 @@ def answers(address: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalKafka]:
-    with LocalKafka(log_dir=tmp_path_factory.mktemp("one")) as kafka:
-        yield kafka
-
-
-@pytest.fixture(scope="module")
-def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalKafka]:
-    with LocalKafka(3, log_dir=tmp_path_factory.mktemp("three")) as kafka:
-        yield kafka
+def one(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalKafka]:
+    """The session's own broker when there is one (these tests leave it running), else one of this module."""
+    if os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
+        with LocalKafka(log_dir=tmp_path_factory.mktemp("one")) as kafka:
+            yield kafka
+    else:
+        shared: KafkaUnderTest = request.getfixturevalue("kafka")
+        assert shared.local is not None
+        yield shared.local
 
 
 def test_the_shared_broker_takes_and_gives(kafka: KafkaUnderTest, topic_prefix: str) -> None:
@@ -136,17 +136,19 @@ def test_a_broker_that_ends_by_itself_is_noticed_with_its_log(one: LocalKafka) -
     assert one.running_brokers == {0}
 
 
-def test_three_brokers_go_on_with_one_down(three: LocalKafka) -> None:
-    create_topic(three.bootstrap_servers, "replicated", replication=3)
-    produce(three.bootstrap_servers, "replicated", ["all up"])
-    for broker, end in ((0, three.stop_broker), (1, three.kill_broker), (2, three.stop_broker)):
-        end(broker)
-        produce(three.bootstrap_servers, "replicated", [f"without {broker}"])
-        three.start_broker(broker)
-    metadata = AdminClient({"bootstrap.servers": three.bootstrap_servers, **QUIET}).list_topics(timeout=30)
-    assert set(metadata.topics["replicated"].partitions[0].isrs) == {0, 1, 2}
-    written = ["all up", "without 0", "without 1", "without 2"]
-    assert consume(three.bootstrap_servers, "replicated", 4) == written
+def test_three_brokers_go_on_with_one_down(tmp_path: Path) -> None:
+    with LocalKafka(3, log_dir=tmp_path) as three:
+        servers = three.bootstrap_servers
+        create_topic(servers, "replicated", replication=3)
+        produce(servers, "replicated", ["all up"])
+        for broker, end in ((0, three.stop_broker), (1, three.kill_broker), (2, three.stop_broker)):
+            end(broker)
+            produce(servers, "replicated", [f"without {broker}"])
+            three.start_broker(broker)
+        metadata = AdminClient({"bootstrap.servers": servers, **QUIET}).list_topics(timeout=30)
+        assert set(metadata.topics["replicated"].partitions[0].isrs) == {0, 1, 2}
+        written = ["all up", "without 0", "without 1", "without 2"]
+        assert consume(servers, "replicated", 4) == written
 
 
 def test_a_named_folder_keeps_its_data_and_can_change_its_ports(tmp_path: Path) -> None:
