@@ -65,7 +65,7 @@ class Watchdog:
         self._timeout = timeout
         self._end = end
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
         self._ticker: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -83,6 +83,13 @@ class Watchdog:
         while True:
             self._ticks += 1
             await asyncio.sleep(_TICK_SECONDS)
+
+    def _run(self) -> None:
+        try:
+            self._watch()
+        except Exception as error:  # the thread's edge: nobody would watch the worker from here on
+            log.critical("the watchdog cannot tell whether the worker moves", error=repr(error), exc_info=True)
+            self._end(EXIT_STALLED)
 
     def _watch(self) -> None:
         last = time.monotonic()
