@@ -1,6 +1,6 @@
 """The connection settings as Faust takes them, so that both Kafka clients of a worker log in alike."""
 
-import asyncio
+import base64
 import ssl
 import time
 
@@ -24,31 +24,35 @@ class ClientCredentialsToken(AbstractTokenProvider):
 
     def __init__(self, endpoint: str, client_id: str, client_secret: str, scope: str | None) -> None:
         self._endpoint = endpoint
-        self._auth = aiohttp.BasicAuth(client_id, client_secret)
+        basic = base64.b64encode(f"{client_id}:{client_secret}".encode()).decode()
+        self._headers = {"Authorization": f"Basic {basic}"}
         self._form = {"grant_type": "client_credentials"} | ({"scope": scope} if scope else {})
-        self._token = ""
-        self._expires = 0.0
-        self._lock = asyncio.Lock()
+        self._token, self._expires = "", 0.0
 
     async def token(self) -> str:
-        """A token that is valid for a while yet. Raises TokenError."""
-        async with self._lock:
-            if time.monotonic() >= self._expires:
-                self._token, lifetime = await self._fetch()
-                self._expires = time.monotonic() + max(0.0, lifetime - _EXPIRY_MARGIN_SECONDS)
+        """A token that is valid for a while yet. Raises TokenError.
+
+        No lock: Faust's consumer asks from an event loop of its own beside the producer's. At worst both fetch one.
+        """
+        if time.monotonic() < self._expires:
             return self._token
+        token, lifetime = await self._fetch()
+        self._token, self._expires = token, time.monotonic() + max(0.0, lifetime - _EXPIRY_MARGIN_SECONDS)
+        return token
 
     async def _fetch(self) -> tuple[str, float]:
         try:
             async with (
-                aiohttp.ClientSession(auth=self._auth, timeout=aiohttp.ClientTimeout(total=10)) as session,
+                aiohttp.ClientSession(headers=self._headers, timeout=aiohttp.ClientTimeout(total=10)) as session,
                 session.post(self._endpoint, data=self._form) as answer,
             ):
                 answer.raise_for_status()
                 body = await answer.json()
                 return str(body["access_token"]), float(body.get("expires_in", 0))
-        except (aiohttp.ClientError, TimeoutError, KeyError, ValueError) as error:
-            raise TokenError(f"no token from kafka.oauth_token_endpoint {self._endpoint}: {error!r}") from error
+        except (aiohttp.ClientError, TimeoutError, KeyError, TypeError, ValueError) as error:
+            raise TokenError(
+                f"no token from kafka.oauth_token_endpoint {self._endpoint}: {type(error).__name__}: {error}"
+            ) from error
 
 
 def ssl_context(connection: KafkaConnection) -> ssl.SSLContext | None:
