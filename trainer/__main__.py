@@ -1,8 +1,18 @@
 """The command line ``trainer``."""
 
-import typer
+import sys
 
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from schemas.errors import SchemaError
+from trainer.commands.collect import collect
 from trainer.commands.fit import fit
+from trainer.commands.models import models, promote, rollback
+from trainer.commands.run import run
+from trainer.commands.settings import show_settings
+from trainer.errors import TrainerError
 
 app = typer.Typer(
     help="Train, evaluate and publish the models that the workers serve.",
@@ -10,17 +20,18 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(fit)
-
-
-@app.callback()
-def _commands() -> None:
-    """Keep ``fit`` a command of its own even where it is the only one."""
+for command in (fit, collect, run, models, promote, rollback):
+    app.command()(command)
+app.command("settings")(show_settings)
 
 
 def main() -> None:
-    """The console command."""
-    app()
+    """The console command: what the operator can mend is told in one message, without a traceback."""
+    try:
+        app()
+    except (SchemaError, TrainerError) as error:
+        Console(stderr=True).print(f"[bold red]trainer:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,116 @@
+"""The models topic from the trainer's side: which model an alias means now, and making it mean another."""
+
+import logging
+import time
+from typing import Any, Final
+
+import structlog
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Producer, TopicPartition
+
+from schemas.announcement import ModelAnnouncement, decode_announcement, encode_announcement
+from schemas.errors import AnnouncementError
+from schemas.settings import KafkaConnection
+from trainer.service_errors import AnnounceError
+
+log = structlog.get_logger(__name__)
+
+_TIMEOUT_SECONDS: Final = 30.0
+
+
+class ModelsTopic:
+    """Reads and writes the announcements of one alias."""
+
+    def __init__(self, connection: KafkaConnection, topic: str, alias: str, *, delivery_seconds: float) -> None:
+        self._connection = connection
+        self._topic = topic
+        self._delivery_seconds = delivery_seconds
+        self.alias = alias
+
+    def current(self) -> ModelAnnouncement | None:
+        """The newest usable announcement of the alias, None without one. Raises AnnounceError."""
+        consumer = Consumer(
+            {
+                **self._connection.librdkafka(),
+                "group.id": "unused: partitions are assigned by hand and nothing is committed",
+                "enable.auto.commit": False,
+                "enable.partition.eof": True,
+                "auto.offset.reset": "earliest",
+            },
+            logger=logging.getLogger("librdkafka"),
+        )
+        try:
+            return self._newest(consumer)
+        except KafkaException as error:
+            raise self._unusable(error.args[0]) from error
+        finally:
+            consumer.close()
+
+    def announce(self, announcement: ModelAnnouncement) -> None:
+        """Returns when Kafka has confirmed it. Raises AnnounceError when it has not: it may yet arrive, or never."""
+        failed: list[KafkaError] = []
+        confirmed: list[bool] = []
+
+        def on_delivery(error: KafkaError | None, _message: Any) -> None:
+            failed.extend([error] if error else [])
+            confirmed.append(error is None)
+
+        producer = Producer(
+            {
+                **self._connection.librdkafka(),
+                "enable.idempotence": True,
+                "partitioner": "murmur2_random",
+                "message.timeout.ms": int(self._delivery_seconds * 1000),
+            },
+            logger=logging.getLogger("librdkafka"),
+        )
+        try:
+            value = encode_announcement(announcement)
+            producer.produce(self._topic, value, announcement.alias.encode(), on_delivery=on_delivery)
+            # Longer than the producer's own limit: it is the producer that decides.
+            producer.flush(self._delivery_seconds + _TIMEOUT_SECONDS)
+        except KafkaException as error:
+            raise self._unusable(error.args[0]) from error
+        if failed or not any(confirmed):
+            reason = failed[0].str() if failed else "no answer"
+            raise AnnounceError(
+                f"Kafka did not confirm the announcement of {announcement.version} on {self._topic}: {reason}; "
+                "see `trainer models` for what is announced, and announce it with `trainer promote`"
+            )
+
+    def _newest(self, consumer: Consumer) -> ModelAnnouncement | None:
+        found = consumer.list_topics(self._topic, timeout=_TIMEOUT_SECONDS).topics[self._topic]
+        if found.error is not None or not found.partitions:
+            raise self._unusable(found.error)
+        unread = set(found.partitions)
+        consumer.assign([TopicPartition(self._topic, number, OFFSET_BEGINNING) for number in unread])
+        newest: ModelAnnouncement | None = None
+        deadline = time.monotonic() + _TIMEOUT_SECONDS
+        while unread:
+            message = consumer.poll(0.2)
+            if message is None:
+                if time.monotonic() > deadline:
+                    raise AnnounceError(f"the topic {self._topic}: cannot be read to its end; is Kafka running?")
+            elif (error := message.error()) is None:
+                newest = self._usable(message.key(), message.value()) or newest
+            elif error.code() == KafkaError._PARTITION_EOF:
+                unread.discard(message.partition())
+            elif not error.retriable():
+                raise self._unusable(error)
+        return newest
+
+    def _usable(self, key: bytes | None, value: bytes | None) -> ModelAnnouncement | None:
+        if key != self.alias.encode():
+            return None
+        try:
+            return decode_announcement(value, key)
+        except AnnouncementError as error:
+            log.warning("an announcement is not usable, and no worker uses it", alias=self.alias, error=str(error))
+            return None
+
+    def _unusable(self, error: KafkaError | None) -> AnnounceError:
+        if error is None or error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            return AnnounceError(f"the topic {self._topic} does not exist; create it with `stream-app topics`")
+        return AnnounceError(
+            f"the topic {self._topic} at {self._connection.bootstrap_servers}: {error.str()}; is Kafka running, and "
+            "are the settings in [kafka] right?"
+        )

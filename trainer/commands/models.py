@@ -1,0 +1,124 @@
+"""``trainer models``, ``trainer promote`` and ``trainer rollback``: who is champion, and making another one it."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from schemas.announcement import ModelAnnouncement
+from trainer.commands.settings import Config, Json, settings_of
+
+
+@dataclass(frozen=True)
+class ListedModel:
+    """A published version as `trainer models --json` shows it."""
+
+    version: str
+    champion: bool
+    announced: bool
+    """Whether it ever was."""
+    created_at: int
+    items: int
+    uri: str
+    window: dict[str, Any]
+    metrics: dict[str, Any]
+
+
+def models(config: Config = None, json: Json = False) -> None:
+    """List the published versions: metrics, training window, the gate's verdict, and who is champion."""
+    from trainer.assembly import championship_of, registry_of
+
+    root = settings_of(config)
+    registry = registry_of(root)
+    standing = championship_of(root, registry).standing()
+    champion = standing.champion.version if standing.champion else None
+    listed = [
+        ListedModel(
+            version=model.version,
+            champion=model.version == champion,
+            announced=standing.was_announced(model.version),
+            created_at=model.manifest.created_at,
+            items=model.manifest.catalogue_size,
+            uri=model.uri,
+            window=model.manifest.training.get("window", {}),
+            metrics=model.manifest.metrics,
+        )
+        for model in registry.versions()
+    ]
+    if json:
+        typer.echo(msgspec.json.encode(listed).decode())
+        return
+    Console().print(_table(listed, root.trainer.gate_k))
+    if champion is None:
+        typer.echo("no champion is announced; announce one with `trainer promote VERSION`")
+    elif not any(model.champion for model in listed):
+        typer.echo(f"the champion {champion} is not in this registry")
+
+
+def promote(
+    version: Annotated[str, typer.Argument(help="As `trainer models` lists it.")],
+    why: Annotated[str, typer.Option(help="For the people who read the announcement.")] = "promoted by hand",
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Verify a published version as a worker would, and announce it: every worker serves it within seconds."""
+    from trainer.assembly import championship_of, registry_of
+
+    root = settings_of(config)
+    registry = registry_of(root)
+    _tell(championship_of(root, registry).promote(registry.get(version), why), json=json)
+
+
+def rollback(config: Config = None, json: Json = False) -> None:
+    """Announce the champion's predecessor again."""
+    from trainer.assembly import championship_of, registry_of
+
+    root = settings_of(config)
+    _tell(championship_of(root, registry_of(root)).roll_back(), json=json)
+
+
+def _tell(announcement: ModelAnnouncement, *, json: bool) -> None:
+    if json:
+        typer.echo(msgspec.json.encode(announcement).decode())
+    else:
+        typer.echo(f"announced {announcement.version} as {announcement.alias}: {announcement.why}")
+
+
+def _table(listed: list[ListedModel], k: int) -> Table:
+    table = Table(title="Published models, the newest last")
+    for name in ("", "version", "created", "items", "sessions"):
+        table.add_column(name, no_wrap=name == "version")
+    for name in (f"Recall@{k}", f"MRR@{k}", "champion then", "pop"):
+        table.add_column(name, justify="right")
+    table.add_column("gate")
+    for model in listed:
+        own, metrics = model.metrics.get("model") or {}, model.metrics
+        table.add_row(
+            "champion" if model.champion else "announced" if model.announced else "",
+            model.version,
+            f"{datetime.fromtimestamp(model.created_at / 1000, UTC):%Y-%m-%d %H:%M}",
+            f"{model.items:,}",
+            f"{model.window.get('sessions', 0):,}",
+            _number(own, f"recall@{k}"),
+            _number(own, f"mrr@{k}"),
+            _number(metrics.get("champion") or {}, f"recall@{k}"),
+            _number((metrics.get("baselines") or {}).get("pop") or {}, f"recall@{k}"),
+            _gate(metrics.get("gate")),
+            style="bold" if model.champion else None,
+        )
+    return table
+
+
+def _number(metrics: dict[str, Any], name: str) -> str:
+    value = metrics.get(name)
+    return "" if value is None else f"{value:.4f}"
+
+
+def _gate(verdict: dict[str, Any] | None) -> str:
+    if verdict is None:
+        return ""
+    return "passed" if verdict["passed"] else f"refused: {verdict['reasons'][0]}"

@@ -1,0 +1,32 @@
+"""``trainer settings``, and how every command of the Kafka side gets its own."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from schemas.settings import describe, describe_json, load_settings
+from trainer.service_settings import TrainerRoot
+
+Config = Annotated[Path | None, typer.Option("--config", help="The settings file; ./nextclick.toml when it is there.")]
+Json = Annotated[bool, typer.Option("--json", help="For programs: JSON instead of a table.")]
+
+
+def settings_of(config: Path | None, overrides: dict[str, Any] | None = None) -> TrainerRoot:
+    """The settings in force. Raises SettingsError."""
+    return load_settings(TrainerRoot, config=config, environ=os.environ, overrides=overrides or {})
+
+
+def show_settings(config: Config = None, json: Json = False) -> None:
+    """Show the settings in force and where each came from; secrets are masked."""
+    settings = settings_of(config)
+    if json:
+        typer.echo(describe_json(settings))
+        return
+    table = Table("setting", "value", "from")
+    for one in describe(settings):
+        table.add_row(one.key, str(one.value), one.origin)
+    Console().print(table)

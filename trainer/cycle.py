@@ -1,0 +1,280 @@
+"""One cycle of retraining: the click log in, a published and perhaps announced model out.
+
+    window -> holdout -> fit -> parity -> evaluate beside champion and baselines -> gate -> refit -> publish -> announce
+
+State is in the click log, the registry and the models topic, nowhere else: a cycle that is killed anywhere leaves
+nothing half done, and the next one starts from what is there. Every challenger is published, with its verdict in its
+manifest; only one that passed the gate is announced.
+"""
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, Literal
+
+import structlog
+
+from schemas.announcement import ModelAnnouncement
+from schemas.bundle import Model
+from schemas.errors import BundleError
+from trainer import baselines as counting
+from trainer.baselines import Baseline
+from trainer.champion import Championship, Standing
+from trainer.click_log import ClickLogFolder
+from trainer.errors import TooFewSessionsError
+from trainer.evaluate import DEFAULT_KS, Metrics, Scorer, evaluate
+from trainer.export import read_weights
+from trainer.fit import FitResult, fit
+from trainer.gate import GateRules, judge
+from trainer.gru4rec import Weights
+from trainer.model_scorer import ModelScorer
+from trainer.parity import check_parity
+from trainer.publish import Evaluated, Provenance, publish, stage
+from trainer.registry import PublishedModel, Registry
+from trainer.service_settings import TrainerSettings
+from trainer.sessions import SessionSet, encode, temporal_holdout, vocabulary_of
+from trainer.warm_start import fits, warm_start
+from trainer.window import Window, read_window
+
+log = structlog.get_logger(__name__)
+
+PREDECESSORS_KEPT: Final = 3
+_BASELINES: Final[Mapping[str, Callable[[SessionSet], Baseline]]] = {
+    "pop": counting.pop,
+    "s-pop": counting.s_pop,
+    "markov-chain": counting.markov_chain,
+    "item-knn": counting.item_knn,
+}
+
+Progress = Callable[[str, int, int], None]
+"""Hears the phase, the transitions done since it last heard, and the phase's total. May raise StopRequested."""
+
+
+@dataclass(frozen=True)
+class CycleResult:
+    """How a cycle ended."""
+
+    outcome: Literal["skipped", "refused", "announced"]
+    reasons: tuple[str, ...]
+    version: str | None = None
+
+
+@dataclass(frozen=True)
+class _Split:
+    """The window for judging. What was clicked in the holdout stays in it, known to the models or not."""
+
+    train: SessionSet  # in the challenger's catalogue
+    test: SessionSet  # the holdout, in the vocabulary of the whole window
+    counted: SessionSet  # what the baselines count: `train` in that vocabulary
+
+
+class Cycle:
+    """The steps of a cycle over one click log, registry and alias."""
+
+    def __init__(
+        self,
+        settings: TrainerSettings,
+        folder: ClickLogFolder,
+        registry: Registry,
+        championship: Championship,
+        progress: Progress = lambda _phase, _done, _total: None,
+    ) -> None:
+        self._settings = settings
+        self._folder = folder
+        self._registry = registry
+        self._championship = championship
+        self._progress = progress
+        self._staging = settings.work_dir / "staging"
+
+    def recover(self) -> ModelAnnouncement | None:
+        """Finish or remove what a killed process left; returns what was announced by that.
+
+        Only while no other trainer runs over the registry.
+        """
+        shutil.rmtree(self._staging, ignore_errors=True)
+        for name in self._registry.remove_leftovers():
+            log.info("removed what a killed trainer left half-published", name=name)
+        standing = self._championship.standing()
+        if standing.champion is None and standing.entries:
+            log.warning(
+                "the models topic names no champion, but the registry has a history: was the topic made anew? Announce "
+                "a version with `trainer promote`",
+                last=standing.line[-1],
+            )
+        versions = self._registry.versions()
+        if not versions or not _was_left_unannounced(versions[-1], standing):
+            return None
+        announcement = self._championship.promote(versions[-1], "passed the gate; announced after a restart")
+        log.info("announced a model that had passed the gate before a restart", version=announcement.version)
+        return announcement
+
+    def run(self) -> CycleResult:
+        """One cycle. Raises the errors of its steps; nothing is half done then, and the next cycle may succeed."""
+        settings = self._settings
+        window = self._window()
+        if isinstance(window, CycleResult):
+            return window
+        try:
+            split = self._split(window)
+        except TooFewSessionsError as error:
+            return CycleResult("skipped", (str(error),))
+        standing = self._championship.standing()
+        champion = self._champion(standing)
+        start = self._start(standing, champion)
+        log.info(
+            "training", sessions=len(split.train), clicks=split.train.clicks, items=len(split.train.item_ids),
+            new_sessions=window.new_sessions, started_from=champion.version if champion and start else None,
+        )  # fmt: skip
+        result, trained = self._fit("training", split.train, start), split.train
+        candidate = stage(self._staging, result, trained)
+        check_parity(result.weights, candidate, trained)
+        evaluated = self._evaluate(candidate, champion, split)
+        verdict = judge(evaluated.model, evaluated.champion, evaluated.baselines, self._rules())
+        refitted = False
+        if verdict.passed and settings.refit:
+            whole = self._known(window.sessions)
+            again = self._fit("refitting", whole, start)
+            candidate = stage(self._staging, again, whole)
+            check_parity(again.weights, candidate, whole)
+            refitted = self._is_sound(candidate, split, evaluated.model)
+            if refitted:
+                result, trained = again, whole
+            else:
+                stage(self._staging, result, trained)
+        model = publish(
+            self._registry,
+            self._staging,
+            result,
+            trained,
+            evaluated=evaluated,
+            verdict=verdict,
+            provenance=Provenance(
+                positions=window.positions,
+                started_from=champion.version if champion and start else None,
+                champion=champion.version if champion else None,
+                holdout=split.test,
+                refitted=refitted,
+            ),
+        )
+        if not verdict.passed:
+            return CycleResult("refused", verdict.reasons, model.version)
+        self._championship.promote(model, "passed the gate: " + "; ".join(verdict.reasons))
+        return CycleResult("announced", verdict.reasons, model.version)
+
+    def tidy(self) -> None:
+        """Remove versions and log files that are kept no longer, and join small log files."""
+        line = self._championship.standing().line[-1 - PREDECESSORS_KEPT :]
+        for version in self._registry.prune(keep=self._settings.keep_versions, protected=line):
+            log.info("removed an old version", version=version)
+        if self._settings.log_keep:
+            for file in self._folder.prune(round(self._settings.log_keep * 1000)):
+                log.info("removed an old log file", file=file.name)
+        self._folder.merge()
+
+    def _window(self) -> Window | CycleResult:
+        settings = self._settings
+        versions = self._registry.versions()
+        window = read_window(
+            self._folder,
+            window_ms=round(settings.window * 1000),
+            idle_gap_ms=round(settings.idle_gap * 1000),
+            trained=_positions(versions[-1]) if versions else {},
+        )
+        if window is None:
+            return CycleResult("skipped", ("the click log holds no clicks yet",))
+        needed = max(1, settings.min_new_sessions)
+        if window.new_sessions < needed:
+            return CycleResult(
+                "skipped", (f"{window.new_sessions} new sessions, a cycle needs {needed} (trainer.min_new_sessions)",)
+            )
+        return window
+
+    def _split(self, window: Window) -> _Split:
+        everything = vocabulary_of(window.sessions)
+        share = min(self._settings.holdout, self._settings.holdout_sessions / max(1, len(window.sessions)))
+        older, newest = temporal_holdout(window.sessions, fraction=share)
+        return _Split(self._known(older), encode(newest, everything), encode(older, everything))
+
+    def _known(self, sessions: SessionSet) -> SessionSet:
+        """The sessions in the catalogue that they make."""
+        known = encode(sessions, vocabulary_of(sessions, min_support=self._settings.min_support))
+        if not len(known):
+            raise TooFewSessionsError("no session has two clicks on items of the catalogue: lower trainer.min_support")
+        return known
+
+    def _champion(self, standing: Standing) -> Model | None:
+        if standing.champion is None:
+            return None
+        try:
+            return self._registry.open_announced(standing.champion, threads=self._settings.threads)
+        except BundleError as error:
+            # A worker that starts now could not serve it either: it must not keep its place for that.
+            log.error("the champion cannot be opened, so nothing is compared with it", error=str(error))
+            return None
+
+    def _start(self, standing: Standing, champion: Model | None) -> tuple[Weights, tuple[str, ...]] | None:
+        if champion is None or standing.champion is None or not self._settings.warm_start:
+            return None
+        weights = read_weights(self._registry.announced_folder(standing.champion))
+        if not fits(weights, self._settings.training):
+            log.info("no warm start: the champion's sizes are not those of trainer.training", version=champion.version)
+            return None
+        return weights, champion.vocabulary.items
+
+    def _fit(self, phase: str, sessions: SessionSet, start: tuple[Weights, tuple[str, ...]] | None) -> FitResult:
+        training = self._settings.training
+        weights = None if start is None else warm_start(*start, sessions.item_ids, training)
+        total = sessions.transitions * training.epochs
+        return fit(sessions, training, warm_start=weights, progress=lambda done: self._progress(phase, done, total))
+
+    def _evaluate(self, candidate: Model, champion: Model | None, split: _Split) -> Evaluated:
+        makers = [partial(_BASELINES[name], split.counted) for name in self._settings.baselines]
+        models = [candidate, *([champion] if champion else [])]
+        total = split.test.transitions * (len(models) + len(makers))
+        ks = [k for k in sorted({*DEFAULT_KS, self._settings.gate_k}) if all(k < model.k for model in models)]
+        if self._settings.gate_k not in ks:
+            least = min(model.k for model in models)
+            raise BundleError(
+                f"a model ranks only {least} items, too few for Recall@{self._settings.gate_k}: lower trainer.gate_k"
+            )
+
+        def metrics(scorer: Scorer) -> Metrics:
+            return evaluate(scorer, split.test, ks=ks, progress=lambda done: self._progress("evaluating", done, total))
+
+        return Evaluated(
+            model=metrics(ModelScorer(candidate, split.test)),
+            champion=metrics(ModelScorer(champion, split.test)) if champion else None,
+            baselines={baseline.name: metrics(baseline) for baseline in (make() for make in makers)},
+        )
+
+    def _is_sound(self, refitted: Model, split: _Split, before: Metrics) -> bool:
+        """Whether a model that has seen the holdout is at least as good on it as the one that had not."""
+        k, slack = self._settings.gate_k, max(0.0, self._settings.gate_margin)
+        progress = lambda done: self._progress("checking", done, split.test.transitions)  # noqa: E731
+        seen = evaluate(ModelScorer(refitted, split.test), split.test, ks=[k], progress=progress)
+        if seen.recall[k] >= before.recall[k] - slack and seen.mrr[k] >= before.mrr[k] - slack:
+            return True
+        log.warning(
+            "the refit is worse on sessions it has seen than the model that had not seen them: publishing the latter",
+            recall=seen.recall[k], recall_before=before.recall[k], mrr=seen.mrr[k], mrr_before=before.mrr[k],
+        )  # fmt: skip
+        return False
+
+    def _rules(self) -> GateRules:
+        s = self._settings
+        return GateRules(k=s.gate_k, margin=s.gate_margin, beats=s.gate_beats, predictions=s.gate_predictions)
+
+
+def _positions(model: PublishedModel) -> dict[int, int]:
+    found: dict[str, Any] = model.manifest.training.get("positions", {})
+    return {int(number): int(offset) for number, offset in found.items()}
+
+
+def _was_left_unannounced(newest: PublishedModel, standing: Standing) -> bool:
+    """Whether it passed the gate against the very champion that still stands, and was never announced."""
+    metrics = newest.manifest.metrics
+    if not metrics.get("gate", {}).get("passed") or standing.was_announced(newest.version):
+        return False
+    compared = metrics["champion"]["version"] if metrics.get("champion") else None
+    return compared == (standing.champion.version if standing.champion else None)

@@ -1,0 +1,112 @@
+"""Settings of the trainer's Kafka side: the table [trainer], read once at the command line and frozen from then on."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from schemas.announcement import CHAMPION
+from schemas.settings import KafkaConnection, RootSettings, Section, TopicSettings
+from trainer.settings import TrainingSettings
+
+_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+_DURATION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|h|d)?")
+
+
+def parse_duration(value: object) -> object:
+    """Seconds from a text such as `90s`, `15m`, `1h` or `30d`; numbers are seconds already. Raises ValueError."""
+    if not isinstance(value, str):
+        return value
+    match = _DURATION.fullmatch(value.strip())
+    if match is None:
+        raise ValueError(f"{value!r} is no duration; write a number and a unit, as in 90s, 15m, 1h, 30d")
+    return float(match[1]) * _UNITS[match[2] or "s"]
+
+
+Duration = Annotated[float, BeforeValidator(parse_duration)]
+BaselineName = Literal["pop", "s-pop", "markov-chain", "item-knn"]
+
+
+class TrainerSettings(Section):
+    """[trainer]: what is collected, how a model is trained, judged and published. Durations are seconds or `1h`."""
+
+    log_dir: Path = Field(default=Path("click-log"), description="The click log: Parquet files, one writer.")
+    registry: str = Field(
+        default="registry",
+        min_length=1,
+        description="Where models are published: a folder that the workers see too, or an fsspec URL (s3://...).",
+    )
+    work_dir: Path = Field(
+        default=Path("trainer-work"), description="Local scratch: models being written, copies of remote ones."
+    )
+    model_alias: str = Field(
+        default=CHAMPION, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$", description="The alias that is announced."
+    )
+
+    every: Duration = Field(default=3600.0, gt=0, description="Time from the start of one cycle to the next.")
+    min_new_sessions: int = Field(
+        default=500, ge=0, description="A cycle trains only with so many sessions that the last model has not seen."
+    )
+    max_failures: int = Field(
+        default=3, ge=1, description="`trainer run` gives up after so many failed cycles in a row."
+    )
+
+    flush_clicks: int = Field(default=250_000, ge=1, description="Clicks held in memory before they are written.")
+    flush_interval: Duration = Field(default=600.0, gt=0, description="Clicks are written at least so often.")
+    log_keep: Duration = Field(
+        default=0.0, ge=0, description="Log files of clicks older than this, before the newest, are removed; 0: never."
+    )
+    max_click_bytes: int = Field(default=16_384, ge=64, description="As the worker's: larger records are no clicks.")
+    max_future: Duration = Field(
+        default=60.0, ge=0, description="As the worker's: clicks further ahead of the broker's clock are no clicks."
+    )
+
+    window: Duration = Field(
+        default=30 * 86_400.0,
+        ge=0,
+        description="Sessions that ended within this before the newest click are trained on; 0: all.",
+    )
+    idle_gap: Duration = Field(default=1800.0, gt=0, description="As the worker's: a later click starts a new session.")
+    min_support: int = Field(default=1, ge=1, description="Clicks that an item needs to enter the catalogue.")
+    holdout: float = Field(default=0.1, gt=0, lt=1, description="Share of the sessions, the newest, held out to judge.")
+    holdout_sessions: int = Field(default=20_000, ge=1, description="Most sessions held out.")
+
+    warm_start: bool = Field(default=True, description="Start from the champion's weights for the items that stay.")
+    refit: bool = Field(
+        default=True, description="Train on the holdout too before publishing a model that passed the gate."
+    )
+    baselines: tuple[BaselineName, ...] = Field(
+        default=("pop", "s-pop", "markov-chain", "item-knn"), description="Evaluated beside the models."
+    )
+    gate_k: int = Field(default=20, ge=1, le=100, description="Recall and MRR are compared at this length.")
+    gate_margin: float = Field(
+        default=0.005, ge=-1, le=1, description="How far below the champion's a challenger's Recall and MRR may lie."
+    )
+    gate_beats: tuple[BaselineName, ...] = Field(
+        default=("pop",), description="Baselines that a challenger must beat in Recall, with a champion or without."
+    )
+    gate_predictions: int = Field(default=500, ge=1, description="A judgement on fewer predictions is none.")
+    keep_versions: int = Field(default=10, ge=1, description="Newest versions kept beside champion and predecessors.")
+
+    delivery_timeout: Duration = Field(default=60.0, ge=1, description="Kafka must confirm an announcement within it.")
+    threads: int = Field(default=1, ge=1, le=256, description="Threads of the arithmetic.")
+    log_format: Literal["human", "json"] = "human"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    training: TrainingSettings = TrainingSettings()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.log_keep and (not self.window or self.log_keep < self.window):
+            raise ValueError("log_keep is shorter than window: clicks of the training window would be removed")
+        if unknown := sorted(set(self.gate_beats) - set(self.baselines)):
+            raise ValueError(f"gate_beats names {', '.join(unknown)}, not among baselines: they would not be evaluated")
+        return self
+
+
+class TrainerRoot(RootSettings):
+    """What `trainer` reads."""
+
+    kafka: KafkaConnection = KafkaConnection()
+    topics: TopicSettings = TopicSettings()
+    trainer: TrainerSettings = TrainerSettings()
