@@ -8,11 +8,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import structlog
-import tenacity
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
 from schemas.announcement import ModelAnnouncement, decode_announcement
@@ -25,6 +25,8 @@ log = structlog.get_logger(__name__)
 
 _POLL_SECONDS = 0.2
 _METADATA_SECONDS = 10.0
+_RETRY_SECONDS = 1.0  # after the first refusal; twice as long after each further one
+_LONGEST_RETRY_SECONDS = 60.0
 
 
 class LiveModel:
@@ -48,6 +50,20 @@ class LiveModel:
     def is_loaded(self) -> bool:
         """Whether there is a model."""
         return self._loaded.is_set()
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """An announcement that does not serve yet.
+
+    Attributes:
+        tries: how often it was refused.
+        due: when to try it next, on the monotonic clock.
+    """
+
+    announcement: ModelAnnouncement
+    tries: int = 0
+    due: float = 0.0
 
 
 class ModelWatcher:
@@ -105,7 +121,7 @@ class ModelWatcher:
         consumer = Consumer(self._config, logger=logging.getLogger("librdkafka"))
         try:
             unread = self._assign(consumer)
-            newest: ModelAnnouncement | None = None
+            pending: _Pending | None = None
             while not self._stopping.is_set():
                 message = consumer.poll(_POLL_SECONDS)
                 if message is not None and (error := message.error()) is not None:
@@ -114,15 +130,26 @@ class ModelWatcher:
                     else:
                         log.warning("models topic", error=error.str())
                 elif message is not None:
-                    newest = self._read(message.key(), message.value()) or newest
+                    if (announcement := self._read(message.key(), message.value())) is not None:
+                        pending = _Pending(announcement)
                     continue  # the newest announcement is the one that counts: read on before loading
-                if newest is not None and not unread:
-                    self._take(newest)
-                    newest = None
-                elif not unread and not self._live.is_loaded and newest is None:
-                    self._wait(f"no usable {self._alias!r} is announced on the topic {self._topic}")
+                if not unread:
+                    pending = self._attempt(pending)
         finally:
             consumer.close()
+
+    def _attempt(self, pending: _Pending | None) -> _Pending | None:
+        """Load what is announced, if it is due; returns what is still to be loaded."""
+        if pending is None:
+            if not self._live.is_loaded:
+                self._wait(f"no {self._alias!r} is announced on the topic {self._topic}")
+            return None
+        if time.monotonic() < pending.due:
+            return pending
+        if self._take(pending.announcement, again=pending.tries > 0):
+            return None
+        pause = min(_RETRY_SECONDS * 2 ** min(pending.tries, 30), _LONGEST_RETRY_SECONDS)
+        return _Pending(pending.announcement, pending.tries + 1, time.monotonic() + pause)
 
     def _assign(self, consumer: Consumer) -> set[int]:
         while not self._stopping.is_set():
@@ -156,24 +183,28 @@ class ModelWatcher:
             return None
         return announcement if announcement.alias == self._alias else None
 
-    def _take(self, announcement: ModelAnnouncement) -> None:
+    def _take(self, announcement: ModelAnnouncement, *, again: bool) -> bool:
+        """Serve what was announced. False if it is refused: to be tried again, its store may be away for a while."""
         serving = self._live.current
         if serving is not None and serving.version == announcement.version:
-            return
+            return True
         started = time.monotonic()
         try:
             model = self._load(announcement)
-        except (BundleError, OSError, ImportError, tenacity.RetryError) as error:
-            self._metrics.refused_bundles.inc()
-            self.waiting_for = f"{announcement.version} was refused: {error}"
-            log.error(
-                "an announced model was refused",
-                version=announcement.version,
-                uri=announcement.uri,
-                error=str(error),
-                serving=serving.version if serving else None,
-            )
-            return
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with a bundle, the model before it serves on
+            reason = f"{announcement.version} was refused: {error}"
+            if not again:
+                self._metrics.refused_bundles.inc()
+            if not again or reason != self.waiting_for:
+                log.error(
+                    "an announced model was refused; it is tried again until another is announced",
+                    version=announcement.version,
+                    uri=announcement.uri,
+                    error=str(error) or repr(error),
+                    serving=serving.version if serving else None,
+                )
+            self.waiting_for = reason
+            return False
         self._live.replace(model)
         self._metrics.swaps.inc()
         self._metrics.model_info.clear()
@@ -187,23 +218,15 @@ class ModelWatcher:
             items=len(model.vocabulary),
             seconds=round(time.monotonic() - started, 3),
         )
+        return True
 
     def _load(self, announcement: ModelAnnouncement) -> Model:
-        # A store that does not answer is worth another try; a bundle that does not verify is not.
-        for attempt in tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(OSError),
-            wait=tenacity.wait_exponential(multiplier=0.5, max=10),
-            stop=tenacity.stop_after_attempt(5) | tenacity.stop_when_event_set(self._stopping),
-            sleep=tenacity.sleep_using_event(self._stopping),
-            reraise=True,
-        ):
-            with attempt:
-                model = open_bundle(
-                    announcement.uri,
-                    manifest_sha256=announcement.manifest_sha256,
-                    cache_dir=self._cache_dir,
-                    threads=self._threads,
-                )
+        model = open_bundle(
+            announcement.uri,
+            manifest_sha256=announcement.manifest_sha256,
+            cache_dir=self._cache_dir,
+            threads=self._threads,
+        )
         if model.version != announcement.version:
             raise BundleError(f"manifest.json: holds version {model.version}, announced was {announcement.version}")
         model.warm_up(self._warm_up_batches)
