@@ -190,9 +190,9 @@ def _read_parquet(path: Path, skip_bad_rows: bool) -> ClickLog:
 def _parquet_table(path: Path) -> Any:
     wanted = {"session_id": pa.binary(), "item_id": pa.binary(), "timestamp": pa.int64()}
     try:
-        table = pq.read_table(path, columns=list(wanted), partitioning=None)
-        if missing := set(wanted) - set(table.column_names):
+        if missing := set(wanted) - set(pq.read_schema(path).names):
             raise ClickFileError(f"{path}: lacks the column {' and '.join(sorted(missing))}")
+        table = pq.read_table(path, columns=list(wanted), partitioning=None)
         return table.cast(pa.schema([(name, wanted[name]) for name in table.column_names]))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
         raise ClickFileError(f"{path}: {error}") from error

@@ -1,0 +1,57 @@
+"""GRU4Rec as the papers write it, slow and differentiated by autograd: what the trainer's mathematics must equal."""
+
+import torch
+from torch import Tensor
+
+from trainer.gru4rec import Weights
+from trainer.settings import TrainingSettings
+
+
+def double(weights: Weights) -> Weights:
+    """The weights in float64, as leaves of autograd."""
+    return Weights.of_tensors({name: t.double().requires_grad_() for name, t in weights.tensors().items()})
+
+
+def gru(weights: Weights, layer: int, x: Tensor, h: Tensor) -> Tensor:
+    """torch's own GRU cell; its second bias, which the papers do not have, is zero."""
+    of = weights.layers[layer]
+    cell = torch.nn.GRUCell(of.w.shape[1], of.u.shape[1], dtype=x.dtype)
+    given = {"weight_ih": of.w, "weight_hh": of.u, "bias_ih": of.b, "bias_hh": torch.zeros_like(of.b)}
+    result: Tensor = torch.func.functional_call(cell, given, (x, h))
+    return result
+
+
+def loss(
+    weights: Weights,
+    settings: TrainingSettings,
+    *,
+    inputs: Tensor,
+    targets: Tensor,
+    samples: Tensor,
+    hidden: Tensor,
+    support: Tensor,
+    input_mask: Tensor | None = None,
+    hidden_masks: list[Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """(loss summed over the lanes, the state that they carry on [L, n, H])."""
+    x = weights.input_table[inputs]
+    if input_mask is not None:
+        x = x * input_mask
+    states = []
+    for layer in range(len(weights.layers)):
+        x = gru(weights, layer, x, hidden[layer].to(x.dtype))
+        if hidden_masks is not None:
+            x = x * hidden_masks[layer]
+        states.append(x)
+    columns = torch.cat([targets, samples])
+    r = x @ weights.output[columns].T + weights.output_bias[columns]
+    if settings.loss == "cross-entropy":
+        count = support.to(x.dtype)
+        expected = torch.cat([count[targets], count[samples] ** settings.sample_alpha])
+        return -torch.log_softmax(r - settings.logq * torch.log(expected), 1).diagonal().sum(), torch.stack(states)
+    if settings.elu:
+        r = torch.nn.functional.elu(r, alpha=settings.elu)
+    others = 1 - torch.eye(*r.shape, dtype=r.dtype)
+    s = torch.exp(r) * others / (torch.exp(r) * others).sum(1, keepdim=True)
+    win = (s * torch.sigmoid(r.diagonal().unsqueeze(1) - r)).sum(1)
+    return (-torch.log(win) + settings.bpreg * (s * r * r).sum(1)).sum(), torch.stack(states)

@@ -1,0 +1,125 @@
+"""`trainer fit` as its user meets it."""
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from schemas.bundle import open_bundle
+from tests.unit.trainer.builders import random_sessions
+from trainer.__main__ import app
+from trainer.versions import version_at
+
+SMALL = [f"--set={s}" for s in ("hidden_size=8", "n_sample=10", "epochs=2", "batch_size=8")]
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, ["fit", *map(str, arguments)])
+
+
+def write(path: Path, count: int, seed: int, *, timed: bool) -> Path:
+    sessions = random_sessions(count, items=30, seed=seed)
+    rows = ["session_id\titem_id" + ("\ttimestamp" if timed else "")]
+    of = sessions.session_of_click()
+    for i, (session, item) in enumerate(zip(of.tolist(), sessions.items.tolist(), strict=True)):
+        rows.append(f"{seed}-{session}\titem{item}" + (f"\t{1000 + i}.5" if timed else ""))
+    path.write_bytes(gzip.compress("\n".join(rows).encode() + b"\n"))
+    return path
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> Path:
+    return write(tmp_path / "train.tsv.gz", 80, 1, timed=True)
+
+
+def test_trains_evaluates_and_writes_a_bundle_and_a_report(tmp_path: Path) -> None:
+    train = write(tmp_path / "train.tsv.gz", 80, 1, timed=False)
+    test = write(tmp_path / "test.tsv.gz", 20, 2, timed=False)
+    report = tmp_path / "out" / "report.json"
+    result = run("--train", train, "--test", test, "--out", tmp_path / "out", "--report", report, *SMALL)
+    assert result.exit_code == 0, result.output
+    found = json.loads(report.read_text())
+    expected = random_sessions(20, items=30, seed=2)
+    assert found["predictions"] == expected.transitions
+    assert found["recall"].keys() == found["mrr"].keys() == {"1", "5", "10", "20"}
+    assert 0 < found["mrr"]["20"] <= found["recall"]["20"] <= 1
+    assert found["transitions_per_second"] > 0
+    assert found["epochs"] == 2
+    assert found["settings"]["hidden_size"] == 8
+    assert found["baselines"].keys() == {"pop", "s-pop", "markov-chain", "item-knn"}
+    assert all(of["recall"]["20"] >= of["mrr"]["20"] for of in found["baselines"].values())
+    (bundle,) = (path for path in (tmp_path / "out").iterdir() if path.is_dir())
+    assert found["bundle"] == str(bundle)
+    manifest = open_bundle(bundle).manifest
+    assert manifest.training["settings"] == found["settings"]
+    assert manifest.metrics["model"]["recall@20"] == found["recall"]["20"]
+    assert manifest.metrics["baselines"].keys() == found["baselines"].keys()
+    assert "gru4rec" in result.stdout
+
+
+def test_without_a_test_file_the_newest_sessions_are_held_out(tmp_path: Path, train: Path) -> None:
+    result = run(
+        "--train", train, "--out", tmp_path / "out", "--valid-fraction", "0.25", "--no-baselines", "--json", *SMALL
+    )
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["data"]["train"]["sessions"] == 60
+    assert found["predictions"] == int((random_sessions(80, items=30, seed=1).lengths[60:] - 1).sum())
+    assert found["baselines"] == {}
+
+
+def test_quiet_prints_nothing_and_a_version_can_be_named(tmp_path: Path, train: Path) -> None:
+    first = run("--train", train, "--out", tmp_path, "--version", "v1", "--no-baselines", "--quiet", *SMALL)
+    assert (first.exit_code, first.output) == (0, "")
+    again = run("--train", train, "--out", tmp_path, "--version", "v1", *SMALL)
+    assert again.exit_code == 2
+    assert "immutable" in again.output
+
+
+def test_starts_from_a_bundle(tmp_path: Path, train: Path) -> None:
+    cold: list[str | Path] = ["--train", train, "--out", tmp_path, "--no-baselines", "--json", *SMALL]
+    first = json.loads(run(*cold, "--version", "v1").stdout)
+    second = json.loads(run(*cold, "--version", "v2", "--warm-start", tmp_path / "v1").stdout)
+    assert second["losses"][0] < first["losses"][0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set", "learning_rat=1"], "unknown training setting"),
+        (["--set", "epochs=0"], "epochs=0"),
+        (["--version", "../v1"], "--version"),
+        (["--test", "missing.tsv"], "missing.tsv: no such file"),
+        (["--valid-fraction", "0"], "holdout"),
+        (["--warm-start", "missing"], "missing"),
+    ],
+)
+def test_a_mistake_is_explained_and_exits_with_2(
+    tmp_path: Path, train: Path, arguments: list[str], message: str
+) -> None:
+    result = run("--train", train, "--out", tmp_path / "out", *SMALL, *arguments)
+    assert result.exit_code == 2
+    assert message in result.output
+    assert "Traceback" not in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_rows_stop_the_run_or_are_counted(tmp_path: Path, train: Path) -> None:
+    train.write_bytes(gzip.compress(gzip.decompress(train.read_bytes()) + b"x\t\t5\n"))
+    lines = gzip.decompress(train.read_bytes()).count(b"\n")
+    arguments: list[str | Path] = ["--train", train, "--out", tmp_path / "out", "--no-baselines", "--json", *SMALL]
+    refused = run(*arguments)
+    assert refused.exit_code == 2
+    assert f"line {lines}: item_id is empty" in refused.output
+    skipped = run(*arguments, "--skip-bad-rows")
+    assert json.loads(skipped.stdout)["data"]["bad_rows"] == {str(train): 1}
+
+
+def test_versions_sort_as_they_were_made() -> None:
+    times = np.sort(np.random.default_rng(0).integers(0, 4_000_000_000_000, 50))
+    names = [version_at(int(t)) for t in times]
+    assert names == sorted(names)
+    assert names[0].endswith("Z")

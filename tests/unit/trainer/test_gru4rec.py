@@ -1,0 +1,150 @@
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.unit.trainer import reference
+from trainer.fit import StepMath
+from trainer.gru4rec import Weights, advance, initial_weights, scores
+from trainer.settings import TrainingSettings
+
+ITEMS = 20
+
+
+def random_weights(settings: TrainingSettings, spread: float = 0.7) -> Weights:
+    generator = torch.Generator().manual_seed(3)
+    shapes = initial_weights(ITEMS, settings, generator).tensors()
+    return Weights.of_tensors({name: spread * torch.randn(t.shape, generator=generator) for name, t in shapes.items()})
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("embedding", ["shared", "separate"])
+def test_a_click_is_a_step_of_torchs_gru(layers: int, embedding: str) -> None:
+    settings = TrainingSettings.parse({"hidden_size": 6, "layers": layers, "embedding": embedding})
+    weights = random_weights(settings)
+    hidden = torch.randn(layers, 4, 6, generator=torch.Generator().manual_seed(1))
+    items = torch.tensor([0, 19, 7, 7])
+    x = weights.input_table[items]
+    for layer, after in enumerate(advance(weights, items, hidden)):
+        x = reference.gru(weights, layer, x, hidden[layer])
+        torch.testing.assert_close(after, x)
+    expected = x @ weights.output.T + weights.output_bias
+    torch.testing.assert_close(scores(weights, advance(weights, items, hidden)[-1]), expected)
+
+
+class Masks:
+    """Dropout masks as the step asks for them, kept for the reference. None for a rate of 0."""
+
+    def __init__(self) -> None:
+        self.given: list[Tensor] = []
+
+    def __call__(self, shape: tuple[int, int], rate: float) -> Tensor | None:
+        if rate == 0:
+            return None
+        mask = (torch.rand(shape, generator=torch.Generator().manual_seed(len(self.given))) >= rate) / (1 - rate)
+        self.given.append(mask)
+        return mask
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("embedding", ["shared", "separate"])
+@pytest.mark.parametrize("loss", ["cross-entropy", "bpr-max"])
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_the_gradient_is_that_of_autograd(loss: str, embedding: str, layers: int, dropout: float) -> None:
+    settings = TrainingSettings.parse(
+        {
+            "loss": loss,
+            "embedding": embedding,
+            "layers": layers,
+            "hidden_size": 7,
+            "batch_size": 5,
+            "n_sample": 6,
+            "dropout_input": dropout,
+            "dropout_hidden": dropout,
+        }
+    )
+    weights = random_weights(settings)
+    generator = torch.Generator().manual_seed(8)
+    inputs, targets = torch.tensor([3, 3, 8, 1]), torch.tensor([8, 2, 2, 8])  # duplicates, and inputs among targets
+    samples = torch.tensor([2, 11, 11, 0, 19, 3])
+    hidden = torch.randn(layers, 4, 7, generator=generator)
+    support = torch.arange(1, ITEMS + 1)
+    masks = Masks()
+    found = StepMath(settings, support, masks)(weights, inputs, targets, samples, hidden)
+
+    leaves = reference.double(weights)
+    input_mask, hidden_masks = (masks.given[0], masks.given[1:]) if dropout else (None, None)
+    expected, state = reference.loss(
+        leaves,
+        settings,
+        inputs=inputs,
+        targets=targets,
+        samples=samples,
+        hidden=hidden,
+        support=support,
+        input_mask=input_mask,
+        hidden_masks=hidden_masks,
+    )
+    (expected / settings.batch_size).backward()  # type: ignore[no-untyped-call]
+
+    def same(value: Tensor, wanted: Tensor | None) -> None:
+        assert wanted is not None
+        torch.testing.assert_close(value.double(), wanted.double(), rtol=1e-4, atol=1e-6)
+
+    same(found.loss, expected.detach())
+    same(found.hidden, state.detach())  # dropped, and carried on like that
+    columns = torch.cat([targets, samples])
+    of_input = torch.zeros(ITEMS, 7).index_add_(0, inputs, found.inputs)
+    of_output = torch.zeros(ITEMS, 7).index_add_(0, columns, found.columns)
+    same(torch.zeros(ITEMS).index_add_(0, columns, found.column_bias), leaves.output_bias.grad)
+    if leaves.embedding is None:
+        same(of_input + of_output, leaves.output.grad)
+    else:
+        same(of_input, leaves.embedding.grad)
+        same(of_output, leaves.output.grad)
+    for layer, leaf in zip(found.layers, leaves.layers, strict=True):
+        same(layer.w, leaf.w.grad)
+        same(layer.u, leaf.u.grad)
+        same(layer.b, leaf.b.grad)
+
+
+def test_only_the_targets_and_the_samples_are_scored() -> None:
+    settings = TrainingSettings(hidden_size=4, batch_size=3, n_sample=5)
+    weights = random_weights(settings)
+    # Every other item's scores are NaN; nothing of them may be seen.
+    weights.output[10:] = math.nan
+    step = StepMath(settings, torch.ones(ITEMS), lambda *_: None)
+    found = step(
+        weights, torch.tensor([0, 1]), torch.tensor([2, 3]), torch.tensor([4, 5, 6, 7, 8]), torch.zeros(1, 2, 4)
+    )
+    assert found.columns.shape == (7, 4)
+    assert torch.isfinite(found.loss)
+
+
+def test_weights_start_uniform_a_gate_at_a_time_and_biases_at_zero() -> None:
+    settings = TrainingSettings.parse({"hidden_size": 50, "embedding": "separate", "layers": 2})
+    weights = initial_weights(400, settings, torch.Generator().manual_seed(0))
+    assert weights.embedding is not None
+    bounds = [(weights.output, math.sqrt(6 / 450)), (weights.embedding, math.sqrt(6 / 450))]
+    # sqrt(6 / (50 + 50)) for each gate; of the stacked matrix it would be sqrt(6 / (150 + 50))
+    bounds += [
+        (gate, math.sqrt(6 / 100)) for layer in weights.layers for m in (layer.w, layer.u) for gate in m.chunk(3)
+    ]
+    for tensor, bound in bounds:
+        assert 0.98 * bound < float(tensor.abs().max()) <= bound
+        assert float(tensor.std()) == pytest.approx(bound / math.sqrt(3), rel=0.05)
+    for bias in (weights.output_bias, *(layer.b for layer in weights.layers)):
+        assert not bias.any()
+
+
+@pytest.mark.parametrize("embedding", ["shared", "separate"])
+def test_weights_are_their_named_tensors(embedding: str) -> None:
+    weights = random_weights(TrainingSettings.parse({"hidden_size": 3, "layers": 2, "embedding": embedding}))
+    again = Weights.of_tensors(weights.tensors())
+    assert {name: t.data_ptr() for name, t in again.tensors().items()} == {
+        name: t.data_ptr() for name, t in weights.tensors().items()
+    }
+    clone = weights.clone()
+    clone.output.zero_()
+    assert weights.output.any()

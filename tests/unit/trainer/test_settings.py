@@ -1,0 +1,57 @@
+import pytest
+
+from trainer.errors import TrainingSettingsError
+from trainer.settings import TrainingSettings
+
+
+def test_assignments_are_converted_and_a_later_one_wins() -> None:
+    settings = TrainingSettings.from_assignments(["hidden_size=64", "learning_rate=.05", "epochs=1", "epochs = 3"])
+    assert (settings.hidden_size, settings.learning_rate, settings.epochs) == (64, 0.05, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "canonical"),
+    [
+        ("loss", "xe", "cross-entropy"),
+        ("loss", "cross_entropy", "cross-entropy"),
+        ("loss", "BPR-max", "bpr-max"),
+        ("embedding", "constrained", "shared"),
+    ],
+)
+def test_names_in_use_elsewhere_are_known(name: str, value: str, canonical: str) -> None:
+    assert getattr(TrainingSettings.from_assignments([f"{name}={value}"]), name) == canonical
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("learning_rat=1", "unknown training setting 'learning_rat' .*learning_rate"),
+        ("epochs", "not of the form name=value"),
+        ("epochs=many", "epochs=many: .*integer"),
+        ("epochs=0", "epochs=0: .*greater than or equal to 1"),
+        ("dropout_hidden=1", "dropout_hidden=1: .*less than 1"),
+        ("learning_rate=nan", "learning_rate=nan: .*finite"),
+        ("loss=mse", "loss=mse: .*'cross-entropy' or 'bpr-max'"),
+    ],
+)
+def test_a_mistake_is_named(assignment: str, message: str) -> None:
+    with pytest.raises(TrainingSettingsError, match=message):
+        TrainingSettings.from_assignments([assignment])
+
+
+def test_settings_that_do_not_go_together_are_refused() -> None:
+    with pytest.raises(TrainingSettingsError, match="no negatives"):
+        TrainingSettings.parse({"batch_size": 1, "n_sample": 0})
+    with pytest.raises(TrainingSettingsError, match="logq"):
+        TrainingSettings.parse({"loss": "bpr-max", "logq": 0.5})
+
+
+def test_logq_is_for_cross_entropy_alone() -> None:
+    assert TrainingSettings().logq == 1.0
+    assert TrainingSettings.parse({"loss": "bpr-max"}).logq == 0.0
+
+
+def test_settings_survive_their_own_record() -> None:
+    for loss in ("cross-entropy", "bpr-max"):
+        settings = TrainingSettings.parse({"loss": loss, "elu": 1})
+        assert TrainingSettings.parse(settings.model_dump()) == settings
