@@ -111,6 +111,9 @@ def _changelog_config(session_ttl_ms: int) -> dict[str, str]:
         "segment.bytes": str(64 * _MIB),
         # Compact what is a fifth stale; the default of half lets a busy table's log grow to twice its rows.
         "min.cleanable.dirty.ratio": "0.2",
+        # A worker that was frozen while its partition moved may append a row older than its successor's. A restore
+        # takes the newer of the two, as long as compaction has not removed it: by then the session should be over.
+        "min.compaction.lag.ms": str(segment_ms),
         "max.compaction.lag.ms": str(2 * segment_ms),
         # Tombstones must outlive a restore that is under way.
         "delete.retention.ms": str(session_ttl_ms),

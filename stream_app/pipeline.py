@@ -34,6 +34,7 @@ from stream_app.transport import Chunk, ChunkConsumer
 log = structlog.get_logger(__name__)
 
 _HEARTBEAT_CHECK_SECONDS: Final = 0.05
+_DRAIN_CHECK_SECONDS: Final = 0.01
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -69,7 +70,7 @@ class _InFlight:
     """One partition in one generation: its chunks in order, and the rows that are not in RocksDB yet."""
 
     generation: int
-    chunks: "asyncio.Queue[_Computed]" = field(default_factory=asyncio.Queue)
+    chunks: "asyncio.Queue[_Computed | None]" = field(default_factory=asyncio.Queue)
     rows: dict[str, SessionState] = field(default_factory=dict)
     task: "asyncio.Task[None] | None" = None
 
@@ -122,8 +123,8 @@ class Pipeline:
 
         Returns as soon as the next chunk may be computed; waits while too many chunks are in flight.
         """
-        await self._slots.acquire()
         self._moved(+1)
+        await self._slots.acquire()
         try:
             if self._failed or not self._consumer().owns(chunk.tp, chunk.generation):
                 self._leave(chunk)
@@ -136,6 +137,11 @@ class Pipeline:
         except Exception as error:  # noqa: BLE001 - the loop's edge: nothing is acknowledged, the worker stops
             self._leave(chunk)
             self._fail(error)
+
+    async def drained(self) -> None:
+        """Wait until no chunk is in flight."""
+        while self.in_flight:
+            await asyncio.sleep(_DRAIN_CHECK_SECONDS)
 
     async def stop(self) -> None:
         """Abandon what is still in flight; it is not acknowledged and will be redelivered."""
@@ -238,13 +244,14 @@ class Pipeline:
         partition = self._partitions.get(chunk.tp)
         if partition is None or partition.generation != chunk.generation:
             # A new generation: what is left of the old one will be redelivered in this one.
+            if partition is not None:
+                partition.chunks.put_nowait(None)
             partition = self._partitions[chunk.tp] = _InFlight(chunk.generation)
             partition.task = asyncio.create_task(self._see_through(partition), name=f"chunks of {chunk.tp}")
         return partition
 
     async def _see_through(self, partition: _InFlight) -> None:
-        while True:
-            computed = await partition.chunks.get()
+        while (computed := await partition.chunks.get()) is not None:
             try:
                 durable = await self._make_durable(computed, partition)
             except Exception as error:  # noqa: BLE001 - the loop's edge: nothing is acknowledged, the worker stops

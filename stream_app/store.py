@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,13 +44,16 @@ class SessionStore(rocksdb.Store):
     def __init__(self, *args: Any, store_options: StoreOptions, **kwargs: Any) -> None:
         super().__init__(*args, driver="rocksdict", **kwargs)
         self._store_options = store_options
+        # The pipeline's thread reads and writes, the event loop opens, restores and closes.
+        self._lock = threading.RLock()
         self._cache = rocksdict.Cache(store_options.cache_mb * _MIB)
 
     # -- rows ---------------------------------------------------------------------------------------------------------
 
     def rows(self, partition: int, keys: Sequence[bytes]) -> list[bytes | None]:
         """The rows under `keys`, None where there is none."""
-        rows: list[bytes | None] = self._db_for_partition(partition).get(list(keys))
+        with self._lock:
+            rows: list[bytes | None] = self._db_for_partition(partition).get(list(keys))
         return rows
 
     def write_rows(self, partition: int, rows: Mapping[bytes, bytes], changelog_offset: int) -> None:
@@ -58,7 +62,8 @@ class SessionStore(rocksdb.Store):
         for key, row in rows.items():
             batch.put(key, row)
         batch.put(self.offset_key, str(changelog_offset).encode())
-        self._db_for_partition(partition).write(batch)
+        with self._lock:
+            self._db_for_partition(partition).write(batch)
 
     def apply_changelog(self, partition: int, records: Iterable[tuple[bytes, bytes | None, int]]) -> int:
         """Restore rows from changelog records (key, row, changelog offset); returns how many were stale.
@@ -143,14 +148,20 @@ class SessionStore(rocksdb.Store):
         options.set_block_based_table_factory(blocks)
         return options
 
+    def _db_for_partition(self, partition: int) -> Any:
+        with self._lock:
+            return super()._db_for_partition(partition)
+
     def revoke_partitions(self, table: Any, tps: Any) -> None:
         """Close the databases of partitions that are gone; Faust leaves that to the garbage collector."""
-        for tp in tps:
-            if tp.topic in table.changelog_topic.topics and (db := self._dbs.pop(tp.partition, None)) is not None:
-                db.close()
+        with self._lock:
+            for tp in tps:
+                if tp.topic in table.changelog_topic.topics and (db := self._dbs.pop(tp.partition, None)) is not None:
+                    db.close()
 
     async def stop(self) -> None:
         """Close all databases."""
-        for db in self._dbs.values():
-            db.close()
-        self._dbs.clear()
+        with self._lock:
+            for db in self._dbs.values():
+                db.close()
+            self._dbs.clear()

@@ -7,9 +7,11 @@ The overridden methods are private to faust-streaming, which is why its version 
 `tests/integration/test_transport.py` holds what we rely on.
 """
 
+import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +22,8 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage, Message
 
 log = structlog.get_logger(__name__)
+
+_RECOVERY_CHECK_SECONDS = 0.02
 
 
 def now() -> float:
@@ -70,9 +74,10 @@ class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
         beat = coordinator._do_heartbeat
 
         async def observed_heartbeat() -> bool:
+            asked = now()  # before: the host may be frozen between the answer and our reading it
             confirmed = bool(await beat())
             if confirmed:
-                self.last_heartbeat = now()
+                self.last_heartbeat = asked
             return confirmed
 
         coordinator._do_heartbeat = observed_heartbeat
@@ -82,11 +87,32 @@ class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
         return int(self._ensure_consumer()._coordinator.generation)
 
 
+class _ReadOffsets(defaultdict[TP, int | None]):
+    """Faust's last read offsets, unknown for clicks.
+
+    Faust drops a message whose offset is below the last one that it handed over before it sought back. A chunk's
+    offset is that of its last record: after a seek a shorter chunk would be dropped with clicks that nobody saw.
+    What is read twice is recognised by its rows.
+    """
+
+    def __init__(self, clicks_topic: str) -> None:
+        super().__init__(lambda: None)
+        self._clicks_topic = clicks_topic
+
+    def __getitem__(self, tp: TP) -> int | None:
+        return None if tp.topic == self._clicks_topic else super().__getitem__(tp)
+
+
 class ChunkConsumer(driver.Consumer):
     """One message for each chunk of the clicks topic, committed up to the chunk's last offset."""
 
     logger = logging.getLogger("faust")  # as quiet as the services it is one of
     _thread: _ChunkConsumerThread
+    _joining_since: float = 0.0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._read_offset = _ReadOffsets(self.app.clicks_topic)
 
     def _new_consumer_thread(self) -> _ChunkConsumerThread:
         return _ChunkConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -94,26 +120,44 @@ class ChunkConsumer(driver.Consumer):
     def _is_clicks(self, tp: TP) -> bool:
         return bool(tp.topic == self.app.clicks_topic)
 
+    async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:
+        """Fetch; of clicks nothing before the tables are recovered.
+
+        Faust lets the clicks partitions go before it seeks them to their committed offsets, and then empties the
+        queues that what was fetched meanwhile has gone to.
+        """
+        if active_partitions is not None and not self.app.tables.actives_ready:
+            active_partitions = {tp for tp in active_partitions if not self._is_clicks(tp)}
+            if not active_partitions:
+                await asyncio.sleep(_RECOVERY_CHECK_SECONDS)
+                return {}
+        return await super()._getmany(active_partitions, timeout)
+
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Message]]:
         """One message a partition and fetch for the clicks topic, one a record for all others."""
-        records, _ = await self._wait_next_records(timeout)
+        records, active = await self._wait_next_records(timeout)
         generation = self.app.consumer_generation_id
-        if records is None or self.should_stop:
+        if records is None or active is None or self.should_stop:
             return
         if not self.flow_active:
             await self._seek_back()
             return
         for tp, batch in records.items():
-            messages = [self._chunk(tp, batch, generation)] if self._is_clicks(tp) and batch else None
-            for message in messages or (self._to_message(tp, record) for record in batch):
+            wanted = tp in active or tp in self._buffered_partitions
+            for part in self._parts(tp, batch) if wanted else ():
                 if not self.flow_active or self.app.consumer_generation_id != generation:
                     return  # a rebalance: what is left will be fetched again by whoever gets the partition
-                yield tp, message
+                yield tp, self._chunk(tp, part, generation) if self._is_clicks(tp) else self._to_message(tp, part)
+
+    def _parts(self, tp: TP, batch: Sequence[ConsumerRecord]) -> Iterable[Any]:
+        """What becomes one message each: all records of a fetch, or each of them."""
+        if not self._is_clicks(tp):
+            return batch
+        return [batch] if batch else []
 
     def _chunk(self, tp: TP, records: Sequence[ConsumerRecord], generation: int) -> ConsumerMessage:
         last = records[-1]
-        chunk = Chunk(tp, records, generation, self.highwater(tp))
-        self.app.monitor.track_tp_end_offset(tp, chunk.end_offset)
+        chunk = Chunk(tp, records, generation, self._end_offset(tp))
         return ConsumerMessage(
             tp.topic,
             tp.partition,
@@ -129,6 +173,12 @@ class ChunkConsumer(driver.Consumer):
             tp,
             generation_id=generation,
         )
+
+    def _end_offset(self, tp: TP) -> int | None:
+        try:
+            return int(self.highwater(tp))
+        except (AssertionError, TypeError):  # aiokafka's thread has just lost the partition, or was not told yet
+            return None
 
     async def _seek_back(self) -> None:
         # Fetched while the flow was being stopped: the position has moved past records that nobody saw.
@@ -165,11 +215,20 @@ class ChunkConsumer(driver.Consumer):
         """Commit what is acknowledged first: Faust forgets it before its own last commit."""
         await self.commit()
         await super().on_partitions_revoked(revoked)
+        self._joining_since = now()
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
-        """A new generation begins."""
-        self._thread.last_heartbeat = now()
+        """A new generation begins; the broker confirmed this member at some time since it asked to join."""
+        self._thread.last_heartbeat = self._joining_since
         await super().on_partitions_assigned(assigned, generation_id)
+
+    async def wait_empty(self) -> None:
+        """Wait until no chunk is in flight, then commit.
+
+        Faust waits until every message is acknowledged, which those never are whose partition was lost meanwhile.
+        """
+        await self.app.pipeline.drained()
+        await self.commit_and_end_transactions()
 
     def owns(self, tp: TP, generation: int) -> bool:
         """Whether this worker still has the partition in the generation in which a chunk of it was fetched."""

@@ -13,6 +13,7 @@ from schemas.topics import changelog_topic, topic_table
 from schemas.topics_admin import check_topics
 from stream_app.app import RecommenderApp, create_app, tables_folder
 from stream_app.delivery import Delivery, producer_config
+from stream_app.errors import StalledError
 from stream_app.hot_swap import LiveModel, ModelWatcher
 from stream_app.metrics import Metrics
 from stream_app.settings import StreamSettings
@@ -143,8 +144,10 @@ class Worker:
                 await app.pipeline.stop()
         except TimeoutError:
             self._fail(
-                TimeoutError(f"the worker did not stop within {limit:g} s; what was in flight will be redelivered")
+                StalledError(f"the worker did not stop within {limit:g} s; what was in flight will be redelivered")
             )
+        except Exception as error:  # noqa: BLE001 - Faust's services fail in their own ways; the exit code must tell
+            self._fail(error)
         await asyncio.to_thread(self._delivery.stop, limit)
         await asyncio.to_thread(self._watcher.stop)
 
@@ -212,6 +215,4 @@ def main(settings: StreamSettings) -> None:
         code = uvloop.run(run_worker(settings))
     sys.stdout.flush()
     sys.stderr.flush()
-    if code != EXIT_OK:
-        os._exit(code)  # a failed worker must not wait for threads that may never end
-    sys.exit(code)
+    os._exit(code)  # Python would wait for Faust's consumer thread, which does not always end
