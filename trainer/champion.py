@@ -6,11 +6,11 @@ the next command finds the entry newer than the topic's last announcement and dr
 
 import time
 from dataclasses import dataclass
+from typing import Protocol
 
 import structlog
 
 from schemas.announcement import ModelAnnouncement
-from trainer.announce import ModelsTopic
 from trainer.history import Action, Entry, line_of, settle
 from trainer.registry import PublishedModel, Registry
 from trainer.service_errors import RegistryError
@@ -19,6 +19,17 @@ log = structlog.get_logger(__name__)
 
 HISTORY_KEPT = 200
 """Entries of the history: each command lists them all."""
+
+
+class Announcements(Protocol):
+    """The announcements of one alias: `trainer.announce.ModelsTopic`, or a list in a test."""
+
+    @property
+    def alias(self) -> str: ...
+
+    def current(self) -> ModelAnnouncement | None: ...
+
+    def announce(self, announcement: ModelAnnouncement) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -40,7 +51,7 @@ class Standing:
 class Championship:
     """The alias of a registry. One process announces at a time, or the later announcement counts."""
 
-    def __init__(self, registry: Registry, topic: ModelsTopic) -> None:
+    def __init__(self, registry: Registry, topic: Announcements) -> None:
         self._registry = registry
         self._topic = topic
 

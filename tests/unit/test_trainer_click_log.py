@@ -1,0 +1,238 @@
+"""The click log's folder: names are positions, files appear whole, and what contradicts itself is refused."""
+
+import itertools
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from trainer.click_log import ClickLogFolder, LogFile, LostOffsets, Rows, TopicIdentity
+from trainer.readers import read_clicks
+from trainer.service_errors import ClickLogError
+from trainer.sessions import SessionSet
+from trainer.window import read_window
+
+TOPIC = TopicIdentity("clicks", "id-1")
+MINUTE = 60_000
+
+
+def put(
+    log: ClickLogFolder, partition: int, first: int, last: int, *, expected: int | None = None, time: int = 0
+) -> None:
+    """A file with one click an offset, a second apart, session and item named after the offset."""
+    offsets = list(range(first, last + 1))
+    rows = Rows(
+        session_id=[f"s{partition}-{offset // 2}" for offset in offsets],
+        item_id=[f"i{offset % 3}" for offset in offsets],
+        timestamp=[time + 1000 * offset for offset in offsets],
+        offset=offsets,
+    )
+    log.write(partition, first, last, rows, topic=TOPIC, expected=first if expected is None else expected)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> ClickLogFolder:
+    return ClickLogFolder(tmp_path)
+
+
+def test_the_next_position_is_read_off_the_names(log: ClickLogFolder) -> None:
+    put(log, 0, 0, 9)
+    put(log, 0, 10, 14)
+    put(log, 1, 3, 3)
+    state = log.scan()
+    assert state.next_offsets == {0: 15, 1: 4}
+    assert state.files == (LogFile(0, 0, 9), LogFile(0, 10, 14), LogFile(1, 3, 3))
+    assert state.lost == ()
+
+
+def test_an_empty_folder_has_no_positions(log: ClickLogFolder) -> None:
+    assert log.scan().next_offsets == {}
+
+
+def test_a_range_without_any_click_still_moves_the_position(log: ClickLogFolder) -> None:
+    log.write(0, 0, 4, Rows([], [], [], []), topic=TOPIC, expected=0)
+    put(log, 0, 5, 6)
+    assert log.scan().next_offsets == {0: 7}
+    assert log.newest_timestamp(LogFile(0, 0, 4)) is None
+    assert len(read_clicks(log.folder)) == 2
+
+
+def test_files_read_back_as_the_trainer_reads_a_session_log(log: ClickLogFolder) -> None:
+    put(log, 0, 0, 3)
+    put(log, 1, 0, 1)
+    clicks = read_clicks(log.folder)
+    assert len(clicks) == 6
+    assert clicks.timestamp is not None
+    assert clicks.timestamp.tolist() == [0, 1000, 2000, 3000, 0, 1000]
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ([(0, 9), (5, 12)], "overlap"),
+        ([(0, 9), (9, 12)], "overlap"),
+        ([(0, 9), (11, 12)], "offsets 10 to 10 of partition 0 is missing"),
+        ([(0, 9), (10, 11), (20, 21)], "offsets 12 to 19 of partition 0 is missing"),
+    ],
+)
+def test_overlaps_and_unexplained_gaps_are_refused(
+    log: ClickLogFolder, files: list[tuple[int, int]], message: str
+) -> None:
+    for first, last in files:
+        put(log, 0, first, last)
+    with pytest.raises(ClickLogError, match=message):
+        log.scan()
+
+
+def test_a_gap_that_retention_made_is_told_with_its_size(log: ClickLogFolder) -> None:
+    put(log, 0, 0, 9)
+    put(log, 0, 25, 30, expected=10)
+    assert log.scan().lost == (LostOffsets(0, 10, 24),)
+    assert log.scan().lost[0].count == 15
+
+
+def test_a_log_may_begin_anywhere(log: ClickLogFolder) -> None:
+    put(log, 0, 1000, 1001)
+    assert log.scan().next_offsets == {0: 1002}
+
+
+def test_a_foreign_parquet_file_is_refused_since_a_reader_would_read_it(log: ClickLogFolder) -> None:
+    pq.write_table(pa.table({"a": [1]}), log.folder / "export.parquet")
+    with pytest.raises(ClickLogError, match=r"export\.parquet: is no file of a click log"):
+        log.scan()
+
+
+def test_a_damaged_file_is_named(log: ClickLogFolder) -> None:
+    put(log, 0, 0, 3)
+    path = log.folder / LogFile(0, 0, 3).name
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(ClickLogError, match=path.name):
+        log.rows(LogFile(0, 0, 3))
+
+
+def test_what_a_killed_writer_left_is_cleaned_and_counts_for_nothing(log: ClickLogFolder) -> None:
+    put(log, 0, 0, 3)
+    unfinished = log.folder / ".clicks-p00000-00000000000000000004-00000000000000000009.parquet.unfinished"
+    unfinished.write_bytes(b"PAR1 and no more")
+    assert log.scan().next_offsets == {0: 4}
+    assert log.clean() == [unfinished]
+    assert not unfinished.exists()
+
+
+def test_a_second_writer_is_refused(log: ClickLogFolder) -> None:
+    with (
+        log.locked(),
+        pytest.raises(ClickLogError, match="another process collects"),
+        ClickLogFolder(log.folder).locked(),
+    ):
+        pass
+    with log.locked():
+        pass
+
+
+def test_merging_keeps_every_offset_once(log: ClickLogFolder) -> None:
+    for first in range(0, 40, 2):
+        put(log, 0, first, first + 1)
+    put(log, 1, 0, 1)
+    before = read_clicks(log.folder)
+    assert log.merge(at_least=16) == 19
+    assert log.scan().files == (LogFile(0, 0, 39), LogFile(1, 0, 1))
+    after = read_clicks(log.folder)
+    assert before.timestamp is not None
+    assert after.timestamp is not None
+    assert after.timestamp.tolist() == before.timestamp.tolist()
+    assert log.topic_of(LogFile(0, 0, 39)) == TOPIC
+
+
+def test_merging_stops_at_a_lost_range_and_at_the_target_size(log: ClickLogFolder) -> None:
+    for first in (0, 2, 4):
+        put(log, 0, first, first + 1)
+    for first in (20, 22, 24):
+        put(log, 0, first, first + 1, expected=6 if first == 20 else first)
+    assert log.merge(at_least=3) == 4
+    assert log.scan().files == (LogFile(0, 0, 5), LogFile(0, 20, 25))
+    assert log.scan().lost == (LostOffsets(0, 6, 19),)
+    assert log.merge(at_least=2, target_bytes=1) == 0
+
+
+def test_a_merge_that_was_killed_before_its_parts_went_is_finished(log: ClickLogFolder) -> None:
+    parts = [(0, 1), (2, 3), (4, 5)]
+    for first, last in parts:
+        put(log, 0, first, last)
+    copies = {LogFile(0, *part).name: (log.folder / LogFile(0, *part).name).read_bytes() for part in parts}
+    log.merge(at_least=3)
+    for name, data in copies.items():  # as after a kill between the rename and the removals
+        (log.folder / name).write_bytes(data)
+    with pytest.raises(ClickLogError, match="overlap"):
+        log.scan()
+    assert sorted(path.name for path in log.clean()) == sorted(copies)
+    assert log.scan().files == (LogFile(0, 0, 5),)
+
+
+def test_pruning_takes_old_files_from_the_beginning_and_never_the_last(log: ClickLogFolder) -> None:
+    put(log, 0, 0, 1, time=0)
+    put(log, 0, 2, 3, time=10 * MINUTE)
+    put(log, 0, 4, 5, time=60 * MINUTE)
+    put(log, 1, 0, 1, time=0)  # all of partition 1 is old: its position must survive
+    assert log.prune(keep_ms=20 * MINUTE) == [LogFile(0, 0, 1), LogFile(0, 2, 3)]
+    assert log.scan().next_offsets == {0: 6, 1: 2}
+
+
+def test_pruning_leaves_no_gap_where_times_are_out_of_order(log: ClickLogFolder) -> None:
+    put(log, 0, 0, 1, time=60 * MINUTE)
+    put(log, 0, 2, 3, time=0)  # a replay of old clicks
+    put(log, 0, 4, 5, time=61 * MINUTE)
+    assert log.prune(keep_ms=20 * MINUTE) == []
+    log.scan()
+
+
+def write_sessions(log: ClickLogFolder, partition: int, first: int, clicks: list[tuple[str, str, int]]) -> None:
+    sessions, items, times = map(list, zip(*clicks, strict=True))
+    rows = Rows(sessions, items, times, list(range(first, first + len(clicks))))
+    log.write(partition, first, first + len(clicks) - 1, rows, topic=TOPIC, expected=first)
+
+
+def test_the_window_holds_the_sessions_that_ended_lately_whole(log: ClickLogFolder) -> None:
+    hour = 60 * MINUTE
+    write_sessions(log, 0, 0, [("old", "a", 0), ("old", "b", 1000), ("long", "a", 9 * hour)])
+    write_sessions(log, 0, 3, [("long", "b", 9 * hour + 1000), ("single", "a", 10 * hour)])
+    write_sessions(log, 1, 0, [("new", "b", 10 * hour), ("new", "c", 10 * hour + 5)])
+    window = read_window(log, window_ms=2 * hour, idle_gap_ms=30 * MINUTE, trained={})
+    assert window is not None
+    named = [[window.sessions.item_ids[i] for i in items] for items in sessions_of(window.sessions)]
+    assert named == [["a", "b"], ["b", "c"]]  # `long` and `new`; a session of one click teaches nothing
+    assert window.positions == {0: 5, 1: 2}
+
+
+def test_the_window_counts_sessions_that_the_last_model_has_not_seen(log: ClickLogFolder) -> None:
+    write_sessions(log, 0, 0, [("a", "x", 0), ("a", "y", 1), ("b", "x", 2), ("b", "y", 3)])
+    write_sessions(log, 1, 0, [("c", "x", 0), ("c", "y", 1)])
+
+    def new_sessions(trained: dict[int, int]) -> int:
+        window = read_window(log, window_ms=0, idle_gap_ms=MINUTE, trained=trained)
+        assert window is not None
+        return window.new_sessions
+
+    assert new_sessions({}) == 3
+    assert new_sessions({0: 3}) == 2  # b goes on after the position, c is another partition
+    assert new_sessions({0: 4, 1: 2}) == 0
+    assert new_sessions({0: 5, 1: 2}) == 3  # beyond the log's end: positions of another topic
+
+
+def test_an_idle_gap_splits_a_session_id(log: ClickLogFolder) -> None:
+    write_sessions(log, 0, 0, [("a", "x", 0), ("a", "y", 1), ("a", "x", 40 * MINUTE), ("a", "z", 41 * MINUTE)])
+    window = read_window(log, window_ms=0, idle_gap_ms=30 * MINUTE, trained={})
+    assert window is not None
+    assert [len(items) for items in sessions_of(window.sessions)] == [2, 2]
+
+
+def test_a_log_without_clicks_has_no_window(log: ClickLogFolder) -> None:
+    assert read_window(log, window_ms=0, idle_gap_ms=MINUTE, trained={}) is None
+    log.write(0, 0, 4, Rows([], [], [], []), topic=TOPIC, expected=0)
+    assert read_window(log, window_ms=0, idle_gap_ms=MINUTE, trained={}) is None
+
+
+def sessions_of(sessions: SessionSet) -> list[list[int]]:
+    bounds = sessions.offsets.tolist()
+    return [sessions.items[a:b].tolist() for a, b in itertools.pairwise(bounds)]
