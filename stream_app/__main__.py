@@ -2,6 +2,7 @@
 
 import os
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,6 +26,14 @@ out = Console()
 err = Console(stderr=True)
 
 EXIT_USAGE = 2
+
+
+class TimeUnit(StrEnum):
+    """What the times of a click file count."""
+
+    seconds = "seconds"
+    milliseconds = "milliseconds"
+
 
 Config = Annotated[Path | None, typer.Option("--config", help="The settings file; ./nextclick.toml when it is there.")]
 Json = Annotated[bool, typer.Option("--json", help="For programs: JSON instead of a table.")]
@@ -76,6 +85,87 @@ def topics(config: Config = None, json: Json = False) -> None:
             err.print(f"[yellow]{difference}[/]")
     if any(difference.fatal for difference in report.differs):
         raise typer.Exit(1)
+
+
+@app.command()
+def replay(
+    file: Annotated[Path, typer.Argument(help="TSV or CSV with a line of column names, gzipped or not.")],
+    *,
+    config: Config = None,
+    json: Json = False,
+    speed: Annotated[float, typer.Option(min=1e-6, help="1 is real time, 60 a minute's clicks each second.")] = 1.0,
+    as_fast_as_possible: Annotated[bool, typer.Option("--as-fast-as-possible", help="Wait for nothing.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="The first clicks only.")] = None,
+    rebase: Annotated[
+        bool, typer.Option(help="Give each click the time at which it is sent; else it keeps the file's.")
+    ] = True,
+    topic: Annotated[str | None, typer.Option(help="Instead of topics.clicks.")] = None,
+    delimiter: Annotated[str | None, typer.Option(help="Else by the name: a tab for .tsv, a comma for .csv.")] = None,
+    session_column: Annotated[str, typer.Option(help="Name of a column.")] = "session_id",
+    item_column: Annotated[str, typer.Option(help="Name of a column.")] = "item_id",
+    time_column: Annotated[str | None, typer.Option(help="Else `timestamp`, or made-up times without one.")] = None,
+    event_column: Annotated[str | None, typer.Option(help="Else `event_id`, or the line's number.")] = None,
+    timestamps: Annotated[TimeUnit, typer.Option(help="Unit of the time column.")] = TimeUnit.seconds,
+    skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows", help="Else a bad row refuses the file.")] = False,
+) -> None:
+    """Publish a click file as live clicks."""
+    from stream_app.click_file import ClickFileFormat
+    from stream_app.replay import replay as publish
+
+    try:
+        file_format = ClickFileFormat(
+            delimiter=delimiter,
+            session_column=session_column,
+            item_column=item_column,
+            time_column=time_column,
+            event_column=event_column,
+            time_unit="s" if timestamps is TimeUnit.seconds else "ms",
+            skip_bad_rows=skip_bad_rows,
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    code = publish(
+        file,
+        settings_of(config),
+        file_format=file_format,
+        speed=None if as_fast_as_possible else speed,
+        limit=limit,
+        rebased=rebase,
+        topic=topic,
+        json=json,
+        out=out,
+        err=err,
+    )
+    raise typer.Exit(code)
+
+
+@app.command()
+def watch(
+    config: Config = None,
+    json: Json = False,
+    session: Annotated[str | None, typer.Option(help="Of one session only.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="End after so many rankings.")] = None,
+    from_beginning: Annotated[
+        bool, typer.Option("--from-beginning", help="Those that are there already, too.")
+    ] = False,
+) -> None:
+    """Show rankings as they are published, until Ctrl-C."""
+    from stream_app.watch import watch as follow
+
+    code = follow(
+        settings_of(config), session_id=session, limit=limit, from_beginning=from_beginning, json=json, out=out, err=err
+    )
+    raise typer.Exit(code)
+
+
+@app.command()
+def inspect(
+    session: Annotated[str, typer.Argument(help="The session's id.")], config: Config = None, json: Json = False
+) -> None:
+    """Show a session's row: its model, last clicks and state."""
+    from stream_app.inspect_session import inspect_session
+
+    raise typer.Exit(inspect_session(session, settings_of(config), json=json, out=out, err=err))
 
 
 @app.command("settings")

@@ -1,0 +1,26 @@
+"""What people read in a terminal: ids that cannot take it over, times, durations."""
+
+from datetime import UTC, datetime
+
+from rich.text import Text
+
+
+def shown(text: str, style: str = "") -> Text:
+    """An id as it is, without markup; what a terminal might obey (escapes, line breaks) becomes a question mark."""
+    return Text("".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text), style)
+
+
+def utc(ms: int) -> str:
+    """Milliseconds since the epoch as a date and time, to the second."""
+    try:
+        return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    except (ValueError, OverflowError, OSError):
+        return f"{ms} ms"  # beyond the calendar
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the largest unit of which there are at least two."""
+    for name, length in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds // length:.0f} {name}"
+    return f"{seconds:.0f} s"
