@@ -1,0 +1,69 @@
+"""`make demo`: the whole system on this machine, with live clicks, until it ends by itself."""
+
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from deploy.demo.processes import CommandFailedError
+from deploy.demo.sources import click_file, shop
+from deploy.demo.story import Demo, DemoError, Plan
+from deploy.kafka import LocalKafkaError
+from schemas.errors import SchemaError
+from stream_app.click_file import ClickFileError
+
+EXIT_WRONG = 1
+EXIT_FAILED = 2
+EXIT_INTERRUPTED = 130
+
+
+def demo(
+    *,
+    clicks: Annotated[Path | None, typer.Option(help="Replay a click file instead of the simulated shop.")] = None,
+    seconds: Annotated[float, typer.Option(help="How long live clicks come.", min=20)] = 165.0,
+    rate: Annotated[float, typer.Option(help="Clicks a second of the simulated shop.", min=10)] = 1000.0,
+    retrain_every: Annotated[float, typer.Option(help="Seconds between training cycles.", min=5)] = 55.0,
+    new_sessions: Annotated[int, typer.Option(help="New sessions that a training cycle needs.", min=1)] = 1500,
+    seed: Annotated[int, typer.Option(help="Of the simulated shop.")] = 7,
+    keep: Annotated[Path | None, typer.Option(help="Keep logs, models and the table in this folder.")] = None,
+) -> None:
+    """Kafka, a worker, a trainer and a shop: clicks in, rankings out, a model retrained and swapped under load.
+
+    The last line on standard output is one JSON object; the exit code is 0 only when no click was lost, no row is wrong
+    and a model was swapped.
+    """
+    source = click_file(clicks) if clicks else shop(clicks_per_second=rate, seed=seed)
+    result = Demo(source, Plan(seconds, retrain_every, new_sessions), keep=keep).run()
+    print(json.dumps(result), flush=True)
+    if result["lost"] or result["state_mismatches"] or not result["swaps"]:
+        raise typer.Exit(EXIT_WRONG)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Entry point: what the operator can mend is told in one message."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    console = Console(stderr=True)
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(demo)
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as done:
+        sys.exit(done.exit_code)
+    except (typer.Abort, KeyboardInterrupt):
+        console.print("interrupted; everything that the demo started is stopped")
+        sys.exit(EXIT_INTERRUPTED)
+    except (DemoError, CommandFailedError, LocalKafkaError, ClickFileError, SchemaError) as error:
+        console.print(f"demo: {error}", markup=False, highlight=False, style="red")
+        sys.exit(EXIT_FAILED)
+
+
+if __name__ == "__main__":
+    main()
