@@ -76,6 +76,13 @@ def fit(
     return FitResult(weights, sessions.item_ids, settings, tuple(epochs))
 
 
+def dropout_mask(shape: tuple[int, int], rate: float, generator: torch.Generator) -> Tensor | None:
+    """0 for the share ``rate`` of the components, 1 / (1 - rate) for the rest; None for a rate of 0."""
+    if rate == 0:
+        return None
+    return torch.empty(shape).bernoulli_(1 - rate, generator=generator).div_(1 - rate)
+
+
 @dataclass(frozen=True)
 class Gradients:
     """Of one step: its loss summed over the lanes, and the gradient of that sum / batch_size."""
@@ -198,9 +205,7 @@ class _Training:
                 self._optimizers[f"layer{i}.{part}"].step(gradient)
 
     def _dropout(self, shape: tuple[int, int], rate: float) -> Tensor | None:
-        if rate == 0:
-            return None
-        return torch.empty(shape).bernoulli_(1 - rate, generator=self._generator).div_(1 - rate)
+        return dropout_mask(shape, rate, self._generator)
 
     def _check(self, total: float, epoch: int, step: int) -> None:
         if not math.isfinite(total):
