@@ -2,7 +2,6 @@
 
 import json
 import signal
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -36,8 +35,16 @@ def demo(
     The last line on standard output is one JSON object; the exit code is 0 only when no click was lost, no row is wrong
     and a model was swapped.
     """
-    source = click_file(clicks) if clicks else shop(clicks_per_second=rate, seed=seed)
-    result = Demo(source, Plan(seconds, retrain_every, new_sessions), keep=keep).run()
+    console = Console(stderr=True)
+    try:
+        source = click_file(clicks) if clicks else shop(clicks_per_second=rate, seed=seed)
+        result = Demo(source, Plan(seconds, retrain_every, new_sessions), keep=keep).run()
+    except KeyboardInterrupt:
+        console.print("interrupted; everything that the demo started is stopped")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    except (DemoError, CommandFailedError, LocalKafkaError, ClickFileError, SchemaError) as error:
+        console.print(f"demo: {error}", markup=False, highlight=False, style="red")
+        raise typer.Exit(EXIT_FAILED) from error
     print(json.dumps(result), flush=True)
     if result["lost"] or result["state_mismatches"] or not result["swaps"]:
         raise typer.Exit(EXIT_WRONG)
@@ -48,21 +55,11 @@ def _interrupt(*_: object) -> None:
 
 
 def main() -> None:
-    """Entry point: what the operator can mend is told in one message."""
+    """Entry point; SIGTERM ends the demo as Ctrl-C does."""
     signal.signal(signal.SIGTERM, _interrupt)
-    console = Console(stderr=True)
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(demo)
-    try:
-        app(standalone_mode=False)
-    except typer.Exit as done:
-        sys.exit(done.exit_code)
-    except (typer.Abort, KeyboardInterrupt):
-        console.print("interrupted; everything that the demo started is stopped")
-        sys.exit(EXIT_INTERRUPTED)
-    except (DemoError, CommandFailedError, LocalKafkaError, ClickFileError, SchemaError) as error:
-        console.print(f"demo: {error}", markup=False, highlight=False, style="red")
-        sys.exit(EXIT_FAILED)
+    app()
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def test_the_demo_stops_everything_on_ctrl_c(kafka: KafkaUnderTest, tmp_path: Pa
             [sys.executable, "-m", "deploy.demo", *SHORT, "--keep", str(tmp_path / "demo")],
             cwd=REPOSITORY,
             env=os.environ | {"KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap_servers},
-            stdout=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
             stderr=errors,
         )
         deadline = time.monotonic() + 120
