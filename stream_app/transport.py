@@ -180,6 +180,21 @@ class ChunkConsumer(driver.Consumer):
         except (AssertionError, TypeError):  # aiokafka's thread has just lost the partition, or was not told yet
             return None
 
+    async def perform_seek(self) -> None:
+        """Seek to the committed offsets; clicks without one to their beginning.
+
+        A fetch that a rebalance overtakes ends in the new generation and moves its positions past clicks that nobody
+        gets. aiokafka leaves a partition that has no committed offset where it is.
+        """
+        await super().perform_seek()
+        uncommitted = [
+            driver.ensure_aiokafka_TP(tp)
+            for tp in self.assignment()
+            if self._is_clicks(tp) and not self._committed_offset[tp]
+        ]
+        if uncommitted:
+            await self._thread.seek_to_beginning(*uncommitted)
+
     async def _seek_back(self) -> None:
         # Fetched while the flow was being stopped: the position has moved past records that nobody saw.
         try:

@@ -1,0 +1,178 @@
+"""What the chunk-wise transport relies on in Faust's private interface, on a real Kafka.
+
+The chunks come out of a real Faust app into the test's hands, which acknowledges them, or does not.
+"""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faust.types import TP
+
+from schemas.click import ClickLimits, decode_click
+from tests.conftest import KafkaUnderTest
+from tests.integration.workers import SESSION_TIMEOUT, AppUnderTest, Group, contiguous, running, until
+
+CODECS = ("gzip", "snappy", "lz4", "zstd")
+
+
+@pytest.fixture
+def group(kafka: KafkaUnderTest, topic_prefix: str) -> Group:
+    return Group(kafka.bootstrap_servers, topic_prefix)
+
+
+def produce_in_transactions(group: Group, transactions: int, count: int, *, start: int) -> None:
+    """Each transaction ends with a marker that takes an offset and is no record."""
+    producer = group.producer(**{"transactional.id": group.prefix})
+    producer.init_transactions(30)
+    for n in range(transactions):
+        producer.begin_transaction()
+        group.produce(count, start=start + n * count, producer=producer)
+        producer.commit_transaction(30)
+
+
+async def test_one_chunk_a_partition_and_fetch_with_every_record_in_order(group: Group, tmp_path: Path) -> None:
+    for n, codec in enumerate(CODECS):
+        group.produce(30, start=30 * n, producer=group.producer(**{"compression.type": codec}))
+    produce_in_transactions(group, 3, 10, start=120)
+    group.produce(40, partition=1, session="other")
+    fetched: list[tuple[TP, list[int]]] = []
+    async with running(group.settings(tmp_path, chunk_clicks=25), by_hand=True) as worker:
+        fetch = worker.consumer._thread.getmany
+
+        async def observed(*args: Any, **kwargs: Any) -> Any:
+            found = await fetch(*args, **kwargs)
+            fetched.extend((tp, [record.offset for record in records]) for tp, records in found.items())
+            return found
+
+        worker.consumer._thread.getmany = observed
+        hand = worker.hand
+        await until(lambda: len(hand.offsets(0)) == 150 and len(hand.offsets(1)) == 40, "every click handed over")
+
+        assert [(chunk.tp, [record.offset for record in chunk.records]) for chunk, _ in hand.got] == fetched
+        assert max(len(offsets) for _, offsets in fetched) == 25  # worker.chunk_clicks
+        clicks = [
+            decode_click(record.key, record.value, now_ms=10_000, limits=ClickLimits())
+            for chunk in hand.chunks(0)
+            for record in chunk.records
+        ]
+        assert [click.timestamp for click in clicks] == list(range(1_000, 1_150))
+        assert hand.offsets(0) == [*range(130), *range(131, 141), *range(142, 152)]
+        assert all(chunk.end_offset == 153 for chunk in hand.chunks(0))
+
+        # The markers' offsets will never be acknowledged; commits go on past them.
+        for chunk in hand.chunks(0):
+            assert hand.acknowledge(chunk)
+        await worker.consumer.commit()
+        assert group.committed(0) == 152
+        group.produce(5, start=150)
+        await until(lambda: len(hand.offsets(0)) == 155, "the next clicks")
+        hand.acknowledge(hand.chunks(0)[-1])
+        await worker.consumer.commit()
+        assert group.committed(0) == 158
+        assert group.committed(1) is None
+
+
+async def test_only_durable_chunks_are_committed_whoever_acknowledges_them(group: Group, tmp_path: Path) -> None:
+    group.produce(40)
+    async with running(group.settings(tmp_path, chunk_clicks=10), by_hand=True) as worker:
+        hand = worker.hand
+        await until(lambda: len(hand.offsets(0)) == 40, "four chunks")
+        first, second, third, _ = hand.chunks(0)
+        await worker.consumer.commit()
+        assert group.committed() is None
+
+        assert hand.acknowledge(first)
+        await worker.consumer.commit()
+        assert group.committed() == 10
+        assert not hand.acknowledge(second, durable=False)
+        await worker.consumer.commit()
+        assert group.committed() == 10
+
+        # An agent that fails is started anew; Faust's own way to acknowledge a message moves nothing either.
+        hand.fail_next = True
+        group.produce(10, start=40)
+        await until(lambda: len(hand.offsets(0)) == 50, "the chunk that the agent fails on")
+        group.produce(10, start=50)
+        await until(lambda: len(hand.offsets(0)) == 60, "a chunk after the agent was started anew")
+        failed = hand.message(hand.chunks(0)[-2])
+        assert not failed.ack(worker.consumer)
+        assert failed.refcount == 0
+        await worker.consumer.commit()
+        assert group.committed() == 10
+
+        assert hand.acknowledge(second)
+        assert hand.acknowledge(third)
+        assert not hand.acknowledge(third), "it is acknowledged already"
+        await worker.consumer.commit()
+        assert group.committed() == 30
+
+
+async def without_periodic_commits(worker: AppUnderTest) -> None:
+    """What is committed from here on is committed by the rebalance."""
+    worker.consumer.commit_interval = 3600.0
+    await worker.ready()
+
+
+async def test_a_rebalance_commits_what_is_acknowledged_and_loses_nothing(group: Group, tmp_path: Path) -> None:
+    """Partition 0 has an acknowledged chunk and unacknowledged ones, partition 1 has never had a commit."""
+    group.produce(60)
+    async with running(group.settings(tmp_path, chunk_clicks=20), by_hand=True) as worker:
+        await without_periodic_commits(worker)
+        hand, before = worker.hand, worker.generation
+        await until(lambda: len(hand.offsets(0)) == 60, "three chunks")
+        hand.acknowledge(hand.chunks(0)[0])
+        assert group.committed(0) is None
+
+        # Shorter chunks than before: their offsets are below those that were handed over already.
+        worker.consumer._thread._consumer._max_poll_records = 7
+        await worker.rebalance(lambda: group.produce(30, partition=1, session="other"))
+        now = worker.generation
+        await until(lambda: hand.offsets(0, now)[-1:] == [59] and len(hand.offsets(1, now)) == 30, "all redelivered")
+
+        assert group.committed(0) == 20
+        assert hand.offsets(0, now) == list(range(20, 60))
+        assert hand.offsets(1, now) == list(range(30))
+        assert hand.before_recovery == []
+        assert {chunk.generation for chunk, _ in hand.got} == {before, now}
+
+        # Chunks of the generation before are nobody's any more, and their late acknowledgements move nothing.
+        tp = TP(group.topics.clicks, 0)
+        assert worker.consumer.owns(tp, now)
+        assert not worker.consumer.owns(tp, before)
+        assert not worker.consumer.owns(TP(group.topics.clicks, 7), now)
+        assert worker.consumer.seconds_since_heartbeat() < SESSION_TIMEOUT
+
+
+async def test_a_second_rebalance_takes_an_uncommitted_partition_to_its_beginning(group: Group, tmp_path: Path) -> None:
+    """Nothing is ever committed: aiokafka's own seek to the committed offsets leaves such partitions where they are."""
+    group.produce(20)
+    async with running(group.settings(tmp_path, chunk_clicks=10), by_hand=True) as worker:
+        await without_periodic_commits(worker)
+        for _ in range(2):
+            await worker.rebalance(lambda: group.produce(10, partition=1, session="other"))
+        hand, now = worker.hand, worker.generation
+        await until(lambda: len(hand.offsets(0, now)) == 20 and len(hand.offsets(1, now)) == 20, "all redelivered")
+        assert contiguous([0, *(offset + 1 for offset in hand.offsets(0, now))])
+        assert contiguous([0, *(offset + 1 for offset in hand.offsets(1, now))])
+
+
+async def test_a_rebalance_waits_for_chunks_in_flight_and_commits_them(group: Group, tmp_path: Path) -> None:
+    group.produce(10)
+    async with running(group.settings(tmp_path), by_hand=True) as worker:
+        await without_periodic_commits(worker)
+        hand, before = worker.hand, worker.generation
+        await until(lambda: len(hand.offsets(0)) == 10, "a chunk")
+        [chunk] = hand.chunks(0)
+        hand.in_flight = 1
+        hand.draining.clear()
+        rebalance = asyncio.create_task(worker.rebalance())
+        await hand.draining.wait()
+        assert worker.generation == before
+        assert worker.consumer.owns(chunk.tp, before)
+        assert hand.acknowledge(chunk)
+        hand.in_flight = 0
+        await rebalance
+        assert group.committed() == 10
+        assert hand.chunks(0, worker.generation) == []

@@ -1,0 +1,251 @@
+"""A worker's Faust app inside the test, with its chunks in the test's hands, and what Kafka knows of its group."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+from faust.types import Message
+
+from schemas.click import Click, encode_click
+from schemas.settings import KafkaConnection, TopicSettings
+from schemas.topics import changelog_topic, topic_table
+from schemas.topics_admin import ensure_topics
+from stream_app.app import RecommenderApp, create_app
+from stream_app.delivery import Delivery, producer_config
+from stream_app.hot_swap import LiveModel
+from stream_app.metrics import Metrics
+from stream_app.pipeline import Pipeline
+from stream_app.settings import StreamSettings, WorkerSettings
+from stream_app.transport import Chunk, ChunkConsumer
+from tests.unit.models import exact_model
+
+PARTITIONS = 2
+SESSION_TIMEOUT = 6.0
+DEADLINE = 40.0
+ITEMS = tuple(f"item-{n}" for n in range(8))
+
+
+async def until(condition: Callable[[], bool], what: str) -> None:
+    """Wait for a condition; AssertionError with `what` when it does not come."""
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < deadline, f"never: {what}"
+        await asyncio.sleep(0.02)
+
+
+@dataclass
+class Group:
+    """The topics of one deployment and what Kafka has of them."""
+
+    bootstrap: str
+    prefix: str
+    session_ttl_ms: int = 6 * 3_600_000
+    _producer: Producer = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.topics = TopicSettings(
+            clicks=f"{self.prefix}-clicks",
+            rankings=f"{self.prefix}-rankings",
+            rejected=f"{self.prefix}-rejected",
+            models=f"{self.prefix}-models",
+            partitions=PARTITIONS,
+        )
+        self.changelog = changelog_topic(self.prefix)
+        self.connection = KafkaConnection(bootstrap_servers=self.bootstrap)
+        ensure_topics(self.connection, topic_table(self.topics, self.prefix, session_ttl_ms=self.session_ttl_ms))
+        self._producer = self.producer()
+
+    def producer(self, **config: Any) -> Producer:
+        """A producer of its own, for what is special about it."""
+        return Producer({**self.connection.librdkafka(), "linger.ms": 5, **config})
+
+    def settings(self, data_dir: Path, **worker: Any) -> StreamSettings:
+        """Of a worker of this deployment."""
+        return StreamSettings(
+            kafka=self.connection,
+            topics=self.topics,
+            worker=WorkerSettings(
+                app_id=self.prefix, data_dir=data_dir, **({"session_timeout": SESSION_TIMEOUT} | worker)
+            ),
+        )
+
+    def produce(
+        self, count: int, *, partition: int = 0, session: str = "s", start: int = 0, producer: Producer | None = None
+    ) -> None:
+        """`count` clicks of one session; returns when they are durable."""
+        producer = producer or self._producer
+        for n in range(start, start + count):
+            click = Click(session_id=session, item_id=ITEMS[n % len(ITEMS)], timestamp=1_000 + n)
+            producer.produce(self.topics.clicks, encode_click(click), session.encode(), partition)
+        assert producer.flush(30) == 0
+
+    def put(self, topic: str, records: Iterable[tuple[bytes | None, bytes | None]], partition: int = 0) -> None:
+        """Raw records; returns when they are durable."""
+        for key, value in records:
+            self._producer.produce(topic, value, key, partition)
+        assert self._producer.flush(30) == 0
+
+    def committed(self, partition: int = 0) -> int | None:
+        """The group's committed offset; None without one."""
+        consumer = Consumer({**self.connection.librdkafka(), "group.id": self.prefix})
+        try:
+            [found] = consumer.committed([TopicPartition(self.topics.clicks, partition)], timeout=15)
+        finally:
+            consumer.close()
+        return None if found.offset < 0 else int(found.offset)
+
+    def marks(self, topic: str, partition: int = 0) -> tuple[int, int]:
+        """First offset and end offset of a partition."""
+        consumer = Consumer({**self.connection.librdkafka(), "group.id": "marks"})
+        try:
+            low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=15)
+        finally:
+            consumer.close()
+        return int(low), int(high)
+
+    def delete_records(self, topic: str, before: int, partition: int = 0) -> None:
+        """Delete the beginning of a partition, as retention does."""
+        admin = AdminClient(self.connection.librdkafka())
+        for deleted in admin.delete_records([TopicPartition(topic, partition, before)]).values():
+            deleted.result(30)
+
+
+class HandPipeline(Pipeline):
+    """In the pipeline's place: keeps the chunks that the transport hands over; the test says what becomes of them."""
+
+    def __init__(self, app: RecommenderApp) -> None:
+        self._app = app
+        self.got: list[tuple[Chunk, Message]] = []
+        self.before_recovery: list[Chunk] = []
+        self.fail_next = False
+        self.open = asyncio.Event()
+        self.open.set()
+        self.draining = asyncio.Event()
+        self.in_flight = self.finished = 0
+
+    async def submit(self, chunk: Chunk, message: Message) -> None:
+        await self.open.wait()
+        if not self._app.tables.actives_ready:
+            self.before_recovery.append(chunk)
+        self.got.append((chunk, message))
+        if self.fail_next:
+            self.fail_next = False
+            raise RuntimeError("the agent fails on purpose")
+
+    async def drained(self) -> None:
+        self.draining.set()
+        while self.in_flight:
+            await asyncio.sleep(0.01)
+
+    async def stop(self) -> None:
+        return
+
+    def chunks(self, partition: int, generation: int | None = None) -> list[Chunk]:
+        """Of a partition, in the order in which they came."""
+        found = (chunk for chunk, _ in self.got if chunk.tp.partition == partition)
+        return [chunk for chunk in found if generation is None or chunk.generation == generation]
+
+    def offsets(self, partition: int, generation: int | None = None) -> list[int]:
+        """Of all records of a partition."""
+        return [record.offset for chunk in self.chunks(partition, generation) for record in chunk.records]
+
+    def message(self, chunk: Chunk) -> Message:
+        """The Faust message that a chunk came in."""
+        [message] = [message for one, message in self.got if one is chunk]
+        return message
+
+    def acknowledge(self, chunk: Chunk, *, durable: bool = True) -> bool:
+        """As the pipeline does when a chunk is through; whether the consumer took it."""
+        chunk.durable = durable
+        return cast(ChunkConsumer, self._app.consumer).ack(self.message(chunk))
+
+
+@dataclass
+class AppUnderTest:
+    """A running app."""
+
+    app: RecommenderApp
+    errors: list[BaseException]
+    metrics: Metrics
+
+    @property
+    def consumer(self) -> ChunkConsumer:
+        """Ours, in Faust's place."""
+        return cast(ChunkConsumer, self.app.consumer)
+
+    @property
+    def hand(self) -> HandPipeline:
+        """The pipeline, where the test has it in hand."""
+        return cast(HandPipeline, self.app.pipeline)
+
+    @property
+    def generation(self) -> int:
+        """Of the group."""
+        return int(self.app.consumer_generation_id)
+
+    async def ready(self) -> None:
+        """Wait until the tables are recovered."""
+        await until(lambda: self.app.tables.actives_ready or bool(self.errors), "tables recovered")
+        assert self.errors == []
+
+    async def rebalance(self, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """Give all partitions back and get them again, as when another worker comes or goes.
+
+        It begins while a fetch is under way, which Faust does not break off: the fetch ends in the new generation,
+        before the tables are recovered. `meanwhile` runs (in a thread) once the partitions are assigned.
+        """
+        before, thread, table = self.generation, self.consumer._thread, self.app.sessions
+        fetch, on_rebalance = thread._fetch_records, table.on_rebalance
+
+        async def fetch_into_a_rebalance(*args: Any, **kwargs: Any) -> Any:
+            thread._fetch_records = fetch
+            thread._consumer._coordinator.request_rejoin()
+            return await fetch(*args, **kwargs)
+
+        async def recover(*args: Any, **kwargs: Any) -> None:
+            table.on_rebalance = on_rebalance  # type: ignore[method-assign]
+            await asyncio.to_thread(meanwhile)
+            await asyncio.sleep(0.3)  # for the fetch under way to find what came meanwhile
+            await on_rebalance(*args, **kwargs)
+
+        thread._fetch_records = fetch_into_a_rebalance
+        table.on_rebalance = recover  # type: ignore[method-assign]
+        await until(lambda: self.generation != before, "a new generation")
+        await self.ready()
+
+
+@contextlib.asynccontextmanager
+async def running(
+    settings: StreamSettings, *, by_hand: bool = False, delivery_type: type[Delivery] = Delivery
+) -> AsyncIterator[AppUnderTest]:
+    """The app of a worker with these settings, starting, and stopped at the end."""
+    live, metrics = LiveModel(), Metrics()
+    live.replace(exact_model("v1", ITEMS))
+    errors: list[BaseException] = []
+    config = producer_config(settings.kafka.librdkafka(), client_id="test", linger_ms=2, timeout_ms=30_000)
+    delivery = delivery_type(config, on_fatal=errors.append)
+    delivery.start()
+    app = create_app(settings, live=live, delivery=delivery, metrics=metrics, on_fatal=errors.append)
+    pipeline = app.pipeline
+    if by_hand:
+        app.pipeline = HandPipeline(app)
+    starting = asyncio.create_task(app.start())
+    try:
+        yield AppUnderTest(app, errors, metrics)
+    finally:
+        await app.stop()
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        await pipeline.stop()
+        await asyncio.to_thread(delivery.stop, 10.0)
+
+
+def contiguous(offsets: Sequence[int]) -> bool:
+    """Each offset one above the one before."""
+    return list(offsets) == list(range(offsets[0], offsets[0] + len(offsets)))
