@@ -110,7 +110,8 @@ def create_app(
         consumer=lambda: cast(ChunkConsumer, app.consumer),
         on_fatal=on_fatal,
     )
-    clicks = app.topic(settings.topics.clicks, schema=ChunkSchema(), maxsize=_QUEUED_CHUNKS)
+    clicks = app.topic(settings.topics.clicks, schema=ChunkSchema())
+    clicks.maxsize = _QUEUED_CHUNKS  # its argument of that name is ignored: 4,096 chunks would be read into memory
 
     async def rank_clicks(chunks: Any) -> None:
         async for event in chunks.noack().events():

@@ -195,6 +195,14 @@ class ChunkConsumer(driver.Consumer):
         if uncommitted:
             await self._thread.seek_to_beginning(*uncommitted)
 
+    def on_buffer_full(self, tp: TP) -> None:
+        """Faust would take the partition out of the fetches, and look again only after up to a second.
+
+        Handing a chunk over waits for room in the agent's queue: that is back-pressure enough.
+        """
+        if not self._is_clicks(tp):
+            super().on_buffer_full(tp)
+
     async def _seek_back(self) -> None:
         # Fetched while the flow was being stopped: the position has moved past records that nobody saw.
         try:

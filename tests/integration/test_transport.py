@@ -11,6 +11,7 @@ import pytest
 from faust.types import TP
 
 from schemas.click import ClickLimits, decode_click
+from stream_app.app import _QUEUED_CHUNKS
 from tests.conftest import KafkaUnderTest
 from tests.integration.workers import SESSION_TIMEOUT, AppUnderTest, Group, contiguous, running, until
 
@@ -176,3 +177,21 @@ async def test_a_rebalance_waits_for_chunks_in_flight_and_commits_them(group: Gr
         await rebalance
         assert group.committed() == 10
         assert hand.chunks(0, worker.generation) == []
+
+
+async def test_a_slow_pipeline_stops_the_fetching(group: Group, tmp_path: Path) -> None:
+    """Otherwise a backlog is read into memory as fast as the broker sends it."""
+    async with running(group.settings(tmp_path, chunk_clicks=10), by_hand=True) as worker:
+        await worker.ready()
+        hand = worker.hand
+        hand.open.clear()
+        group.produce(400)
+        [queue] = [one.queue for one in worker.app.topics._topics if group.topics.clicks in one.topics]
+        await until(queue.full, "the agent's queue is full")
+        await asyncio.sleep(0.3)
+        assert queue.qsize() == _QUEUED_CHUNKS
+        # Faust would stop fetching from a partition for up to a second instead; waiting for the queue is enough.
+        assert worker.consumer._buffered_partitions == set()
+        hand.open.set()
+        await until(lambda: len(hand.offsets(0)) == 400, "all of the backlog")
+        assert contiguous(hand.offsets(0))
