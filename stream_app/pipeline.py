@@ -251,9 +251,11 @@ class Pipeline:
         return partition
 
     async def _see_through(self, partition: _InFlight) -> None:
+        durable = True
         while (computed := await partition.chunks.get()) is not None:
             try:
-                durable = await self._make_durable(computed, partition)
+                # Behind a chunk that was left, all are: an acknowledgement covers every offset below it.
+                durable = durable and await self._make_durable(computed, partition)
             except Exception as error:  # noqa: BLE001 - the loop's edge: nothing is acknowledged, the worker stops
                 self._fail(error)
                 durable = False

@@ -1,0 +1,57 @@
+"""What may be acknowledged, with the whole pipeline on a real Kafka and deliveries that fail where the test says."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from stream_app.delivery import Batch, Delivery
+from stream_app.errors import DeliveryError
+from tests.conftest import KafkaUnderTest
+from tests.integration.workers import DEADLINE, Group, running, until
+
+
+class LostBatch(Batch):
+    """A batch that the broker never confirms, though later ones go through: one partition's leader is away."""
+
+    async def delivered(self) -> int:
+        await super().delivered()
+        await asyncio.sleep(0.3)  # so that the chunks behind it are on their way too
+        raise DeliveryError("not confirmed, on purpose")
+
+
+class FirstBatchIsLost(Delivery):
+    """Loses the rankings of the first chunk."""
+
+    lost = False
+
+    def batch(self) -> Batch:
+        if self.lost:
+            return super().batch()
+        self.lost = True
+        return LostBatch(self._producer, asyncio.get_running_loop())
+
+
+@pytest.fixture
+def group(kafka: KafkaUnderTest, topic_prefix: str) -> Group:
+    return Group(kafka.bootstrap_servers, topic_prefix)
+
+
+async def test_nothing_behind_a_chunk_that_failed_is_acknowledged(group: Group, tmp_path: Path) -> None:
+    """Or the commit of a later chunk would take the lost one with it, and its clicks would never be ranked."""
+    group.produce(40)
+    async with running(group.settings(tmp_path, chunk_clicks=10), delivery_type=FirstBatchIsLost) as worker:
+        await until(lambda: bool(worker.errors), "the failure is told")
+        async with asyncio.timeout(DEADLINE):
+            await worker.app.pipeline.drained()
+        await worker.consumer.commit()
+    assert [type(error) for error in worker.errors] == [DeliveryError]
+    assert group.committed() is None
+    assert group.marks(group.changelog) == (0, 0)
+
+    async with running(group.settings(tmp_path, chunk_clicks=10)) as worker:  # as its supervisor starts it again
+        await until(lambda: worker.metrics.registry.get_sample_value("nextclick_clicks_total") == 40, "all again")
+        await until(lambda: not worker.app.pipeline.in_flight, "all acknowledged")
+        assert worker.metrics.registry.get_sample_value("nextclick_redelivered_total") == 0
+    assert worker.errors == []
+    assert group.committed() == 40
