@@ -40,6 +40,8 @@ class SessionStore(rocksdb.Store):
     """Faust's RocksDB store, addressed by partition instead of by the current event."""
 
     logger = logging.getLogger("faust")  # as quiet as the services it is one of
+    # Faust's name would be a valid session id. This one is not UTF-8.
+    offset_key = rocksdb.Store.offset_key + b"\xff"
 
     def __init__(self, *args: Any, store_options: StoreOptions, **kwargs: Any) -> None:
         super().__init__(*args, driver="rocksdict", **kwargs)

@@ -55,3 +55,14 @@ async def test_nothing_behind_a_chunk_that_failed_is_acknowledged(group: Group, 
         assert worker.metrics.registry.get_sample_value("nextclick_redelivered_total") == 0
     assert worker.errors == []
     assert group.committed() == 40
+
+
+async def test_no_session_id_reaches_what_the_store_keeps_beside_the_rows(group: Group, tmp_path: Path) -> None:
+    """Producers choose session ids: one that is the name of Faust's own key must be a session like any other."""
+    for session in ("__faust\0offset__", "__faust\0offset__", "s"):
+        group.produce(5, session=session, start=0)
+    async with running(group.settings(tmp_path, chunk_clicks=5)) as worker:
+        await until(lambda: bool(worker.errors) or group.committed() == 15, "all acknowledged")
+        assert worker.errors == []
+        states = worker.app.sessions.states(0, ["__faust\0offset__", "s"])
+        assert {session: state.clicks for session, state in states.items()} == {"__faust\0offset__": 10, "s": 5}
