@@ -1,0 +1,218 @@
+"""The app as it is put together: chunks through Faust's own agent, rows in a real RocksDB, only Kafka is a fake."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+from weakref import WeakSet
+
+import pytest
+from confluent_kafka import Producer
+from faust.types import TP
+
+from schemas.click import Click, encode_click
+from schemas.ranking import decode_ranking
+from schemas.rejected import decode_rejected
+from stream_app.app import RecommenderApp, create_app
+from stream_app.delivery import Batch, Delivery
+from stream_app.hot_swap import LiveModel
+from stream_app.metrics import Metrics
+from stream_app.settings import StreamSettings, WorkerSettings
+from stream_app.transport import Chunk, ChunkSchema
+from tests.unit.models import exact_model
+
+CLICKS = TP("clicks", 2)
+RANKINGS, CHANGELOG, REJECTED = "rankings", "nextclick-sessions-changelog", "clicks.rejected"
+GENERATION = 1
+
+
+@dataclass
+class FakeKafka:
+    """Producer, consumer and `Delivery` in one: confirms at once, but for topics that are `held`."""
+
+    sent: list[tuple[str, int, bytes]] = field(default_factory=list)
+    held: set[str] = field(default_factory=set)
+    waiting: list[Callable[[], None]] = field(default_factory=list)
+    acked: list[int] = field(default_factory=list)
+    generation: int = GENERATION
+    _unacked_messages: WeakSet[Any] = field(default_factory=WeakSet)  # Faust's stream looks at it
+
+    def batch(self) -> Batch:
+        return Batch(cast(Producer, self), asyncio.get_running_loop())
+
+    def produce(self, topic: str, value: bytes, key: bytes, partition: int, *, on_delivery: Any) -> None:
+        offset = len(self.sent)
+        self.sent.append((topic, partition, value))
+        confirm = partial(on_delivery, None, SimpleNamespace(offset=lambda: offset))
+        self.waiting.append(confirm) if topic in self.held else confirm()
+
+    def release(self) -> None:
+        self.held.clear()
+        while self.waiting:
+            self.waiting.pop(0)()
+
+    def owns(self, _: TP, generation: int) -> bool:
+        return generation == self.generation
+
+    def seconds_since_heartbeat(self) -> float:
+        return 0.0
+
+    def ack(self, message: Any) -> None:
+        assert message.value.durable
+        self.acked.append(message.value.records[-1].offset)
+
+    def on_topic(self, topic: str) -> list[bytes]:
+        return [value for sent_to, _, value in self.sent if sent_to == topic]
+
+
+@dataclass
+class Running:
+    """An app whose agent takes chunks."""
+
+    app: RecommenderApp
+    agent: Any
+    kafka: FakeKafka
+    metrics: Metrics
+    fatal: list[BaseException]
+    taken: int = 0
+
+    async def take(self, *clicks: tuple[str, str] | bytes, at: int, generation: int = GENERATION) -> None:
+        """Hand the agent a chunk of clicks (session, item), or of bytes that are none, from this offset on."""
+        records = []
+        for offset, click in enumerate(clicks, start=at):
+            value = click if isinstance(click, bytes) else encode_click(Click(*click, timestamp=offset))
+            key = b"?" if isinstance(click, bytes) else click[0].encode()
+            records.append(SimpleNamespace(key=key, value=value, offset=offset, timestamp=0))
+        chunk = Chunk(CLICKS, cast(Any, records), generation, None)
+        await self.agent.put(chunk)
+        self.taken += 1
+
+    @property
+    def dropped(self) -> int:
+        return int(self.metrics.registry.get_sample_value("nextclick_dropped_chunks_total") or 0)
+
+    async def ended(self) -> None:
+        """Until every chunk is either durable or left to another worker."""
+        while self.app.pipeline.finished + self.dropped < self.taken:
+            await asyncio.sleep(0.005)
+
+    async def settle(self) -> None:
+        """Let everything happen that can happen without a further confirmation."""
+        for _ in range(20):
+            await asyncio.sleep(0.005)
+
+    def recent(self, session_id: str) -> tuple[str, ...] | None:
+        state = self.app.sessions.states(CLICKS.partition, [session_id]).get(session_id)
+        return None if state is None else state.recent
+
+
+@asynccontextmanager
+async def _running(data_dir: Path) -> AsyncIterator[Running]:
+    live, kafka, metrics, fatal = LiveModel(), FakeKafka(), Metrics(), list[BaseException]()
+    live.replace(exact_model("v1", tuple("abcdef")))
+    app = create_app(
+        StreamSettings(worker=WorkerSettings(data_dir=data_dir)),
+        live=live,
+        delivery=cast(Delivery, kafka),
+        metrics=metrics,
+        on_fatal=fatal.append,
+    )
+    app.consumer = kafka
+    agent = app.agents["rank-clicks"]
+    async with agent.test_context(channel=app.channel(schema=ChunkSchema())) as wrapper:
+        yield Running(app, wrapper, kafka, metrics, fatal)
+    await app.pipeline.stop()
+    await app.sessions.data.stop()
+
+
+@pytest.fixture
+async def running(tmp_path: Path) -> AsyncIterator[Running]:
+    async with _running(tmp_path) as running:
+        yield running
+    assert running.fatal == []
+
+
+async def test_clicks_in_rankings_and_rows_out(running: Running) -> None:
+    await running.take(("s", "a"), ("t", "b"), ("s", "c"), at=10)
+    await running.ended()
+    rankings = [decode_ranking(value) for value in running.kafka.on_topic(RANKINGS)]
+    assert [(one.source.offset, one.session_id, one.item_id) for one in rankings] == [
+        (10, "s", "a"),
+        (11, "t", "b"),
+        (12, "s", "c"),
+    ]
+    assert {(one.source.topic, one.source.partition, one.model_version) for one in rankings} == {("clicks", 2, "v1")}
+    assert (running.recent("s"), running.recent("t")) == (("a", "c"), ("b",))
+    assert running.kafka.acked == [12]
+
+
+async def test_a_row_goes_to_the_changelog_partition_of_its_clicks(running: Running) -> None:
+    await running.take(("s", "a"), at=0)
+    await running.ended()
+    assert [partition for topic, partition, _ in running.kafka.sent if topic == CHANGELOG] == [CLICKS.partition]
+
+
+async def test_rankings_then_changelog_then_row_then_acknowledgement(running: Running) -> None:
+    kafka = running.kafka
+    kafka.held.update({RANKINGS, CHANGELOG})
+    await running.take(("s", "a"), at=0)
+    await running.settle()
+    assert (len(kafka.on_topic(RANKINGS)), len(kafka.on_topic(CHANGELOG))) == (1, 0)
+    kafka.held.discard(RANKINGS)
+    kafka.waiting.pop(0)()
+    await running.settle()
+    assert len(kafka.on_topic(CHANGELOG)) == 1
+    assert (running.recent("s"), kafka.acked) == (None, [])
+    kafka.release()
+    await running.ended()
+    assert (running.recent("s"), kafka.acked) == (("a",), [0])
+
+
+async def test_the_next_chunk_builds_on_rows_that_are_not_stored_yet(running: Running) -> None:
+    running.kafka.held.add(RANKINGS)
+    await running.take(("s", "a"), at=0)
+    await running.take(("s", "b"), at=1)
+    await running.settle()
+    assert running.kafka.acked == []
+    running.kafka.release()
+    await running.ended()
+    assert (running.recent("s"), running.kafka.acked) == (("a", "b"), [0, 1])
+
+
+async def test_what_is_no_click_is_parked_and_acknowledged_with_its_chunk(running: Running) -> None:
+    await running.take(b"{}", ("s", "a"), b"not json", at=5)
+    await running.ended()
+    parked = [decode_rejected(value) for value in running.kafka.on_topic(REJECTED)]
+    assert [(one.reason, one.source.offset) for one in parked] == [("wrong-type", 5), ("not-json", 7)]
+    assert (running.recent("s"), running.kafka.acked) == (("a",), [7])
+
+
+async def test_redelivered_clicks_are_acknowledged_without_a_second_ranking(running: Running) -> None:
+    await running.take(("s", "a"), ("s", "b"), at=0)
+    await running.take(("s", "a"), ("s", "b"), at=0)
+    await running.ended()
+    assert len(running.kafka.on_topic(RANKINGS)) == 2
+    assert (running.recent("s"), running.kafka.acked) == (("a", "b"), [1, 1])
+
+
+async def test_a_chunk_of_an_earlier_generation_leaves_no_trace(running: Running) -> None:
+    await running.take(("s", "a"), at=0, generation=GENERATION - 1)
+    await running.ended()
+    assert running.dropped == 1
+    assert (running.kafka.sent, running.kafka.acked, running.recent("s")) == ([], [], None)
+
+
+async def test_a_partition_lost_on_the_way_gets_neither_row_nor_acknowledgement(running: Running) -> None:
+    running.kafka.held.add(RANKINGS)
+    await running.take(("s", "a"), at=0)
+    await running.settle()
+    running.kafka.generation += 1
+    running.kafka.release()
+    await running.ended()
+    assert running.dropped == 1
+    assert running.kafka.on_topic(CHANGELOG) == []
+    assert (running.recent("s"), running.kafka.acked) == (None, [])
