@@ -11,7 +11,7 @@ from typing import Any, cast
 from weakref import WeakSet
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import KafkaError, Producer
 from faust.types import TP
 
 from schemas.click import Click, encode_click
@@ -19,6 +19,7 @@ from schemas.ranking import decode_ranking
 from schemas.rejected import decode_rejected
 from stream_app.app import RecommenderApp, create_app
 from stream_app.delivery import Batch, Delivery
+from stream_app.errors import DeliveryError
 from stream_app.hot_swap import LiveModel
 from stream_app.metrics import Metrics
 from stream_app.settings import StreamSettings, WorkerSettings
@@ -36,6 +37,7 @@ class FakeKafka:
 
     sent: list[tuple[str, int, bytes]] = field(default_factory=list)
     held: set[str] = field(default_factory=set)
+    lost: set[str] = field(default_factory=set)  # topics whose records are never confirmed
     waiting: list[Callable[[], None]] = field(default_factory=list)
     acked: list[int] = field(default_factory=list)
     generation: int = GENERATION
@@ -48,6 +50,8 @@ class FakeKafka:
         offset = len(self.sent)
         self.sent.append((topic, partition, value))
         confirm = partial(on_delivery, None, SimpleNamespace(offset=lambda: offset))
+        if topic in self.lost:
+            confirm = partial(on_delivery, KafkaError(KafkaError._MSG_TIMED_OUT), None)
         self.waiting.append(confirm) if topic in self.held else confirm()
 
     def release(self) -> None:
@@ -133,7 +137,7 @@ async def _running(data_dir: Path) -> AsyncIterator[Running]:
 async def running(tmp_path: Path) -> AsyncIterator[Running]:
     async with _running(tmp_path) as running:
         yield running
-    assert running.fatal == []
+    assert [type(error) for error in running.fatal] == ([DeliveryError] if running.kafka.lost else [])
 
 
 async def test_clicks_in_rankings_and_rows_out(running: Running) -> None:
@@ -216,3 +220,21 @@ async def test_a_partition_lost_on_the_way_gets_neither_row_nor_acknowledgement(
     assert running.dropped == 1
     assert running.kafka.on_topic(CHANGELOG) == []
     assert (running.recent("s"), running.kafka.acked) == (None, [])
+
+
+@pytest.mark.parametrize("topic", [RANKINGS, CHANGELOG])
+async def test_nothing_behind_a_chunk_that_failed_is_acknowledged(running: Running, topic: str) -> None:
+    """Or the commit of a later chunk would be a commit of the failed one."""
+    kafka = running.kafka
+    kafka.held.add(RANKINGS)
+    kafka.lost.add(topic)
+    await running.take(("s", "a"), at=0)
+    await running.settle()
+    if topic == RANKINGS:
+        kafka.lost.clear()  # the next chunk's rankings are delivered
+    await running.take(("t", "b"), at=1)
+    await running.settle()
+    kafka.lost.add(topic)
+    kafka.release()
+    await running.app.pipeline.drained()
+    assert (kafka.acked, running.recent("s"), running.recent("t")) == ([], None, None)
