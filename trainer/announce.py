@@ -15,6 +15,7 @@ from trainer.service_errors import AnnounceError
 log = structlog.get_logger(__name__)
 
 _TIMEOUT_SECONDS: Final = 30.0
+_POLL_SECONDS: Final = 0.2
 
 
 class ModelsTopic:
@@ -35,6 +36,7 @@ class ModelsTopic:
                 "enable.auto.commit": False,
                 "enable.partition.eof": True,
                 "auto.offset.reset": "earliest",
+                "fetch.wait.max.ms": 10,  # the end of the topic is the answer, not something to wait at
             },
             logger=logging.getLogger("librdkafka"),
         )
@@ -78,15 +80,12 @@ class ModelsTopic:
             )
 
     def _newest(self, consumer: Consumer) -> ModelAnnouncement | None:
-        found = consumer.list_topics(self._topic, timeout=_TIMEOUT_SECONDS).topics[self._topic]
-        if found.error is not None or not found.partitions:
-            raise self._unusable(found.error)
-        unread = set(found.partitions)
+        unread = set(self._partitions(consumer))
         consumer.assign([TopicPartition(self._topic, number, OFFSET_BEGINNING) for number in unread])
         newest: ModelAnnouncement | None = None
         deadline = time.monotonic() + _TIMEOUT_SECONDS
         while unread:
-            message = consumer.poll(0.2)
+            message = consumer.poll(_POLL_SECONDS)
             if message is None:
                 if time.monotonic() > deadline:
                     raise AnnounceError(f"the topic {self._topic}: cannot be read to its end; is Kafka running?")
@@ -97,6 +96,17 @@ class ModelsTopic:
             elif not error.retriable():
                 raise self._unusable(error)
         return newest
+
+    def _partitions(self, consumer: Consumer) -> list[int]:
+        deadline = time.monotonic() + _TIMEOUT_SECONDS
+        while True:
+            found = consumer.list_topics(self._topic, timeout=_TIMEOUT_SECONDS).topics[self._topic]
+            if found.error is None and found.partitions:
+                return list(found.partitions)
+            just_created = found.error is not None and found.error.code() == KafkaError.LEADER_NOT_AVAILABLE
+            if not just_created or time.monotonic() > deadline:
+                raise self._unusable(found.error)
+            time.sleep(_POLL_SECONDS)
 
     def _usable(self, key: bytes | None, value: bytes | None) -> ModelAnnouncement | None:
         if key != self.alias.encode():

@@ -7,7 +7,8 @@ offsets again, hours later, decides the same.
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -21,7 +22,7 @@ from confluent_kafka import (
     TopicCollection,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from schemas.click import ClickLimits, ClickRejectedError, decode_click
 from schemas.settings import KafkaConnection
@@ -33,11 +34,13 @@ log = structlog.get_logger(__name__)
 _BATCH: Final = 10_000
 _POLL_SECONDS: Final = 0.2
 _TIMEOUT_SECONDS: Final = 30.0
+_LEADER_MOVES: Final = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE)
+"""Passing states of a partition: just created, or its broker just went."""
 
 
 @dataclass(frozen=True)
 class Collected:
-    """What a call collected: clicks by row, and offsets that have none."""
+    """What was collected since the last call said so (or since the start)."""
 
     clicks: int = 0
     rejected: Mapping[str, int] = field(default_factory=dict)
@@ -85,6 +88,7 @@ class Collector:
         self._flush_clicks = flush_clicks
         self._flush_seconds = flush_seconds
         self._on_records = on_records
+        self._numbers: list[int] = []
         self._partitions: dict[int, _Partition] = {}
         self._clicks = self._lost = self._files = 0
         self._rejected: Counter[str] = Counter()
@@ -95,6 +99,7 @@ class Collector:
         """Find the positions and start to fetch. Raises ClickLogError and CollectError."""
         for path in self._folder.clean():
             log.info("removed what a killed collector left", file=path.name)
+        self._admin = AdminClient(self._connection.librdkafka(), logger=logging.getLogger("librdkafka"))
         self._identity = self._identify()
         config: dict[str, Any] = {
             **self._connection.librdkafka(),
@@ -121,7 +126,7 @@ class Collector:
 
     def collect_to_end(self, stop: Callable[[], bool] = lambda: False) -> Collected:
         """Collect up to where the partitions end now, then write. Ends early, with what it has, when `stop` says so."""
-        targets = self._ends()
+        targets = self._offsets(self._partitions, OffsetSpec.latest())
         for partition in self._partitions.values():
             partition.caught_up = False
 
@@ -136,7 +141,6 @@ class Collector:
 
     def _collect(self, done: Callable[[], bool]) -> Collected:
         began = time.monotonic()
-        before = self._clicks, Counter(self._rejected), self._lost, self._files
         while not done():
             messages = self._consumer.consume(_BATCH, _POLL_SECONDS)
             for message in messages:
@@ -151,14 +155,10 @@ class Collector:
             if self._buffered >= self._flush_clicks or overdue:
                 self._flush()
         self._flush()
-        clicks, rejected, lost, files = before
-        return Collected(
-            clicks=self._clicks - clicks,
-            rejected=dict(self._rejected - rejected),
-            lost=self._lost - lost,
-            files=self._files - files,
-            seconds=time.monotonic() - began,
-        )
+        collected = Collected(self._clicks, dict(self._rejected), self._lost, self._files, time.monotonic() - began)
+        self._clicks = self._lost = self._files = 0
+        self._rejected = Counter()
+        return collected
 
     def _take(self, message: Message) -> None:
         partition = self._partitions[message.partition()]
@@ -223,22 +223,25 @@ class Collector:
                 "clicks are missing from the log: retention had removed them before they were collected",
                 partition=lost.partition, first=lost.first, last=lost.last, offsets=lost.count,
             )  # fmt: skip
-        numbers = self._partition_numbers()
-        if foreign := sorted(expected.keys() - set(numbers)):
+        if foreign := sorted(expected.keys() - set(self._numbers)):
             raise ClickLogError(
-                f"{self._folder.folder}: holds partitions {foreign}, the topic {self._topic} has {len(numbers)}; "
+                f"{self._folder.folder}: holds partitions {foreign}, the topic {self._topic} has {len(self._numbers)}; "
                 "the topic was made anew: name another trainer.log_dir"
             )
-        starts = []
-        for number in numbers:
-            start = self._start(number, expected.get(number))
+        lows = self._offsets(self._numbers, OffsetSpec.earliest())
+        highs = self._offsets(self._numbers, OffsetSpec.latest())
+        for number in self._numbers:
+            start = self._start(number, expected.get(number), lows[number], highs[number])
             self._partitions[number] = _Partition(expected=expected.get(number, start), first=start, next=start)
-            starts.append(TopicPartition(self._topic, number, start))
-        self._consumer.assign(starts)
+        self._assign_positions()
 
-    def _start(self, number: int, expected: int | None) -> int:
+    def _assign_positions(self) -> None:
+        self._consumer.assign(
+            [TopicPartition(self._topic, number, partition.next) for number, partition in self._partitions.items()]
+        )
+
+    def _start(self, number: int, expected: int | None, low: int, high: int) -> int:
         """Where to read on: what follows the log, or the topic's beginning where that is later (and say so)."""
-        low, high = self._watermarks(number)
         if expected is None:
             if low:
                 log.info("the topic's first offsets are gone; the log starts after them", partition=number, offset=low)
@@ -261,8 +264,12 @@ class Collector:
         """The topic's beginning has overtaken us."""
         self._flush()
         partition = self._partitions[number]
-        partition.first = partition.next = self._start(number, partition.expected)
-        self._consumer.seek(TopicPartition(self._topic, number, partition.next))
+        # From `next`, not `expected`: the same overtaking may be told twice, and counts once.
+        low = self._offsets([number], OffsetSpec.earliest())[number]
+        high = self._offsets([number], OffsetSpec.latest())[number]
+        partition.first = partition.next = self._start(number, partition.next, low, high)
+        # Assigned anew, all of them: a partition in this state takes no seek.
+        self._assign_positions()
 
     def _check_origin(self, files: tuple[LogFile, ...]) -> None:
         for file in {file.partition: file for file in files}.values():
@@ -275,48 +282,33 @@ class Collector:
                 )
 
     # -- asking Kafka -------------------------------------------------------------------------------------------------
+    # Over the admin client's own connection: behind a consumer's waiting fetch each question takes half a second.
 
     def _identify(self) -> TopicIdentity:
-        admin = AdminClient(self._connection.librdkafka(), logger=logging.getLogger("librdkafka"))
-        try:
-            described = admin.describe_topics(TopicCollection([self._topic]), request_timeout=_TIMEOUT_SECONDS)
-            found = described[self._topic].result(_TIMEOUT_SECONDS)
-        except (KafkaException, TimeoutError) as error:
-            raise self._unreadable(error) from error
-        return TopicIdentity(self._topic, str(found.topic_id))
+        topics = TopicCollection([self._topic])
+        found = self._ask(lambda: self._admin.describe_topics(topics, request_timeout=_TIMEOUT_SECONDS))
+        (description,) = found.values()
+        self._numbers = sorted(partition.id for partition in description.partitions)
+        return TopicIdentity(self._topic, str(description.topic_id))
 
-    def _partition_numbers(self) -> list[int]:
-        try:
-            return sorted(
-                self._consumer.list_topics(self._topic, timeout=_TIMEOUT_SECONDS).topics[self._topic].partitions
-            )
-        except KafkaException as error:
-            raise self._unreadable(error) from error
+    def _offsets(self, numbers: Iterable[int], spec: OffsetSpec) -> dict[int, int]:
+        """The first or the next offset of each partition, as the spec says."""
+        wanted = {TopicPartition(self._topic, number): spec for number in numbers}
+        found = self._ask(lambda: self._admin.list_offsets(wanted, request_timeout=_TIMEOUT_SECONDS))
+        return {partition.partition: int(result.offset) for partition, result in found.items()}
 
-    def _ends(self) -> dict[int, int]:
-        return {number: self._watermarks(number)[1] for number in self._partitions}
-
-    def _watermarks(self, number: int) -> tuple[int, int]:
-        try:
-            found: tuple[int, int] | None = self._consumer.get_watermark_offsets(
-                TopicPartition(self._topic, number), timeout=_TIMEOUT_SECONDS
-            )
-        except KafkaException as error:
-            raise self._unreadable(error) from error
-        if found is None:
-            raise CollectError(
-                f"Kafka at {self._connection.bootstrap_servers} does not tell the offsets of {self._topic} {number} "
-                f"within {_TIMEOUT_SECONDS:g} s; is it running?"
-            )
-        return found
-
-    def _unreadable(self, error: Exception) -> CollectError:
-        cause = error.args[0] if error.args else error
-        reason = cause.str() if isinstance(cause, KafkaError) else str(error) or type(error).__name__
-        missing = isinstance(cause, KafkaError) and cause.code() == KafkaError.UNKNOWN_TOPIC_OR_PART
-        action = (
-            "create it with `stream-app topics`"
-            if missing
-            else "is Kafka running, and are the settings in [kafka] right?"
-        )
-        return CollectError(f"the topic {self._topic} at {self._connection.bootstrap_servers}: {reason}; {action}")
+    def _ask(self, question: Callable[[], Mapping[Any, Future[Any]]]) -> dict[Any, Any]:
+        deadline = time.monotonic() + _TIMEOUT_SECONDS
+        while True:
+            try:
+                return {asked: future.result(_TIMEOUT_SECONDS) for asked, future in question().items()}
+            except (KafkaException, TimeoutError) as error:
+                cause = error.args[0] if error.args else error
+                code = cause.code() if isinstance(cause, KafkaError) else None
+                if code not in _LEADER_MOVES or time.monotonic() > deadline:
+                    reason = cause.str() if isinstance(cause, KafkaError) else str(error) or type(error).__name__
+                    where = f"the topic {self._topic} at {self._connection.bootstrap_servers}: {reason}"
+                    if code == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                        raise CollectError(f"{where}; create it with `stream-app topics`") from error
+                    raise CollectError(f"{where}; is Kafka running, and are the settings in [kafka] right?") from error
+            time.sleep(_POLL_SECONDS)

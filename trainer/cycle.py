@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 import structlog
 
 from schemas.announcement import ModelAnnouncement
-from schemas.bundle import Model
+from schemas.bundle import Manifest, Model
 from schemas.errors import BundleError
 from trainer import baselines as counting
 from trainer.baselines import Baseline
@@ -33,9 +33,11 @@ from trainer.parity import check_parity
 from trainer.publish import Evaluated, Provenance, publish, stage
 from trainer.registry import PublishedModel, Registry
 from trainer.service_settings import TrainerSettings
-from trainer.sessions import SessionSet, encode, temporal_holdout, vocabulary_of
+from trainer.sessions import SessionSet, encode, vocabulary_of
+from trainer.settings import TrainingSettings
+from trainer.shrink import shrink_and_perturb
 from trainer.warm_start import fits, warm_start
-from trainer.window import Window, read_window
+from trainer.window import Window, hold_out, read_window
 
 log = structlog.get_logger(__name__)
 
@@ -49,6 +51,10 @@ _BASELINES: Final[Mapping[str, Callable[[SessionSet], Baseline]]] = {
 
 Progress = Callable[[str, int, int], None]
 """Hears the phase, the transitions done since it last heard, and the phase's total. May raise StopRequested."""
+
+
+Start = tuple[Weights, tuple[str, ...]]
+"""Weights to start from, and the items of their rows."""
 
 
 @dataclass(frozen=True)
@@ -96,35 +102,45 @@ class Cycle:
         for name in self._registry.remove_leftovers():
             log.info("removed what a killed trainer left half-published", name=name)
         standing = self._championship.standing()
+        versions = self._registry.versions()
+        if versions and _was_left_unannounced(versions[-1], standing):
+            announcement = self._championship.promote(versions[-1], "passed the gate; announced after a restart")
+            log.info("announced a model that had passed the gate before a restart", version=announcement.version)
+            return announcement
         if standing.champion is None and standing.entries:
             log.warning(
                 "the models topic names no champion, but the registry has a history: was the topic made anew? Announce "
                 "a version with `trainer promote`",
                 last=standing.line[-1],
             )
-        versions = self._registry.versions()
-        if not versions or not _was_left_unannounced(versions[-1], standing):
-            return None
-        announcement = self._championship.promote(versions[-1], "passed the gate; announced after a restart")
-        log.info("announced a model that had passed the gate before a restart", version=announcement.version)
-        return announcement
+        return None
 
     def run(self) -> CycleResult:
         """One cycle. Raises the errors of its steps; nothing is half done then, and the next cycle may succeed."""
         settings = self._settings
-        window = self._window()
-        if isinstance(window, CycleResult):
-            return window
+        versions = self._registry.versions()
+        standing = self._championship.standing()
+        champion = self._champion(standing)
+        window = read_window(
+            self._folder,
+            window_ms=round(settings.window * 1000),
+            idle_gap_ms=round(settings.idle_gap * 1000),
+            last=_positions(versions[-1].manifest) if versions else {},
+            champion=_positions(champion.manifest) if champion else {},
+        )
+        if window is None:
+            return CycleResult("skipped", ("the click log holds no clicks yet",))
+        new, needed = int(window.new.sum()), max(1, settings.min_new_sessions)
+        if new < needed:
+            return CycleResult("skipped", (f"{new} new sessions, a cycle needs {needed} (trainer.min_new_sessions)",))
         try:
             split = self._split(window)
         except TooFewSessionsError as error:
             return CycleResult("skipped", (str(error),))
-        standing = self._championship.standing()
-        champion = self._champion(standing)
         start = self._start(standing, champion)
         log.info(
             "training", sessions=len(split.train), clicks=split.train.clicks, items=len(split.train.item_ids),
-            new_sessions=window.new_sessions, started_from=champion.version if champion and start else None,
+            held_out=len(split.test), new_sessions=new, started_from=champion.version if champion and start else None,
         )  # fmt: skip
         result, trained = self._fit("training", split.train, start), split.train
         candidate = stage(self._staging, result, trained)
@@ -134,7 +150,8 @@ class Cycle:
         refitted = False
         if verdict.passed and settings.refit:
             whole = self._known(window.sessions)
-            again = self._fit("refitting", whole, start)
+            # From the challenger itself, which has seen all but the holdout: sooner there than from the champion.
+            again = self._fit("refitting", whole, (result.weights, result.item_ids) if settings.warm_start else None)
             candidate = stage(self._staging, again, whole)
             check_parity(again.weights, candidate, whole)
             refitted = self._is_sound(candidate, split, evaluated.model)
@@ -172,28 +189,9 @@ class Cycle:
                 log.info("removed an old log file", file=file.name)
         self._folder.merge()
 
-    def _window(self) -> Window | CycleResult:
-        settings = self._settings
-        versions = self._registry.versions()
-        window = read_window(
-            self._folder,
-            window_ms=round(settings.window * 1000),
-            idle_gap_ms=round(settings.idle_gap * 1000),
-            trained=_positions(versions[-1]) if versions else {},
-        )
-        if window is None:
-            return CycleResult("skipped", ("the click log holds no clicks yet",))
-        needed = max(1, settings.min_new_sessions)
-        if window.new_sessions < needed:
-            return CycleResult(
-                "skipped", (f"{window.new_sessions} new sessions, a cycle needs {needed} (trainer.min_new_sessions)",)
-            )
-        return window
-
     def _split(self, window: Window) -> _Split:
         everything = vocabulary_of(window.sessions)
-        share = min(self._settings.holdout, self._settings.holdout_sessions / max(1, len(window.sessions)))
-        older, newest = temporal_holdout(window.sessions, fraction=share)
+        older, newest = hold_out(window, share=self._settings.holdout, most=self._settings.holdout_sessions)
         return _Split(self._known(older), encode(newest, everything), encode(older, everything))
 
     def _known(self, sessions: SessionSet) -> SessionSet:
@@ -213,20 +211,30 @@ class Cycle:
             log.error("the champion cannot be opened, so nothing is compared with it", error=str(error))
             return None
 
-    def _start(self, standing: Standing, champion: Model | None) -> tuple[Weights, tuple[str, ...]] | None:
+    def _start(self, standing: Standing, champion: Model | None) -> Start | None:
         if champion is None or standing.champion is None or not self._settings.warm_start:
             return None
         weights = read_weights(self._registry.announced_folder(standing.champion))
-        if not fits(weights, self._settings.training):
+        if not fits(weights, self._training(warm=True)):
             log.info("no warm start: the champion's sizes are not those of trainer.training", version=champion.version)
             return None
         return weights, champion.vocabulary.items
 
-    def _fit(self, phase: str, sessions: SessionSet, start: tuple[Weights, tuple[str, ...]] | None) -> FitResult:
-        training = self._settings.training
-        weights = None if start is None else warm_start(*start, sessions.item_ids, training)
+    def _fit(self, phase: str, sessions: SessionSet, start: Start | None) -> FitResult:
+        training = self._training(warm=start is not None)
+        weights = None
+        if start is not None:
+            carried = warm_start(*start, sessions.item_ids, training)
+            weights = shrink_and_perturb(carried, training, keep=self._settings.warm_keep)
         total = sessions.transitions * training.epochs
         return fit(sessions, training, warm_start=weights, progress=lambda done: self._progress(phase, done, total))
+
+    def _training(self, *, warm: bool) -> TrainingSettings:
+        training, settings = self._settings.training, self._settings
+        if not warm:
+            return training
+        rate = training.learning_rate * settings.warm_rate
+        return training.model_copy(update={"epochs": settings.warm_epochs, "learning_rate": rate})
 
     def _evaluate(self, candidate: Model, champion: Model | None, split: _Split) -> Evaluated:
         makers = [partial(_BASELINES[name], split.counted) for name in self._settings.baselines]
@@ -266,15 +274,19 @@ class Cycle:
         return GateRules(k=s.gate_k, margin=s.gate_margin, beats=s.gate_beats, predictions=s.gate_predictions)
 
 
-def _positions(model: PublishedModel) -> dict[int, int]:
-    found: dict[str, Any] = model.manifest.training.get("positions", {})
+def _positions(manifest: Manifest) -> dict[int, int]:
+    """What a model was trained on; empty for one that was not made from the click log."""
+    found: dict[str, Any] = manifest.training.get("positions", {})
     return {int(number): int(offset) for number, offset in found.items()}
 
 
 def _was_left_unannounced(newest: PublishedModel, standing: Standing) -> bool:
     """Whether it passed the gate against the very champion that still stands, and was never announced."""
     metrics = newest.manifest.metrics
-    if not metrics.get("gate", {}).get("passed") or standing.was_announced(newest.version):
+    if not metrics.get("gate", {}).get("passed"):
         return False
     compared = metrics["champion"]["version"] if metrics.get("champion") else None
-    return compared == (standing.champion.version if standing.champion else None)
+    if standing.champion is None:
+        # Its entry in the history, if any, is then an intention: the topic holds no announcement at all.
+        return compared is None
+    return compared == standing.champion.version and not standing.was_announced(newest.version)

@@ -28,6 +28,13 @@ Duration = Annotated[float, BeforeValidator(parse_duration)]
 BaselineName = Literal["pop", "s-pop", "markov-chain", "item-knn"]
 
 
+class PeriodicTraining(TrainingSettings):
+    """[trainer.training]: as `trainer fit --set`, with a default that suits a model that is trained every hour."""
+
+    # A quarter of the samples trains twice as fast and costs a fraction of a point (docs/retraining.md).
+    n_sample: int = Field(512, ge=0, le=1_000_000, description="negatives beside those of the batch, a step")
+
+
 class TrainerSettings(Section):
     """[trainer]: what is collected, how a model is trained, judged and published. Durations are seconds or `1h`."""
 
@@ -73,6 +80,13 @@ class TrainerSettings(Section):
     holdout_sessions: int = Field(default=20_000, ge=1, description="Most sessions held out.")
 
     warm_start: bool = Field(default=True, description="Start from the champion's weights for the items that stay.")
+    warm_keep: float = Field(
+        default=0.5, gt=0, le=1, description="Share of the champion's weights in the start; the rest is random."
+    )
+    warm_epochs: int = Field(default=3, ge=1, le=10_000, description="Epochs of a warm start, in place of training's.")
+    warm_rate: float = Field(
+        default=0.5, gt=0, le=10, description="A warm start's learning rate, as a share of training's."
+    )
     refit: bool = Field(
         default=True, description="Train on the holdout too before publishing a model that passed the gate."
     )
@@ -93,7 +107,7 @@ class TrainerSettings(Section):
     threads: int = Field(default=1, ge=1, le=256, description="Threads of the arithmetic.")
     log_format: Literal["human", "json"] = "human"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    training: TrainingSettings = TrainingSettings()
+    training: PeriodicTraining = PeriodicTraining()
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -1,7 +1,7 @@
-"""What a cycle trains on: the sessions of the click log's newest part, and which of them no model has seen."""
+"""What a cycle trains on: the sessions of the click log's newest part, and which of them which model has seen."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,8 +9,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from trainer.click_log import ClickLogFolder, LogFile
+from trainer.errors import TooFewSessionsError
 from trainer.readers import ClickLog
-from trainer.sessions import SessionSet, drop_short, group_sessions
+from trainer.sessions import SessionSet, group_sessions
+
+Flags = npt.NDArray[np.bool_]
+Positions = Mapping[int, int]
+"""For each partition of the clicks topic, the offset after the last that a model was trained on."""
 
 
 @dataclass(frozen=True)
@@ -18,18 +23,19 @@ class Window:
     """Sessions of two and more clicks, oldest first."""
 
     sessions: SessionSet
-    new_sessions: int
-    """Session ids with a click at or after the positions that the last model was trained up to."""
+    new: Flags  # [s] with clicks that the last model was not trained on
+    unseen: Flags  # [s] without any click that the champion was trained on
     positions: dict[int, int]
-    """The offset after the last one of each partition's that is in here."""
+    """The log's next offsets: what a model trained on this window has seen."""
 
 
 def read_window(
-    folder: ClickLogFolder, *, window_ms: int, idle_gap_ms: int, trained: Mapping[int, int]
+    folder: ClickLogFolder, *, window_ms: int, idle_gap_ms: int, last: Positions, champion: Positions
 ) -> Window | None:
     """The sessions whose last click lies within `window_ms` of the log's newest click (0: all); None without clicks.
 
-    `trained` are the positions of the last model's window, by partition. Raises ClickLogError.
+    `last` and `champion` are the positions of the last model trained and of the champion, empty without one. Raises
+    ClickLogError.
     """
     state = folder.scan()
     newest = {file: folder.newest_timestamp(file) for file in state.files}
@@ -38,28 +44,69 @@ def read_window(
     if not files:
         return None
     ends = state.next_offsets
-    # Positions beyond the log's end are those of another topic: everything here is new then.
-    known = trained if all(ends.get(number, 0) >= position for number, position in trained.items()) else {}
-    clicks, is_new = _read(folder, files, known)
+    clicks, after_last, after_champion = _read(folder, files, _of_this_log(last, ends), _of_this_log(champion, ends))
     sessions = group_sessions(clicks, idle_gap_ms=idle_gap_ms)
-    recent = drop_short(sessions.select(sessions.ends >= limit))
-    return Window(recent, len(np.unique(clicks.session[is_new])), ends)
+    kept = (sessions.ends >= limit) & (sessions.lengths > 1)
+    return Window(
+        sessions.select(kept),
+        new=_by_session(clicks, after_last, idle_gap_ms, np.logical_or)[kept],
+        unseen=_by_session(clicks, after_champion, idle_gap_ms, np.logical_and)[kept],
+        positions=ends,
+    )
 
 
-def _read(
-    folder: ClickLogFolder, files: Sequence[LogFile], trained: Mapping[int, int]
-) -> tuple[ClickLog, npt.NDArray[np.bool_]]:
+def hold_out(window: Window, *, share: float, most: int) -> tuple[SessionSet, SessionSet]:
+    """(older, held out): the newest sessions, none of which the champion has seen, against all that ended before them.
+
+    At most `share` of the window, `most` sessions, and half of what the champion has not seen: the other half is what
+    a challenger learns from. A champion judged on sessions that it was trained on would look better than it is. Raises
+    TooFewSessionsError.
+    """
+    unseen = np.flatnonzero(window.unseen)
+    total = len(window.sessions)
+    size = min(round(total * share), most, max(1, len(unseen) // 2))
+    if not 0 < size < total or not len(unseen):
+        raise TooFewSessionsError(f"nothing to hold out: {len(unseen)} of {total} sessions are new to the champion")
+    held = unseen[-size:]
+    chosen = np.zeros(total, np.bool_)
+    chosen[held] = True
+    older = np.arange(total) < held[0]
+    if not older.any():
+        raise TooFewSessionsError(f"the holdout would leave 0 of {total} sessions to train on")
+    return window.sessions.select(older), window.sessions.select(chosen)
+
+
+def _of_this_log(positions: Positions, ends: Positions) -> Positions:
+    """Positions beyond the log's end are those of another topic: nothing here was seen by that model."""
+    return positions if all(ends.get(number, 0) >= position for number, position in positions.items()) else {}
+
+
+def _by_session(clicks: ClickLog, flags: Flags, idle_gap_ms: int, combine: np.ufunc) -> Flags:
+    """Combine a flag of the clicks for each session, in the order in which `group_sessions` puts them."""
+    grouped = group_sessions(
+        replace(clicks, item=flags.astype(np.int64), item_ids=("false", "true")), idle_gap_ms=idle_gap_ms
+    )
+    combined: Flags = combine.reduceat(grouped.items.astype(np.bool_), grouped.offsets[:-1])
+    return combined
+
+
+def _read(folder: ClickLogFolder, files: Sequence[LogFile], *positions: Positions) -> tuple[ClickLog, Flags, Flags]:
+    """The clicks of the files, and for both positions which clicks lie after them."""
     tables = [folder.rows(file) for file in files]
-    is_new = [
-        table["offset"].to_numpy() >= trained.get(file.partition, 0) for file, table in zip(files, tables, strict=True)
-    ]
+
+    def after(of: Positions) -> Flags:
+        pairs = zip(files, tables, strict=True)
+        return np.concatenate([table["offset"].to_numpy() >= of.get(file.partition, 0) for file, table in pairs])
+
     # In the order of partitions and offsets: clicks of the same millisecond stay in the order of their arrival.
     table = pa.concat_tables(tables)
     session, _ = _codes(table["session_id"])
     item, item_ids = _codes(table["item_id"])
-    return ClickLog(session, item, tuple(item_ids), table["timestamp"].to_numpy()), np.concatenate(is_new)
+    clicks = ClickLog(session, item, tuple(item_ids), table["timestamp"].to_numpy())
+    last, champion = map(after, positions)
+    return clicks, last, champion
 
 
-def _codes(column: Any) -> tuple[npt.NDArray[np.int64], list[str]]:
+def _codes(column: Any) -> tuple[npt.NDArray[np.int64], Iterable[str]]:
     encoded = column.combine_chunks().dictionary_encode()
     return encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64), encoded.dictionary.to_pylist()

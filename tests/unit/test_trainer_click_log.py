@@ -3,15 +3,17 @@
 import itertools
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from trainer.click_log import ClickLogFolder, LogFile, LostOffsets, Rows, TopicIdentity
+from trainer.errors import TooFewSessionsError
 from trainer.readers import read_clicks
 from trainer.service_errors import ClickLogError
 from trainer.sessions import SessionSet
-from trainer.window import read_window
+from trainer.window import Window, hold_out, read_window
 
 TOPIC = TopicIdentity("clicks", "id-1")
 MINUTE = 60_000
@@ -198,39 +200,71 @@ def test_the_window_holds_the_sessions_that_ended_lately_whole(log: ClickLogFold
     write_sessions(log, 0, 0, [("old", "a", 0), ("old", "b", 1000), ("long", "a", 9 * hour)])
     write_sessions(log, 0, 3, [("long", "b", 9 * hour + 1000), ("single", "a", 10 * hour)])
     write_sessions(log, 1, 0, [("new", "b", 10 * hour), ("new", "c", 10 * hour + 5)])
-    window = read_window(log, window_ms=2 * hour, idle_gap_ms=30 * MINUTE, trained={})
+    window = read_window(log, window_ms=2 * hour, idle_gap_ms=30 * MINUTE, last={}, champion={})
     assert window is not None
     named = [[window.sessions.item_ids[i] for i in items] for items in sessions_of(window.sessions)]
     assert named == [["a", "b"], ["b", "c"]]  # `long` and `new`; a session of one click teaches nothing
     assert window.positions == {0: 5, 1: 2}
 
 
-def test_the_window_counts_sessions_that_the_last_model_has_not_seen(log: ClickLogFolder) -> None:
+def test_the_window_tells_which_sessions_which_model_has_seen(log: ClickLogFolder) -> None:
     write_sessions(log, 0, 0, [("a", "x", 0), ("a", "y", 1), ("b", "x", 2), ("b", "y", 3)])
-    write_sessions(log, 1, 0, [("c", "x", 0), ("c", "y", 1)])
+    write_sessions(log, 1, 0, [("c", "x", 4), ("c", "y", 5)])
 
-    def new_sessions(trained: dict[int, int]) -> int:
-        window = read_window(log, window_ms=0, idle_gap_ms=MINUTE, trained=trained)
+    def flags(positions: dict[int, int]) -> tuple[list[bool], list[bool]]:
+        window = read_window(log, window_ms=0, idle_gap_ms=MINUTE, last=positions, champion=positions)
         assert window is not None
-        return window.new_sessions
+        return window.new.tolist(), window.unseen.tolist()
 
-    assert new_sessions({}) == 3
-    assert new_sessions({0: 3}) == 2  # b goes on after the position, c is another partition
-    assert new_sessions({0: 4, 1: 2}) == 0
-    assert new_sessions({0: 5, 1: 2}) == 3  # beyond the log's end: positions of another topic
+    assert flags({}) == ([True] * 3, [True] * 3)
+    assert flags({0: 3}) == ([False, True, True], [False, False, True])  # b goes on after the position
+    assert flags({0: 4, 1: 2}) == ([False] * 3, [False] * 3)
+    assert flags({0: 5, 1: 2}) == ([True] * 3, [True] * 3)  # beyond the log's end: another topic's positions
+
+
+def window_of(unseen: list[bool]) -> Window:
+    """Sessions of two clicks each, the i-th ending at time i."""
+    count = len(unseen)
+    sessions = SessionSet(np.zeros(2 * count, np.int64), 2 * np.arange(count + 1), ("x",), np.arange(count), timed=True)
+    return Window(sessions, new=np.ones(count, np.bool_), unseen=np.array(unseen), positions={})
+
+
+@pytest.mark.parametrize(
+    ("unseen", "share", "most", "older", "held"),
+    [
+        ([True] * 10, 0.2, 100, [0, 1, 2, 3, 4, 5, 6, 7], [8, 9]),
+        ([True] * 10, 0.5, 3, [0, 1, 2, 3, 4, 5, 6], [7, 8, 9]),
+        # The champion has seen the first six: half of the rest is held out, the other half is there to learn from.
+        ([False] * 6 + [True] * 4, 0.5, 100, [0, 1, 2, 3, 4, 5, 6, 7], [8, 9]),
+        # A session that it knows and that goes on between those held out is on neither side.
+        ([False] * 5 + [True, True, True, False, True], 0.5, 100, [0, 1, 2, 3, 4, 5, 6], [7, 9]),
+        ([False] * 9 + [True], 0.5, 100, [0, 1, 2, 3, 4, 5, 6, 7, 8], [9]),
+    ],
+)
+def test_the_holdout_is_the_newest_that_the_champion_has_not_seen(
+    unseen: list[bool], share: float, most: int, older: list[int], held: list[int]
+) -> None:
+    train, test = hold_out(window_of(unseen), share=share, most=most)
+    assert (train.ends.tolist(), test.ends.tolist()) == (older, held)
+
+
+@pytest.mark.parametrize("unseen", [[], [True], [False] * 5, [True, False]])
+def test_a_holdout_that_leaves_nothing_on_one_side_is_refused(unseen: list[bool]) -> None:
+    with pytest.raises(TooFewSessionsError):
+        hold_out(window_of(unseen), share=0.9, most=100)
 
 
 def test_an_idle_gap_splits_a_session_id(log: ClickLogFolder) -> None:
     write_sessions(log, 0, 0, [("a", "x", 0), ("a", "y", 1), ("a", "x", 40 * MINUTE), ("a", "z", 41 * MINUTE)])
-    window = read_window(log, window_ms=0, idle_gap_ms=30 * MINUTE, trained={})
+    window = read_window(log, window_ms=0, idle_gap_ms=30 * MINUTE, last={}, champion={})
     assert window is not None
     assert [len(items) for items in sessions_of(window.sessions)] == [2, 2]
 
 
 def test_a_log_without_clicks_has_no_window(log: ClickLogFolder) -> None:
-    assert read_window(log, window_ms=0, idle_gap_ms=MINUTE, trained={}) is None
+    assert read_window(log, window_ms=0, idle_gap_ms=MINUTE, last={}, champion={}) is None
     log.write(0, 0, 4, Rows([], [], [], []), topic=TOPIC, expected=0)
-    assert read_window(log, window_ms=0, idle_gap_ms=MINUTE, trained={}) is None
+    assert read_window(log, window_ms=0, idle_gap_ms=MINUTE, last={}, champion={}) is None
 
 
 def sessions_of(sessions: SessionSet) -> list[list[int]]:

@@ -1,11 +1,11 @@
 """``trainer models``, ``trainer promote`` and ``trainer rollback``: who is champion, and making another one it."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import msgspec
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -53,6 +53,10 @@ def models(config: Config = None, json: Json = False) -> None:
         typer.echo(msgspec.json.encode(listed).decode())
         return
     Console().print(_table(listed, root.trainer.gate_k))
+    for model in listed:
+        verdict = model.metrics.get("gate")
+        if verdict is not None and not verdict["passed"]:
+            typer.echo(f"{model.version} was refused: {verdict['reasons'][0]}")
     if champion is None:
         typer.echo("no champion is announced; announce one with `trainer promote VERSION`")
     elif not any(model.champion for model in listed):
@@ -89,27 +93,23 @@ def _tell(announcement: ModelAnnouncement, *, json: bool) -> None:
 
 
 def _table(listed: list[ListedModel], k: int) -> Table:
-    table = Table(title="Published models, the newest last")
-    for name in ("", "version", "created", "items", "sessions"):
-        table.add_column(name, no_wrap=name == "version")
-    for name in (f"Recall@{k}", f"MRR@{k}", "champion then", "pop"):
-        table.add_column(name, justify="right")
-    table.add_column("gate")
+    table = Table(title="Published models, the newest last", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("version", no_wrap=True)
+    for name in ("sessions", f"R@{k}", f"MRR@{k}", "vs"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
     for model in listed:
-        own, metrics = model.metrics.get("model") or {}, model.metrics
+        own = model.metrics.get("model") or {}
         table.add_row(
-            "champion" if model.champion else "announced" if model.announced else "",
             model.version,
-            f"{datetime.fromtimestamp(model.created_at / 1000, UTC):%Y-%m-%d %H:%M}",
-            f"{model.items:,}",
             f"{model.window.get('sessions', 0):,}",
             _number(own, f"recall@{k}"),
             _number(own, f"mrr@{k}"),
-            _number(metrics.get("champion") or {}, f"recall@{k}"),
-            _number((metrics.get("baselines") or {}).get("pop") or {}, f"recall@{k}"),
-            _gate(metrics.get("gate")),
+            _number(model.metrics.get("champion") or {}, f"recall@{k}"),
+            "champion" if model.champion else "announced" if model.announced else _gate(model.metrics.get("gate")),
             style="bold" if model.champion else None,
         )
+    table.caption = f"vs: R@{k} of the champion of its time on the same predictions"
     return table
 
 
@@ -121,4 +121,4 @@ def _number(metrics: dict[str, Any], name: str) -> str:
 def _gate(verdict: dict[str, Any] | None) -> str:
     if verdict is None:
         return ""
-    return "passed" if verdict["passed"] else f"refused: {verdict['reasons'][0]}"
+    return "passed" if verdict["passed"] else "refused"

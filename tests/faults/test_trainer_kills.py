@@ -1,0 +1,128 @@
+"""kill -9 of the collector and of the retraining loop, again and again, at random moments."""
+
+import json
+import random
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from deploy.demo.shop import Shop, ShopSettings
+from schemas.bundle import open_bundle
+from schemas.click import Click
+from tests.conftest import KafkaUnderTest
+from tests.integration.trainer_deployment import PARTITIONS, Deployment
+from trainer.assembly import registry_of
+from trainer.click_log import ClickLogFolder
+
+pytestmark = pytest.mark.fault
+
+NOW = 1_767_225_600_000
+COLLECTOR_KILLS = 12
+CYCLE_KILLS = 8
+SHOP = Shop(ShopSettings(departments=2, brands=3, items_per_line=6))
+
+
+@pytest.fixture
+def deployment(kafka: KafkaUnderTest, topic_prefix: str, tmp_path: Path) -> Deployment:
+    deployment = Deployment(kafka.bootstrap_servers, topic_prefix, tmp_path)
+    deployment.create_topics()
+    return deployment
+
+
+def steady_clicks(stop: threading.Event) -> Iterator[Click]:
+    """About 2,000 clicks a second, each of a time of its own, until `stop`."""
+    number = 0
+    while not stop.is_set():
+        for _ in range(100):
+            yield Click(f"s{number % 97}", f"i{number % 11}", NOW + number)
+            number += 1
+        stop.wait(0.05)
+
+
+def test_the_log_holds_every_offset_once_however_often_the_collector_dies(deployment: Deployment) -> None:
+    moments = random.Random(20_251_122)
+    stop = threading.Event()
+    produced: list[int] = []
+    producer = threading.Thread(target=lambda: produced.append(deployment.produce(steady_clicks(stop))))
+    producer.start()
+    often = {"NEXTCLICK_TRAINER__FLUSH_CLICKS": "50", "NEXTCLICK_TRAINER__FLUSH_INTERVAL": "20ms"}
+    positions = [0]
+    try:
+        for _ in range(COLLECTOR_KILLS):
+            process = deployment.start("collect", **often)
+            try:
+                # Into its work, and a random moment further: among flushes that follow each other at once.
+                before = len(list(deployment.log_dir.glob("*.parquet")))
+                while len(list(deployment.log_dir.glob("*.parquet"))) <= before:
+                    assert process.poll() is None, process.communicate()
+                    time.sleep(0.005)
+                time.sleep(moments.uniform(0.0, 0.4))
+            finally:
+                end(process)
+            folder = ClickLogFolder(deployment.log_dir)
+            positions.append(sum(folder.scan().next_offsets.values()))
+    finally:
+        stop.set()
+        producer.join()
+    assert sorted(positions) == positions  # never back
+    finished = deployment.trainer("collect", "--once", "--json")
+    assert finished.returncode == 0, finished.stderr
+    assert json.loads(finished.stdout)["lost"] == 0
+
+    seen: Counter[int] = Counter()
+    offsets: dict[int, list[int]] = {}
+    for file in ClickLogFolder(deployment.log_dir).scan().files:
+        table = pq.ParquetFile(deployment.log_dir / file.name).read()
+        seen.update(table["timestamp"].to_pylist())
+        offsets.setdefault(file.partition, []).extend(table["offset"].to_pylist())
+    assert seen == Counter(range(NOW, NOW + produced[0]))
+    assert len(offsets) == PARTITIONS
+    for found in offsets.values():
+        assert found == list(range(len(found)))
+
+
+def test_no_kill_of_the_loop_leaves_a_half_published_model(deployment: Deployment) -> None:
+    moments = random.Random(11_22)
+    live = SHOP.live(NOW)
+    deployment.produce(SHOP.history(900, before_ms=NOW))
+    registry = registry_of(deployment.root())
+    for _ in range(CYCLE_KILLS):
+        process = deployment.start("run", "--every", "100ms")
+        try:
+            assert process.stderr is not None
+            for line in process.stderr:
+                if json.loads(line)["event"] in ("training", "next cycle"):
+                    break
+            time.sleep(moments.uniform(0.0, 1.5))
+        finally:
+            end(process)
+        for model in registry.versions():  # whatever is listed is whole
+            assert registry.open(model).version == model.version
+        announced = deployment.models_topic().current()
+        if announced is not None:
+            assert open_bundle(announced.uri, manifest_sha256=announced.manifest_sha256).version == announced.version
+        deployment.produce(islice(live, 1500))
+    deployment.produce(islice(live, 3000))
+    finished = deployment.trainer("run", "--once", "--json")
+    assert finished.returncode == 0, finished.stderr
+    result = json.loads(finished.stdout)
+    announced = deployment.models_topic().current()
+    assert announced is not None
+    assert result["outcome"] != "announced" or announced.version == result["version"]
+    assert open_bundle(announced.uri, manifest_sha256=announced.manifest_sha256).version == announced.version
+    names = {path.name for path in (deployment.folder / "registry").iterdir()}
+    assert names == {model.version for model in registry.versions()} | {"_history"}
+    assert not (deployment.folder / "work" / "staging").exists()
+
+
+def end(process: "subprocess.Popen[str]") -> None:
+    """kill -9, and read what it said so that its pipes close."""
+    process.kill()
+    process.communicate()
