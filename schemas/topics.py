@@ -42,7 +42,9 @@ def changelog_topic(app_id: str) -> str:
     return f"{app_id}-{TABLE}-changelog"
 
 
-def topic_table(topics: TopicSettings, app_id: str, *, session_ttl_ms: int) -> tuple[TopicSpec, ...]:
+def topic_table(
+    topics: TopicSettings, app_id: str, *, session_ttl_ms: int, idle_gap_ms: int = 30 * _MINUTE_MS
+) -> tuple[TopicSpec, ...]:
     """Every topic of a deployment, `clicks` first.
 
     `session_ttl_ms` is how long a row outlives its last click in RocksDB: the changelog's retention, so that ended
@@ -90,13 +92,13 @@ def topic_table(topics: TopicSettings, app_id: str, *, session_ttl_ms: int) -> t
             key="session_id",
             partitions_of=topics.clicks,
             description="The session table's rows, from which a worker restores the partitions that it is given.",
-            config=common | _changelog_config(session_ttl_ms),
+            config=common | _changelog_config(session_ttl_ms, idle_gap_ms),
             required={"cleanup.policy": frozenset({"compact", "delete"})},
         ),
     )
 
 
-def _changelog_config(session_ttl_ms: int) -> dict[str, str]:
+def _changelog_config(session_ttl_ms: int, idle_gap_ms: int) -> dict[str, str]:
     """Both halves of compact,delete work on closed segments only, so segments must close soon.
 
     A record leaves at the latest after retention.ms + segment.ms (and the broker's check interval, 5 minutes); a
@@ -113,8 +115,8 @@ def _changelog_config(session_ttl_ms: int) -> dict[str, str]:
         "min.cleanable.dirty.ratio": "0.2",
         # A worker that was frozen while its partition moved may append a row older than its successor's. A restore
         # takes the newer of the two, as long as compaction has not removed it: by then the session should be over.
-        "min.compaction.lag.ms": str(segment_ms),
-        "max.compaction.lag.ms": str(2 * segment_ms),
+        "min.compaction.lag.ms": str(max(segment_ms, idle_gap_ms)),
+        "max.compaction.lag.ms": str(2 * max(segment_ms, idle_gap_ms)),
         # Tombstones must outlive a restore that is under way.
         "delete.retention.ms": str(session_ttl_ms),
     }

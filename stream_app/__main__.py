@@ -12,7 +12,6 @@ from rich.table import Table
 
 from schemas.errors import SchemaError
 from schemas.settings import describe, describe_json, load_settings
-from schemas.topics import topic_table
 from stream_app.settings import StreamSettings
 
 app = typer.Typer(
@@ -70,7 +69,7 @@ def topics(config: Config = None, json: Json = False) -> None:
     from schemas.topics_admin import ensure_topics
 
     settings = settings_of(config)
-    specs = topic_table(settings.topics, settings.worker.app_id, session_ttl_ms=int(settings.worker.session_ttl * 1000))
+    specs = settings.topic_specs()
     report = ensure_topics(settings.kafka, specs)
     if json:
         print(msgspec.json.encode(msgspec.to_builtins(report)).decode())

@@ -79,12 +79,13 @@ class ModelWatcher:
         metrics: Metrics,
         cache_dir: Path,
         threads: int,
+        published: int,
         warm_up_batches: tuple[int, ...],
         on_fatal: Callable[[BaseException], None],
     ) -> None:
         self._config = {
             **consumer_config,
-            "group.id": "unused: partitions are assigned by hand and nothing is committed",
+            "group.id": "nextclick-models",  # librdkafka asks for one; nothing is committed
             "enable.auto.commit": False,
             "enable.partition.eof": True,
             "auto.offset.reset": "earliest",
@@ -95,6 +96,7 @@ class ModelWatcher:
         self._metrics = metrics
         self._cache_dir = cache_dir
         self._threads = threads
+        self._published = published
         self._warm_up_batches = warm_up_batches
         self._on_fatal = on_fatal
         self._stopping = threading.Event()
@@ -229,5 +231,7 @@ class ModelWatcher:
         )
         if model.version != announcement.version:
             raise BundleError(f"manifest.json: holds version {model.version}, announced was {announcement.version}")
+        if model.k < min(self._published, len(model.vocabulary)):
+            raise BundleError(f"manifest.json: it ranks {model.k} items, worker.published asks for {self._published}")
         model.warm_up(self._warm_up_batches)
         return model

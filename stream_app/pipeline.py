@@ -33,6 +33,7 @@ from stream_app.transport import Chunk, ChunkConsumer
 
 log = structlog.get_logger(__name__)
 
+_LOG_APPEND_TIME: Final = 1
 _HEARTBEAT_CHECK_SECONDS: Final = 0.05
 _DRAIN_CHECK_SECONDS: Final = 0.01
 
@@ -124,7 +125,11 @@ class Pipeline:
         Returns as soon as the next chunk may be computed; waits while too many chunks are in flight.
         """
         self._moved(+1)
-        await self._slots.acquire()
+        try:
+            await self._slots.acquire()
+        except BaseException:
+            self._moved(-1)
+            raise
         try:
             if self._failed or not self._consumer().owns(chunk.tp, chunk.generation):
                 self._leave(chunk)
@@ -137,6 +142,11 @@ class Pipeline:
         except Exception as error:  # noqa: BLE001 - the loop's edge: nothing is acknowledged, the worker stops
             self._leave(chunk)
             self._fail(error)
+        except asyncio.CancelledError:
+            # The thread may still be computing: nothing may build on rows that will never become durable.
+            self._failed = True
+            self._leave(chunk)
+            raise
 
     async def drained(self) -> None:
         """Wait until no chunk is in flight."""
@@ -190,8 +200,10 @@ class Pipeline:
     def _decode(self, chunk: Chunk, now_ms: int, delivery: Batch) -> list[SourcedClick]:
         clicks, limits = [], self._settings.limits
         for record in chunk.records:
+            # The broker's time where it keeps it: a redelivered click must be judged as it was the first time.
+            judged_at = record.timestamp if record.timestamp_type == _LOG_APPEND_TIME else now_ms
             try:
-                click = decode_click(record.key, record.value, now_ms=now_ms, limits=limits)
+                click = decode_click(record.key, record.value, now_ms=judged_at, limits=limits)
             except ClickRejectedError as error:
                 source = Source(chunk.tp.topic, chunk.tp.partition, record.offset)
                 parked = reject(error, source=source, key=record.key, value=record.value, now_ms=now_ms)

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from schemas.announcement import CHAMPION
 from schemas.settings import KafkaConnection, RootSettings, Section, TopicSettings
+from schemas.topics import TopicSpec, topic_table
 
 
 class WorkerSettings(Section):
@@ -72,3 +73,12 @@ class StreamSettings(RootSettings):
     kafka: KafkaConnection = KafkaConnection()
     topics: TopicSettings = TopicSettings()
     worker: WorkerSettings = WorkerSettings()
+
+    def topic_specs(self) -> tuple[TopicSpec, ...]:
+        """Every topic of this deployment as it should be."""
+        return topic_table(
+            self.topics,
+            self.worker.app_id,
+            session_ttl_ms=int(self.worker.session_ttl * 1000),
+            idle_gap_ms=int(self.worker.idle_gap * 1000),
+        )

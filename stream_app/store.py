@@ -12,7 +12,7 @@ import rocksdict
 import structlog
 from faust.stores import rocksdb
 
-from stream_app.errors import StoreError
+from stream_app.errors import RowError, StoreError
 from stream_app.state_codec import row_offset
 
 log = structlog.get_logger(__name__)
@@ -85,7 +85,11 @@ class SessionStore(rocksdb.Store):
                 newest[key] = None
                 known.pop(key, None)
                 continue
-            offset = row_offset(row)
+            try:
+                offset = row_offset(row)
+            except RowError as error:
+                where = f"record {changelog_offset} of the changelog's partition {partition}, key {key[:300]!r}"
+                raise RowError(f"{where}: {error}") from error
             if offset < known.get(key, -1):
                 stale += 1
                 continue
@@ -104,7 +108,8 @@ class SessionStore(rocksdb.Store):
 
     def live_rows(self) -> int:
         """RocksDB's estimate of the number of rows in all open partitions."""
-        return sum(db.property_int_value("rocksdb.estimate-num-keys") or 0 for db in self._dbs.values())
+        with self._lock:
+            return sum(db.property_int_value("rocksdb.estimate-num-keys") or 0 for db in self._dbs.values())
 
     # -- databases ----------------------------------------------------------------------------------------------------
 

@@ -9,9 +9,10 @@ from typing import Final
 
 import structlog
 
-from schemas.topics import changelog_topic, topic_table
+from schemas.topics import changelog_topic
 from schemas.topics_admin import check_topics
 from stream_app.app import RecommenderApp, create_app, tables_folder
+from stream_app.data_lock import DataLock
 from stream_app.delivery import Delivery, producer_config
 from stream_app.errors import StalledError
 from stream_app.hot_swap import LiveModel, ModelWatcher
@@ -61,6 +62,7 @@ class Worker:
             metrics=self._metrics,
             cache_dir=worker.data_dir / "bundles",
             threads=worker.model_threads,
+            published=worker.published,
             warm_up_batches=(1, worker.chunk_clicks),
             on_fatal=self.fail,
         )
@@ -93,10 +95,7 @@ class Worker:
     async def run(self) -> int:
         """Serve until told to stop; returns the exit code."""
         settings = self._settings
-        specs = topic_table(
-            settings.topics, settings.worker.app_id, session_ttl_ms=int(settings.worker.session_ttl * 1000)
-        )
-        for difference in await asyncio.to_thread(check_topics, settings.kafka, specs):
+        for difference in await asyncio.to_thread(check_topics, settings.kafka, settings.topic_specs()):
             log.warning("topic differs", difference=str(difference))
         await asyncio.to_thread(self._check_store)
         await self._web.start()
@@ -117,6 +116,7 @@ class Worker:
     def _check_store(self) -> None:
         settings, data_dir = self._settings, self._settings.worker.data_dir
         data_dir.mkdir(parents=True, exist_ok=True)
+        self._data_lock = DataLock(data_dir)  # until the process ends
         clicks, changelog = settings.topics.clicks, changelog_topic(settings.worker.app_id)
         ids = topic_ids(settings.kafka, [clicks, changelog])
         check_identity(

@@ -90,7 +90,7 @@ class Running:
         for offset, click in enumerate(clicks, start=at):
             value = click if isinstance(click, bytes) else encode_click(Click(*click, timestamp=offset))
             key = b"?" if isinstance(click, bytes) else click[0].encode()
-            records.append(SimpleNamespace(key=key, value=value, offset=offset, timestamp=0))
+            records.append(SimpleNamespace(key=key, value=value, offset=offset, timestamp=0, timestamp_type=0))
         chunk = Chunk(CLICKS, cast(Any, records), generation, None)
         await self.agent.put(chunk)
         self.taken += 1

@@ -107,8 +107,8 @@ class Watched:
     metrics: Metrics = field(default_factory=Metrics)
     fatal: list[BaseException] = field(default_factory=list)
 
-    def bundle(self, version: str, seed: int = 0) -> Path:
-        return TinyModel(seed=seed).write(self.registry, version)
+    def bundle(self, version: str, seed: int = 0, k: int = 5) -> Path:
+        return TinyModel(seed=seed, k=k).write(self.registry, version)
 
     def announce(self, version: str, alias: str = "champion", /, **changed: str) -> Record:
         folder = self.registry / version
@@ -125,6 +125,7 @@ class Watched:
             metrics=self.metrics,
             cache_dir=self.registry / "cache",
             threads=1,
+            published=4,
             warm_up_batches=(1, 3),
             on_fatal=self.fatal.append,
         )
@@ -160,6 +161,15 @@ def test_a_first_model_and_a_swap(watched: Watched) -> None:
     assert watched.metrics.registry.get_sample_value("nextclick_model_info", {"version": "v2"}) == 1
     assert watched.metrics.registry.get_sample_value("nextclick_model_info", {"version": "v1"}) is None
     assert watched.live.is_loaded
+
+
+def test_a_model_that_ranks_too_few_items_is_refused(watched: Watched) -> None:
+    watched.bundle("v1")
+    watched.bundle("v2", k=3)
+    told = watched.follow(watched.announce("v1"), END, IDLE, watched.announce("v2"), IDLE)
+    assert told.served == ["v1", "v1"]
+    assert watched.count("nextclick_refused_bundles_total") == 1
+    assert "worker.published asks for 4" in told.waited_for[-1]
 
 
 def test_history_is_read_to_its_end_and_only_the_newest_is_loaded(watched: Watched) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Producer
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from schemas.kafka_settings import KafkaConnection
 
@@ -62,7 +62,7 @@ def test_mutual_tls_is_passed_through() -> None:
         ssl_ca_location="ca.pem",
         ssl_certificate_location="client.pem",
         ssl_key_location="client.key",
-        ssl_key_password="k",  # type: ignore[arg-type]
+        ssl_key_password=SecretStr("k"),
     ).librdkafka()
     assert config["ssl.ca.location"] == "ca.pem"
     assert config["ssl.certificate.location"] == "client.pem"

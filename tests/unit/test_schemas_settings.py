@@ -79,7 +79,7 @@ def test_defaults() -> None:
     assert settings.kafka.bootstrap_servers == "localhost:9092"
     assert (settings.topics.partitions, settings.worker.web.port) == (8, 6066)
     with pytest.raises(ValidationError, match="frozen"):
-        settings.worker.web.port = 1
+        settings.worker.web.port = 1  # type: ignore[misc]
 
 
 def test_a_file_sets_and_the_other_commands_table_is_passed_over(file: Path) -> None:

@@ -1,0 +1,40 @@
+"""One worker, one data folder. RocksDB would notice two only when a partition moves from one to the other."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Final
+
+from stream_app.errors import StoreError
+
+_FILE: Final = "worker.lock"
+
+
+class DataLock:
+    """Holds a data folder until it is released or the process ends, however it ends.
+
+    Raises:
+        StoreError: another process holds it.
+    """
+
+    def __init__(self, data_dir: Path) -> None:
+        self._descriptor = os.open(data_dir / _FILE, os.O_RDWR | os.O_CREAT, 0o644)
+        if sys.platform == "win32":
+            return  # RocksDB's own lock has to do
+        import fcntl
+
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.read(self._descriptor, 20).decode() or "of unknown id"
+            self.release()
+            raise StoreError(
+                f"the process {holder} is using {data_dir.resolve()}: give each worker a worker.data_dir of its own, "
+                f"or stop the other one"
+            ) from error
+        os.truncate(self._descriptor, 0)
+        os.write(self._descriptor, str(os.getpid()).encode())
+
+    def release(self) -> None:
+        """Let another process have the folder."""
+        os.close(self._descriptor)
