@@ -137,6 +137,9 @@ class Cycle:
             split = self._split(window)
         except TooFewSessionsError as error:
             return CycleResult("skipped", (str(error),))
+        if split.test.transitions < settings.gate_predictions:
+            reason = f"{split.test.transitions} predictions to judge by, {settings.gate_predictions} are needed"
+            return CycleResult("skipped", (f"{reason} (trainer.gate_predictions)",))
         start = self._start(standing, champion)
         log.info(
             "training", sessions=len(split.train), clicks=split.train.clicks, items=len(split.train.item_ids),

@@ -105,8 +105,8 @@ class TrainerSettings(Section):
 
     delivery_timeout: Duration = Field(default=60.0, ge=1, description="Kafka must confirm an announcement within it.")
     threads: int = Field(default=1, ge=1, le=256, description="Threads of the arithmetic.")
-    log_format: Literal["human", "json"] = "human"
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["human", "json"] = Field(default="human", description="For people, or a JSON object a line.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="The least told.")
     training: PeriodicTraining = PeriodicTraining()
 
     @model_validator(mode="after")

@@ -1,6 +1,8 @@
 """The whole loop on a real Kafka: clicks in; a verified, announced model out; promote, roll back, stop, start again."""
 
 import json
+import re
+import shlex
 import time
 from collections.abc import Callable
 from itertools import islice
@@ -12,7 +14,7 @@ import pytest
 from deploy.demo.shop import Shop, ShopSettings
 from schemas.announcement import ModelAnnouncement
 from schemas.bundle import open_bundle
-from tests.conftest import KafkaUnderTest
+from tests.conftest import REPOSITORY, KafkaUnderTest
 from tests.integration.trainer_deployment import Deployment
 from trainer.__main__ import main
 from trainer.assembly import championship_of, registry_of
@@ -111,6 +113,9 @@ def test_too_little_to_learn_from_is_no_error(deployment: Deployment) -> None:
     assert cycle(deployment).reasons == ("the click log holds no clicks yet",)
     deployment.produce(islice(SHOP.history(50, before_ms=NOW), 100))
     assert "new sessions, a cycle needs 100" in cycle(deployment).reasons[0]
+    produce_history(deployment)
+    assert "predictions to judge by, 5000 are needed" in cycle(deployment, gate_predictions=5000).reasons[0]
+    assert registry_of(deployment.root()).versions() == []
     assert deployment.models_topic().current() is None
 
 
@@ -296,6 +301,42 @@ def test_settings_are_shown_with_their_origin(
     code, _, error = command("settings")
     assert code == 2
     assert "did you mean NEXTCLICK_TRAINER__EVERY" in error
+
+
+def test_the_commands_of_the_documentation(deployment: Deployment) -> None:
+    page = (REPOSITORY / "docs" / "retraining.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    commands = [shlex.split(line)[1:] for block in blocks for line in block.splitlines()]
+    assert [" ".join(command) for command in commands if command[0] in ("run", "collect")] == [
+        "run --every 1h", "run --once", "collect --once", "collect",
+    ]  # fmt: skip
+    produce_history(deployment)
+    for command in commands:
+        if command == ["run", "--once"]:
+            produce_live(deployment)  # a second model: there is something to roll back
+        if command in (["run", "--every", "1h"], ["collect"]):
+            run_until_it_has_worked(deployment, command)
+        else:
+            newest = [model.version for model in registry_of(deployment.root()).versions()][-1]
+            ok(deployment.trainer(*(newest if word == "VERSION" else word for word in command)))
+    assert len(registry_of(deployment.root()).versions()) == 2
+
+
+def run_until_it_has_worked(deployment: Deployment, command: list[str]) -> None:
+    """Start a command that does not end, wait for a file of the clicks it was given, and stop it."""
+    before = len(list(deployment.log_dir.glob("*.parquet")))
+    deployment.produce(islice(SHOP.live(NOW + 1), 10))
+    process = deployment.start(*command, NEXTCLICK_TRAINER__FLUSH_INTERVAL="200ms")
+    try:
+        if command[0] == "run":
+            await_(lambda: deployment.models_topic().current() is not None, process)
+        else:
+            await_(lambda: len(list(deployment.log_dir.glob("*.parquet"))) > before, process)
+        process.terminate()
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 0, errors
 
 
 def ok(finished: Any) -> str:
