@@ -1,20 +1,28 @@
 """The training losses, each with its gradient in the same pass.
 
 Scores r are [n, C]: row i is a lane; column i is that lane's target, every other column a negative (the other lanes'
-targets first, then the shared samples). A loss returns the sum over the rows and the gradient of that sum.
+targets first, then the shared samples). A loss returns the sum over the rows and the gradient of that sum. Where a
+formula has a mean or a softmax over j, it is over the C - 1 negatives: the target never competes with itself, and
+TOP1's regulariser never pulls the target's own score to 0. A row without negatives (one lane left, no samples) has
+loss 0.
 
 A negative may equal a row's target: two lanes with the same target, or a sample that hits it. As in the published
-method such a column stays a negative. Both losses remain well defined with it. Cross-entropy then spreads a pull of 1
+method such a column stays a negative. The losses remain well defined with it. Cross-entropy then spreads a pull of 1
 and a push of its probability over several copies of one row, which add up to what one copy would get, only that the
-duplicate's own push remains. bpr-max compares the target with itself, σ(0) = 1/2, whose gradient cancels.
+duplicate's own push remains. The others compare the target with itself, where the two gradients cancel.
+
+BPR and TOP1 as in Hidasi et al. 2016 (arXiv:1511.06939), their -max forms as in Hidasi & Karatzoglou 2018
+(arXiv:1706.03847).
 """
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from trainer.activations import activation_of
 from trainer.settings import TrainingSettings
 
 EPSILON = 1e-24  # inside bpr-max's logarithm, as published
@@ -24,10 +32,27 @@ Loss = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 def loss_of(settings: TrainingSettings) -> Loss:
-    """The loss that the settings name."""
+    """The loss that the settings name, of scores that have not passed their activation."""
     if settings.loss == "cross-entropy":
         return cross_entropy
-    return lambda r: bpr_max(r, bpreg=settings.bpreg, elu=settings.elu)
+    loss: Loss
+    match settings.loss:
+        case "bpr":
+            loss = bpr
+        case "top1":
+            loss = top1
+        case "top1-max":
+            loss = top1_max
+        case "bpr-max":
+            loss = partial(bpr_max, bpreg=settings.bpreg)
+    activation = activation_of(settings)
+
+    def of_scores(r: Tensor) -> tuple[Tensor, Tensor]:
+        activated, slope = activation(r)
+        value, gradient = loss(activated)
+        return value, gradient if slope is None else gradient.mul_(slope)
+
+    return of_scores
 
 
 def cross_entropy(r: Tensor) -> tuple[Tensor, Tensor]:
@@ -44,23 +69,52 @@ def cross_entropy(r: Tensor) -> tuple[Tensor, Tensor]:
     return loss, gradient[:n]
 
 
-def bpr_max(r: Tensor, *, bpreg: float, elu: float) -> tuple[Tensor, Tensor]:
-    """Σ_i -ln(Σ_j s_ij σ(r_ii - r_ij) + ε) + bpreg Σ_j s_ij r_ij² (Hidasi & Karatzoglou 2018, arXiv:1706.03847).
-
-    j runs over the negatives only, and s is the softmax over the negatives only. With ``elu`` above 0 the scores pass
-    through an ELU of that alpha first. A row without negatives (one lane left, no samples) has loss 0.
-    """
+def bpr(r: Tensor) -> tuple[Tensor, Tensor]:
+    """-Σ_i mean_j ln σ(r_ii - r_ij)."""
     if r.shape[1] == 1:
-        return r.new_zeros(()), torch.zeros_like(r)
-    slope = None
-    if elu > 0:
-        slope = torch.where(r > 0, 1.0, elu * torch.exp(r.clamp(max=0.0)))  # dELU/dr
-        r = torch.where(r > 0, r, slope - elu)
-    target = r.diagonal().unsqueeze(1)  # [n, 1]
-    masked = r.clone()
-    masked.diagonal().fill_(-math.inf)
-    s = torch.softmax(masked, dim=1)  # [n, C], 0 at the target
-    win = torch.sigmoid(target - r)  # [n, C]
+        return _nothing(r)
+    difference = r - r.diagonal().unsqueeze(1)  # [n, C], 0 at the target
+    share = 1.0 / (r.shape[1] - 1)
+    value = torch.nn.functional.softplus(difference)  # -ln σ(-x), without an overflow
+    value.diagonal().zero_()
+    gradient = torch.sigmoid(difference).mul_(share)
+    return share * value.sum(), _towards_target(gradient)
+
+
+def top1(r: Tensor) -> tuple[Tensor, Tensor]:
+    """Σ_i mean_j [σ(r_ij - r_ii) + σ(r_ij²)]."""
+    if r.shape[1] == 1:
+        return _nothing(r)
+    share = 1.0 / (r.shape[1] - 1)
+    above, square = torch.sigmoid(r - r.diagonal().unsqueeze(1)), torch.sigmoid(r * r)  # [n, C]
+    value = above + square
+    value.diagonal().zero_()
+    gradient = _towards_target((above * (1 - above)).mul_(share))
+    shrink = (2 * share) * r * square * (1 - square)
+    shrink.diagonal().zero_()
+    return share * value.sum(), gradient.add_(shrink)
+
+
+def top1_max(r: Tensor) -> tuple[Tensor, Tensor]:
+    """Σ_i Σ_j s_ij [σ(r_ij - r_ii) + σ(r_ij²)], s the softmax over the negatives only."""
+    if r.shape[1] == 1:
+        return _nothing(r)
+    s = _negative_softmax(r)  # [n, C], 0 at the target
+    above, square = torch.sigmoid(r - r.diagonal().unsqueeze(1)), torch.sigmoid(r * r)
+    value = above + square
+    row = (s * value).sum(1, keepdim=True)  # [n, 1]
+    gradient = _towards_target(s * above * (1 - above))
+    # through the softmax, and through the regulariser
+    gradient += s * (value - row + 2 * r * square * (1 - square))
+    return row.sum(), gradient
+
+
+def bpr_max(r: Tensor, *, bpreg: float) -> tuple[Tensor, Tensor]:
+    """Σ_i -ln(Σ_j s_ij σ(r_ii - r_ij) + ε) + bpreg Σ_j s_ij r_ij², s the softmax over the negatives only."""
+    if r.shape[1] == 1:
+        return _nothing(r)
+    s = _negative_softmax(r)  # [n, C], 0 at the target
+    win = torch.sigmoid(r.diagonal().unsqueeze(1) - r)  # [n, C]
     s_win = s * win
     a = s_win.sum(1, keepdim=True)  # [n, 1]
     s_r = s * r
@@ -71,7 +125,28 @@ def bpr_max(r: Tensor, *, bpreg: float, elu: float) -> tuple[Tensor, Tensor]:
     gradient = (s_win - s * a - margin).div_(-(a + EPSILON))
     gradient += bpreg * (s_r * (r + 2) - s * b)
     gradient.diagonal().sub_((margin.sum(1, keepdim=True) / (a + EPSILON)).squeeze(1))
-    return loss, gradient if slope is None else gradient * slope
+    return loss, gradient
+
+
+def _nothing(r: Tensor) -> tuple[Tensor, Tensor]:
+    return r.new_zeros(()), torch.zeros_like(r)
+
+
+def _negative_softmax(r: Tensor) -> Tensor:
+    """Softmax of each row [n, C] over all columns but the target's, which gets 0."""
+    masked = r.clone()
+    masked.diagonal().fill_(-math.inf)
+    return torch.softmax(masked, dim=1)
+
+
+def _towards_target(gradient: Tensor) -> Tensor:
+    """The gradient [n, C] of a function of r_j - r_target, from its part in r_j: the target gets minus the row's sum.
+
+    Overwrites its argument; the target's own column may hold anything.
+    """
+    gradient.diagonal().zero_()
+    gradient.diagonal().sub_(gradient.sum(1))
+    return gradient
 
 
 def logq_correction(support: Tensor, settings: TrainingSettings) -> tuple[Tensor, Tensor] | None:

@@ -18,7 +18,9 @@ def _canonical(value: object) -> object:
     return _ALIASES.get(name, name)
 
 
-LossName = Annotated[Literal["cross-entropy", "bpr-max"], BeforeValidator(_canonical)]
+LossName = Annotated[Literal["cross-entropy", "bpr", "top1", "bpr-max", "top1-max"], BeforeValidator(_canonical)]
+ActivationName = Annotated[Literal["softmax", "linear", "elu", "tanh", "relu"], BeforeValidator(_canonical)]
+OptimizerName = Annotated[Literal["adagrad", "sgd"], BeforeValidator(_canonical)]
 EmbeddingMode = Annotated[Literal["shared", "separate"], BeforeValidator(_canonical)]
 
 
@@ -31,6 +33,10 @@ class TrainingSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     loss: LossName = "cross-entropy"
+    activation: ActivationName = Field(
+        "softmax",
+        description="of the scores in training; by default softmax (cross-entropy), elu (bpr-max), linear (others)",
+    )
     embedding: EmbeddingMode = "shared"
     hidden_size: int = Field(100, ge=1, le=4096)
     layers: int = Field(1, ge=1, le=8)
@@ -42,9 +48,10 @@ class TrainingSettings(BaseModel):
         1.0, ge=0, le=1, description="strength of the logQ correction; 0 for any loss but cross-entropy"
     )
     bpreg: float = Field(1.0, ge=0, description="weight of bpr-max's score regulariser")
-    elu: float = Field(0.5, ge=0, description="alpha of the ELU on bpr-max's scores; 0 leaves the scores as they are")
-    learning_rate: float = Field(0.1, gt=0, le=10)
-    momentum: float = Field(0.0, ge=0, lt=1)
+    elu: float = Field(0.5, ge=0, description="alpha of the activation elu; 0 leaves the scores as they are")
+    optimizer: OptimizerName = Field("adagrad", description="what makes a step of a gradient")
+    learning_rate: float = Field(0.1, gt=0, le=10, description="of the optimizer")
+    momentum: float = Field(0.0, ge=0, lt=1, description="share of its last step that a weight repeats")
     dropout_input: float = Field(0.0, ge=0, lt=1, description="share of the item input's components dropped")
     dropout_hidden: float = Field(0.2, ge=0, lt=1, description="share of the hidden state's components dropped")
     epochs: int = Field(5, ge=1, le=10_000)
@@ -52,10 +59,13 @@ class TrainingSettings(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _logq_of_loss(cls, values: object) -> object:
-        if isinstance(values, dict) and _canonical(values.get("loss", "cross-entropy")) != "cross-entropy":
-            return {"logq": 0.0, **values}
-        return values
+    def _defaults_of_loss(cls, values: object) -> object:
+        if not isinstance(values, dict):
+            return values
+        loss = _canonical(values.get("loss", "cross-entropy"))
+        if loss == "cross-entropy":
+            return values
+        return {"logq": 0.0, "activation": "elu" if loss == "bpr-max" else "linear", **values}
 
     @model_validator(mode="after")
     def _fit_together(self) -> "TrainingSettings":
@@ -63,6 +73,11 @@ class TrainingSettings(BaseModel):
             raise ValueError("batch_size=1 and n_sample=0 leave no negatives: raise one of them")
         if self.logq > 0 and self.loss != "cross-entropy":
             raise ValueError("logq corrects cross-entropy only: set logq=0 or loss=cross-entropy")
+        if (self.activation == "softmax") != (self.loss == "cross-entropy"):
+            raise ValueError(
+                f"activation={self.activation} does not go with loss={self.loss}: softmax belongs to cross-entropy, "
+                "the others to the other losses; leave activation out to get the usual one"
+            )
         return self
 
     @classmethod

@@ -49,9 +49,23 @@ def loss(
         count = support.to(x.dtype)
         expected = torch.cat([count[targets], count[samples] ** settings.sample_alpha])
         return -torch.log_softmax(r - settings.logq * torch.log(expected), 1).diagonal().sum(), torch.stack(states)
-    if settings.elu:
-        r = torch.nn.functional.elu(r, alpha=settings.elu)
+    match settings.activation:
+        case "elu" if settings.elu:
+            r = torch.nn.functional.elu(r, alpha=settings.elu)
+        case "tanh":
+            r = torch.tanh(r)
+        case "relu":
+            r = torch.relu(r)
     others = 1 - torch.eye(*r.shape, dtype=r.dtype)
+    mean = others / others.sum(1, keepdim=True)
     s = torch.exp(r) * others / (torch.exp(r) * others).sum(1, keepdim=True)
-    win = (s * torch.sigmoid(r.diagonal().unsqueeze(1) - r)).sum(1)
-    return (-torch.log(win) + settings.bpreg * (s * r * r).sum(1)).sum(), torch.stack(states)
+    win = torch.sigmoid(r.diagonal().unsqueeze(1) - r)
+    total = {
+        "bpr": lambda: -(mean * torch.log(win)),
+        "top1": lambda: mean * (1 - win + torch.sigmoid(r * r)),
+        "top1-max": lambda: s * (1 - win + torch.sigmoid(r * r)),
+        "bpr-max": lambda: (
+            -torch.log((s * win).sum(1, keepdim=True)) + settings.bpreg * (s * r * r).sum(1, keepdim=True)
+        ),
+    }[settings.loss]()
+    return total.sum(), torch.stack(states)

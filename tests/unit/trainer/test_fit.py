@@ -20,7 +20,7 @@ def same_bits(a: Weights, b: Weights) -> bool:
     return all(torch.equal(t, b.tensors()[name]) for name, t in a.tensors().items())
 
 
-@pytest.mark.parametrize("loss", ["cross-entropy", "bpr-max"])
+@pytest.mark.parametrize("loss", ["cross-entropy", "bpr-max", "top1"])
 @pytest.mark.parametrize("embedding", ["shared", "separate"])
 @pytest.mark.parametrize("momentum", [0.0, 0.3])
 def test_an_epoch_is_that_of_the_papers(loss: str, embedding: str, momentum: float) -> None:

@@ -49,7 +49,7 @@ class Masks:
 
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("embedding", ["shared", "separate"])
-@pytest.mark.parametrize("loss", ["cross-entropy", "bpr-max"])
+@pytest.mark.parametrize("loss", ["cross-entropy", "bpr", "top1", "bpr-max", "top1-max"])
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
 def test_the_gradient_is_that_of_autograd(loss: str, embedding: str, layers: int, dropout: float) -> None:
     settings = TrainingSettings.parse(

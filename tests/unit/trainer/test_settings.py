@@ -15,6 +15,7 @@ def test_assignments_are_converted_and_a_later_one_wins() -> None:
         ("loss", "xe", "cross-entropy"),
         ("loss", "cross_entropy", "cross-entropy"),
         ("loss", "BPR-max", "bpr-max"),
+        ("loss", "TOP1_max", "top1-max"),
         ("embedding", "constrained", "shared"),
     ],
 )
@@ -31,7 +32,7 @@ def test_names_in_use_elsewhere_are_known(name: str, value: str, canonical: str)
         ("epochs=0", "epochs=0: .*greater than or equal to 1"),
         ("dropout_hidden=1", "dropout_hidden=1: .*less than 1"),
         ("learning_rate=nan", "learning_rate=nan: .*finite"),
-        ("loss=mse", "loss=mse: .*'cross-entropy' or 'bpr-max'"),
+        ("loss=mse", "loss=mse: .*'cross-entropy'.*'bpr-max'"),
     ],
 )
 def test_a_mistake_is_named(assignment: str, message: str) -> None:
@@ -46,12 +47,26 @@ def test_settings_that_do_not_go_together_are_refused() -> None:
         TrainingSettings.parse({"loss": "bpr-max", "logq": 0.5})
 
 
+@pytest.mark.parametrize(
+    ("loss", "activation"),
+    [("cross-entropy", "softmax"), ("bpr-max", "elu"), ("bpr", "linear"), ("top1", "linear"), ("top1-max", "linear")],
+)
+def test_each_loss_has_its_usual_activation(loss: str, activation: str) -> None:
+    assert TrainingSettings.parse({"loss": loss}).activation == activation
+
+
+@pytest.mark.parametrize(("loss", "activation"), [("cross-entropy", "tanh"), ("bpr", "softmax")])
+def test_softmax_belongs_to_cross_entropy(loss: str, activation: str) -> None:
+    with pytest.raises(TrainingSettingsError, match=f"activation={activation} does not go with loss={loss}"):
+        TrainingSettings.parse({"loss": loss, "activation": activation})
+
+
 def test_logq_is_for_cross_entropy_alone() -> None:
     assert TrainingSettings().logq == 1.0
     assert TrainingSettings.parse({"loss": "bpr-max"}).logq == 0.0
 
 
 def test_settings_survive_their_own_record() -> None:
-    for loss in ("cross-entropy", "bpr-max"):
+    for loss in ("cross-entropy", "bpr", "top1", "bpr-max", "top1-max"):
         settings = TrainingSettings.parse({"loss": loss, "elu": 1})
         assert TrainingSettings.parse(settings.model_dump()) == settings
