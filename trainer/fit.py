@@ -13,7 +13,7 @@ from trainer.batches import Schedule, schedule
 from trainer.errors import TrainingDivergedError
 from trainer.gru4rec import CellTrace, GruLayer, Weights, cell, cell_gradient, initial_weights
 from trainer.losses import logq_correction, loss_of
-from trainer.optimizer import Adagrad, Rows
+from trainer.optimizer import Rows, optimizer_of
 from trainer.sampling import NegativeSampler
 from trainer.sessions import SessionSet
 from trainer.settings import TrainingSettings
@@ -160,10 +160,7 @@ class _Training:
             support, n_sample=settings.n_sample, alpha=settings.sample_alpha, seed=settings.seed
         )
         self._math = StepMath(settings, torch.from_numpy(support), self._dropout)
-        self._optimizers = {
-            name: Adagrad(tensor, learning_rate=settings.learning_rate, momentum=settings.momentum)
-            for name, tensor in self.weights.tensors().items()
-        }
+        self._optimizers = {name: optimizer_of(settings, tensor) for name, tensor in self.weights.tensors().items()}
 
     def epoch(self, number: int, progress: Callable[[int], None]) -> Epoch:
         began = time.perf_counter()

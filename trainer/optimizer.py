@@ -1,15 +1,19 @@
-"""Adagrad with momentum (Duchi et al. 2011), dense and for the few rows of a large table that a step touches.
+"""Adagrad (Duchi et al. 2011) and SGD, both with momentum, dense and for the few rows of a table that a step touches.
 
-    A += g²        v = m v - lr g / sqrt(A + 1e-6)        w += v
+    Adagrad    A += g²        v = m v - lr g / sqrt(A + 1e-6)        w += v
+    SGD                       v = m v - lr g                         w += v
 
 A and v start at 0. Of a table only the touched rows see any of this, the decay of v included; gradients of a row that a
 step touches several times are summed before they are squared.
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from trainer.settings import TrainingSettings
 
 EPSILON = 1e-6
 
@@ -44,8 +48,59 @@ class Rows:
         return summed.squeeze(1) if flat else summed
 
 
-class Adagrad:
+class Optimizer(Protocol):
     """The state of one weight tensor, which it updates in place."""
+
+    def step(self, gradient: Tensor) -> None:
+        """Update the whole tensor by its dense gradient."""
+        ...
+
+    def step_rows(self, rows: Rows, gradient: Tensor) -> None:
+        """Update the rows ``rows.index`` by a gradient that is summed by them already, [U, D] or [U]."""
+        ...
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state by name, not copied: what must be kept to go on later as if nothing had happened."""
+        ...
+
+
+def optimizer_of(settings: TrainingSettings, weight: Tensor) -> Optimizer:
+    """The optimizer that the settings name, at its start."""
+    kind = Adagrad if settings.optimizer == "adagrad" else Sgd
+    return kind(weight, learning_rate=settings.learning_rate, momentum=settings.momentum)
+
+
+class Sgd:
+    """Stochastic gradient descent; see :class:`Optimizer`."""
+
+    def __init__(self, weight: Tensor, *, learning_rate: float, momentum: float) -> None:
+        self._weight = weight
+        self._lr = learning_rate
+        self._momentum = momentum
+        self._velocity = torch.zeros_like(weight) if momentum else None
+
+    def step(self, gradient: Tensor) -> None:
+        if self._velocity is None:
+            self._weight.add_(gradient, alpha=-self._lr)
+        else:
+            self._weight.add_(self._velocity.mul_(self._momentum).add_(gradient, alpha=-self._lr))
+
+    def step_rows(self, rows: Rows, gradient: Tensor) -> None:
+        w = self._weight.index_select(0, rows.index)
+        if self._velocity is None:
+            w.add_(gradient, alpha=-self._lr)
+        else:
+            v = self._velocity.index_select(0, rows.index).mul_(self._momentum).add_(gradient, alpha=-self._lr)
+            self._velocity.index_copy_(0, rows.index, v)
+            w.add_(v)
+        self._weight.index_copy_(0, rows.index, w)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {} if self._velocity is None else {"velocity": self._velocity}
+
+
+class Adagrad:
+    """Adagrad; see :class:`Optimizer`."""
 
     def __init__(self, weight: Tensor, *, learning_rate: float, momentum: float) -> None:
         self._weight = weight
@@ -55,7 +110,6 @@ class Adagrad:
         self._velocity = torch.zeros_like(weight) if momentum else None
 
     def step(self, gradient: Tensor) -> None:
-        """Update the whole tensor by its dense gradient."""
         self.accumulator.addcmul_(gradient, gradient)
         scale = (self.accumulator + EPSILON).sqrt_()
         if self._velocity is None:
@@ -64,7 +118,6 @@ class Adagrad:
             self._weight.add_(self._velocity.mul_(self._momentum).addcdiv_(gradient, scale, value=-self._lr))
 
     def step_rows(self, rows: Rows, gradient: Tensor) -> None:
-        """Update the rows ``rows.index`` by a gradient that is summed by them already, [U, D] or [U]."""
         a = self.accumulator.index_select(0, rows.index).addcmul_(gradient, gradient)
         self.accumulator.index_copy_(0, rows.index, a)
         scale = a.add_(EPSILON).sqrt_()
@@ -76,3 +129,7 @@ class Adagrad:
             self._velocity.index_copy_(0, rows.index, change)
         w = self._weight.index_select(0, rows.index).add_(change)
         self._weight.index_copy_(0, rows.index, w)
+
+    def tensors(self) -> dict[str, Tensor]:
+        state = {"accumulator": self.accumulator}
+        return state if self._velocity is None else state | {"velocity": self._velocity}

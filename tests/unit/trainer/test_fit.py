@@ -22,10 +22,11 @@ def same_bits(a: Weights, b: Weights) -> bool:
 
 @pytest.mark.parametrize("loss", ["cross-entropy", "bpr-max", "top1"])
 @pytest.mark.parametrize("embedding", ["shared", "separate"])
-@pytest.mark.parametrize("momentum", [0.0, 0.3])
-def test_an_epoch_is_that_of_the_papers(loss: str, embedding: str, momentum: float) -> None:
+@pytest.mark.parametrize(("optimizer", "momentum"), [("adagrad", 0.0), ("adagrad", 0.3), ("sgd", 0.3)])
+def test_an_epoch_is_that_of_the_papers(loss: str, embedding: str, optimizer: str, momentum: float) -> None:
     """The whole fit against a plain one: autograd, dense gradients, the state zeroed at a session's start only."""
-    settings = TrainingSettings.parse(SMALL | {"loss": loss, "embedding": embedding, "momentum": momentum, "layers": 2})
+    chosen = {"loss": loss, "embedding": embedding, "optimizer": optimizer, "momentum": momentum, "layers": 2}
+    settings = TrainingSettings.parse(SMALL | chosen)
     sessions = random_sessions(13, items=15, seed=4)
     found = fit(sessions, settings)
 
@@ -59,20 +60,21 @@ def test_an_epoch_is_that_of_the_papers(loss: str, embedding: str, momentum: flo
             touched[input_table] = torch.cat([touched.get(input_table, inputs), inputs])
             with torch.no_grad():
                 for (name, weight), gradient in zip(leaves.tensors().items(), gradients, strict=True):
-                    adagrad(weight, gradient, state[name], settings, touched.get(name))
+                    update(weight, gradient, state[name], settings, touched.get(name))
             total += float(value.detach())
         assert found.epochs[epoch].loss == pytest.approx(total / plan.transitions, rel=1e-4)
     for name, weight in found.weights.tensors().items():
         torch.testing.assert_close(weight.double(), leaves.tensors()[name].detach(), rtol=2e-3, atol=2e-4)
 
 
-def adagrad(
+def update(
     weight: Tensor, gradient: Tensor, state: tuple[Tensor, Tensor], settings: TrainingSettings, touched: Tensor | None
 ) -> None:
     a, v = state
     rows = torch.arange(len(weight)) if touched is None else torch.unique(touched)
     a[rows] += gradient[rows] ** 2
-    v[rows] = settings.momentum * v[rows] - settings.learning_rate * gradient[rows] / torch.sqrt(a[rows] + 1e-6)
+    scale = torch.sqrt(a[rows] + 1e-6) if settings.optimizer == "adagrad" else 1.0
+    v[rows] = settings.momentum * v[rows] - settings.learning_rate * gradient[rows] / scale
     weight[rows] += v[rows]
 
 
