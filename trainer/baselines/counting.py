@@ -1,47 +1,24 @@
-"""What a GRU4Rec has to beat: models of counting, under the same protocol."""
+"""Models that count: what is clicked, what follows what, what is clicked together."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
-import torch
 from scipy import sparse
 
-from trainer.evaluate import Floats, Ints, Lanes, Ties, ranks_among
+from trainer.baselines.scorer import Baseline, Scores, below_one
+from trainer.evaluate import Floats, Lanes
 from trainer.sessions import SessionSet
 
 NEIGHBOURS: Final = 100  # similar items that Item-KNN keeps for each item
 REGULARISATION: Final = 20.0  # clicks added to an item's support: rare items are similar to little
+RULE_STEPS: Final = 10  # clicks that a sequential rule looks ahead
+RULE_UNITS: Final = 2520  # two sums of 1/1 .. 1/10 differ by 1/2520 at least, or not at all
 _BLOCK = 512  # items whose similarities are held at once
-
-Scores = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Baseline:
-    """A scorer without state of its own: what it needs of a session it finds in the session's clicks.
-
-    ``score`` gives the scores of the whole catalogue, Lanes of n sessions -> f32[n, I].
-    """
-
-    name: str
-    depth: int
-    score: Callable[[Lanes], Scores]
-
-    def start(self, lanes: int) -> None:
-        return None
-
-    def advance(self, state: object, lanes: Lanes) -> None:
-        return None
-
-    def ranks(self, state: object, lanes: Lanes, targets: Ints, ties: Ties) -> Floats:
-        return ranks_among(torch.from_numpy(self.score(lanes)), targets, ties, self.name)
 
 
 def all_baselines(train: SessionSet) -> tuple[Callable[[], Baseline], ...]:
-    """Every baseline, not built yet."""
+    """Every baseline that a fit reports, not built yet: those that are built and evaluated in seconds."""
     return (lambda: pop(train), lambda: s_pop(train), lambda: markov_chain(train), lambda: item_knn(train))
 
 
@@ -53,7 +30,7 @@ def pop(train: SessionSet) -> Baseline:
 
 def s_pop(train: SessionSet) -> Baseline:
     """S-POP: the session's own items by their clicks in it, then all others; among equals by popularity."""
-    popularity = _below_one(train)
+    popularity = below_one(train)
 
     def score(lanes: Lanes) -> Scores:
         scores = np.tile(popularity, (len(lanes.position), 1))
@@ -67,7 +44,7 @@ def s_pop(train: SessionSet) -> Baseline:
 
 def markov_chain(train: SessionSet) -> Baseline:
     """Markov chain of first order: items by how often they followed the last one; among equals by popularity."""
-    popularity = _below_one(train)
+    popularity = below_one(train)
     items = len(popularity)
     first = np.ones(train.clicks, np.bool_)
     first[train.offsets[1:] - 1] = False  # a session's last click is followed by nothing
@@ -75,6 +52,25 @@ def markov_chain(train: SessionSet) -> Baseline:
     ones = np.ones(len(before), np.float32)
     follows = sparse.csr_array((ones, (train.items[before], train.items[before + 1])), shape=(items, items))
     return _of_last_item("markov-chain", follows, popularity)
+
+
+def sequential_rules(train: SessionSet, *, steps: int = RULE_STEPS, repeats: bool = True) -> Baseline:
+    """SR: items by how often and how soon they came after the last one; among equals by popularity.
+
+    A pair x, y with y d clicks later, d <= ``steps``, adds 1/d to the rule x -> y (Ludewig and Jannach 2018, section
+    3.2.3). ``repeats``: whether an item may follow itself, as the formula has it; some implementations leave it out.
+    """
+    popularity = below_one(train)
+    items = len(popularity)
+    session = train.session_of_click()
+    rules = sparse.csr_array((items, items), dtype=np.float32)
+    for distance in range(1, steps + 1):
+        before = np.flatnonzero(session[distance:] == session[:-distance])
+        source, target = train.items[before], train.items[before + distance]
+        counted = np.ones(len(before), np.bool_) if repeats else source != target
+        weight = np.full(int(counted.sum()), 1.0 / distance, np.float32)
+        rules = rules + sparse.csr_array((weight, (source[counted], target[counted])), shape=(items, items))
+    return _of_last_item("sequential-rules", sparse.csr_array(rules), popularity / np.float32(RULE_UNITS))
 
 
 def item_knn(train: SessionSet) -> Baseline:
@@ -116,10 +112,3 @@ def _of_last_item(name: str, table: "sparse.csr_array", floor: Scores) -> Baseli
         return scores
 
     return Baseline(name, len(floor), score)
-
-
-def _below_one(train: SessionSet) -> Scores:
-    """Popularity in [0, 1): decides between equal counts and never against a greater one."""
-    support = train.support()
-    share: Scores = (support / (support.max(initial=0) + 1)).astype(np.float32)
-    return share
