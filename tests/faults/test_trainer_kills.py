@@ -24,8 +24,8 @@ from trainer.click_log import ClickLogFolder
 pytestmark = pytest.mark.fault
 
 NOW = 1_767_225_600_000
-COLLECTOR_KILLS = 12
-CYCLE_KILLS = 8
+COLLECTOR_KILLS = 8
+CYCLE_KILLS = 5
 SHOP = Shop(ShopSettings(departments=2, brands=3, items_per_line=6))
 
 
@@ -86,6 +86,37 @@ def test_the_log_holds_every_offset_once_however_often_the_collector_dies(deploy
     assert len(offsets) == PARTITIONS
     for found in offsets.values():
         assert found == list(range(len(found)))
+
+
+def test_a_broker_that_dies_and_comes_back_costs_no_click(deployment: Deployment, kafka: KafkaUnderTest) -> None:
+    if kafka.local is None:
+        pytest.skip("KAFKA_BOOTSTRAP_SERVERS names a Kafka that is not ours to kill")
+    deployment.produce(clicks(0, 3000))
+    process = deployment.start("collect", "--json", NEXTCLICK_TRAINER__FLUSH_INTERVAL="100ms")
+    try:
+        await_offsets(deployment, 3000, process)
+        kafka.local.kill_broker(0)
+        time.sleep(2)  # long enough for the collector to find the connection gone
+        kafka.local.start_broker(0)
+        deployment.produce(clicks(3000, 6000))
+        await_offsets(deployment, 6000, process)
+        process.terminate()
+        output, errors = process.communicate(timeout=60)
+    finally:
+        end(process)
+    assert process.returncode == 0, errors
+    collected = json.loads(output)
+    assert (collected["clicks"], collected["lost"]) == (6000, 0)
+
+
+def clicks(first: int, last: int) -> Iterator[Click]:
+    return (Click(f"s{number % 97}", f"i{number % 11}", NOW + number) for number in range(first, last))
+
+
+def await_offsets(deployment: Deployment, count: int, process: "subprocess.Popen[str]") -> None:
+    while sum(ClickLogFolder(deployment.log_dir).scan().next_offsets.values()) < count:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
 
 
 def test_no_kill_of_the_loop_leaves_a_half_published_model(deployment: Deployment) -> None:
