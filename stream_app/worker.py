@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Hashable, Mapping
-from typing import Final
+from typing import Final, NoReturn
 
 import structlog
 
@@ -205,14 +205,19 @@ async def run_worker(settings: StreamSettings) -> int:
     return await worker.run()
 
 
+async def _run_and_exit(settings: StreamSettings) -> NoReturn:
+    """Leaves from inside the event loop: its end would wait for Faust's tasks and threads, some of which never end."""
+    code = await run_worker(settings)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def main(settings: StreamSettings) -> None:
-    """`stream-app worker`: run, then leave with the exit code even if a thread of a library hangs."""
+    """`stream-app worker`: run, then leave with the exit code even if something of a library's hangs."""
     if sys.platform == "win32":
-        code = asyncio.run(run_worker(settings))
+        asyncio.run(_run_and_exit(settings))
     else:
         import uvloop
 
-        code = uvloop.run(run_worker(settings))
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)  # Python would wait for Faust's consumer thread, which does not always end
+        uvloop.run(_run_and_exit(settings))

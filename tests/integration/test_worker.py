@@ -1,0 +1,219 @@
+"""Whole workers, as processes: what they refuse to start with, what they wait for, how they end."""
+
+import json
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from schemas.click import Click
+from tests.conftest import REPOSITORY, KafkaUnderTest
+from tests.faults.deployment import Deployment, WorkerProcess, free_port
+from tests.integration.workers import ITEMS, Group, running, until
+
+EXIT_REFUSED, EXIT_FAILED, EXIT_STALLED = 2, 1, 70
+DEADLINE = 60.0
+
+
+@dataclass
+class Scene:
+    """Workers of one deployment that were started together."""
+
+    deployment: Deployment
+    workers: list[WorkerProcess]
+
+
+def deploy(bootstrap: str, prefix: str, root: Path) -> Deployment:
+    root.mkdir(parents=True)
+    return Deployment(bootstrap, prefix, root, ITEMS)
+
+
+def without_a_model(deployment: Deployment) -> list[WorkerProcess]:
+    deployment.send(some_clicks(40))
+    return [deployment.start()]
+
+
+def with_a_changelog_of_other_partitions(deployment: Deployment) -> list[WorkerProcess]:
+    admin = AdminClient(deployment.connection.librdkafka())
+    admin.delete_topics([deployment.changelog])[deployment.changelog].result(30)
+    while deployment.changelog in admin.list_topics(timeout=30).topics:
+        time.sleep(0.05)
+    policy = {"cleanup.policy": "compact,delete"}
+    admin.create_topics([NewTopic(deployment.changelog, 3, 1, config=policy)])[deployment.changelog].result(30)
+    return [deployment.start()]
+
+
+def with_garbage_in_the_changelog(deployment: Deployment) -> list[WorkerProcess]:
+    deployment.announce(deployment.bundle("v1"))
+    producer = Producer(deployment.connection.librdkafka())
+    producer.produce(deployment.changelog, b"not a row", b"s", 0)
+    assert producer.flush(30) == 0
+    return [deployment.start()]
+
+
+def with_one_folder_for_two(deployment: Deployment) -> list[WorkerProcess]:
+    deployment.announce(deployment.bundle("v1"))
+    first = deployment.start("same")
+    deployment.wait(lambda: first.ready() is not None, "the first worker has its folder", DEADLINE)
+    return [first, deployment.start("same")]
+
+
+SCENES: dict[str, Callable[[Deployment], list[WorkerProcess]]] = {
+    "waiting": without_a_model,
+    "partitions": with_a_changelog_of_other_partitions,
+    "garbage": with_garbage_in_the_changelog,
+    "folder": with_one_folder_for_two,
+}
+
+
+@pytest.fixture(scope="module")
+def scenes(kafka: KafkaUnderTest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Scene]]:
+    """Every scene's workers, side by side: a worker's start is mostly waiting."""
+    root, prefix = tmp_path_factory.mktemp("workers"), f"worker-{uuid.uuid4().hex[:8]}"
+    made: dict[str, Scene] = {}
+
+    def begin(name: str) -> None:
+        deployment = deploy(kafka.bootstrap_servers, f"{prefix}-{name}", root / name)
+        made[name] = Scene(deployment, [])
+        made[name].workers = SCENES[name](deployment)
+
+    try:
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(begin, SCENES))
+        yield made
+    finally:
+        for scene in made.values():
+            scene.deployment.stop_all()
+        admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
+        own = [topic for topic in admin.list_topics(timeout=30).topics if topic.startswith(prefix)]
+        for deleted in admin.delete_topics(own).values():
+            deleted.result(30)
+
+
+def exit_code(worker: WorkerProcess) -> int:
+    """Wait for a worker's own end; one that hangs fails with its log."""
+    try:
+        return worker.process.wait(DEADLINE)
+    except subprocess.TimeoutExpired:
+        pytest.fail(f"it does not end:\n{worker.output()[-5000:]}")
+
+
+def some_clicks(count: int) -> list[Click]:
+    return [Click(session_id=f"s{n % 10}", item_id=ITEMS[n % len(ITEMS)], timestamp=1_000 + n) for n in range(count)]
+
+
+def test_a_changelog_of_other_partitions_refuses_to_start(scenes: dict[str, Scene]) -> None:
+    [worker] = scenes["partitions"].workers
+    assert exit_code(worker) == EXIT_REFUSED
+    told = " ".join(worker.output().split())
+    assert f"topic {scenes['partitions'].deployment.changelog}: partitions is 3, expected 4" in told
+    assert "stop the workers, delete" in told
+    assert "Traceback" not in told
+
+
+def test_garbage_in_the_changelog_ends_the_worker(scenes: dict[str, Scene]) -> None:
+    """Faust would log it, and wait for ever for a row that cannot be applied."""
+    [worker] = scenes["garbage"].workers
+    assert exit_code(worker) == EXIT_FAILED
+    told = worker.output()
+    assert "record 0 of the changelog's partition 0, key b's': a session row has format version 110" in told  # an n
+
+
+def test_two_workers_in_one_folder_are_told_so(scenes: dict[str, Scene]) -> None:
+    first, second = scenes["folder"].workers
+    assert exit_code(second) == EXIT_REFUSED
+    told = " ".join(second.output().split())
+    assert f"the process {first.process.pid} is using" in told
+    assert "give each worker a worker.data_dir of its own" in told
+    assert "Traceback" not in told
+    assert first.process.poll() is None
+
+
+def test_a_worker_without_a_model_waits_then_serves_and_drains(scenes: dict[str, Scene]) -> None:
+    deployment, [worker] = scenes["waiting"].deployment, scenes["waiting"].workers
+    deployment.wait(
+        lambda: "announced" in (worker.ready() or {}).get("model", ""), "it says what it waits for", DEADLINE
+    )
+    page = worker.ready()
+    assert page is not None
+    assert page["status"] == "not ready"
+    assert page["model"] == f"no 'champion' is announced on the topic {deployment.topics.models}"
+    assert "no 'champion' is announced" in worker.output()
+    assert worker.metric("nextclick_clicks_total") == 0
+    groups = AdminClient(deployment.connection.librdkafka()).list_consumer_groups().result(30).valid
+    assert deployment.app_id not in {group.group_id for group in groups}, "it must not even hold partitions"
+
+    deployment.announce(deployment.bundle("v1"))
+    deployment.wait(lambda: (worker.ready() or {}).get("status") == "ready", "it serves", DEADLINE)
+    deployment.send(some_clicks(400))
+    assert worker.stop() == 0  # in the middle of them: what it has taken is finished and acknowledged
+    assert deployment.committed() == deployment.records(deployment.topics.rankings)
+    assert worker.output().count("chunk left") == 0
+
+
+GATED_WORKER = """
+import asyncio, pathlib, sys
+from stream_app.table import SessionTable
+
+gate = pathlib.Path(sys.argv.pop())
+
+async def wait_for_gate(self, *partitions):
+    gate.with_suffix(".reached").touch()
+    while not gate.exists():
+        await asyncio.sleep(0.05)
+
+SessionTable.on_recovery_completed = wait_for_gate
+from stream_app.__main__ import main
+main()
+"""
+
+
+def test_a_recovery_that_never_ends_ends_the_worker(kafka: KafkaUnderTest, topic_prefix: str, tmp_path: Path) -> None:
+    """The last step of a recovery asks for the committed offsets; Faust has no way back from a silent broker."""
+    if kafka.local is None:
+        pytest.skip("needs a broker of its own to kill; KAFKA_BOOTSTRAP_SERVERS names one that is not ours")
+    deployment = deploy(kafka.bootstrap_servers, topic_prefix, tmp_path / "deployment")
+    deployment.announce(deployment.bundle("v1"))
+    gate, log = tmp_path / "gate", tmp_path / "worker.log"
+    port, options = free_port(), ["--data-dir", str(tmp_path / "data")]
+    with log.open("wb") as output:
+        worker = subprocess.Popen(
+            [sys.executable, "-c", GATED_WORKER, "worker", *options, "--web-port", str(port), str(gate)],
+            cwd=REPOSITORY,
+            env=deployment.environment() | {"NEXTCLICK_WORKER__STALL_TIMEOUT": "7"},
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        deployment.wait(gate.with_suffix(".reached").exists, "the worker comes to the gate", DEADLINE)
+        kafka.local.kill_broker(0)
+        gate.touch()
+        assert worker.wait(DEADLINE) == EXIT_STALLED
+    finally:
+        worker.kill()
+        worker.wait()
+        kafka.local.start_broker(0)
+    [told] = [line for line in log.read_text().splitlines() if "no progress" in line]
+    assert json.loads(told)["parts"] == ["rebalance and recovery"]
+
+
+async def test_more_workers_than_partitions(kafka: KafkaUnderTest, topic_prefix: str, tmp_path: Path) -> None:
+    """The one without partitions is ready too, and takes over."""
+    group = Group(kafka.bootstrap_servers, topic_prefix)
+    async with running(group.settings(tmp_path / "a")) as first, running(group.settings(tmp_path / "b")) as second:
+        async with running(group.settings(tmp_path / "c")) as third:
+            workers = [first, second, third]
+            await until(lambda: all(w.app.tables.actives_ready for w in workers), "all are ready")
+            await until(lambda: sorted(len(w.consumer.assignment()) for w in workers) == [0, 2, 2], "one has none")
+            group.produce(20, partition=0)
+            group.produce(20, partition=1, session="other")
+            await until(lambda: (group.committed(0), group.committed(1)) == (20, 20), "all is answered")
+        assert [error for worker in workers for error in worker.errors] == []
