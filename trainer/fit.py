@@ -3,20 +3,24 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from trainer import checkpoint as checkpoints
 from trainer.batches import Schedule, schedule
+from trainer.checkpoint import Arrays, Checkpoint
+from trainer.early_stopping import EarlyStopping, Epoch, best_epoch
 from trainer.errors import TrainingDivergedError
-from trainer.gru4rec import CellTrace, GruLayer, Weights, cell, cell_gradient, initial_weights
-from trainer.losses import logq_correction, loss_of
+from trainer.gru4rec import Weights, initial_weights
 from trainer.optimizer import Rows, optimizer_of
 from trainer.sampling import NegativeSampler
 from trainer.sessions import SessionSet
 from trainer.settings import TrainingSettings
+from trainer.step import Gradients, StepMath, dropout_mask
 
 _CHECK_EVERY = 64  # steps between looks at the loss: a look waits for the arithmetic
 
@@ -28,21 +32,17 @@ def use_threads(threads: int) -> None:
 
 
 @dataclass(frozen=True)
-class Epoch:
-    """What an epoch did. ``loss`` is the mean over its transitions."""
-
-    number: int
-    loss: float
-    transitions: int
-    seconds: float
-
-
-@dataclass(frozen=True)
 class FitResult:
+    """``weights`` are those after the epoch ``best_epoch``: the last one, or with early stopping the best one."""
+
     weights: Weights
     item_ids: tuple[str, ...]
     settings: TrainingSettings
     epochs: tuple[Epoch, ...]
+
+    @property
+    def best_epoch(self) -> int:
+        return best_epoch(self.epochs)
 
     @property
     def transitions_per_second(self) -> float:
@@ -55,93 +55,46 @@ def fit(
     settings: TrainingSettings,
     *,
     warm_start: Weights | None = None,
+    early_stopping: EarlyStopping | None = None,
+    checkpoint: Path | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> FitResult:
     """Train GRU4Rec on sessions whose vocabulary is theirs alone (see :func:`trainer.sessions.train_and_test`).
 
     ``warm_start`` are weights in the same vocabulary to start from (see :mod:`trainer.warm_start`); they are copied,
-    not changed. ``progress`` hears the number of transitions done since it last heard, ``on_epoch`` of every epoch.
-    Runs with equal inputs and one thread give equal bits. Raises :class:`TrainingDivergedError`.
+    not changed. With ``early_stopping`` every epoch is judged, and the best one's weights are returned. The file
+    ``checkpoint`` is written after each epoch; where it exists already, the run goes on from it. ``progress`` hears the
+    number of transitions done since it last heard (of a resumed run's earlier epochs at once), ``on_epoch`` of every
+    epoch that is trained. Runs with equal inputs and one thread give equal bits, interrupted or not.
+
+    Raises :class:`TrainingDivergedError`, NonFiniteScoresError from the judging of a diverged model, and
+    :class:`trainer.checkpoint.CheckpointError` for a checkpoint that is damaged or of another run.
     """
+    progress = progress or (lambda _: None)
+    identity = checkpoints.identity(sessions, settings, warm_start, early_stopping) if checkpoint else ""
     with torch.inference_mode():
         training = _Training(sessions, settings, warm_start)
-        epochs = []
-        for number in range(1, settings.epochs + 1):
-            epoch = training.epoch(number, progress or (lambda _: None))
+        epochs: list[Epoch] = []
+        best: Weights | None = None
+        saved = checkpoints.load(checkpoint, identity) if checkpoint else None
+        if saved is not None:
+            training.restore(saved)
+            epochs, best = list(saved.epochs), saved.best
+            progress(sum(epoch.transitions for epoch in epochs))
+        while len(epochs) < settings.epochs and not (early_stopping and early_stopping.is_over(epochs)):
+            epoch = training.epoch(len(epochs) + 1, progress)
+            if early_stopping:
+                epoch = replace(epoch, score=early_stopping.score(training.weights))
             epochs.append(epoch)
+            if early_stopping and best_epoch(epochs) == epoch.number:
+                best = training.weights.clone()
+            if checkpoint:
+                checkpoints.save(checkpoint, training.state(identity, tuple(epochs), best))
             if on_epoch:
                 on_epoch(epoch)
-    weights = Weights.of_tensors({name: tensor.clone() for name, tensor in training.weights.tensors().items()})
-    return FitResult(weights, sessions.item_ids, settings, tuple(epochs))
-
-
-def dropout_mask(shape: tuple[int, int], rate: float, generator: torch.Generator) -> Tensor | None:
-    """0 for the share ``rate`` of the components, 1 / (1 - rate) for the rest; None for a rate of 0."""
-    if rate == 0:
-        return None
-    return torch.empty(shape).bernoulli_(1 - rate, generator=generator).div_(1 - rate)
-
-
-@dataclass(frozen=True)
-class Gradients:
-    """Of one step: its loss summed over the lanes, and the gradient of that sum / batch_size."""
-
-    loss: Tensor  # []
-    inputs: Tensor  # [n, H] of the input rows
-    layers: tuple[GruLayer, ...]
-    columns: Tensor  # [C, H] of the output rows of the columns
-    column_bias: Tensor  # [C]
-    hidden: Tensor  # [L, n, H], no gradient: the state that the lanes carry on
-
-
-class StepMath:
-    """Loss and gradient of one mini-batch step; changes nothing.
-
-    ``drop`` gives the dropout mask of a shape and a rate (values 0 or 1 / (1 - rate)), or None for none.
-    """
-
-    def __init__(
-        self, settings: TrainingSettings, support: Tensor, drop: Callable[[tuple[int, int], float], Tensor | None]
-    ) -> None:
-        self._settings = settings
-        self._loss = loss_of(settings)
-        self._logq = logq_correction(support, settings)
-        self._drop = drop
-
-    def __call__(self, weights: Weights, inputs: Tensor, targets: Tensor, samples: Tensor, hidden: Tensor) -> Gradients:
-        """inputs, targets int64[n], samples int64[N], hidden [L, n, H] -> Gradients with C = n + N columns."""
-        settings, n = self._settings, len(inputs)
-        x = weights.input_table.index_select(0, inputs)  # [n, H]
-        input_mask = self._drop((n, x.shape[1]), settings.dropout_input)
-        x = x if input_mask is None else x * input_mask
-        traces: list[CellTrace] = []
-        masks: list[Tensor | None] = []
-        states: list[Tensor] = []
-        for layer, h in zip(weights.layers, hidden, strict=True):
-            x, trace = cell(layer, x, h)  # [n, H]
-            mask = self._drop((n, x.shape[1]), settings.dropout_hidden)
-            x = x if mask is None else x * mask  # goes up, and on to the next step as well
-            traces.append(trace)
-            masks.append(mask)
-            states.append(x)
-
-        columns = torch.cat([targets, samples])  # [C]
-        w = weights.output.index_select(0, columns)  # [C, H]
-        bias = weights.output_bias.index_select(0, columns)  # [C]
-        if self._logq is not None:
-            as_target, as_sample = self._logq
-            bias = bias - torch.cat([as_target.index_select(0, targets), as_sample.index_select(0, samples)])
-        loss, d_scores = self._loss(torch.addmm(bias, x, w.T))  # [n, C]
-        d_scores.mul_(1.0 / settings.batch_size)
-
-        d_x = d_scores @ w  # [n, H]
-        layers: list[GruLayer] = []
-        for layer, trace, mask in zip(reversed(weights.layers), reversed(traces), reversed(masks), strict=True):
-            d_x, d_layer = cell_gradient(layer, trace, d_x if mask is None else d_x * mask)
-            layers.insert(0, d_layer)
-        d_x = d_x if input_mask is None else d_x * input_mask
-        return Gradients(loss, d_x, tuple(layers), d_scores.T @ x, d_scores.sum(0), torch.stack(states))
+        kept = training.weights if best is None else best
+    return FitResult(kept.clone(), sessions.item_ids, settings, tuple(epochs))
 
 
 class _Training:
@@ -161,6 +114,27 @@ class _Training:
         )
         self._math = StepMath(settings, torch.from_numpy(support), self._dropout)
         self._optimizers = {name: optimizer_of(settings, tensor) for name, tensor in self.weights.tensors().items()}
+
+    def state(self, identity: str, epochs: tuple[Epoch, ...], best: Weights | None) -> Checkpoint:
+        """Everything that the next epoch depends on; shares memory with this object."""
+        optimizers: Arrays = {
+            f"{weight}.{name}": tensor.numpy()
+            for weight, optimizer in self._optimizers.items()
+            for name, tensor in optimizer.tensors().items()
+        }
+        generator = self._generator.get_state().numpy()
+        return Checkpoint(identity, epochs, self.weights, best, optimizers, generator, self._sampler.state())
+
+    def restore(self, saved: Checkpoint) -> None:
+        """The inverse of :meth:`state`, for an object of the same sessions and settings."""
+        given = saved.weights.tensors()
+        for name, tensor in self.weights.tensors().items():
+            tensor.copy_(given[name])
+        for weight, optimizer in self._optimizers.items():
+            for name, tensor in optimizer.tensors().items():
+                tensor.copy_(torch.from_numpy(saved.optimizers[f"{weight}.{name}"]))
+        self._generator.set_state(torch.from_numpy(saved.generator))
+        self._sampler.restore(saved.sampler)
 
     def epoch(self, number: int, progress: Callable[[int], None]) -> Epoch:
         began = time.perf_counter()

@@ -1,11 +1,23 @@
 """Negative samples by popularity."""
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
 _POOL = 1 << 18  # ids drawn at once: enough to make the call's cost vanish, small enough for the cache
+
+
+@dataclass(frozen=True)
+class SamplerState:
+    """Where a sampler stands: its random numbers (JSON), its pool int64[n], and how much of that is handed out."""
+
+    rng: dict[str, Any]
+    pool: npt.NDArray[np.int64]
+    position: int
 
 
 class NegativeSampler:
@@ -30,6 +42,15 @@ class NegativeSampler:
         drawn = self._pool[self._next : self._next + self._n_sample]
         self._next += self._n_sample
         return drawn
+
+    def state(self) -> SamplerState:
+        return SamplerState(dict(self._rng.bit_generator.state), self._pool.numpy(), self._next)
+
+    def restore(self, state: SamplerState) -> None:
+        """Go on from a state of a sampler of the same support, alpha and number of samples."""
+        self._rng.bit_generator.state = state.rng
+        self._pool = torch.from_numpy(state.pool)
+        self._next = state.position
 
     def _refill(self) -> None:
         size = max(1, _POOL // max(1, self._n_sample)) * self._n_sample

@@ -6,12 +6,14 @@ from torch import Tensor
 from tests.unit.trainer import reference
 from tests.unit.trainer.builders import random_sessions, sessions_of
 from trainer.batches import schedule
+from trainer.early_stopping import Epoch
 from trainer.errors import TrainingDivergedError
 from trainer.evaluate import GruScorer, evaluate
-from trainer.fit import Epoch, dropout_mask, fit
+from trainer.fit import fit
 from trainer.gru4rec import Weights, initial_weights
 from trainer.sampling import NegativeSampler
 from trainer.settings import TrainingSettings
+from trainer.step import dropout_mask
 
 SMALL = {"hidden_size": 8, "batch_size": 4, "n_sample": 6, "epochs": 2, "dropout_hidden": 0}
 

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from tests.unit.trainer import reference
-from trainer.fit import StepMath
 from trainer.gru4rec import Weights, advance, initial_weights, scores
 from trainer.settings import TrainingSettings
+from trainer.step import StepMath
 
 ITEMS = 20
 
