@@ -1,12 +1,14 @@
 """The connection settings as Faust takes them, so that both Kafka clients of a worker log in alike."""
 
 import base64
+import logging
 import ssl
 import time
 
 import aiohttp
 import faust
 from aiokafka.abc import AbstractTokenProvider
+from aiokafka.errors import KafkaConnectionError
 from faust.types.auth import CredentialsT
 
 from schemas.settings import KafkaConnection
@@ -15,8 +17,12 @@ from stream_app.errors import StreamError
 _EXPIRY_MARGIN_SECONDS = 30.0
 
 
-class TokenError(StreamError):
-    """The OAuth token endpoint gave no token."""
+class TokenError(StreamError, KafkaConnectionError):
+    """The OAuth token endpoint gave no token.
+
+    To aiokafka a broker that cannot be reached for now, tried again like one. Any other error would end, unnoticed, its
+    task that keeps up with the cluster; later connections would wait for that task for ever.
+    """
 
 
 class ClientCredentialsToken(AbstractTokenProvider):
@@ -76,6 +82,7 @@ def faust_credentials(connection: KafkaConnection) -> CredentialsT | None:
     context = ssl_context(connection)
     if not connection.uses_sasl:
         return None if context is None else faust.SSLCredentials(context=context)
+    logging.getLogger("aiokafka.conn").addFilter(_holds_no_login)
     if connection.sasl_mechanism == "OAUTHBEARER":
         assert connection.oauth_token_endpoint
         assert connection.oauth_client_id
@@ -94,3 +101,8 @@ def faust_credentials(connection: KafkaConnection) -> CredentialsT | None:
         mechanism=connection.sasl_mechanism,
         ssl_context=context,
     )
+
+
+def _holds_no_login(record: logging.LogRecord) -> bool:
+    """At debug level aiokafka logs every request as it is, the login with its password or token among them."""
+    return not any(type(argument).__name__.startswith("SaslAuthenticateRequest") for argument in record.args or ())
