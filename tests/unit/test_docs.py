@@ -1,0 +1,374 @@
+"""README.md and docs/ against the code: commands, settings, metrics, messages, links and numbers."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import pytest
+import typer
+from prometheus_client import Counter
+from prometheus_client.metrics import MetricWrapperBase
+from typer.testing import CliRunner
+
+from deploy.demo.__main__ import demo
+from deploy.kafka.__main__ import run as run_kafka
+from deploy.kafka.jars import kafka_version
+from schemas import examples
+from schemas.announcement import ModelAnnouncement
+from schemas.click import Click, RejectReason
+from schemas.ranking import Ranking, RankingReason
+from schemas.rejected import RejectedClick
+from schemas.settings import SECTIONS, load_settings
+from schemas.settings_keys import dotted_keys, field_type, variable_of
+from schemas.topics import topic_table
+from stream_app import __main__ as stream_command
+from stream_app import watchdog, worker
+from stream_app.metrics import Metrics
+from stream_app.settings import StreamSettings
+from tests import settings_page
+from tests.container_files import services
+from tests.doc_pages import (
+    PAGES,
+    README,
+    REPOSITORY,
+    Command,
+    anchors,
+    block_languages,
+    blocks,
+    code_spans,
+    commands,
+    links,
+    parse,
+    prose,
+    table,
+)
+from tests.unit.test_compose import PROGRAMS, is_command
+from trainer.service_settings import TrainerRoot
+
+DOCS: Final = REPOSITORY / "docs"
+ROOTS: Final = (StreamSettings, TrainerRoot)
+KEYS: Final = {key for root in ROOTS for key in dotted_keys(root)}
+VARIABLES: Final = {variable_of(tuple(key.split("."))) for key in KEYS} | {"NEXTCLICK_CONFIG"}
+NO_SETTINGS: Final = {"NEXTCLICK_WORKER_PORT"}
+"""What Kubernetes would set; the page says that it is refused."""
+MODULES: Final[dict[str, Callable[..., None]]] = {"deploy.kafka": run_kafka, "deploy.demo": demo}
+FOREIGN: Final = {".", "cat", "chmod", "curl", "docker", "git"}
+"""Programs that are not ours and whose options are not looked at."""
+COMPOSE_WITH_SERVICES: Final = ("stop", "start", "restart", "logs", "pull")
+UNITS: Final = {"": 1.0, "s": 1.0, "ms": 0.001, "min": 60.0, "minutes": 60.0, "hours": 3600.0, "days": 86_400.0}
+
+
+def page_id(page: Path) -> str:
+    return str(page.relative_to(REPOSITORY))
+
+
+every_page = pytest.mark.parametrize("page", PAGES, ids=page_id)
+
+
+# -- commands ---------------------------------------------------------------------------------------------------------
+
+
+@every_page
+def test_every_command_exists(page: Path) -> None:
+    assert [problem for command in commands(page) if (problem := problem_of(command))] == []
+
+
+@every_page
+def test_commands_in_the_text_exist(page: Path) -> None:
+    ours = re.compile(r"(stream-app|trainer|make|docker compose)( [\w./-].*)?")
+    told = [command for span in code_spans(page) if ours.fullmatch(span) for command in parse(span)]
+    assert [problem for command in told if (problem := problem_of(command))] == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "stream-app wroker",
+        "stream-app worker --prot 1",
+        ".venv/bin/trainer fit --trian x --out y",
+        "export KAFKA=1 && trainer promot VERSION",
+        "make dmeo",
+        "make demo CLICK=file",
+        "python -m deploy.kafka --broker 3",
+        "python -m deploy.kafak",
+        "docker compose exec worker stream-app setings",
+        "docker compose exec wroker stream-app settings",
+        "docker compose logs wroker",
+        "export NEXTCLICK_WORKER__IDLE=1",
+        "NEXTCLICK_WORKER__IDLE=1 stream-app worker",
+        "pytest tests/nowhere.py",
+        "krul http://127.0.0.1/",
+    ],
+)
+def test_a_wrong_command_is_noticed(line: str) -> None:
+    assert any(problem_of(command) for command in parse(line))
+
+
+def problem_of(command: Command) -> str | None:
+    """What is wrong with a command, None when nothing is."""
+    given = [*command.assignments, *(command.words[1:] if command.words[:1] == ("export",) else ())]
+    for assignment in given:
+        name = assignment.split("=")[0]
+        if name.startswith("NEXTCLICK_") and name not in VARIABLES:
+            return f"{command.line}: {name} is no setting"
+    if not command.words or command.words[0] == "export":
+        return None
+    problem = _problem_of_program([command.words[0].removeprefix(".venv/bin/"), *command.words[1:]])
+    return f"{command.line}: {problem}" if problem else None
+
+
+def _problem_of_program(words: list[str]) -> str | None:  # noqa: PLR0911 - one for each program
+    match words:
+        case [program, *_] if program in PROGRAMS:
+            return is_command(words)
+        case ["make", *arguments]:
+            return _problem_of_make(arguments)
+        case ["python" | "python3", "-m", module, *options] if module in MODULES:
+            app = typer.Typer()
+            app.command()(MODULES[module])
+            result = CliRunner().invoke(app, [*options, "--help"])
+            return None if result.exit_code == 0 else result.output
+        case ["python" | "python3", "-m", module, *_]:
+            return None if (REPOSITORY / module.replace(".", "/")).with_suffix(".py").exists() else "no such module"
+        case ["pytest", *arguments]:
+            missing = [one for one in arguments if "/" in one and not (REPOSITORY / one.split("::")[0]).exists()]
+            return f"no such file: {missing}" if missing else None
+        case ["docker", "compose", "exec", *rest]:
+            return _problem_of_exec([word for word in rest if word != "-T"])
+        case ["docker", "compose", action, *rest] if action in COMPOSE_WITH_SERVICES:
+            unknown = [word for word in rest if not word.startswith("-") and word not in services()]
+            return f"no such services: {unknown}" if unknown else None
+        case ["uv", "pip", "compile", *_]:
+            return None
+        case [program, *_] if program in FOREIGN:
+            return None
+        case _:
+            return f"{words[0]} is neither ours nor known to this test"
+
+
+def _problem_of_make(arguments: list[str]) -> str | None:
+    makefile = (REPOSITORY / "Makefile").read_text()
+    for argument in arguments:
+        name = argument.split("=")[0]
+        if "=" in argument and f"$({name})" not in makefile:
+            return f"the Makefile has no variable {name}"
+        target = name.replace(".venv", "$(VENV)")
+        if "=" not in argument and not re.search(rf"^{re.escape(target)}:", makefile, re.MULTILINE):
+            return f"the Makefile has no target {name}"
+    return None
+
+
+def _problem_of_exec(words: list[str]) -> str | None:
+    if words[0] not in services():
+        return f"no such service: {words[0]}"
+    return is_command(words[1:]) if words[1] in PROGRAMS else None
+
+
+# -- settings ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_settings_page_is_what_the_code_says() -> None:
+    page = settings_page.PAGE.read_text()
+    assert page == settings_page.filled(page), "run `python -m tests.settings_page` and look at the difference"
+
+
+@every_page
+def test_every_setting_that_is_named_exists(page: Path) -> None:
+    names = {span for span in code_spans(page) if re.fullmatch(rf"({'|'.join(SECTIONS)})(\.[a-z_]+)+", span)}
+    sections = {key.rsplit(".", 1)[0] for key in KEYS}
+    assert names - KEYS - sections == set()
+    variables = {name.rstrip("_") for name in re.findall(r"NEXTCLICK_[A-Z0-9_]+", page.read_text())}
+    groups = {name for name in variables if any(known.startswith(f"{name}__") for known in VARIABLES)}
+    assert variables - VARIABLES - NO_SETTINGS - groups == set()
+
+
+@every_page
+def test_settings_files_are_accepted(page: Path, tmp_path: Path) -> None:
+    file = tmp_path / "nextclick.toml"
+    for block in blocks(page, "toml"):
+        file.write_text(block)
+        for root in ROOTS:
+            load_settings(root, config=file, environ={})
+
+
+def test_defaults_told_beside_a_setting_are_the_defaults() -> None:
+    told = re.compile(r"`((?:topics|worker|trainer)\.\w+)` \((\d[\d,]*) ?(s|ms|min|minutes|hours|days)?\)")
+    found = [(page_id(page), *match.groups()) for page in PAGES for match in told.finditer(prose(page))]
+    assert len(found) >= 5
+    for where, key, number, unit in found:
+        value = float(number.replace(",", "")) * UNITS[unit or ""]
+        assert value == _default(key), f"{where}: {key} ({number} {unit})"
+
+
+def _default(key: str) -> float:
+    """A default; times in seconds."""
+    for root in ROOTS:
+        if field_type(root, tuple(key.split("."))) is not None:
+            value: Any = root()
+            for name in key.split("."):
+                value = getattr(value, name)
+            return float(value) / 1000 if key.endswith("_ms") else float(value)
+    raise AssertionError(f"no setting {key}")
+
+
+# -- what operators look at -------------------------------------------------------------------------------------------
+
+
+def test_the_metrics_page_has_every_metric() -> None:
+    rows = []
+    for metric in vars(Metrics()).values():
+        if isinstance(metric, MetricWrapperBase):
+            name = metric._name + ("_total" if isinstance(metric, Counter) else "")
+            label = f"`{metric._labelnames[0]}`" if metric._labelnames else ""
+            rows.append([f"`{name}`", metric._type, label, metric._documentation])
+    assert table(DOCS / "operations.md", "| metric | type | labels | |") == rows
+
+
+@every_page
+def test_metrics_that_are_named_exist(page: Path) -> None:
+    known = {cells[0].strip("`") for cells in table(DOCS / "operations.md", "| metric | type | labels | |")}
+    named = {span for span in code_spans(page) if span.startswith("nextclick_")}
+    assert named <= known
+
+
+def test_the_exit_codes_are_those_of_the_code() -> None:
+    codes = [int(row[0]) for row in table(DOCS / "operations.md", "| code | `stream-app worker` | what to do |")]
+    assert codes == [worker.EXIT_OK, worker.EXIT_FAILED, stream_command.EXIT_USAGE, watchdog.EXIT_STALLED]
+
+
+def test_the_readme_names_the_versions() -> None:
+    requires = re.search(r'requires-python = ">=3\.(\d+),<3\.(\d+)"', (REPOSITORY / "pyproject.toml").read_text())
+    assert requires
+    *first, last = [f"3.{minor}" for minor in range(int(requires[1]), int(requires[2]))]
+    assert f"Python {', '.join(first)} or {last}" in README.read_text()
+    assert set(re.findall(r"Apache Kafka (\d[\d.]*\d)", README.read_text())) == {kafka_version()}
+
+
+# -- messages ---------------------------------------------------------------------------------------------------------
+
+
+def messages(page: Path) -> list[dict[str, Any]]:
+    return [json.loads(block) for block in blocks(page, "json")]
+
+
+def as_json(message: msgspec.Struct) -> Any:
+    return json.loads(msgspec.json.encode(message))
+
+
+def test_the_messages_are_those_of_the_schemas() -> None:
+    click, ranking = as_json(examples.CLICK), as_json(examples.RANKING)
+    assert messages(README) == [click, ranking]
+    assert messages(DOCS / "messages.md") == [
+        click,
+        ranking,
+        as_json(examples.REJECTED_CLICK),
+        as_json(examples.MODEL_ANNOUNCEMENT),
+    ]
+
+
+def test_the_messages_page_has_every_field_and_reason() -> None:
+    page = DOCS / "messages.md"
+    text = page.read_text()
+    for struct in (Click, Ranking, RejectedClick, ModelAnnouncement):
+        assert [name for name in struct.__struct_fields__ if f'"{name}"' not in text] == []
+    fields = [name for row in table(page, "| field | | |") for name in re.findall(r"`(\w+)`", row[0])]
+    assert fields == list(Click.__struct_fields__)
+    required = {row[0].strip("`"): row[1] for row in table(page, "| field | | |")}
+    optional = {field.name for field in msgspec.structs.fields(Click) if not field.required}
+    assert {name for name, how in required.items() if how == "optional"} == optional
+    fields = [name for row in table(page, "| field | |") for name in re.findall(r"`(\w+)`", row[0])]
+    assert sorted(fields) == sorted(Ranking.__struct_fields__)
+    found = [
+        [row[0].strip("`") for row in rows]
+        for rows in (
+            _table_after(page, "## Rankings", "| reason | |"),
+            _table_after(page, "## Rejected", "| reason | |"),
+        )
+    ]
+    assert found == [[str(reason) for reason in RankingReason], [str(reason) for reason in RejectReason]]
+
+
+def _table_after(page: Path, heading: str, header: str) -> list[list[str]]:
+    rest = page.read_text().split(heading)[1].split(f"{header}\n|---|---|\n")[1]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rest.split("\n\n")[0].splitlines()]
+
+
+def test_the_messages_page_has_every_topic() -> None:
+    settings = StreamSettings()
+    specs = topic_table(settings.topics, settings.worker.app_id, session_ttl_ms=1, idle_gap_ms=1)
+    rows = table(DOCS / "messages.md", "| topic | setting | key | who writes | who reads |")
+    assert [(row[0].strip("`"), row[2].replace("session id", "session_id")) for row in rows] == [
+        (spec.name, spec.key) for spec in specs
+    ]
+    for name, setting, *_ in rows[:4]:
+        assert getattr(settings.topics, setting.strip("`").removeprefix("topics.")) == name.strip("`")
+
+
+# -- the consumer's ten lines -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def once() -> Callable[..., Iterator[dict[str, Any]]]:
+    (example,) = blocks(DOCS / "guarantees.md", "python")
+    namespace: dict[str, Any] = {}
+    exec(compile(example, "docs/guarantees.md", "exec"), namespace)
+    found: Callable[..., Iterator[dict[str, Any]]] = namespace["once"]
+    return found
+
+
+def ranking(offset: int, partition: int = 3, version: str = "v1") -> dict[str, Any]:
+    changed = msgspec.structs.replace(
+        examples.RANKING,
+        source=msgspec.structs.replace(examples.RANKING.source, offset=offset, partition=partition),
+        model_version=version,
+    )
+    found: dict[str, Any] = as_json(changed)
+    return found
+
+
+def test_the_example_drops_repetitions(once: Callable[..., Iterator[dict[str, Any]]]) -> None:
+    # A crash after 8, whose 7 and 8 come again, 8 from another model; then a late first one, 5, of a frozen worker's.
+    came = [ranking(6), ranking(7), ranking(8), ranking(7), ranking(8, version="v2"), ranking(9), ranking(5)]
+    came.append(ranking(9, partition=4))
+    kept = [(one["source"]["partition"], one["source"]["offset"], one["model_version"]) for one in once(came)]
+    assert kept == [(3, 6, "v1"), (3, 7, "v1"), (3, 8, "v1"), (3, 9, "v1"), (3, 5, "v1"), (4, 9, "v1")]
+
+
+def test_the_example_remembers_as_many_as_it_says(once: Callable[..., Iterator[dict[str, Any]]]) -> None:
+    came = [ranking(offset) for offset in (1, 2, 3, 3, 1)]
+    assert [one["source"]["offset"] for one in once(came, remembered=2)] == [1, 2, 3, 1]
+
+
+@every_page
+def test_python_examples_are_python(page: Path) -> None:
+    for block in blocks(page, "python"):
+        compile(block, page_id(page), "exec")
+
+
+# -- pages ------------------------------------------------------------------------------------------------------------
+
+
+@every_page
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in links(page):
+        if re.match(r"https?://", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        assert target.is_relative_to(REPOSITORY), link
+        if anchor:
+            assert anchor in anchors(target), link
+
+
+def test_every_page_is_in_the_index() -> None:
+    listed = {link for link in links(DOCS / "README.md") if not link.startswith("..")}
+    assert listed == {page.name for page in DOCS.glob("*.md")} - {"README.md"}
+
+
+@every_page
+def test_every_block_is_of_a_kind_that_is_checked(page: Path) -> None:
+    assert block_languages(page) <= {"sh", "", "text", "json", "toml", "python", "yaml"}
