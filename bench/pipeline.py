@@ -23,23 +23,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from confluent_kafka import Consumer, Producer, TopicPartition
 from rich.console import Console
 from rich.table import Table
 
+from bench.random_model import random_bundle
 from deploy.demo.ports import free_port
 from deploy.kafka import LocalKafka
 from schemas.announcement import ModelAnnouncement, encode_announcement
-from schemas.bundle import manifest_digest, write_bundle
+from schemas.bundle import manifest_digest
 from schemas.click import Click, encode_click
 from schemas.settings import KafkaConnection, TopicSettings
 from schemas.topics import topic_table
 from schemas.topics_admin import ensure_topics
-from schemas.vocabulary import Vocabulary
-from trainer.export import export
-from trainer.gru4rec import initial_weights
-from trainer.settings import TrainingSettings
 
 CATALOGUES = (5_000, 37_000)
 CLICKS = 120_000
@@ -72,7 +68,12 @@ def main() -> None:
     runs: dict[int, list[Run]] = {items: [] for items in CATALOGUES}
     with LocalKafka() as kafka, tempfile.TemporaryDirectory(prefix="nextclick-bench-") as folder:
         registry = Path(folder) / "registry"
-        bundles = {items: _bundle(registry, items) for items in CATALOGUES}
+        bundles = {
+            items: random_bundle(
+                registry, f"items-{items}", [f"item-{n}" for n in range(items)], units=UNITS, seed=items
+            )
+            for items in CATALOGUES
+        }
         for round_number in range(ROUNDS):
             for items in CATALOGUES:
                 with console.status(f"round {round_number + 1} of {ROUNDS}: {items:,} items"):
@@ -111,27 +112,6 @@ def main() -> None:
         "ratios": {f"clicks_per_second_{first['items']}_to_{last['items']}_items": ratio},
     }
     print(json.dumps(result))
-
-
-def _bundle(registry: Path, items: int) -> Path:
-    weights = initial_weights(items, TrainingSettings(hidden_size=UNITS), torch.Generator().manual_seed(items))
-    exported = export(weights)
-    return write_bundle(
-        registry,
-        version=f"items-{items}",
-        advance=exported.advance,
-        rank=exported.rank,
-        vocabulary=Vocabulary(tuple(f"item-{n}" for n in range(items))),
-        popularity=np.arange(items, 0, -1, dtype=np.int64),
-        golden=exported.golden,
-        layers=1,
-        hidden_size=UNITS,
-        k=30,
-        recent_size=30,
-        training={},
-        metrics={},
-        created_at=time.time_ns() // 1_000_000,
-    )
 
 
 def _drain(bootstrap: str, bundle: Path, items: int, folder: Path) -> Run:

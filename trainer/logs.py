@@ -1,41 +1,14 @@
-"""Structured logs on standard error, for people or as one JSON object a line; librdkafka's and ours alike."""
+"""The trainer's logs: ours and librdkafka's in one style."""
 
 import logging
-import sys
-from typing import Literal
+from typing import Final, Literal
 
-import structlog
+from schemas import logs
+
+# librdkafka tells each lost connection at error level; those that matter reach us as errors of our calls.
+_QUIET: Final = {"librdkafka": logging.CRITICAL}
 
 
 def configure_logs(style: Literal["human", "json"], level: str) -> None:
-    """Route structlog and the standard library's logging to standard error in one style."""
-    shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info if style == "json" else structlog.processors.StackInfoRenderer(),
-    ]
-    structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=True,
-    )
-    renderer: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer()
-        if style == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-    )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
-        )
-    )
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(level.upper())
-    # librdkafka tells each lost connection at error level; those that matter reach us as errors of our calls.
-    logging.getLogger("librdkafka").setLevel(logging.DEBUG if level == "debug" else logging.CRITICAL)
+    """Route what the trainer and its libraries say to standard error."""
+    logs.configure_logs(style, level, quiet=_QUIET)

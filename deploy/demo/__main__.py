@@ -38,7 +38,9 @@ def demo(
     console = Console(stderr=True)
     try:
         source = click_file(clicks) if clicks else shop(clicks_per_second=rate, seed=seed)
-        result = Demo(source, Plan(seconds, retrain_every, new_sessions), keep=keep).run()
+        result = Demo(
+            source, Plan(live=seconds, retrain_every=retrain_every, new_sessions=new_sessions), keep=keep
+        ).run()
     except KeyboardInterrupt:
         console.print("interrupted; everything that the demo started is stopped")
         raise typer.Exit(EXIT_INTERRUPTED) from None

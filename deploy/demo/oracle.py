@@ -5,15 +5,20 @@ Deliberately naive and apart from the worker's own code: no chunks, no waves, ba
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
+import rocksdict
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, TopicPartition
 from numpy.typing import NDArray
 
 from schemas.click import Click, ClickLimits, ClickRejectedError, decode_click
 from schemas.model import Model
 from schemas.ranking import Ranking, decode_ranking
+from stream_app.app import tables_folder
 from stream_app.session import SessionRules, SessionState
+from stream_app.state_codec import decode_state
+from stream_app.store import SessionStore
 
 Position = tuple[int, int]
 """Partition and offset of a click: its identity."""
@@ -123,6 +128,20 @@ def recompute(
         if expected.clicks % check_every == 0 and not _is_answer(ranking, state, model):
             expected.wrong_rankings.append(position)
     return expected
+
+
+def stored_rows(data_dir: Path) -> dict[str, SessionState]:
+    """The table itself: the rows in the RocksDBs of a worker that has stopped."""
+    rows: dict[str, SessionState] = {}
+    for path in tables_folder(data_dir).glob("*.db"):
+        # Rows carry their time of writing; no duration is asked for that could drop one.
+        access = rocksdict.AccessType.with_ttl(0)
+        db = rocksdict.Rdict(str(path), options=rocksdict.Options(raw_mode=True), access_type=access)
+        for key, row in db.items():
+            if key != SessionStore.offset_key:
+                rows[key.decode()] = decode_state(row)
+        db.close()
+    return rows
 
 
 def mismatches(expected: Mapping[str, SessionState], found: Mapping[str, SessionState]) -> list[str]:

@@ -21,7 +21,8 @@ class ClickSource:
     Attributes:
         name: for people.
         history: clicks from before the demo, that the first model learns from; called with the time of the start (ms).
-        live: clicks as they happen from the time of the start (ms), for a number of seconds, each batch when it is due.
+        live: clicks as they happen from the time of the start (ms), each batch when it is due; a file is replayed in
+            the number of seconds that it is given, the shop never closes.
     """
 
     name: str
@@ -34,8 +35,8 @@ def shop(*, clicks_per_second: float, seed: int) -> ClickSource:
     settings = ShopSettings(seed=seed)
     settings = ShopSettings(seed=seed, sessions_per_second=clicks_per_second / settings.mean_length)
 
-    def live(start_ms: int, seconds: float) -> Iterator[Batch]:
-        return pace(Shop(settings).live(start_ms, start_ms + round(seconds * 1000)), speed=1.0)
+    def live(start_ms: int, _: float) -> Iterator[Batch]:
+        return pace(Shop(settings).live(start_ms), speed=1.0)
 
     return ClickSource(
         name="a simulated shop",

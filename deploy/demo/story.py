@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import rocksdict
 from confluent_kafka import OFFSET_END, Consumer, Message, Producer, TopicPartition
 
 from deploy.demo.online import OnlineScores
-from deploy.demo.oracle import Position, Published, mismatches, read_topic, recompute
+from deploy.demo.oracle import Position, Published, mismatches, read_topic, recompute, stored_rows
 from deploy.demo.ports import free_port
 from deploy.demo.processes import Commands
 from deploy.demo.sources import ClickSource
@@ -28,10 +27,7 @@ from schemas.bundle import open_bundle
 from schemas.click import Click, encode_click
 from schemas.ranking import decode_ranking
 from schemas.settings import KafkaConnection
-from stream_app.app import tables_folder
 from stream_app.pacing import wait_until_due
-from stream_app.session import SessionState
-from stream_app.state_codec import decode_state
 
 _PARTITIONS: Final = 4
 _RECENT_SECONDS: Final = 10.0
@@ -55,12 +51,14 @@ class Plan:
     """How long things take, in seconds.
 
     Attributes:
-        live: of live clicks.
+        live: of live clicks; more when no model was swapped by then.
+        patience: how much more at most.
         retrain_every: from one training cycle to the next.
         new_sessions: that a cycle trains on at least.
     """
 
     live: float = 165.0
+    patience: float = 120.0
     retrain_every: float = 55.0
     new_sessions: int = 1500
 
@@ -184,7 +182,7 @@ class Demo:
         self._event("worker ready: RocksDB open, model loaded and verified")
         every = f"{self._plan.retrain_every:g}s"
         # In production the trainer has a machine of its own; here it must not take the worker's cores.
-        self._commands.start("trainer", "run", "--every", every, niceness=10)
+        self._commands.start("trainer", "run", "--every", every, niceness=5)
         self._event(f"trainer running: a cycle every {every}")
 
     def _worker_is_ready(self) -> bool:
@@ -213,6 +211,8 @@ class Demo:
             self._page.clicks += len(batch.clicks)
             self._producer.poll(0)
             self._commands.check()
+            if self._has_seen_enough():
+                break
         self._flush()
         self._live_seconds = time.monotonic() - self._began
         self._phase("waiting for the last rankings")
@@ -228,6 +228,11 @@ class Demo:
             self._event(f"{name} stopped with exit code {code}")
             if code != 0:
                 raise DemoError(f"{name} ended with exit code {code}; see {self._root}/logs")
+
+    def _has_seen_enough(self) -> bool:
+        elapsed = time.monotonic() - self._began
+        swapped = len(self._received.scores.models) > 1
+        return elapsed > (self._plan.live if swapped else self._plan.live + self._plan.patience)
 
     def _read_rankings(self, stopping: threading.Event) -> None:
         consumer = Consumer({**self._kafka, "group.id": "demo-view", "enable.auto.commit": False})
@@ -303,7 +308,7 @@ class Demo:
         versions = {ranking.model_version for ranking in published.last.values()}
         models = {version: open_bundle(self._root / "registry" / version) for version in versions}
         expected = recompute(clicks(), published, models, check_every=_CHECKED_RANKINGS)
-        wrong = mismatches(expected.rows, self._rows())
+        wrong = mismatches(expected.rows, stored_rows(self._data_dir))
         if expected.wrong_rankings:
             raise DemoError(f"{len(expected.wrong_rankings)} rankings are not what their sessions lead to")
         for line in wrong[:5]:
@@ -333,21 +338,6 @@ class Demo:
             "latency_ms": {"p50": float(p50), "p99": float(p99)},
             "clicks_per_second": len(appended) / self._live_seconds,
         }
-
-    def _rows(self) -> dict[str, SessionState]:
-        """The table itself: the rows in the RocksDBs that the worker has left."""
-        rows = {}
-        for path in tables_folder(self._data_dir).glob("*.db"):
-            db = rocksdict.Rdict(
-                str(path),
-                options=rocksdict.Options(raw_mode=True),
-                access_type=rocksdict.AccessType.with_ttl(24 * 3600),
-            )
-            for key, row in db.items():
-                if not key.startswith(b"__faust\0"):
-                    rows[key.decode()] = decode_state(row)
-            db.close()
-        return rows
 
     # -- small things -------------------------------------------------------------------------------------------------
 

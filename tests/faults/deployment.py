@@ -14,28 +14,21 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-import rocksdict
-import torch
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from deploy.demo.oracle import Published, mismatches, read_topic, recompute
+from bench.random_model import random_bundle
+from deploy.demo.oracle import Published, mismatches, read_topic, recompute, stored_rows
 from deploy.demo.shop import Shop, ShopSettings
 from schemas.announcement import ModelAnnouncement, encode_announcement
-from schemas.bundle import manifest_digest, open_bundle, write_bundle
+from schemas.bundle import manifest_digest, open_bundle
 from schemas.click import Click, encode_click
 from schemas.model import Model
 from schemas.settings import KafkaConnection, TopicSettings
 from schemas.topics import changelog_topic, topic_table
 from schemas.topics_admin import ensure_topics
-from schemas.vocabulary import Vocabulary
-from stream_app.app import tables_folder
 from stream_app.click_file import ClickFileFormat, read_click_file
 from stream_app.session import SessionState
 from stream_app.state_codec import decode_state
-from trainer.export import export
-from trainer.gru4rec import initial_weights
-from trainer.settings import TrainingSettings
 
 PARTITIONS = 4
 SESSION_TIMEOUT = 6
@@ -153,25 +146,12 @@ class Deployment:
 
     def bundle(self, version: str, *, items: Sequence[str] | None = None, hidden: int = 16) -> Path:
         """A small model with random weights; its seed is its version."""
-        items = self.items if items is None else items
-        settings = TrainingSettings(hidden_size=hidden)
-        weights = initial_weights(len(items), settings, torch.Generator().manual_seed(hash_of(version)))
-        exported = export(weights)
-        path = write_bundle(
+        path = random_bundle(
             self.root / "registry",
-            version=version,
-            advance=exported.advance,
-            rank=exported.rank,
-            vocabulary=Vocabulary(tuple(items)),
-            popularity=np.arange(len(items), 0, -1, dtype=np.int64),
-            golden=exported.golden,
-            layers=1,
-            hidden_size=hidden,
-            k=30,
-            recent_size=30,
-            training={},
-            metrics={},
-            created_at=int(time.time() * 1000),
+            version,
+            self.items if items is None else items,
+            units=hidden,
+            seed=hash_of(version),
         )
         self.models[version] = open_bundle(path)
         return path
@@ -337,19 +317,7 @@ class Deployment:
 
     def stored_rows(self, *workers: WorkerProcess) -> dict[str, SessionState]:
         """The rows in the RocksDBs of workers that have stopped."""
-        rows: dict[str, SessionState] = {}
-        for worker in workers:
-            for path in tables_folder(worker.data_dir).glob("sessions-*.db"):
-                db = rocksdict.Rdict(
-                    str(path),
-                    options=rocksdict.Options(raw_mode=True),
-                    access_type=rocksdict.AccessType.with_ttl(6 * 3600),
-                )
-                for key, value in db.items():
-                    if not key.startswith(b"__faust\0"):
-                        rows[key.decode()] = decode_state(value)
-                db.close()
-        return rows
+        return {session_id: row for worker in workers for session_id, row in stored_rows(worker.data_dir).items()}
 
 
 def hash_of(text: str) -> int:
