@@ -85,10 +85,19 @@ def _advance_graph(weights: Weights) -> onnx.ModelProto:
         helper.make_node("Gather", [table, "item_index"], ["x0"]),  # [B, H]
         helper.make_node("Split", ["hidden"], [f"hidden{i}" for i in range(depth)], axis=0),  # [1, B, H] each
     ]
-    for i in range(depth):
+    for i, layer in enumerate(weights.layers):
+        if layer.w is None:
+            from_x = [helper.make_node("Add", [f"x{i}", f"layer{i}.b"], [f"from_x{i}"])]  # [B, 3H]
+        else:
+            seen, from_x = f"x{i}", []
+            if i > 0 and layer.w.shape[1] > size:
+                seen = f"seen{i}"
+                from_x = [helper.make_node("Concat", [f"x{i}", "x0"], [seen], axis=1)]  # [B, 2H]
+            given = [seen, f"layer{i}.w", f"layer{i}.b"]
+            from_x.append(helper.make_node("Gemm", given, [f"from_x{i}"], transB=1))  # [B, 3H]
         nodes += [
+            *from_x,
             helper.make_node("Squeeze", [f"hidden{i}", "first"], [f"h{i}"]),  # [B, H]
-            helper.make_node("Gemm", [f"x{i}", f"layer{i}.w", f"layer{i}.b"], [f"from_x{i}"], transB=1),  # [B, 3H]
             helper.make_node("Gemm", [f"h{i}", f"layer{i}.u"], [f"from_h{i}"], transB=1),  # [B, 3H]
             helper.make_node("Split", [f"from_x{i}", "gates"], [f"x_rz{i}", f"x_n{i}"], axis=1),
             helper.make_node("Split", [f"from_h{i}", "gates"], [f"h_rz{i}", f"h_n{i}"], axis=1),

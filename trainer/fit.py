@@ -166,14 +166,21 @@ class _Training:
         if self.weights.embedding is None:
             # The same table twice: a row that is input and column gets one update, by the sum of both gradients.
             both = Rows.of(torch.cat([inputs, columns]))
-            self._optimizers["output"].step_rows(both, both.sum(torch.cat([g.inputs, g.columns])))
+            self._step_items("output", self.weights.output, both, torch.cat([g.inputs, g.columns]))
         else:
-            self._optimizers["output"].step_rows(rows, rows.sum(g.columns))
-            input_rows = Rows.of(inputs)
-            self._optimizers["embedding"].step_rows(input_rows, input_rows.sum(g.inputs))
+            self._step_items("output", self.weights.output, rows, g.columns)
+            self._step_items("embedding", self.weights.embedding, Rows.of(inputs), g.inputs)
         for i, layer in enumerate(g.layers):
             for part, gradient in (("w", layer.w), ("u", layer.u), ("b", layer.b)):
-                self._optimizers[f"layer{i}.{part}"].step(gradient)
+                if gradient is not None:
+                    self._optimizers[f"layer{i}.{part}"].step(gradient)
+
+    def _step_items(self, name: str, table: Tensor, rows: Rows, gradient: Tensor) -> None:
+        """Update item rows; with L2 the step's loss has embedding_l2 / 2 times their squares, each row once."""
+        summed = rows.sum(gradient)
+        if self._settings.embedding_l2:
+            summed = summed.add(table.index_select(0, rows.index), alpha=self._settings.embedding_l2)
+        self._optimizers[name].step_rows(rows, summed)
 
     def _dropout(self, shape: tuple[int, int], rate: float) -> Tensor | None:
         return dropout_mask(shape, rate, self._generator)

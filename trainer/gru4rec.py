@@ -7,6 +7,9 @@ One click of B sessions at a time. With x the item's input row, h the hidden sta
     n = tanh(W_n x + b_n + r ∘ U_n h)
     h' = (1 - z) ∘ n + z ∘ h        score of item i = o_i · h' + c_i
 
+With several layers, the h' of one is the x of the next; with deep input, x and the item's input row side by side.
+One-hot items need no multiplication: the item's row of the input weights, [3H], is W x itself.
+
 The gradient stops at h (1-step back-propagation through time), which is what makes writing it out so short. I items,
 H hidden units, L layers, B sessions. Here float32 everywhere.
 """
@@ -24,7 +27,7 @@ from trainer.settings import TrainingSettings
 class GruLayer:
     """Gates stacked in the order r, z, n."""
 
-    w: Tensor  # [3H, D] for the input
+    w: Tensor | None  # [3H, D] for the input; None where the input is [B, 3H] and added as it is (one-hot)
     u: Tensor  # [3H, H] for the hidden state
     b: Tensor  # [3H]
 
@@ -33,7 +36,7 @@ class GruLayer:
 class Weights:
     """All weights of a model. ``embedding`` is None in shared mode, where ``output`` is the input table as well."""
 
-    embedding: Tensor | None  # [I, H]
+    embedding: Tensor | None  # [I, H]; one-hot [I, 3H]: the first layer's input weights, an item a row
     layers: tuple[GruLayer, ...]
     output: Tensor  # [I, H]
     output_bias: Tensor  # [I]
@@ -41,6 +44,10 @@ class Weights:
     @property
     def input_table(self) -> Tensor:
         return self.output if self.embedding is None else self.embedding
+
+    @property
+    def one_hot(self) -> bool:
+        return self.layers[0].w is None
 
     @property
     def items(self) -> int:
@@ -56,22 +63,29 @@ class Weights:
         if self.embedding is not None:
             named["embedding"] = self.embedding
         for i, layer in enumerate(self.layers):
-            named |= {f"layer{i}.w": layer.w, f"layer{i}.u": layer.u, f"layer{i}.b": layer.b}
+            named |= {
+                f"layer{i}.{part}": t for part, t in (("w", layer.w), ("u", layer.u), ("b", layer.b)) if t is not None
+            }
         return named
 
     @classmethod
     def of_tensors(cls, named: dict[str, Tensor]) -> "Weights":
         """The inverse of :meth:`tensors`. KeyError when one is missing."""
-        depth = sum(name.endswith(".w") for name in named)
-        layers = tuple(GruLayer(*(named[f"layer{i}.{part}"] for part in "wub")) for i in range(depth))
-        return cls(named.get("embedding"), layers, named["output"], named["output_bias"])
+        depth = sum(name.endswith(".u") for name in named)
+        embedding, output = named.get("embedding"), named["output"]
+        one_hot = embedding is not None and embedding.shape[1] != output.shape[1]
+        layers = tuple(
+            GruLayer(None if one_hot and i == 0 else named[f"layer{i}.w"], named[f"layer{i}.u"], named[f"layer{i}.b"])
+            for i in range(depth)
+        )
+        return cls(embedding, layers, output, named["output_bias"])
 
     def clone(self) -> "Weights":
         return Weights.of_tensors({name: tensor.clone() for name, tensor in self.tensors().items()})
 
 
 def initial_weights(items: int, settings: TrainingSettings, generator: torch.Generator) -> Weights:
-    """U(±sqrt(6 / (rows + columns))), for the recurrent matrices a gate at a time; biases 0."""
+    """U(±sqrt(6 / (rows + columns))), for the gates' matrices a gate at a time; biases 0."""
     h = settings.hidden_size
 
     def uniform(rows: int, columns: int) -> Tensor:
@@ -79,16 +93,17 @@ def initial_weights(items: int, settings: TrainingSettings, generator: torch.Gen
         return torch.empty(rows, columns).uniform_(-bound, bound, generator=generator)
 
     output = uniform(items, h)
-    embedding = uniform(items, h) if settings.embedding == "separate" else None
-    layers = tuple(
-        GruLayer(
-            torch.cat([uniform(h, h) for _ in range(3)]),
-            torch.cat([uniform(h, h) for _ in range(3)]),
-            torch.zeros(3 * h),
-        )
-        for _ in range(settings.layers)
-    )
-    return Weights(embedding, layers, output, torch.zeros(items))
+    embedding = None
+    if settings.embedding == "separate":
+        embedding = uniform(items, h)
+    elif settings.embedding == "one-hot":
+        embedding = torch.cat([uniform(items, h) for _ in range(3)], dim=1)
+    layers = []
+    for i in range(settings.layers):
+        width = 2 * h if i > 0 and settings.deep_input else h
+        w = None if i == 0 and settings.embedding == "one-hot" else torch.cat([uniform(h, width) for _ in range(3)])
+        layers.append(GruLayer(w, torch.cat([uniform(h, h) for _ in range(3)]), torch.zeros(3 * h)))
+    return Weights(embedding, tuple(layers), output, torch.zeros(items))
 
 
 @dataclass(frozen=True)
@@ -106,7 +121,7 @@ class CellTrace:
 def cell(layer: GruLayer, x: Tensor, h: Tensor) -> tuple[Tensor, CellTrace]:
     """One GRU step: x [B, D], h [B, H] -> h' [B, H], and what :func:`cell_gradient` needs."""
     size = h.shape[1]
-    from_x = torch.addmm(layer.b, x, layer.w.T)  # [B, 3H]
+    from_x = x + layer.b if layer.w is None else torch.addmm(layer.b, x, layer.w.T)  # [B, 3H]
     from_h = h @ layer.u.T  # [B, 3H]
     rz = torch.sigmoid(from_x[:, : 2 * size] + from_h[:, : 2 * size])  # [B, 2H]
     r, z = rz[:, :size], rz[:, size:]
@@ -123,15 +138,25 @@ def cell_gradient(layer: GruLayer, trace: CellTrace, d_out: Tensor) -> tuple[Ten
     d_r = d_n * un * r * (1 - r)
     d_from_x = torch.cat([d_r, d_z, d_n], dim=1)  # [B, 3H]
     d_from_h = torch.cat([d_r, d_z, d_n * r], dim=1)  # [B, 3H]
-    return d_from_x @ layer.w, GruLayer(d_from_x.T @ x, d_from_h.T @ h, d_from_x.sum(0))
+    d_u, d_b = d_from_h.T @ h, d_from_x.sum(0)
+    if layer.w is None:
+        return d_from_x, GruLayer(None, d_u, d_b)
+    return d_from_x @ layer.w, GruLayer(d_from_x.T @ x, d_u, d_b)
+
+
+def layer_input(layer: GruLayer, below: Tensor, item: Tensor) -> Tensor:
+    """What a layer sees of the state below [B, H] (the item's row itself below the first) and that row: [B, D]."""
+    if layer.w is None or layer.w.shape[1] == below.shape[1]:
+        return below
+    return torch.cat([below, item], dim=1)
 
 
 def advance(weights: Weights, items: Tensor, hidden: Tensor) -> Tensor:
     """Apply a click to each session, without dropout: items int64[B], hidden [L, B, H] -> hidden [L, B, H]."""
-    x = weights.input_table.index_select(0, items)
+    item = x = weights.input_table.index_select(0, items)
     states = []
     for layer, h in zip(weights.layers, hidden, strict=True):
-        x, _ = cell(layer, x, h)
+        x, _ = cell(layer, layer_input(layer, x, item), h)
         states.append(x)
     return torch.stack(states)
 

@@ -21,7 +21,7 @@ def _canonical(value: object) -> object:
 LossName = Annotated[Literal["cross-entropy", "bpr", "top1", "bpr-max", "top1-max"], BeforeValidator(_canonical)]
 ActivationName = Annotated[Literal["softmax", "linear", "elu", "tanh", "relu"], BeforeValidator(_canonical)]
 OptimizerName = Annotated[Literal["adagrad", "sgd"], BeforeValidator(_canonical)]
-EmbeddingMode = Annotated[Literal["shared", "separate"], BeforeValidator(_canonical)]
+EmbeddingMode = Annotated[Literal["shared", "separate", "one-hot"], BeforeValidator(_canonical)]
 
 
 class TrainingSettings(BaseModel):
@@ -37,9 +37,13 @@ class TrainingSettings(BaseModel):
         "softmax",
         description="of the scores in training; by default softmax (cross-entropy), elu (bpr-max), linear (others)",
     )
-    embedding: EmbeddingMode = "shared"
+    embedding: EmbeddingMode = Field(
+        "shared", description="item rows of the input: the output's, a table of their own, or straight to the gates"
+    )
+    embedding_l2: float = Field(0.0, ge=0, le=1, description="L2 penalty on the item rows that a step touches")
     hidden_size: int = Field(100, ge=1, le=4096)
     layers: int = Field(1, ge=1, le=8)
+    deep_input: bool = Field(False, description="the item input goes to every layer, not to the first alone")
     batch_size: int = Field(100, ge=1, le=65536, description="lanes: sessions trained side by side")
     n_sample: int = Field(2048, ge=0, le=1_000_000, description="negatives beside those of the batch, a step")
     sample_alpha: float = Field(0.5, ge=0, le=2, description="negatives are drawn with p ~ support^alpha")
@@ -71,6 +75,10 @@ class TrainingSettings(BaseModel):
     def _fit_together(self) -> "TrainingSettings":
         if self.batch_size == 1 and self.n_sample == 0:
             raise ValueError("batch_size=1 and n_sample=0 leave no negatives: raise one of them")
+        if self.deep_input and self.embedding == "one-hot":
+            raise ValueError(
+                "deep_input needs an embedding to hand on: set embedding=shared or separate, or leave it out"
+            )
         if self.logq > 0 and self.loss != "cross-entropy":
             raise ValueError("logq corrects cross-entropy only: set logq=0 or loss=cross-entropy")
         if (self.activation == "softmax") != (self.loss == "cross-entropy"):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainer.gru4rec import CellTrace, GruLayer, Weights, cell, cell_gradient
+from trainer.gru4rec import CellTrace, GruLayer, Weights, cell, cell_gradient, layer_input
 from trainer.losses import logq_correction, loss_of
 from trainer.settings import TrainingSettings
 
@@ -23,7 +23,7 @@ class Gradients:
     """Of one step: its loss summed over the lanes, and the gradient of that sum / batch_size."""
 
     loss: Tensor  # []
-    inputs: Tensor  # [n, H] of the input rows
+    inputs: Tensor  # [n, H] of the input rows, one-hot [n, 3H]
     layers: tuple[GruLayer, ...]
     columns: Tensor  # [C, H] of the output rows of the columns
     column_bias: Tensor  # [C]
@@ -47,14 +47,16 @@ class StepMath:
     def __call__(self, weights: Weights, inputs: Tensor, targets: Tensor, samples: Tensor, hidden: Tensor) -> Gradients:
         """inputs, targets int64[n], samples int64[N], hidden [L, n, H] -> Gradients with C = n + N columns."""
         settings, n = self._settings, len(inputs)
-        x = weights.input_table.index_select(0, inputs)  # [n, H]
-        input_mask = self._drop((n, x.shape[1]), settings.dropout_input)
-        x = x if input_mask is None else x * input_mask
+        item = weights.input_table.index_select(0, inputs)  # [n, H], one-hot [n, 3H]
+        # A one-hot input has one component that is not 0: the whole click is dropped, or nothing of it.
+        input_mask = self._drop((n, 1 if weights.one_hot else item.shape[1]), settings.dropout_input)
+        item = item if input_mask is None else item * input_mask
+        x = item
         traces: list[CellTrace] = []
         masks: list[Tensor | None] = []
         states: list[Tensor] = []
         for layer, h in zip(weights.layers, hidden, strict=True):
-            x, trace = cell(layer, x, h)  # [n, H]
+            x, trace = cell(layer, layer_input(layer, x, item), h)  # [n, H]
             mask = self._drop((n, x.shape[1]), settings.dropout_hidden)
             x = x if mask is None else x * mask  # goes up, and on to the next step as well
             traces.append(trace)
@@ -71,9 +73,15 @@ class StepMath:
         d_scores.mul_(1.0 / settings.batch_size)
 
         d_x = d_scores @ w  # [n, H]
+        d_item: Tensor | None = None
         layers: list[GruLayer] = []
         for layer, trace, mask in zip(reversed(weights.layers), reversed(traces), reversed(masks), strict=True):
             d_x, d_layer = cell_gradient(layer, trace, d_x if mask is None else d_x * mask)
             layers.insert(0, d_layer)
+            if len(layers) < len(weights.layers) and d_x.shape[1] > weights.hidden_size:
+                of_item = d_x[:, weights.hidden_size :]  # [n, H], what deep input hands to this layer
+                d_item = of_item if d_item is None else d_item + of_item
+                d_x = d_x[:, : weights.hidden_size]
+        d_x = d_x if d_item is None else d_x + d_item
         d_x = d_x if input_mask is None else d_x * input_mask
         return Gradients(loss, d_x, tuple(layers), d_scores.T @ x, d_scores.sum(0), torch.stack(states))

@@ -9,13 +9,22 @@ import torch
 from schemas.bundle import Model, open_bundle, recent_items
 from tests.unit.trainer.builders import random_sessions
 from trainer import gru4rec
-from trainer.export import save_bundle
+from trainer.export import read_weights, save_bundle
 from trainer.fit import FitResult, fit
 from trainer.readers import read_clicks
 from trainer.sessions import SessionSet, drop_short, encode, group_sessions, vocabulary_of
 from trainer.settings import TrainingSettings
 
-ARCHITECTURES = [("shared", 1), ("shared", 3), ("separate", 1), ("separate", 2)]
+# (embedding, layers, deep_input)
+ARCHITECTURES = [
+    ("shared", 1, False),
+    ("shared", 3, False),
+    ("shared", 3, True),
+    ("separate", 1, False),
+    ("separate", 2, True),
+    ("one-hot", 1, False),
+    ("one-hot", 2, False),
+]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -55,12 +64,18 @@ def assert_same_answers(result: FitResult, model: Model, sessions: SessionSet, l
     return compared
 
 
-@pytest.mark.parametrize(("embedding", "layers"), ARCHITECTURES)
+@pytest.mark.parametrize(("embedding", "layers", "deep_input"), ARCHITECTURES)
 @pytest.mark.parametrize("lanes", [1, 7])
-def test_whole_sessions(tmp_path: Path, embedding: str, layers: int, lanes: int) -> None:
+def test_whole_sessions(tmp_path: Path, embedding: str, layers: int, deep_input: bool, lanes: int) -> None:
     sessions = random_sessions(40, items=60, longest=30)
     chosen = {"embedding": embedding, "layers": layers, "hidden_size": 10, "n_sample": 20, "batch_size": 8}
-    result = fit(sessions, TrainingSettings.parse(chosen))
+    result = fit(sessions, TrainingSettings.parse(chosen | {"deep_input": deep_input}))
+    read = read_weights(
+        save_bundle(tmp_path, "v0", result, popularity=sessions.support(), training={}, metrics={}, created_at=0)
+    )
+    assert {name: t.tolist() for name, t in read.tensors().items()} == {
+        name: t.tolist() for name, t in result.weights.tensors().items()
+    }
     assert assert_same_answers(result, opened(result, sessions, tmp_path), sessions, lanes) == sessions.clicks
 
 

@@ -15,8 +15,9 @@ def double(weights: Weights) -> Weights:
 def gru(weights: Weights, layer: int, x: Tensor, h: Tensor) -> Tensor:
     """torch's own GRU cell; its second bias, which the papers do not have, is zero."""
     of = weights.layers[layer]
-    cell = torch.nn.GRUCell(of.w.shape[1], of.u.shape[1], dtype=x.dtype)
-    given = {"weight_ih": of.w, "weight_hh": of.u, "bias_ih": of.b, "bias_hh": torch.zeros_like(of.b)}
+    w = torch.eye(x.shape[1], dtype=x.dtype) if of.w is None else of.w  # one-hot: x is the gates' input already
+    cell = torch.nn.GRUCell(w.shape[1], of.u.shape[1], dtype=x.dtype)
+    given = {"weight_ih": w, "weight_hh": of.u, "bias_ih": of.b, "bias_hh": torch.zeros_like(of.b)}
     result: Tensor = torch.func.functional_call(cell, given, (x, h))
     return result
 
@@ -37,8 +38,10 @@ def loss(
     x = weights.input_table[inputs]
     if input_mask is not None:
         x = x * input_mask
-    states = []
+    item, states = x, []
     for layer in range(len(weights.layers)):
+        if layer > 0 and settings.deep_input:
+            x = torch.cat([x, item], 1)
         x = gru(weights, layer, x, hidden[layer].to(x.dtype))
         if hidden_masks is not None:
             x = x * hidden_masks[layer]

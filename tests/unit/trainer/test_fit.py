@@ -23,11 +23,16 @@ def same_bits(a: Weights, b: Weights) -> bool:
 
 
 @pytest.mark.parametrize("loss", ["cross-entropy", "bpr-max", "top1"])
-@pytest.mark.parametrize("embedding", ["shared", "separate"])
+@pytest.mark.parametrize(
+    ("embedding", "embedding_l2"), [("shared", 0.0), ("shared", 0.02), ("separate", 0.02), ("one-hot", 0)]
+)
 @pytest.mark.parametrize(("optimizer", "momentum"), [("adagrad", 0.0), ("adagrad", 0.3), ("sgd", 0.3)])
-def test_an_epoch_is_that_of_the_papers(loss: str, embedding: str, optimizer: str, momentum: float) -> None:
+def test_an_epoch_is_that_of_the_papers(
+    loss: str, embedding: str, embedding_l2: float, optimizer: str, momentum: float
+) -> None:
     """The whole fit against a plain one: autograd, dense gradients, the state zeroed at a session's start only."""
     chosen = {"loss": loss, "embedding": embedding, "optimizer": optimizer, "momentum": momentum, "layers": 2}
+    chosen["embedding_l2"] = embedding_l2
     settings = TrainingSettings.parse(SMALL | chosen)
     sessions = random_sessions(13, items=15, seed=4)
     found = fit(sessions, settings)
@@ -38,6 +43,7 @@ def test_an_epoch_is_that_of_the_papers(loss: str, embedding: str, optimizer: st
         sessions.support(), n_sample=settings.n_sample, alpha=settings.sample_alpha, seed=settings.seed
     )
     items, plan = torch.from_numpy(sessions.items), schedule(sessions, settings.batch_size)
+    tables = {"output", "embedding"}
     for epoch in range(settings.epochs):
         hidden = torch.zeros(2, 4, 8, dtype=torch.float64)
         total = 0.0
@@ -56,10 +62,15 @@ def test_an_epoch_is_that_of_the_papers(loss: str, embedding: str, optimizer: st
                 support=torch.from_numpy(sessions.support()),
             )
             hidden = hidden.detach()
-            gradients = torch.autograd.grad(value / settings.batch_size, list(leaves.tensors().values()))
             touched = {"output": torch.cat([targets, samples]), "output_bias": torch.cat([targets, samples])}
             input_table = "output" if embedding == "shared" else "embedding"
             touched[input_table] = torch.cat([touched.get(input_table, inputs), inputs])
+            # Each item row that the step touches once, and no bias.
+            penalty = sum(
+                (leaves.tensors()[name][torch.unique(touched[name])] ** 2).sum() for name in (tables & touched.keys())
+            )
+            whole = value / settings.batch_size + settings.embedding_l2 / 2 * penalty
+            gradients = torch.autograd.grad(whole, list(leaves.tensors().values()))
             with torch.no_grad():
                 for (name, weight), gradient in zip(leaves.tensors().items(), gradients, strict=True):
                     update(weight, gradient, state[name], settings, touched.get(name))

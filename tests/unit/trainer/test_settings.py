@@ -17,6 +17,7 @@ def test_assignments_are_converted_and_a_later_one_wins() -> None:
         ("loss", "BPR-max", "bpr-max"),
         ("loss", "TOP1_max", "top1-max"),
         ("embedding", "constrained", "shared"),
+        ("embedding", "one_hot", "one-hot"),
     ],
 )
 def test_names_in_use_elsewhere_are_known(name: str, value: str, canonical: str) -> None:
@@ -59,6 +60,11 @@ def test_each_loss_has_its_usual_activation(loss: str, activation: str) -> None:
 def test_softmax_belongs_to_cross_entropy(loss: str, activation: str) -> None:
     with pytest.raises(TrainingSettingsError, match=f"activation={activation} does not go with loss={loss}"):
         TrainingSettings.parse({"loss": loss, "activation": activation})
+
+
+def test_a_one_hot_input_has_no_embedding_for_deeper_layers() -> None:
+    with pytest.raises(TrainingSettingsError, match="deep_input needs an embedding"):
+        TrainingSettings.parse({"embedding": "one-hot", "layers": 2, "deep_input": True})
 
 
 def test_logq_is_for_cross_entropy_alone() -> None:
