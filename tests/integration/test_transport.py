@@ -72,6 +72,9 @@ async def test_one_chunk_a_partition_and_fetch_with_every_record_in_order(group:
         hand.acknowledge(hand.chunks(0)[-1])
         await worker.consumer.commit()
         assert group.committed(0) == 158
+        assert not worker.consumer._gap.get(TP(group.topics.clicks, 0)), (
+            "Faust would take clicks for gaps, and keep them"
+        )
         assert group.committed(1) is None
 
 

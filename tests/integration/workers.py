@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from confluent_kafka import Consumer, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 from faust.types import Message
 
 from schemas.click import Click, encode_click
@@ -37,6 +37,11 @@ async def until(condition: Callable[[], bool], what: str) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"never: {what}"
         await asyncio.sleep(0.02)
+
+
+def _durable(error: KafkaError | None, _message: object) -> None:
+    if error is not None:
+        raise AssertionError(f"a record was refused: {error.str()}")
 
 
 @dataclass
@@ -82,13 +87,13 @@ class Group:
         producer = producer or self._producer
         for n in range(start, start + count):
             click = Click(session_id=session, item_id=ITEMS[n % len(ITEMS)], timestamp=1_000 + n)
-            producer.produce(self.topics.clicks, encode_click(click), session.encode(), partition)
+            producer.produce(self.topics.clicks, encode_click(click), session.encode(), partition, on_delivery=_durable)
         assert producer.flush(30) == 0
 
     def put(self, topic: str, records: Iterable[tuple[bytes | None, bytes | None]], partition: int = 0) -> None:
         """Raw records; returns when they are durable."""
         for key, value in records:
-            self._producer.produce(topic, value, key, partition)
+            self._producer.produce(topic, value, key, partition, on_delivery=_durable)
         assert self._producer.flush(30) == 0
 
     def committed(self, partition: int = 0) -> int | None:
@@ -108,6 +113,17 @@ class Group:
         finally:
             consumer.close()
         return int(low), int(high)
+
+    def alter(self, topic: str, **config: str) -> None:
+        """Change a topic's configuration, names with underscores for dots."""
+        entries = [
+            ConfigEntry(name.replace("_", "."), value, incremental_operation=AlterConfigOpType.SET)
+            for name, value in config.items()
+        ]
+        admin = AdminClient(self.connection.librdkafka())
+        resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries)
+        for altered in admin.incremental_alter_configs([resource]).values():
+            altered.result(30)
 
     def delete_records(self, topic: str, before: int, partition: int = 0) -> None:
         """Delete the beginning of a partition, as retention does."""
