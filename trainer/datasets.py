@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from trainer.errors import ClickFileError
-from trainer.readers import ClickLog, read_clicks
+from trainer.preprocessing import collapse_repeats, core
+from trainer.public_formats import form_of, read_public
+from trainer.readers import ClickLog
 from trainer.sessions import SessionSet, drop_short, group_sessions, temporal_holdout, train_and_test
 
 _DAY_MS = 86_400_000
@@ -16,7 +19,12 @@ class DataOptions:
     """Where the clicks are and how they become sessions.
 
     Without ``test`` the newest sessions of ``train`` are held out: those of the last ``valid_days``, or else the last
-    ``valid_fraction``. ``idle_gap_minutes`` None: a session id is one session.
+    ``valid_fraction``. With ``test_fraction`` those after the held-out ones are set aside: 0.1 and 0.2 are the split
+    70/10/20, of which ``part`` says what to evaluate on. ``idle_gap_minutes`` None: a session id is one session, but
+    in formats that only know visitors an hour ends it.
+
+    The papers also filter the whole log before it is split: ``collapse_repeats`` keeps one of several clicks in a row
+    on an item; ``core_support`` drops items with fewer clicks and sessions of one click until none is left.
     """
 
     train: Path
@@ -26,6 +34,10 @@ class DataOptions:
     idle_gap_minutes: float | None = None
     min_support: int = 1
     skip_bad_rows: bool = False
+    collapse_repeats: bool = False
+    core_support: int = 1
+    test_fraction: float = 0.0
+    part: Literal["valid", "test"] = "valid"
 
 
 @dataclass(frozen=True)
@@ -39,25 +51,45 @@ class Dataset:
 
 def load(options: DataOptions) -> Dataset:
     """Raises :class:`ClickFileError` and :class:`TooFewSessionsError`."""
-    log = read_clicks(options.train, skip_bad_rows=options.skip_bad_rows)
-    bad_rows = {str(options.train): log.bad_rows}
-    train = _sessions(options.train, log, options)
+    train, bad = _sessions(options.train, options)
+    bad_rows = {str(options.train): bad}
     if options.test is not None:
-        log = read_clicks(options.test, skip_bad_rows=options.skip_bad_rows)
-        bad_rows[str(options.test)] = log.bad_rows
-        test = _sessions(options.test, log, options)
-    elif options.valid_days is not None:
-        if not train.timed:
-            raise ClickFileError(f"{options.train}: has no timestamps to hold out days by: name a fraction instead")
-        train, test = temporal_holdout(train, duration_ms=round(options.valid_days * _DAY_MS))
+        test, bad_rows[str(options.test)] = _sessions(options.test, options)
     else:
-        train, test = temporal_holdout(train, fraction=options.valid_fraction)
+        train, test = _split(train, options)
     return Dataset(*train_and_test(train, test, min_support=options.min_support), bad_rows)
 
 
-def _sessions(path: Path, log: ClickLog, options: DataOptions) -> SessionSet:
-    if options.idle_gap_minutes is None:
-        return drop_short(group_sessions(log))
+def _split(sessions: SessionSet, options: DataOptions) -> tuple[SessionSet, SessionSet]:
+    if options.valid_days is not None:
+        if not sessions.timed:
+            raise ClickFileError(f"{options.train}: has no timestamps to hold out days by: name a fraction instead")
+        return temporal_holdout(sessions, duration_ms=round(options.valid_days * _DAY_MS))
+    if not options.test_fraction:
+        return temporal_holdout(sessions, fraction=options.valid_fraction)
+    # Both fractions are of all sessions, and the model of either part learns from the same ones.
+    train, newest = temporal_holdout(sessions, fraction=options.valid_fraction + options.test_fraction)
+    share = options.test_fraction / (options.valid_fraction + options.test_fraction)
+    valid, test = temporal_holdout(newest, fraction=share)
+    return train, valid if options.part == "valid" else test
+
+
+def _sessions(path: Path, options: DataOptions) -> tuple[SessionSet, int]:
+    """The sessions of a file, filtered, and how many bad rows were left out."""
+    form = form_of(path)
+    log = read_public(path, form, skip_bad_rows=options.skip_bad_rows)
+    gap = form.idle_gap_minutes if options.idle_gap_minutes is None else options.idle_gap_minutes
+    sessions = drop_short(_grouped(path, log, gap))
+    if options.collapse_repeats:
+        sessions = collapse_repeats(sessions)
+    if options.core_support > 1:
+        sessions = core(sessions, options.core_support)
+    return sessions, log.bad_rows
+
+
+def _grouped(path: Path, log: ClickLog, gap_minutes: float | None) -> SessionSet:
+    if gap_minutes is None:
+        return group_sessions(log)
     if log.timestamp is None:
         raise ClickFileError(f"{path}: has no timestamps to find idle gaps by: leave the idle gap out")
-    return drop_short(group_sessions(log, idle_gap_ms=round(options.idle_gap_minutes * _MINUTE_MS)))
+    return group_sessions(log, idle_gap_ms=round(gap_minutes * _MINUTE_MS))

@@ -99,8 +99,8 @@ def _read_text(path: Path, skip_bad_rows: bool) -> ClickLog:
         )
     except (pa.ArrowInvalid, OSError, EOFError) as error:
         raise ClickFileError(f"{path}: {error}") from error
-    session, good_session, _ = _codes(table["session_id"])
-    item, good_item, item_ids = _codes(table["item_id"])
+    session, good_session, _ = codes(table["session_id"])
+    item, good_item, item_ids = codes(table["item_id"])
     good = good_session & good_item
     timestamp = None
     if "timestamp" in columns:
@@ -108,12 +108,12 @@ def _read_text(path: Path, skip_bad_rows: bool) -> ClickLog:
         good &= good_time
     bad = malformed + int(np.count_nonzero(~good))
     examples = tuple(_locate(path, header, delimiter)) if bad else ()
-    return _checked(path, ClickLog(session, item, item_ids, timestamp, bad, examples), good, skip_bad_rows)
+    return checked(path, ClickLog(session, item, item_ids, timestamp, bad, examples), good, skip_bad_rows)
 
 
 def _header(path: Path) -> tuple[list[str], str]:
     try:
-        with _open_text(path) as lines:
+        with open_text(path) as lines:
             first = next(lines, "").rstrip("\r\n").removeprefix("\ufeff")
     except (OSError, EOFError) as error:
         raise ClickFileError(f"{path}: {error}") from error
@@ -123,7 +123,7 @@ def _header(path: Path) -> tuple[list[str], str]:
     return [name.strip('"') if delimiter == "," else name for name in first.split(delimiter)], delimiter
 
 
-def _open_text(path: Path) -> Any:
+def open_text(path: Path) -> Any:
     opener: Any = gzip.open if path.suffix == ".gz" else open
     return opener(path, "rt", encoding="utf-8", errors="surrogateescape", newline="")
 
@@ -131,7 +131,7 @@ def _open_text(path: Path) -> Any:
 def _locate(path: Path, header: list[str], delimiter: str) -> Iterator[BadRow]:
     """The first bad rows with their line numbers. A second, slow pass that only files with bad rows pay for."""
     found = 0
-    with _open_text(path) as lines:
+    with open_text(path) as lines:
         reader = csv.reader(
             lines, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
         )
@@ -150,7 +150,7 @@ def _reason(values: list[str], header: list[str]) -> str | None:
         return f"{len(values)} columns in place of {len(header)}"
     row = dict(zip(header, values, strict=True))
     for name in ("session_id", "item_id"):
-        if reason := _id_reason(row[name].encode("utf-8", errors="surrogateescape")):
+        if reason := id_reason(row[name].encode("utf-8", errors="surrogateescape")):
             return f"{name} {reason}"
     if (
         "timestamp" in row
@@ -169,8 +169,8 @@ def _read_parquet(path: Path, skip_bad_rows: bool) -> ClickLog:
         raise ClickFileError(f"{path}: no .parquet files in this folder")
     tables = [_parquet_table(file) for file in files]
     table = pa.concat_tables(tables)
-    session, good_session, _ = _codes(table["session_id"])
-    item, good_item, item_ids = _codes(table["item_id"])
+    session, good_session, _ = codes(table["session_id"])
+    item, good_item, item_ids = codes(table["item_id"])
     good_time = pc.is_valid(table["timestamp"]).to_numpy()
     timestamp = pc.fill_null(table["timestamp"], 0).to_numpy()
     good = good_session & good_item & good_time
@@ -181,10 +181,10 @@ def _read_parquet(path: Path, skip_bad_rows: bool) -> ClickLog:
         cause = "timestamp missing"
         for name, ok in (("item_id", good_item), ("session_id", good_session)):
             if not ok[row]:
-                cause = f"{name} {_id_reason(table[name][row].as_py() or b'')}"
+                cause = f"{name} {id_reason(table[name][row].as_py() or b'')}"
         examples.append(BadRow(f"{files[of].name} row {row - starts[of] + 1}", cause))
     log = ClickLog(session, item, item_ids, timestamp, int(np.count_nonzero(~good)), tuple(examples))
-    return _checked(path, log, good, skip_bad_rows)
+    return checked(path, log, good, skip_bad_rows)
 
 
 def _parquet_table(path: Path) -> Any:
@@ -201,19 +201,19 @@ def _parquet_table(path: Path) -> Any:
 # -- columns ----------------------------------------------------------------------------------------------------------
 
 
-def _codes(column: Any) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_], tuple[str, ...]]:
+def codes(column: Any) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_], tuple[str, ...]]:
     """Codes, which rows hold a usable id, and the ids by code (bad ones as empty text)."""
     encoded = pc.fill_null(column, b"").combine_chunks().dictionary_encode()
     if isinstance(encoded, pa.ChunkedArray):
         encoded = encoded.combine_chunks()
     values: list[bytes] = encoded.dictionary.to_pylist()
-    usable = np.array([_id_reason(value) is None for value in values], dtype=np.bool_)
-    codes = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    usable = np.array([id_reason(value) is None for value in values], dtype=np.bool_)
+    code = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
     ids = tuple(value.decode() if ok else "" for value, ok in zip(values, usable, strict=True))
-    return codes, usable[codes] if len(values) else np.zeros(0, np.bool_), ids
+    return code, usable[code] if len(values) else np.zeros(0, np.bool_), ids
 
 
-def _id_reason(value: bytes) -> str | None:
+def id_reason(value: bytes) -> str | None:
     if not value:
         return "is empty"
     if len(value) > ID_BYTES:
@@ -231,7 +231,7 @@ def _milliseconds(column: Any) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bo
     return np.rint(seconds * 1000.0).astype(np.int64), good.to_numpy()
 
 
-def _checked(path: Path, log: ClickLog, good: npt.NDArray[np.bool_], skip_bad_rows: bool) -> ClickLog:
+def checked(path: Path, log: ClickLog, good: npt.NDArray[np.bool_], skip_bad_rows: bool) -> ClickLog:
     if log.bad_rows and not skip_bad_rows:
         where = "; ".join(f"{row.place}: {row.reason}" for row in log.bad_examples)
         count = f"{log.bad_rows} bad row{'s' if log.bad_rows > 1 else ''}"

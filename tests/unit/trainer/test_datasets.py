@@ -1,0 +1,71 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.unit.trainer.builders import sessions_of
+from trainer.datasets import DataOptions, load
+from trainer.errors import ClickFileError, TooFewSessionsError
+from trainer.preprocessing import collapse_repeats, core
+from trainer.sessions import SessionSet
+
+
+def items_of(sessions: SessionSet) -> list[list[str]]:
+    bounds = zip(sessions.offsets[:-1].tolist(), sessions.offsets[1:].tolist(), strict=True)
+    return [[sessions.item_ids[i] for i in sessions.items[start:stop].tolist()] for start, stop in bounds]
+
+
+def test_clicks_in_a_row_become_one() -> None:
+    collapsed = collapse_repeats(sessions_of([[0, 0, 1, 0, 0], [0, 1], [1, 1], [1, 2]]))
+    assert items_of(collapsed) == [["i0", "i1", "i0"], ["i0", "i1"], ["i1", "i2"]]
+
+
+def test_the_core_is_filtered_until_nothing_changes() -> None:
+    # Item 3 has one click; without it session 1 has one click, and without that item 2 has one, and so session 2 goes.
+    sessions = sessions_of([[0, 1], [3, 2], [2, 0], [0, 1, 0]])
+    assert items_of(core(sessions, 2)) == [["i0", "i1"], ["i0", "i1", "i0"]]
+    assert core(sessions, 2).ends.tolist() == [0, 3]
+    with pytest.raises(TooFewSessionsError, match="lower the core"):
+        core(sessions, 9)
+
+
+@pytest.fixture
+def ten(tmp_path: Path) -> Path:
+    """Ten sessions of the items a and b, one a day; a's click is followed by n clicks of b in session n."""
+    rows = [f"{n},{item},{n * 86_400 + i}" for n in range(10) for i, item in enumerate(["a", *["b"] * (n + 1)])]
+    path = tmp_path / "clicks.csv"
+    path.write_text("\n".join(["session_id,item_id,timestamp", *rows]) + "\n")
+    return path
+
+
+def test_seventy_ten_twenty(ten: Path) -> None:
+    options = DataOptions(ten, valid_fraction=0.1, test_fraction=0.2)
+    valid, test = load(options), load(replace(options, part="test"))
+    assert valid.train.lengths.tolist() == test.train.lengths.tolist() == [2, 3, 4, 5, 6, 7, 8]
+    assert (valid.test.lengths.tolist(), test.test.lengths.tolist()) == ([9], [10, 11])
+
+
+def test_by_days(ten: Path) -> None:
+    assert load(DataOptions(ten, valid_days=2)).test.lengths.tolist() == [10, 11]
+
+
+def test_filters_come_before_the_split(ten: Path) -> None:
+    data = load(DataOptions(ten, valid_fraction=0.5, collapse_repeats=True, core_support=10))
+    assert items_of(data.test) == [["a", "b"]] * 5
+
+
+def test_a_visitor_is_no_session(tmp_path: Path) -> None:
+    path = tmp_path / "events.csv"
+    minutes = [0, 59, 59 + 61, 59 + 62, 500, 501]
+    rows = [f"{minute * 60_000},7,view,{item},\n" for item, minute in zip("ababab", minutes, strict=True)]
+    path.write_text("timestamp,visitorid,event,itemid,transactionid\n" + "".join(rows))
+    assert len(load(DataOptions(path, valid_fraction=0.3)).train) == 2
+    assert len(load(DataOptions(path, valid_fraction=0.5, idle_gap_minutes=100)).train) == 1
+
+
+def test_bad_rows_are_told_by_file(ten: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "yoochoose-clicks.dat"
+    bad.write_text("1,2014-04-07T10:51:09.277Z,a,0\n1,noon,a,0\n1,2014-04-07T10:52:09.277Z,b,0\n")
+    with pytest.raises(ClickFileError, match="line 2"):
+        load(DataOptions(ten, bad))
+    assert load(DataOptions(ten, bad, skip_bad_rows=True)).bad_rows == {str(ten): 0, str(bad): 1}
