@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+JOBS   ?= 3
 LOCK   := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url
 
 .DEFAULT_GOAL := help
@@ -22,8 +23,9 @@ $(VENV)/.installed: pyproject.toml requirements/dev.txt requirements/uv.txt
 demo: $(VENV)/.installed  ## Kafka, worker, trainer and a simulated shop for five minutes; CLICKS=file uses real clicks
 	@$(BIN)/python -m deploy.demo $(if $(CLICKS),--clicks $(CLICKS)) $(DEMO)
 
-test: $(VENV)/.installed  ## every test, on a real Kafka
-	$(BIN)/pytest $(TEST)
+# Most of the time tests wait for sessions, restarts and elections: three at a time on two cores, each with its own Kafka.
+test: $(VENV)/.installed  ## every test, on a real Kafka; TEST=path runs some
+	$(BIN)/pytest -n $(JOBS) --dist loadscope $(TEST)
 
 check: $(VENV)/.installed  ## ruff and mypy strict
 	$(BIN)/ruff format --check .
