@@ -8,6 +8,7 @@ from rich.markup import escape
 
 from schemas.errors import SchemaError
 from trainer.commands.collect import collect
+from trainer.commands.evaluate import evaluate
 from trainer.commands.fit import fit
 from trainer.commands.models import models, promote, rollback
 from trainer.commands.run import run
@@ -20,7 +21,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (fit, collect, run, models, promote, rollback):
+for command in (fit, evaluate, collect, run, models, promote, rollback):
     app.command()(command)
 app.command("settings")(show_settings)
 
