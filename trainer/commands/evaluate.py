@@ -31,7 +31,7 @@ def evaluate(
     ] = None,
     model: Annotated[list[Path] | None, typer.Option(help="Model bundle; several are compared with the first.")] = None,
     baselines: Annotated[
-        str, typer.Option(help="Names with commas between them, `all` or `none`; `trainer evaluate` names them.")
+        str, typer.Option(help="Names with commas between them, such as stan,vs-knn; `all` or `none`.")
     ] = "all",
     out: Annotated[Path | None, typer.Option(help="Write the report here, as JSON.")] = None,
     valid_fraction: Annotated[float, typer.Option(min=0, max=1, help="Share of the sessions to hold out.")] = 0.1,
