@@ -49,7 +49,7 @@ def export(weights: Weights, *, k: int = TOP_K, recent_size: int = RECENT, seed:
         advance=_advance_graph(weights).SerializeToString(deterministic=True),
         rank=_rank_graph(weights, k, recent_size).SerializeToString(deterministic=True),
         golden=golden_of(weights, k=k, recent_size=recent_size, seed=seed),
-        layers=len(weights.layers),
+        layers=weights.state_rows,
         hidden_size=weights.hidden_size,
         k=k,
         recent_size=recent_size,
@@ -62,7 +62,7 @@ def golden_of(weights: Weights, *, k: int, recent_size: int, seed: int) -> Golde
     item_index = rng.integers(weights.items, size=(_GOLDEN_CLICKS, _GOLDEN_SESSIONS))
     recent, counts, clicks = recent_items(item_index, recent_size)
     with torch.inference_mode():
-        hidden = torch.zeros(len(weights.layers), _GOLDEN_SESSIONS, weights.hidden_size)
+        hidden = torch.zeros(weights.state_rows, _GOLDEN_SESSIONS, weights.hidden_size)
         for items in torch.from_numpy(item_index):
             hidden = gru4rec.advance(weights, items, hidden)
         scores = gru4rec.scores(weights, hidden[-1]).numpy()
@@ -79,12 +79,22 @@ def golden_of(weights: Weights, *, k: int, recent_size: int, seed: int) -> Golde
 
 
 def _advance_graph(weights: Weights) -> onnx.ModelProto:
-    depth, size = len(weights.layers), weights.hidden_size
+    depth, size, rows = len(weights.layers), weights.hidden_size, weights.sum_rows
+    sums = [f"sum{i}" for i in range(rows)]
     table = "output" if weights.embedding is None else "embedding"
     nodes = [
-        helper.make_node("Gather", [table, "item_index"], ["x0"]),  # [B, H]
-        helper.make_node("Split", ["hidden"], [f"hidden{i}" for i in range(depth)], axis=0),  # [1, B, H] each
+        helper.make_node("Gather", [table, "item_index"], ["item" if rows else "x0"]),  # [B, D]
+        helper.make_node("Split", ["hidden"], [*sums, *(f"hidden{i}" for i in range(depth))], axis=0),  # [1, B, H] each
     ]
+    if rows:
+        nodes += [
+            helper.make_node("Concat", sums, ["wide_sum"], axis=2),  # [1, B, D]
+            helper.make_node("Squeeze", ["wide_sum", "first"], ["sum"]),  # [B, D]
+            helper.make_node("Mul", ["sum", "input_decay"], ["decayed"]),
+            helper.make_node("Add", ["item", "decayed"], ["x0"]),
+            helper.make_node("Unsqueeze", ["x0", "first"], ["wide_out"]),  # [1, B, D]
+            helper.make_node("Split", ["wide_out"], [f"{name}_out" for name in sums], axis=2),  # [1, B, H] each
+        ]
     for i, layer in enumerate(weights.layers):
         if layer.w is None:
             from_x = [helper.make_node("Add", [f"x{i}", f"layer{i}.b"], [f"from_x{i}"])]  # [B, 3H]
@@ -113,20 +123,24 @@ def _advance_graph(weights: Weights) -> onnx.ModelProto:
             helper.make_node("Add", [f"n{i}", f"kept{i}"], [f"x{i + 1}"]),  # [B, H]
             helper.make_node("Unsqueeze", [f"x{i + 1}", "first"], [f"out{i}"]),
         ]
-    nodes.append(helper.make_node("Concat", [f"out{i}" for i in range(depth)], ["hidden_out"], axis=0))
+    outs = [*(f"{name}_out" for name in sums), *(f"out{i}" for i in range(depth))]
+    nodes.append(helper.make_node("Concat", outs, ["hidden_out"], axis=0))
     initializers = [
         _initializer(table, weights.input_table.numpy()),
         _initializer("first", np.array([0])),
         _initializer("gates", np.array([2 * size, size])),
     ]
     for name, tensor in weights.tensors().items():
-        if name.startswith("layer"):
+        if name.startswith(("layer", "input_decay")):
             initializers.append(_initializer(name, tensor.numpy()))
     graph = helper.make_graph(
         nodes,
         "advance",
-        [_io("item_index", TensorProto.INT64, ["batch"]), _io("hidden", TensorProto.FLOAT, [depth, "batch", size])],
-        [_io("hidden_out", TensorProto.FLOAT, [depth, "batch", size])],
+        [
+            _io("item_index", TensorProto.INT64, ["batch"]),
+            _io("hidden", TensorProto.FLOAT, [rows + depth, "batch", size]),
+        ],
+        [_io("hidden_out", TensorProto.FLOAT, [rows + depth, "batch", size])],
         initializers,
     )
     return _model(graph)

@@ -113,7 +113,11 @@ class _Training:
             support, n_sample=settings.n_sample, alpha=settings.sample_alpha, seed=settings.seed
         )
         self._math = StepMath(settings, torch.from_numpy(support), self._dropout)
-        self._optimizers = {name: optimizer_of(settings, tensor) for name, tensor in self.weights.tensors().items()}
+        self._optimizers = {
+            name: optimizer_of(settings, tensor)
+            for name, tensor in self.weights.tensors().items()
+            if name != "input_decay"  # stays as it is set
+        }
 
     def state(self, identity: str, epochs: tuple[Epoch, ...], best: Weights | None) -> Checkpoint:
         """Everything that the next epoch depends on; shares memory with this object."""
@@ -141,7 +145,7 @@ class _Training:
         plan: Schedule = self._schedule
         carried = torch.from_numpy((~plan.fresh).astype(np.float32))  # [T, B] 0 where a session starts
         position = torch.from_numpy(plan.position)
-        hidden = torch.zeros(self._settings.layers, plan.position.shape[1], self._settings.hidden_size)
+        hidden = torch.zeros(self.weights.state_rows, plan.position.shape[1], self._settings.hidden_size)
         total, told, done = torch.zeros((), dtype=torch.float64), 0, 0
         for step, n in enumerate(plan.alive.tolist()):
             at = position[step, :n]

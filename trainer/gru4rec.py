@@ -10,6 +10,10 @@ One click of B sessions at a time. With x the item's input row, h the hidden sta
 With several layers, the h' of one is the x of the next; with deep input, x and the item's input row side by side.
 One-hot items need no multiplication: the item's row of the input weights, [3H], is W x itself.
 
+With input decay d the input row is the session's sum s' = d s + x in place of x. s is carried in front of the layers'
+hidden states, as one more row of H numbers, or three where the input is one-hot: what serves a session needs to know
+nothing of it. The gradient stops at s as it does at h.
+
 The gradient stops at h (1-step back-propagation through time), which is what makes writing it out so short. I items,
 H hidden units, L layers, B sessions. Here float32 everywhere.
 """
@@ -40,6 +44,7 @@ class Weights:
     layers: tuple[GruLayer, ...]
     output: Tensor  # [I, H]
     output_bias: Tensor  # [I]
+    input_decay: Tensor | None = None  # [1], not learned; None for inputs of the last item alone
 
     @property
     def input_table(self) -> Tensor:
@@ -48,6 +53,16 @@ class Weights:
     @property
     def one_hot(self) -> bool:
         return self.layers[0].w is None
+
+    @property
+    def sum_rows(self) -> int:
+        """Rows of the carried state [S + L, B, H] that the decayed sum takes; 0 without one."""
+        return 0 if self.input_decay is None else self.input_table.shape[1] // self.hidden_size
+
+    @property
+    def state_rows(self) -> int:
+        """S + L."""
+        return self.sum_rows + len(self.layers)
 
     @property
     def items(self) -> int:
@@ -62,6 +77,8 @@ class Weights:
         named = {"output": self.output, "output_bias": self.output_bias}
         if self.embedding is not None:
             named["embedding"] = self.embedding
+        if self.input_decay is not None:
+            named["input_decay"] = self.input_decay
         for i, layer in enumerate(self.layers):
             named |= {
                 f"layer{i}.{part}": t for part, t in (("w", layer.w), ("u", layer.u), ("b", layer.b)) if t is not None
@@ -78,7 +95,7 @@ class Weights:
             GruLayer(None if one_hot and i == 0 else named[f"layer{i}.w"], named[f"layer{i}.u"], named[f"layer{i}.b"])
             for i in range(depth)
         )
-        return cls(embedding, layers, output, named["output_bias"])
+        return cls(embedding, layers, output, named["output_bias"], named.get("input_decay"))
 
     def clone(self) -> "Weights":
         return Weights.of_tensors({name: tensor.clone() for name, tensor in self.tensors().items()})
@@ -103,7 +120,8 @@ def initial_weights(items: int, settings: TrainingSettings, generator: torch.Gen
         width = 2 * h if i > 0 and settings.deep_input else h
         w = None if i == 0 and settings.embedding == "one-hot" else torch.cat([uniform(h, width) for _ in range(3)])
         layers.append(GruLayer(w, torch.cat([uniform(h, h) for _ in range(3)]), torch.zeros(3 * h)))
-    return Weights(embedding, tuple(layers), output, torch.zeros(items))
+    decay = torch.tensor([settings.input_decay]) if settings.input_decay else None
+    return Weights(embedding, tuple(layers), output, torch.zeros(items), decay)
 
 
 @dataclass(frozen=True)
@@ -151,11 +169,27 @@ def layer_input(layer: GruLayer, below: Tensor, item: Tensor) -> Tensor:
     return torch.cat([below, item], dim=1)
 
 
+def item_input(weights: Weights, items: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """Items int64[B], state [S + L, B, H] -> (input [B, D], the state's new rows of the sum [S, B, H])."""
+    item = weights.input_table.index_select(0, items)  # [B, D]
+    rows = weights.sum_rows
+    if weights.input_decay is None:
+        return item, hidden[:0]
+    before = hidden[:rows].transpose(0, 1).reshape(item.shape)  # [B, D]
+    item = torch.addcmul(item, before, weights.input_decay)
+    return item, item.view(len(items), rows, weights.hidden_size).transpose(0, 1)
+
+
 def advance(weights: Weights, items: Tensor, hidden: Tensor) -> Tensor:
-    """Apply a click to each session, without dropout: items int64[B], hidden [L, B, H] -> hidden [L, B, H]."""
-    item = x = weights.input_table.index_select(0, items)
-    states = []
-    for layer, h in zip(weights.layers, hidden, strict=True):
+    """Apply a click to each session, without dropout: items int64[B], hidden [S + L, B, H] -> the same shape.
+
+    S is :attr:`Weights.sum_rows`. A hidden of [L, B, H], all zero, will do for sessions that begin.
+    """
+    if weights.sum_rows and len(hidden) == len(weights.layers):
+        hidden = torch.cat([hidden.new_zeros(weights.sum_rows, *hidden.shape[1:]), hidden])
+    item, of_sum = item_input(weights, items, hidden)
+    x, states = item, list(of_sum)
+    for layer, h in zip(weights.layers, hidden[weights.sum_rows :], strict=True):
         x, _ = cell(layer, layer_input(layer, x, item), h)
         states.append(x)
     return torch.stack(states)

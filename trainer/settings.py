@@ -41,6 +41,12 @@ class TrainingSettings(BaseModel):
         "shared", description="item rows of the input: the output's, a table of their own, or straight to the gates"
     )
     embedding_l2: float = Field(0.0, ge=0, le=1, description="L2 penalty on the item rows that a step touches")
+    input_decay: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="0, or the input is the sum of the session's item rows, each weighing this share of the next one",
+    )
     hidden_size: int = Field(100, ge=1, le=4096)
     layers: int = Field(1, ge=1, le=8)
     deep_input: bool = Field(False, description="the item input goes to every layer, not to the first alone")

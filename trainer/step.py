@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainer.gru4rec import CellTrace, GruLayer, Weights, cell, cell_gradient, layer_input
+from trainer.gru4rec import CellTrace, GruLayer, Weights, cell, cell_gradient, item_input, layer_input
 from trainer.losses import logq_correction, loss_of
 from trainer.settings import TrainingSettings
 
@@ -27,7 +27,7 @@ class Gradients:
     layers: tuple[GruLayer, ...]
     columns: Tensor  # [C, H] of the output rows of the columns
     column_bias: Tensor  # [C]
-    hidden: Tensor  # [L, n, H], no gradient: the state that the lanes carry on
+    hidden: Tensor  # [S + L, n, H], no gradient: the state that the lanes carry on
 
 
 class StepMath:
@@ -45,17 +45,17 @@ class StepMath:
         self._drop = drop
 
     def __call__(self, weights: Weights, inputs: Tensor, targets: Tensor, samples: Tensor, hidden: Tensor) -> Gradients:
-        """inputs, targets int64[n], samples int64[N], hidden [L, n, H] -> Gradients with C = n + N columns."""
+        """inputs, targets int64[n], samples int64[N], hidden [S + L, n, H] -> Gradients with C = n + N columns."""
         settings, n = self._settings, len(inputs)
-        item = weights.input_table.index_select(0, inputs)  # [n, H], one-hot [n, 3H]
+        item, of_sum = item_input(weights, inputs, hidden)  # [n, H], one-hot [n, 3H]; the sum is carried undropped
         # A one-hot input has one component that is not 0: the whole click is dropped, or nothing of it.
         input_mask = self._drop((n, 1 if weights.one_hot else item.shape[1]), settings.dropout_input)
         item = item if input_mask is None else item * input_mask
         x = item
         traces: list[CellTrace] = []
         masks: list[Tensor | None] = []
-        states: list[Tensor] = []
-        for layer, h in zip(weights.layers, hidden, strict=True):
+        states = list(of_sum)
+        for layer, h in zip(weights.layers, hidden[weights.sum_rows :], strict=True):
             x, trace = cell(layer, layer_input(layer, x, item), h)  # [n, H]
             mask = self._drop((n, x.shape[1]), settings.dropout_hidden)
             x = x if mask is None else x * mask  # goes up, and on to the next step as well

@@ -15,15 +15,18 @@ from trainer.readers import read_clicks
 from trainer.sessions import SessionSet, drop_short, encode, group_sessions, vocabulary_of
 from trainer.settings import TrainingSettings
 
-# (embedding, layers, deep_input)
+# (embedding, layers, deep_input, input_decay)
 ARCHITECTURES = [
-    ("shared", 1, False),
-    ("shared", 3, False),
-    ("shared", 3, True),
-    ("separate", 1, False),
-    ("separate", 2, True),
-    ("one-hot", 1, False),
-    ("one-hot", 2, False),
+    ("shared", 1, False, 0.0),
+    ("shared", 3, False, 0.0),
+    ("shared", 3, True, 0.0),
+    ("separate", 1, False, 0.0),
+    ("separate", 2, True, 0.0),
+    ("one-hot", 1, False, 0.0),
+    ("one-hot", 2, False, 0.0),
+    ("shared", 1, False, 0.5),
+    ("separate", 2, True, 0.9),
+    ("one-hot", 2, False, 0.7),
 ]
 
 
@@ -64,12 +67,14 @@ def assert_same_answers(result: FitResult, model: Model, sessions: SessionSet, l
     return compared
 
 
-@pytest.mark.parametrize(("embedding", "layers", "deep_input"), ARCHITECTURES)
+@pytest.mark.parametrize(("embedding", "layers", "deep_input", "input_decay"), ARCHITECTURES)
 @pytest.mark.parametrize("lanes", [1, 7])
-def test_whole_sessions(tmp_path: Path, embedding: str, layers: int, deep_input: bool, lanes: int) -> None:
+def test_whole_sessions(
+    tmp_path: Path, *, embedding: str, layers: int, deep_input: bool, input_decay: float, lanes: int
+) -> None:
     sessions = random_sessions(40, items=60, longest=30)
     chosen = {"embedding": embedding, "layers": layers, "hidden_size": 10, "n_sample": 20, "batch_size": 8}
-    result = fit(sessions, TrainingSettings.parse(chosen | {"deep_input": deep_input}))
+    result = fit(sessions, TrainingSettings.parse(chosen | {"deep_input": deep_input, "input_decay": input_decay}))
     read = read_weights(
         save_bundle(tmp_path, "v0", result, popularity=sessions.support(), training={}, metrics={}, created_at=0)
     )

@@ -9,7 +9,9 @@ from trainer.settings import TrainingSettings
 
 def double(weights: Weights) -> Weights:
     """The weights in float64, as leaves of autograd."""
-    return Weights.of_tensors({name: t.double().requires_grad_() for name, t in weights.tensors().items()})
+    return Weights.of_tensors(
+        {name: t.double().requires_grad_(name != "input_decay") for name, t in weights.tensors().items()}
+    )
 
 
 def gru(weights: Weights, layer: int, x: Tensor, h: Tensor) -> Tensor:
@@ -36,9 +38,14 @@ def loss(
 ) -> tuple[Tensor, Tensor]:
     """(loss summed over the lanes, the state that they carry on [L, n, H])."""
     x = weights.input_table[inputs]
+    states = []
+    if weights.input_decay is not None:
+        rows = x.shape[1] // weights.hidden_size
+        x = x + settings.input_decay * torch.cat(list(hidden[:rows].to(x.dtype)), dim=1)
+        states, hidden = list(torch.chunk(x, rows, dim=1)), hidden[rows:]
     if input_mask is not None:
         x = x * input_mask
-    item, states = x, []
+    item = x
     for layer in range(len(weights.layers)):
         if layer > 0 and settings.deep_input:
             x = torch.cat([x, item], 1)

@@ -51,7 +51,9 @@ def _kill_after(number: int) -> Callable[[Epoch], None]:
 
 
 @pytest.mark.parametrize("judged", [False, True])
-@pytest.mark.parametrize("change", [{}, {"optimizer": "sgd"}, {"embedding": "separate", "layers": 2}, {"n_sample": 0}])
+@pytest.mark.parametrize(
+    "change", [{}, {"optimizer": "sgd"}, {"embedding": "separate", "layers": 2, "input_decay": 0.5}, {"n_sample": 0}]
+)
 def test_killed_after_any_epoch(tmp_path: Path, change: dict[str, object], judged: bool) -> None:
     settings = TrainingSettings.parse(SMALL | change)
     stopping = EarlyStopping(HOLDOUT, patience=4) if judged else None

@@ -32,7 +32,7 @@ def test_an_epoch_is_that_of_the_papers(
 ) -> None:
     """The whole fit against a plain one: autograd, dense gradients, the state zeroed at a session's start only."""
     chosen = {"loss": loss, "embedding": embedding, "optimizer": optimizer, "momentum": momentum, "layers": 2}
-    chosen["embedding_l2"] = embedding_l2
+    chosen |= {"embedding_l2": embedding_l2, "input_decay": 0.5 if embedding_l2 else 0.0}
     settings = TrainingSettings.parse(SMALL | chosen)
     sessions = random_sessions(13, items=15, seed=4)
     found = fit(sessions, settings)
@@ -45,7 +45,7 @@ def test_an_epoch_is_that_of_the_papers(
     items, plan = torch.from_numpy(sessions.items), schedule(sessions, settings.batch_size)
     tables = {"output", "embedding"}
     for epoch in range(settings.epochs):
-        hidden = torch.zeros(2, 4, 8, dtype=torch.float64)
+        hidden = torch.zeros(found.weights.state_rows, 4, 8, dtype=torch.float64)
         total = 0.0
         for step, n in enumerate(plan.alive.tolist()):
             at = torch.from_numpy(plan.position[step, :n])
@@ -70,9 +70,10 @@ def test_an_epoch_is_that_of_the_papers(
                 (leaves.tensors()[name][torch.unique(touched[name])] ** 2).sum() for name in (tables & touched.keys())
             )
             whole = value / settings.batch_size + settings.embedding_l2 / 2 * penalty
-            gradients = torch.autograd.grad(whole, list(leaves.tensors().values()))
+            learned = {name: leaf for name, leaf in leaves.tensors().items() if name != "input_decay"}
+            gradients = torch.autograd.grad(whole, list(learned.values()))
             with torch.no_grad():
-                for (name, weight), gradient in zip(leaves.tensors().items(), gradients, strict=True):
+                for (name, weight), gradient in zip(learned.items(), gradients, strict=True):
                     update(weight, gradient, state[name], settings, touched.get(name))
             total += float(value.detach())
         assert found.epochs[epoch].loss == pytest.approx(total / plan.transitions, rel=1e-4)

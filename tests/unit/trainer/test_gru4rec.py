@@ -15,7 +15,12 @@ ITEMS = 20
 def random_weights(settings: TrainingSettings, spread: float = 0.7) -> Weights:
     generator = torch.Generator().manual_seed(3)
     shapes = initial_weights(ITEMS, settings, generator).tensors()
-    return Weights.of_tensors({name: spread * torch.randn(t.shape, generator=generator) for name, t in shapes.items()})
+    return Weights.of_tensors(
+        {
+            name: t if name == "input_decay" else spread * torch.randn(t.shape, generator=generator)
+            for name, t in shapes.items()
+        }
+    )
 
 
 # (embedding, layers, deep_input)
@@ -59,11 +64,12 @@ class Masks:
         return mask
 
 
+@pytest.mark.parametrize("input_decay", [0.0, 0.6])
 @pytest.mark.parametrize(("embedding", "layers", "deep_input"), ARCHITECTURES)
 @pytest.mark.parametrize("loss", ["cross-entropy", "bpr", "top1", "bpr-max", "top1-max"])
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
 def test_the_gradient_is_that_of_autograd(
-    loss: str, embedding: str, layers: int, deep_input: bool, dropout: float
+    *, loss: str, embedding: str, layers: int, deep_input: bool, input_decay: float, dropout: float
 ) -> None:
     settings = TrainingSettings.parse(
         {
@@ -71,6 +77,7 @@ def test_the_gradient_is_that_of_autograd(
             "embedding": embedding,
             "layers": layers,
             "deep_input": deep_input,
+            "input_decay": input_decay,
             "hidden_size": 7,
             "batch_size": 5,
             "n_sample": 6,
@@ -82,7 +89,7 @@ def test_the_gradient_is_that_of_autograd(
     generator = torch.Generator().manual_seed(8)
     inputs, targets = torch.tensor([3, 3, 8, 1]), torch.tensor([8, 2, 2, 8])  # duplicates, and inputs among targets
     samples = torch.tensor([2, 11, 11, 0, 19, 3])
-    hidden = torch.randn(layers, 4, 7, generator=generator)
+    hidden = torch.randn(weights.state_rows, 4, 7, generator=generator)
     support = torch.arange(1, ITEMS + 1)
     masks = Masks()
     found = StepMath(settings, support, masks)(weights, inputs, targets, samples, hidden)
@@ -123,6 +130,21 @@ def test_the_gradient_is_that_of_autograd(
         assert (layer.w is None) == (leaf.w is None)
         same(layer.u, leaf.u.grad)
         same(layer.b, leaf.b.grad)
+
+
+@pytest.mark.parametrize("embedding", ["shared", "one-hot"])
+def test_the_input_is_the_decayed_sum_of_the_sessions_items(embedding: str) -> None:
+    chosen = {"hidden_size": 6, "embedding": embedding, "input_decay": 0.5}
+    weights = random_weights(TrainingSettings.parse(chosen))
+    clicks = torch.tensor([[3, 1], [3, 7], [5, 0]])  # [T, B]
+    hidden = torch.zeros(1, 2, 6)  # as a caller has it who knows of no sum
+    expected = torch.zeros(2, 6)
+    for step, items in enumerate(clicks):
+        hidden = advance(weights, items, hidden)
+        so_far = [0.5 ** (step - past) * weights.input_table[clicks[past]] for past in range(step + 1)]
+        expected = reference.gru(weights, 0, torch.stack(so_far).sum(0), expected)
+        torch.testing.assert_close(hidden[-1], expected)
+    assert len(hidden) == weights.state_rows == (2 if embedding == "shared" else 4)
 
 
 def test_only_the_targets_and_the_samples_are_scored() -> None:
