@@ -15,14 +15,12 @@ unknown kind is a bad row.
 import csv
 import datetime
 import re
-from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final, Literal
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -30,6 +28,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from trainer.errors import ClickFileError
+from trainer.otto import read_otto
 from trainer.readers import EXAMPLES, BadRow, ClickLog, checked, codes, id_reason, open_text, read_clicks
 
 Bools = npt.NDArray[np.bool_]
@@ -133,7 +132,7 @@ def read_public(path: Path, form: Form, *, skip_bad_rows: bool = False) -> Click
     if form is CLICK_FILE:
         return read_clicks(path, skip_bad_rows=skip_bad_rows)
     try:
-        log, good = _read_otto(path) if form is OTTO else _read_table(path, form)
+        log, good = read_otto(path) if form is OTTO else _read_table(path, form)
     except (pa.ArrowInvalid, OSError, EOFError) as error:
         raise ClickFileError(f"{path}: {error}") from error
     return checked(path, log, good, skip_bad_rows)
@@ -141,9 +140,6 @@ def read_public(path: Path, form: Form, *, skip_bad_rows: bool = False) -> Click
 
 def _names(header: list[str]) -> list[str]:
     return [name.strip().strip('"').replace("_", "").lower() for name in header]
-
-
-# -- delimited text ---------------------------------------------------------------------------------------------------
 
 
 def _read_table(path: Path, form: Form) -> tuple[ClickLog, Bools]:
@@ -263,53 +259,3 @@ def _reason(values: list[str], form: Form, names: list[str]) -> str | None:
     if not _timestamps(columns, form.times)[1][0]:
         return f"{' and '.join(form.time)} {' '.join(given)!r} is no time"
     return None
-
-
-# -- OTTO -------------------------------------------------------------------------------------------------------------
-
-
-class _Event(msgspec.Struct):
-    aid: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
-    ts: Annotated[int, msgspec.Meta(ge=0, lt=10**14)]
-    type: Literal["clicks", "carts", "orders"]
-
-
-class _Session(msgspec.Struct):
-    session: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
-    events: list[_Event]
-
-
-def _read_otto(path: Path) -> tuple[ClickLog, Bools]:
-    """One JSON object a line, one session each; a line that is none is one bad row."""
-    decoder = msgspec.json.Decoder(_Session)
-    sessions, items, times = array("q"), array("q"), array("q")
-    bad = 0
-    examples: list[BadRow] = []
-    with open_text(path) as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                session = decoder.decode(line.encode("utf-8", errors="surrogateescape"))
-            except msgspec.DecodeError as error:
-                bad += 1
-                if len(examples) < EXAMPLES:
-                    examples.append(BadRow(f"line {number}", str(error)))
-                continue
-            for event in session.events:
-                if event.type == "clicks":
-                    sessions.append(session.session)
-                    items.append(event.aid)
-                    times.append(event.ts)
-    ids, item = np.unique(np.frombuffer(items, np.int64), return_inverse=True)
-    _, session_code = np.unique(np.frombuffer(sessions, np.int64), return_inverse=True)
-    timestamp = np.frombuffer(times, np.int64).copy()
-    log = ClickLog(
-        session_code.astype(np.int64),
-        item.astype(np.int64),
-        tuple(map(str, ids.tolist())),
-        timestamp,
-        bad,
-        tuple(examples),
-    )
-    return log, np.ones(len(log), np.bool_)
