@@ -149,7 +149,11 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - Faust's services fail in their own ways; the exit code must tell
             self._fail(error)
         await asyncio.to_thread(self._delivery.stop, limit)
-        await asyncio.to_thread(self._watcher.stop)
+        try:
+            async with asyncio.timeout(_FAILED_STOP_SECONDS):
+                await asyncio.to_thread(self._watcher.stop)
+        except TimeoutError:
+            log.warning("a bundle was still being loaded; its store may not answer")
 
     def _on_started(self, starting: "asyncio.Task[None]") -> None:
         if starting.cancelled():

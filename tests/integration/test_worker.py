@@ -1,6 +1,7 @@
 """Whole workers, as processes: what they refuse to start with, what they wait for, how they end."""
 
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from schemas.announcement import ModelAnnouncement, encode_announcement
 from schemas.click import Click
 from tests.conftest import REPOSITORY, KafkaUnderTest
 from tests.faults.deployment import Deployment, WorkerProcess, free_port
@@ -153,8 +155,19 @@ def test_a_worker_without_a_model_waits_then_serves_and_drains(scenes: dict[str,
 
     deployment.announce(deployment.bundle("v1"))
     deployment.wait(lambda: (worker.ready() or {}).get("status") == "ready", "it serves", DEADLINE)
-    deployment.send(some_clicks(400))
-    assert worker.stop() == 0  # in the middle of them: what it has taken is finished and acknowledged
+    with socket.create_server(("127.0.0.1", 0)) as silent_store:
+        announcement = ModelAnnouncement(
+            alias="champion",
+            version="v2",
+            uri=f"http://127.0.0.1:{silent_store.getsockname()[1]}/v2",
+            manifest_sha256="0" * 64,
+            announced_at=1,
+            why="its store takes connections and never answers",
+        )
+        deployment._producer.produce(deployment.topics.models, encode_announcement(announcement), b"champion")
+        deployment.send(some_clicks(400))
+        with silent_store.accept()[0]:
+            assert worker.stop() == 0  # what it has taken is finished and acknowledged, the bundle is not waited for
     assert deployment.committed() == deployment.records(deployment.topics.rankings)
     assert worker.output().count("chunk left") == 0
 

@@ -210,11 +210,12 @@ class AppUnderTest:
         await until(lambda: self.app.tables.actives_ready or bool(self.errors), "tables recovered")
         assert self.errors == []
 
-    async def rebalance(self, meanwhile: Callable[[], None] = lambda: None) -> None:
+    async def rebalance(self, meanwhile: Callable[[], None] = lambda: None, *, seek_seconds: float = 0.0) -> None:
         """Give all partitions back and get them again, as when another worker comes or goes.
 
         It begins while a fetch is under way, which Faust does not break off: the fetch ends in the new generation,
         before the tables are recovered. `meanwhile` runs (in a thread) once the partitions are assigned.
+        `seek_seconds` is how long Faust takes from the seek to the committed offsets to the end of the recovery.
         """
         before, thread, table = self.generation, self.consumer._thread, self.app.sessions
         fetch, on_rebalance = thread._fetch_records, table.on_rebalance
@@ -230,10 +231,18 @@ class AppUnderTest:
             await asyncio.sleep(0.3)  # for the fetch under way to find what came meanwhile
             await on_rebalance(*args, **kwargs)
 
+        seek = self.consumer.perform_seek
+
+        async def seek_slowly() -> None:
+            await seek()
+            await asyncio.sleep(seek_seconds)
+
+        self.consumer.perform_seek = seek_slowly  # type: ignore[method-assign]
         thread._fetch_records = fetch_into_a_rebalance
         table.on_rebalance = recover  # type: ignore[method-assign]
         await until(lambda: self.generation != before, "a new generation")
         await self.ready()
+        self.consumer.perform_seek = seek  # type: ignore[method-assign]
 
 
 @contextlib.asynccontextmanager
