@@ -3,6 +3,7 @@
 They are generated from the code and checked in, so that producers and consumers in other languages can use them.
 """
 
+import inspect
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -137,5 +138,15 @@ def _message(kind: type, example: msgspec.Struct, spec: TopicSpec) -> dict[str, 
     }
 
 
+def _dedented(schema: Any) -> Any:
+    """The schema with docstrings as Python 3.13 keeps them; older ones leave their indentation in."""
+    if isinstance(schema, dict):
+        return {
+            name: inspect.cleandoc(value) if name == "description" and isinstance(value, str) else _dedented(value)
+            for name, value in schema.items()
+        }
+    return [_dedented(value) for value in schema] if isinstance(schema, list) else schema
+
+
 def _text(document: Mapping[str, Any]) -> str:
-    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(_dedented(document), indent=2, ensure_ascii=False) + "\n"

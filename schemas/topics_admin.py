@@ -4,6 +4,7 @@ Nothing here alters a topic that exists: more partitions would send a session's 
 ones, and a changed policy may be the operator's own decision.
 """
 
+import re
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from schemas.errors import TopicError
 from schemas.kafka_settings import KafkaConnection
 from schemas.topics import TopicSpec
 
+_AFTER: Final = re.compile(r" \(after \d+ms.*?\)")
+"""How long it took: it makes the same reason look new each time."""
 DEFAULT_TIMEOUT: Final = 30.0
 """Seconds that a cluster may take to answer."""
 _POLL_SECONDS: Final = 0.1
@@ -152,7 +155,7 @@ class _Cluster:
         config = {
             **connection.librdkafka(),
             # An exchange that fails says only that it timed out; why (a refused connection or login) comes here.
-            "error_cb": lambda error: self._background_errors.append(error.str()),
+            "error_cb": lambda error: self._background_errors.append(_AFTER.sub("", error.str())),
             "log_level": _CRITICAL,
         }
         try:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from schemas.errors import SchemaError
@@ -182,13 +183,20 @@ def show_settings(config: Config = None, json: Json = False) -> None:
 
 def main() -> None:
     """Entry point: what the operator can mend is told in one message, without a traceback."""
+    from confluent_kafka import KafkaException
+
     from stream_app.errors import StreamError
 
     try:
         app()
     except (SchemaError, StreamError) as error:
-        err.print(f"[bold red]stream-app:[/] {error}", highlight=False, markup=True)
-        sys.exit(EXIT_USAGE)
+        message = str(error)
+    except KafkaException as error:  # a client that cannot even be made: a certificate that is not there, for example
+        message = f"the settings in [kafka] are not usable: {error.args[0].str()}"
+    else:
+        return
+    err.print(f"[bold red]stream-app:[/] {escape(message)}", highlight=False, soft_wrap=True)
+    sys.exit(EXIT_USAGE)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ offset in the store would be compared with offsets of another topic. Kafka gives
 """
 
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Final
@@ -28,7 +29,8 @@ def topic_ids(connection: KafkaConnection, names: list[str]) -> dict[str, str]:
     Raises:
         StoreError: the brokers do not tell.
     """
-    admin = AdminClient(connection.librdkafka())  # in a variable: its futures fail once it is collected
+    # In a variable: its futures fail once it is collected.
+    admin = AdminClient(connection.librdkafka(), logger=logging.getLogger("librdkafka"))
     try:
         described = admin.describe_topics(TopicCollection(names), request_timeout=_TIMEOUT_SECONDS)
         return {name: str(future.result(_TIMEOUT_SECONDS).topic_id) for name, future in described.items()}

@@ -28,11 +28,18 @@ app.command("settings")(show_settings)
 
 def main() -> None:
     """The console command: what the operator can mend is told in one message, without a traceback."""
+    from confluent_kafka import KafkaException
+
     try:
         app()
     except (SchemaError, TrainerError) as error:
-        Console(stderr=True).print(f"[bold red]trainer:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(2)
+        message = str(error)
+    except KafkaException as error:  # a client that cannot even be made: a certificate that is not there, for example
+        message = f"the settings in [kafka] are not usable: {error.args[0].str()}"
+    else:
+        return
+    Console(stderr=True).print(f"[bold red]trainer:[/] {escape(message)}", highlight=False, soft_wrap=True)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

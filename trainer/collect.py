@@ -99,7 +99,15 @@ class Collector:
         """Find the positions and start to fetch. Raises ClickLogError and CollectError."""
         for path in self._folder.clean():
             log.info("removed what a killed collector left", file=path.name)
-        self._admin = AdminClient(self._connection.librdkafka(), logger=logging.getLogger("librdkafka"))
+        # A question that fails says only that it timed out; why (a refused connection or login) comes by the callback.
+        self._troubles: set[str] = set()
+        self._admin = AdminClient(
+            {
+                **self._connection.librdkafka(),
+                "error_cb": lambda error: self._troubles.add(error.str().split(" (after ")[0]),
+            },
+            logger=logging.getLogger("librdkafka"),
+        )
         self._identity = self._identify()
         config: dict[str, Any] = {
             **self._connection.librdkafka(),
@@ -307,6 +315,8 @@ class Collector:
                 code = cause.code() if isinstance(cause, KafkaError) else None
                 if code not in _LEADER_MOVES or time.monotonic() > deadline:
                     reason = cause.str() if isinstance(cause, KafkaError) else str(error) or type(error).__name__
+                    self._admin.poll(0)  # calls back with what has come up
+                    reason = "; ".join([reason, *sorted(self._troubles)])
                     where = f"the topic {self._topic} at {self._connection.bootstrap_servers}: {reason}"
                     if code == KafkaError.UNKNOWN_TOPIC_OR_PART:
                         raise CollectError(f"{where}; create it with `stream-app topics`") from error

@@ -5,6 +5,7 @@
     ├── ClickFileError (ValueError)          a file of clicks that cannot be used
     ├── TooFewSessionsError (ValueError)     nothing is left to train or evaluate on
     ├── TrainingDivergedError                the loss stopped being a number
+    ├── CheckpointError                      a checkpoint that is damaged or of another run (trainer.checkpoint)
     └── NonFiniteScoresError                 a model whose scores are not numbers
 
 Each message names the cause first and, where there is one, the operator's action after it. Bundles have their own

@@ -11,12 +11,19 @@ from trainer.settings import TrainingSettings
 
 
 def fits(weights: Weights, settings: TrainingSettings) -> bool:
-    """Whether a model of these settings can start from the weights: same sizes, depth and embedding mode."""
-    return (
-        weights.hidden_size == settings.hidden_size
-        and len(weights.layers) == settings.layers
-        and (weights.embedding is None) == (settings.embedding == "shared")
-    )
+    """Whether a model of these settings can start from the weights: same sizes, depth, embedding and inputs."""
+    return _learned_shapes(weights) == _learned_shapes(initial_weights(1, settings, torch.Generator()))
+
+
+def _learned_shapes(weights: Weights) -> dict[str, tuple[int, ...]]:
+    """Shapes of what is learned, whatever the number of items: name -> sizes."""
+    # An item's row leads every tensor of the catalogue; the decay is set, not learned.
+    catalogue = ("output", "output_bias", "embedding")
+    return {
+        name: tuple(tensor.shape[1:] if name in catalogue else tensor.shape)
+        for name, tensor in weights.tensors().items()
+        if name != "input_decay"
+    }
 
 
 def warm_start(weights: Weights, old_ids: Sequence[str], new_ids: Sequence[str], settings: TrainingSettings) -> Weights:
@@ -27,7 +34,7 @@ def warm_start(weights: Weights, old_ids: Sequence[str], new_ids: Sequence[str],
     if not fits(weights, settings):
         raise ValueError(
             f"a model of {len(weights.layers)} layers with {weights.hidden_size} units, "
-            f"{'shared' if weights.embedding is None else 'separate'} embedding, is no start for other settings"
+            f"and tensors {_learned_shapes(weights)}, is no start for other settings"
         )
     # A seed apart from the fit's own, whose random numbers must not repeat these.
     fresh = initial_weights(len(new_ids), settings, torch.Generator().manual_seed(settings.seed ^ 0x5EED))

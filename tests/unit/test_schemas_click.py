@@ -58,11 +58,11 @@ def test_accepts(key: bytes, record: bytes, expected: Click) -> None:
         (b"s1", value(item_id="X").replace(b"X", b"\xff"), RejectReason.NOT_JSON, "utf-8"),
         (b"s1", value(item_id="X").replace(b"X", rb"\ud800"), RejectReason.NOT_JSON, "surrogate"),
         (b"s1", value(item_id="X").replace(b"X", rb"\udc00"), RejectReason.NOT_JSON, "surrogate"),
-        (b"s1", b'{"x":' + b"[" * 9_000, RejectReason.NOT_JSON, "deep"),
+        (b"s1", b'{"x":' + b"[" * 14_000, RejectReason.NOT_JSON, "deep"),
         (b"s1", value(timestamp=0.5)[:-1] + b',"x":NaN}', RejectReason.NOT_JSON, "invalid"),
         # A wrong type in front of broken JSON: it is no JSON.
         (b"s1", b'{"session_id":5,"item_id":', RejectReason.NOT_JSON, "truncated"),
-        (b"s1", b'{"session_id":5,"x":' + b"[" * 9_000, RejectReason.NOT_JSON, ""),
+        (b"s1", b'{"session_id":5,"x":' + b"[" * 14_000, RejectReason.NOT_JSON, ""),
         (b"s1", b"null", RejectReason.WRONG_TYPE, "object"),
         (b"s1", b"[]", RejectReason.WRONG_TYPE, "object"),
         (b"s1", b'"s1"', RejectReason.WRONG_TYPE, "object"),

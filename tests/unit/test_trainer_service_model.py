@@ -44,6 +44,7 @@ def test_an_export_computes_what_the_network_computes(exported: Model) -> None:
 
 def test_another_gate_is_found_in_the_hidden_state(exported: Model) -> None:
     first, second = weights().layers
+    assert second.w is not None
     turned = GruLayer(second.w.neg(), second.u, second.b)
     with pytest.raises(ParityError, match=r"advance\.onnx .* from step 1 of"):
         check_parity(replace(weights(), layers=(first, turned)), exported, sessions())

@@ -37,6 +37,14 @@ def test_another_architecture_is_no_start(change: dict[str, object]) -> None:
         warm_start(old, ("a", "b", "c"), ("a",), other)
 
 
+@pytest.mark.parametrize("change", [{"embedding": "one-hot"}, {"deep_input": True}])
+def test_other_inputs_are_no_start_for_a_separate_embedding(change: dict[str, object]) -> None:
+    separate = SMALL | {"embedding": "separate"}
+    old = initial_weights(3, TrainingSettings.parse(separate), torch.Generator())
+    assert fits(old, TrainingSettings.parse(separate | {"input_decay": 0.5}))
+    assert not fits(old, TrainingSettings.parse(separate | change))
+
+
 def test_no_item_may_stay() -> None:
     settings = TrainingSettings.parse(SMALL)
     new = warm_start(initial_weights(1, settings, torch.Generator()), ("a",), ("b", "c"), settings)
