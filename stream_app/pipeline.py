@@ -22,7 +22,7 @@ from schemas.ranking import RankedItem, Ranking, encode_ranking
 from schemas.rejected import encode_rejected, reject
 from schemas.source import Source
 from stream_app.delivery import Batch, Delivery
-from stream_app.errors import StoreError
+from stream_app.errors import StalledError, StoreError
 from stream_app.hot_swap import LiveModel
 from stream_app.metrics import Metrics
 from stream_app.recommend import RankedClick, SourcedClick, recommend
@@ -144,8 +144,8 @@ class Pipeline:
             self._fail(error)
         except asyncio.CancelledError:
             # The thread may still be computing: nothing may build on rows that will never become durable.
-            self._failed = True
             self._leave(chunk)
+            self._fail(StalledError("the agent was cancelled in the middle of a chunk, which will be redelivered"))
             raise
 
     async def drained(self) -> None:

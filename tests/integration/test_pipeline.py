@@ -1,12 +1,14 @@
 """What may be acknowledged, with the whole pipeline on a real Kafka and deliveries that fail where the test says."""
 
 import asyncio
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from stream_app.delivery import Batch, Delivery
-from stream_app.errors import DeliveryError
+from stream_app.errors import DeliveryError, StalledError
 from tests.conftest import KafkaUnderTest
 from tests.integration.workers import DEADLINE, Group, running, until
 
@@ -66,3 +68,26 @@ async def test_no_session_id_reaches_what_the_store_keeps_beside_the_rows(group:
         assert worker.errors == []
         states = worker.app.sessions.states(0, ["__faust\0offset__", "s"])
         assert {session: state.clicks for session, state in states.items()} == {"__faust\0offset__": 10, "s": 5}
+
+
+async def test_an_agent_that_is_cancelled_inside_a_chunk_ends_the_worker(group: Group, tmp_path: Path) -> None:
+    """Faust starts it anew; but no chunk may pass the one that was left, and the worker would do nothing for ever."""
+    async with running(group.settings(tmp_path)) as worker:
+        await worker.ready()
+        entered, leave, compute = threading.Event(), threading.Event(), worker.app.pipeline._compute
+
+        def compute_slowly(*args: Any) -> Any:
+            entered.set()
+            leave.wait(DEADLINE)
+            return compute(*args)
+
+        worker.app.pipeline._compute = compute_slowly  # type: ignore[method-assign, assignment]
+        group.produce(10)
+        await until(entered.is_set, "a chunk is being computed")
+        [agent] = worker.app.agents.values()
+        for actor in agent._actors:
+            actor.actor_task.cancel()
+        await until(lambda: not worker.app.pipeline.in_flight, "the chunk is left")
+        leave.set()
+        assert [type(error) for error in worker.errors] == [StalledError]
+    assert group.committed() is None

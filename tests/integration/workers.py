@@ -264,7 +264,8 @@ async def running(
     try:
         yield AppUnderTest(app, errors, metrics)
     finally:
-        await app.stop()
+        async with asyncio.timeout(DEADLINE):
+            await app.stop()
         starting.cancel()
         await asyncio.gather(starting, return_exceptions=True)
         await pipeline.stop()
