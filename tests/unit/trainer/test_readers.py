@@ -29,7 +29,7 @@ def test_reads_seconds_with_fractions_as_milliseconds(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("clicks.tsv.gz", gzip.compress(TSV.encode())),
+        ("clicks.tsv.gz", gzip.compress(TSV.encode(), mtime=0)),
         ("clicks.csv", TSV.replace("\t", ",")),
         ("quoted.csv", 'session_id,item_id,timestamp\n"a",x,1.5\nb,"y",2\na,y,3.250\n'),
         ("windows.tsv", TSV.replace("\n", "\r\n")),
@@ -97,7 +97,7 @@ def test_a_file_that_is_no_click_file_is_refused(tmp_path: Path, content: str, r
 def test_a_truncated_gzip_is_refused(tmp_path: Path) -> None:
     text = "session_id\titem_id\n" + "".join(f"{i}\t{i * 7919 % 10007}\n" for i in range(50_000))
     with pytest.raises(ClickFileError, match=r"clicks\.tsv\.gz"):
-        read_clicks(write(tmp_path / "clicks.tsv.gz", gzip.compress(text.encode())[:-2000]))
+        read_clicks(write(tmp_path / "clicks.tsv.gz", gzip.compress(text.encode(), mtime=0)[:-2000]))
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
