@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -83,13 +84,46 @@ def test_rows_and_their_changelog_offset_are_written_together_or_not_at_all(tmp_
         store._db_for_partition(0).close()
 
 
+def test_nobody_sees_rows_without_their_changelog_offset(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    store.write_rows(0, {b"first": b"0", b"last": b"0"}, 0)
+    db = store._db_for_partition(0)
+    stop = threading.Event()
+
+    def write() -> None:
+        n = 0
+        while not stop.is_set():
+            n += 1
+            store.write_rows(0, {b"first": b"%d" % n, b"last": b"%d" % n}, n)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    seen: set[bytes] = set()
+    try:
+        while len(seen) < 50:
+            moment = db.snapshot()
+            found = {moment[key] for key in (b"first", b"last", store.offset_key)}
+            assert len(found) == 1
+            seen |= found
+            del moment
+    finally:
+        stop.set()
+        writer.join()
+    db.close()
+
+
 def test_rows_of_ended_sessions_leave_rocksdb(tmp_path: Path) -> None:
     """By themselves, as new rows come in; nothing sweeps them."""
     ttl = 2
     store = open_store(tmp_path, session_ttl=ttl, idle_gap=1, store_write_buffer_mb=1)
     body = bytes(range(256)) * 8  # 2 KiB
-    store.write_rows(0, {b"old-%d" % n: body + b"%d" % n for n in range(2000)}, 1)
+    # At the bottom, in a file that no later row falls into: only its age can bring it to a compaction.
+    db = store._db_for_partition(0)
+    for n in range(2000):
+        db[b"old-%d" % n] = body + b"%d" % n
     ended = time.monotonic()
+    db.flush()
+    db.compact_range(None, None)
     old, new = 2000, 0
     while old and time.monotonic() < ended + 60:
         store.write_rows(0, {b"new-%d" % (new + n): body + b"%d" % n for n in range(100)}, 2)
