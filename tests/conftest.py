@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -71,3 +72,11 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the click files of ../shared/data, and there is no {folder}")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def small_numbers() -> Iterator[None]:
+    """A fit lets torch take numbers below 1e-38 for zero, in its whole process; other tests draw such numbers."""
+    yield
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_flush_denormal(False)

@@ -23,6 +23,7 @@ from stream_app.store import SessionStore
 Position = tuple[int, int]
 """Partition and offset of a click: its identity."""
 
+_A_YEAR_SECONDS = 365 * 86_400
 _HIDDEN_TOLERANCE = 1e-4
 """Float32 sums differ in their last bits with the batch that they were computed in, and over a session they add up."""
 
@@ -134,8 +135,8 @@ def stored_rows(data_dir: Path) -> dict[str, SessionState]:
     """The table itself: the rows in the RocksDBs of a worker that has stopped."""
     rows: dict[str, SessionState] = {}
     for path in tables_folder(data_dir).glob("*.db"):
-        # Rows carry their time of writing; no duration is asked for that could drop one.
-        access = rocksdict.AccessType.with_ttl(0)
+        # Opening may compact: with a shorter time to live, and 0 is the shortest, rows would be dropped on the way.
+        access = rocksdict.AccessType.with_ttl(_A_YEAR_SECONDS)
         db = rocksdict.Rdict(str(path), options=rocksdict.Options(raw_mode=True), access_type=access)
         for key, row in db.items():
             if key != SessionStore.offset_key:

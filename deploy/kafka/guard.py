@@ -31,6 +31,8 @@ def _before_the_command() -> None:
     # An ignored signal would stay ignored across exec.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # Blocked ones stay blocked.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
 
 
 def _watch(parent: int) -> None:
@@ -43,9 +45,12 @@ def main() -> int:
     parent, command = int(sys.argv[1]), sys.argv[2:]
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # It would end the guard before there is a handler.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
     # Started from the main thread, which lives as long as the guard, and before there is a second one.
     child = subprocess.Popen(command, preexec_fn=_before_the_command)  # noqa: PLW1509
     signal.signal(signal.SIGUSR1, lambda _number, _frame: child.kill())
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
     code = child.wait()
     return code if code >= 0 else 128 - code

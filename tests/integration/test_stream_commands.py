@@ -291,7 +291,7 @@ def test_inspect_says_that_there_is_none(shop: Shop) -> None:
 
 
 def test_replayed_clicks_are_ranked_watched_and_inspected(shop: Shop) -> None:
-    bundle = TinyModel(k=5).write(shop.folder / "registry", "v1")
+    bundle = TinyModel(k=12).write(shop.folder / "registry", "v1")
     announced = ModelAnnouncement("champion", "v1", str(bundle), manifest_digest(bundle), 0, "test")
     shop.produce(shop.topic("models"), (b"champion", encode_announcement(announced), None))
     file = click_file(shop.folder, *range(30))

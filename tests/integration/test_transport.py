@@ -15,6 +15,9 @@ from stream_app.app import _QUEUED_CHUNKS
 from tests.conftest import KafkaUnderTest
 from tests.integration.workers import SESSION_TIMEOUT, AppUnderTest, Group, contiguous, running, until
 
+# Stopped in the middle of a rebalance, Faust's consumer thread ends with the cancellation; a real worker ends with it.
+pytestmark = pytest.mark.filterwarnings("ignore:Exception in thread:pytest.PytestUnhandledThreadExceptionWarning")
+
 CODECS = ("gzip", "snappy", "lz4", "zstd")
 
 

@@ -185,6 +185,9 @@ async def wait_for_gate(self, *partitions):
 
 SessionTable.on_recovery_completed = wait_for_gate
 from stream_app.__main__ import main
+
+# Stopped in the middle of a rebalance, Faust's consumer thread ends with the cancellation; a real worker ends with it.
+pytestmark = pytest.mark.filterwarnings("ignore:Exception in thread:pytest.PytestUnhandledThreadExceptionWarning")
 main()
 """
 
