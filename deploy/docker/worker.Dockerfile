@@ -8,12 +8,12 @@ FROM ${PYTHON_IMAGE} AS build
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 ARG PIP_FIND_LINKS
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_CACHE_DIR=/var/cache/pip
 WORKDIR /build
 # Requirements first: this layer stays while only our own code changes. Wheels only, so no compiler is needed, and pip
 # stays outside the environment that is shipped.
 COPY requirements/stream.txt deploy/docker/build.txt ./
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/var/cache/pip \
     python -m venv --without-pip /opt/nextclick \
     && python -m pip --python /opt/nextclick install --require-hashes --only-binary :all: -r stream.txt \
     && python -m pip install --require-hashes --only-binary :all: -r build.txt
