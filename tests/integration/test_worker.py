@@ -21,6 +21,9 @@ from tests.conftest import REPOSITORY, KafkaUnderTest
 from tests.faults.deployment import Deployment, WorkerProcess, free_port
 from tests.integration.workers import ITEMS, Group, running, until
 
+# Stopped in the middle of a rebalance, Faust's consumer thread ends with the cancellation; a real worker ends with it.
+pytestmark = pytest.mark.filterwarnings("ignore:Exception in thread:pytest.PytestUnhandledThreadExceptionWarning")
+
 EXIT_REFUSED, EXIT_FAILED, EXIT_STALLED = 2, 1, 70
 DEADLINE = 60.0
 
@@ -185,9 +188,6 @@ async def wait_for_gate(self, *partitions):
 
 SessionTable.on_recovery_completed = wait_for_gate
 from stream_app.__main__ import main
-
-# Stopped in the middle of a rebalance, Faust's consumer thread ends with the cancellation; a real worker ends with it.
-pytestmark = pytest.mark.filterwarnings("ignore:Exception in thread:pytest.PytestUnhandledThreadExceptionWarning")
 main()
 """
 
