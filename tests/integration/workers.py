@@ -39,9 +39,13 @@ async def until(condition: Callable[[], bool], what: str) -> None:
         await asyncio.sleep(0.02)
 
 
+class RecordRefusedError(AssertionError):
+    """Kafka did not take a record of the test's."""
+
+
 def _durable(error: KafkaError | None, _message: object) -> None:
     if error is not None:
-        raise AssertionError(f"a record was refused: {error.str()}")
+        raise RecordRefusedError(error.str())
 
 
 @dataclass
