@@ -12,7 +12,7 @@ One-hot items need no multiplication: the item's row of the input weights, [3H],
 
 With input decay d the input row is the session's sum s' = d s + x in place of x. s is carried in front of the layers'
 hidden states, as one more row of H numbers, or three where the input is one-hot: what serves a session needs to know
-nothing of it. The gradient stops at s as it does at h.
+nothing of it. The gradient stops at s as it does at h. Without layers s alone is the state, and takes the place of h'.
 
 The gradient stops at h (1-step back-propagation through time), which is what makes writing it out so short. I items,
 H hidden units, L layers, B sessions. Here float32 everywhere.
@@ -52,7 +52,7 @@ class Weights:
 
     @property
     def one_hot(self) -> bool:
-        return self.layers[0].w is None
+        return bool(self.layers) and self.layers[0].w is None
 
     @property
     def sum_rows(self) -> int:
@@ -120,7 +120,8 @@ def initial_weights(items: int, settings: TrainingSettings, generator: torch.Gen
         width = 2 * h if i > 0 and settings.deep_input else h
         w = None if i == 0 and settings.embedding == "one-hot" else torch.cat([uniform(h, width) for _ in range(3)])
         layers.append(GruLayer(w, torch.cat([uniform(h, h) for _ in range(3)]), torch.zeros(3 * h)))
-    decay = torch.tensor([settings.input_decay]) if settings.input_decay else None
+    # Without layers the sum is the state: of a decay of 0, the last item's row.
+    decay = torch.tensor([settings.input_decay]) if settings.input_decay or not settings.layers else None
     return Weights(embedding, tuple(layers), output, torch.zeros(items), decay)
 
 

@@ -48,7 +48,7 @@ class TrainingSettings(BaseModel):
         description="0, or the input is the sum of the session's item rows, each weighing this share of the next one",
     )
     hidden_size: int = Field(100, ge=1, le=4096)
-    layers: int = Field(1, ge=1, le=8)
+    layers: int = Field(1, ge=0, le=8, description="of the GRU; 0 leaves it out: the state is the last item's row")
     deep_input: bool = Field(False, description="the item input goes to every layer, not to the first alone")
     batch_size: int = Field(100, ge=1, le=65536, description="lanes: sessions trained side by side")
     n_sample: int = Field(2048, ge=0, le=1_000_000, description="negatives beside those of the batch, a step")
@@ -81,6 +81,8 @@ class TrainingSettings(BaseModel):
     def _fit_together(self) -> "TrainingSettings":
         if self.batch_size == 1 and self.n_sample == 0:
             raise ValueError("batch_size=1 and n_sample=0 leave no negatives: raise one of them")
+        if self.layers == 0 and self.embedding == "one-hot":
+            raise ValueError("layers=0 scores by the last item's row, and one-hot has none: set embedding=separate")
         if self.deep_input and self.embedding == "one-hot":
             raise ValueError(
                 "deep_input needs an embedding to hand on: set embedding=shared or separate, or leave it out"

@@ -27,6 +27,8 @@ ARCHITECTURES = [
     ("shared", 1, False, 0.5),
     ("separate", 2, True, 0.9),
     ("one-hot", 2, False, 0.7),
+    ("shared", 0, False, 0.0),
+    ("separate", 0, False, 0.8),
 ]
 
 

@@ -102,8 +102,10 @@ def test_runs_of_the_same_seed_are_equal_to_the_bit() -> None:
     assert not same_bits(first.weights, other.weights)
 
 
-def test_learns_what_follows_what() -> None:
-    settings = TrainingSettings.parse(SMALL | {"hidden_size": 24, "epochs": 5, "n_sample": 16, "batch_size": 16})
+@pytest.mark.parametrize("layers", [0, 1])  # what follows the last item alone: that needs no GRU
+def test_learns_what_follows_what(layers: int) -> None:
+    chosen = {"hidden_size": 24, "epochs": 5, "n_sample": 16, "batch_size": 16, "layers": layers}
+    settings = TrainingSettings.parse(SMALL | chosen | {"embedding": "separate"})
     sessions = random_sessions(400, items=40, seed=1)
     metrics = evaluate(GruScorer(fit(sessions, settings).weights), random_sessions(80, items=40, seed=2), ks=(1, 2))
     assert metrics.recall[1] > 0.6  # one successor in eight of ten cases,

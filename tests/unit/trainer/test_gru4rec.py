@@ -33,6 +33,7 @@ ARCHITECTURES = [
     ("shared", 3, True),
     ("one-hot", 2, False),
 ]
+WITHOUT_GRU = [("shared", 0, False), ("separate", 0, False)]
 
 
 @pytest.mark.parametrize(("embedding", "layers", "deep_input"), ARCHITECTURES)
@@ -65,7 +66,7 @@ class Masks:
 
 
 @pytest.mark.parametrize("input_decay", [0.0, 0.6])
-@pytest.mark.parametrize(("embedding", "layers", "deep_input"), ARCHITECTURES)
+@pytest.mark.parametrize(("embedding", "layers", "deep_input"), [*ARCHITECTURES, *WITHOUT_GRU])
 @pytest.mark.parametrize("loss", ["cross-entropy", "bpr", "top1", "bpr-max", "top1-max"])
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
 def test_the_gradient_is_that_of_autograd(
@@ -145,6 +146,16 @@ def test_the_input_is_the_decayed_sum_of_the_sessions_items(embedding: str) -> N
         expected = reference.gru(weights, 0, torch.stack(so_far).sum(0), expected)
         torch.testing.assert_close(hidden[-1], expected)
     assert len(hidden) == weights.state_rows == (2 if embedding == "shared" else 4)
+
+
+@pytest.mark.parametrize("embedding", ["shared", "separate"])
+def test_without_layers_the_state_is_the_last_items_row(embedding: str) -> None:
+    weights = random_weights(TrainingSettings.parse({"hidden_size": 6, "embedding": embedding, "layers": 0}))
+    hidden = torch.zeros(0, 2, 6)  # as a caller has it who knows of no sum
+    for items in torch.tensor([[3, 1], [3, 7], [5, 0]]):  # [T, B]
+        hidden = advance(weights, items, hidden)
+        assert torch.equal(hidden, weights.input_table[items].unsqueeze(0))
+    assert weights.state_rows == 1
 
 
 def test_only_the_targets_and_the_samples_are_scored() -> None:

@@ -46,6 +46,8 @@ def test_settings_that_do_not_go_together_are_refused() -> None:
         TrainingSettings.parse({"batch_size": 1, "n_sample": 0})
     with pytest.raises(TrainingSettingsError, match="logq"):
         TrainingSettings.parse({"loss": "bpr-max", "logq": 0.5})
+    with pytest.raises(TrainingSettingsError, match=r"layers=0 .* one-hot has none"):
+        TrainingSettings.parse({"layers": 0, "embedding": "one-hot"})
 
 
 @pytest.mark.parametrize(
