@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from trainer.errors import ClickFileError
+from trainer.errors import ClickFileError, TooFewSessionsError
 from trainer.preprocessing import collapse_repeats, core
 from trainer.public_formats import form_of, read_public
 from trainer.readers import ClickLog
-from trainer.sessions import SessionSet, drop_short, group_sessions, temporal_holdout, train_and_test
+from trainer.sessions import SessionSet, drop_short, encode, group_sessions, temporal_holdout, train_and_test
 
 _DAY_MS = 86_400_000
 _MINUTE_MS = 60_000
@@ -21,7 +21,11 @@ class DataOptions:
     Without ``test`` the newest sessions of ``train`` are held out: those of the last ``valid_days``, or else the last
     ``valid_fraction``. With ``test_fraction`` those after the held-out ones are set aside: 0.1 and 0.2 are the split
     70/10/20, of which ``part`` says what to evaluate on. ``idle_gap_minutes`` None: a session id is one session, but
-    in formats that only know visitors an hour ends it.
+    in formats that only know visitors an hour ends it. With ``test_days`` the sessions of the last days are set aside
+    likewise, before anything is held out.
+
+    With ``holdout`` the newest sessions of what is left to train on are held out once more, as many days or as great a
+    share: for early stopping, which must not see those of the evaluation.
 
     The papers also filter the whole log before it is split: ``collapse_repeats`` keeps one of several clicks in a row
     on an item; ``core_support`` drops items with fewer clicks and sessions of one click until none is left.
@@ -37,6 +41,8 @@ class DataOptions:
     collapse_repeats: bool = False
     core_support: int = 1
     test_fraction: float = 0.0
+    test_days: float | None = None
+    holdout: bool = False
     part: Literal["valid", "test"] = "valid"
 
 
@@ -47,6 +53,7 @@ class Dataset:
     train: SessionSet
     test: SessionSet
     bad_rows: dict[str, int]
+    holdout: SessionSet | None = None
 
 
 def load(options: DataOptions) -> Dataset:
@@ -57,16 +64,36 @@ def load(options: DataOptions) -> Dataset:
         test, bad_rows[str(options.test)] = _sessions(options.test, options)
     else:
         train, test = _split(train, options)
-    return Dataset(*train_and_test(train, test, min_support=options.min_support), bad_rows)
+    newest = None
+    if options.holdout:
+        train, newest = _newest(train, options)
+    train, test = train_and_test(train, test, min_support=options.min_support)
+    if newest is not None:
+        newest = encode(newest, train.item_ids)
+        if not len(newest):
+            raise TooFewSessionsError("no session of the holdout has two clicks on items of the vocabulary")
+    return Dataset(train, test, bad_rows, newest)
+
+
+def _newest(sessions: SessionSet, options: DataOptions) -> tuple[SessionSet, SessionSet]:
+    if options.valid_days is not None:
+        return _last_days(sessions, options.valid_days, options)
+    return temporal_holdout(sessions, fraction=options.valid_fraction)
+
+
+def _last_days(sessions: SessionSet, days: float, options: DataOptions) -> tuple[SessionSet, SessionSet]:
+    if not sessions.timed:
+        raise ClickFileError(f"{options.train}: has no timestamps to hold out days by: name a fraction instead")
+    return temporal_holdout(sessions, duration_ms=round(days * _DAY_MS))
 
 
 def _split(sessions: SessionSet, options: DataOptions) -> tuple[SessionSet, SessionSet]:
-    if options.valid_days is not None:
-        if not sessions.timed:
-            raise ClickFileError(f"{options.train}: has no timestamps to hold out days by: name a fraction instead")
-        return temporal_holdout(sessions, duration_ms=round(options.valid_days * _DAY_MS))
-    if not options.test_fraction:
-        return temporal_holdout(sessions, fraction=options.valid_fraction)
+    if options.test_days is not None:
+        older, test = _last_days(sessions, options.test_days, options)
+        train, valid = _newest(older, options)
+        return train, valid if options.part == "valid" else test
+    if not options.test_fraction or options.valid_days is not None:
+        return _newest(sessions, options)
     # Both fractions are of all sessions, and the model of either part learns from the same ones.
     train, newest = temporal_holdout(sessions, fraction=options.valid_fraction + options.test_fraction)
     share = options.test_fraction / (options.valid_fraction + options.test_fraction)

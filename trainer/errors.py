@@ -2,6 +2,7 @@
 
     TrainerError
     ├── TrainingSettingsError (ValueError)   a training setting that does not exist or does not fit
+    ├── PresetError (ValueError)             a preset that does not exist or whose file is wrong
     ├── ClickFileError (ValueError)          a file of clicks that cannot be used
     ├── TooFewSessionsError (ValueError)     nothing is left to train or evaluate on
     ├── TrainingDivergedError                the loss stopped being a number
@@ -19,6 +20,10 @@ class TrainerError(Exception):
 
 class TrainingSettingsError(TrainerError, ValueError):
     """A training setting that does not exist or does not fit."""
+
+
+class PresetError(TrainerError, ValueError):
+    """A preset that does not exist or whose file is wrong; the message says which and where."""
 
 
 class ClickFileError(TrainerError, ValueError):

@@ -59,14 +59,17 @@ def fit_report(
         "transitions_per_second": result.transitions_per_second,
         "threads": threads,
         "epochs": len(result.epochs),
+        "best_epoch": result.best_epoch,
+        "scores": [epoch.score for epoch in result.epochs] if data.holdout is not None else None,
         "losses": [epoch.loss for epoch in result.epochs],
         "seconds": sum(epoch.seconds for epoch in result.epochs),
         "settings": result.settings.model_dump(),
         "baselines": {name: metrics_report(of) for name, of in baselines.items()},
         "data": {
             "items": len(result.item_ids),
-            "train": _size(data.train),
-            "test": _size(data.test),
+            "train": size_of(data.train),
+            "test": size_of(data.test),
+            "holdout": size_of(data.holdout) if data.holdout is not None else None,
             "bad_rows": data.bad_rows,
         },
         "version": bundle.name,
@@ -74,7 +77,7 @@ def fit_report(
     }
 
 
-def _size(sessions: SessionSet) -> dict[str, int]:
+def size_of(sessions: SessionSet) -> dict[str, int]:
     return {"sessions": len(sessions), "clicks": sessions.clicks, "transitions": sessions.transitions}
 
 

@@ -107,13 +107,18 @@ class TrainingSettings(BaseModel):
     @classmethod
     def from_assignments(cls, assignments: Iterable[str]) -> "TrainingSettings":
         """Settings from texts of the form ``name=value``, as the command line takes them; a later one wins."""
-        values: dict[str, object] = {}
-        for assignment in assignments:
-            name, equals, value = assignment.partition("=")
-            if not equals:
-                raise TrainingSettingsError(f"'{assignment}' is not of the form name=value")
-            values[name.strip()] = value.strip()
-        return cls.parse(values)
+        return cls.parse(assignments_of(assignments))
+
+
+def assignments_of(texts: Iterable[str]) -> dict[str, str]:
+    """Names and values of texts of the form ``name=value``. Raises :class:`TrainingSettingsError`."""
+    values: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise TrainingSettingsError(f"'{text}' is not of the form name=value")
+        values[name.strip()] = value.strip()
+    return values
 
 
 def _explain(detail: Mapping[str, object]) -> str:

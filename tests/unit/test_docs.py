@@ -46,6 +46,9 @@ from tests.doc_pages import (
     table,
 )
 from tests.unit.test_compose import PROGRAMS, is_command
+from trainer.baselines import BASELINES, parse_baselines
+from trainer.baselines.spec import options_of
+from trainer.presets import load_preset, preset_names
 from trainer.service_settings import TrainerRoot
 
 DOCS: Final = REPOSITORY / "docs"
@@ -245,6 +248,32 @@ def test_the_readme_names_the_versions() -> None:
     *first, last = [f"3.{minor}" for minor in range(int(requires[1]), int(requires[2]))]
     assert f"Python {', '.join(first)} or {last}" in README.read_text()
     assert set(re.findall(r"Apache Kafka (\d[\d.]*\d)", README.read_text())) == {kafka_version()}
+
+
+# -- the trainer's tables ---------------------------------------------------------------------------------------------
+
+
+def test_the_reproduction_page_has_every_preset_and_its_figures() -> None:
+    rows = []
+    for name in preset_names():
+        preset = load_preset(name)
+        for one in preset.published:
+            units = one.settings.get("hidden_size", preset.training.hidden_size)
+            rows.append([f"`{name}`", str(units), f"{one.recall[20]:.4f}", f"{one.mrr[20]:.4f}"])
+    assert table(DOCS / "reproduce.md", "| preset | units | Recall@20 | MRR@20 |") == rows
+
+
+def test_the_evaluation_page_has_every_baseline_and_option() -> None:
+    described = [
+        name for row in table(DOCS / "evaluation.md", "| name | what it does |") for name in row[0].split(", ")
+    ]
+    assert described == [f"`{name}`" for name in BASELINES]
+    told = {row[0].strip("`"): row[1] for row in table(DOCS / "evaluation.md", "| name | options and their defaults |")}
+    assert set(told) == {name for name, maker in BASELINES.items() if options_of(maker)}
+    for name, text in told.items():
+        pairs = [span for span in re.findall(r"`([^`]+)`", text) if "=" in span]
+        (spec,) = parse_baselines(f"{name}:{','.join(pairs)}", BASELINES)
+        assert spec.options == options_of(BASELINES[name]), name
 
 
 # -- messages ---------------------------------------------------------------------------------------------------------

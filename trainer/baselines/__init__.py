@@ -1,6 +1,7 @@
 """What a GRU4Rec has to beat, all under its own protocol: counting, neighbours and factors.
 
-``BASELINES`` makes any of them by name; ``all_baselines`` are those that only count, cheap enough for every fit.
+``BASELINES`` makes any of them by name, of training sessions and options; ``all_baselines`` are those that only count,
+cheap enough for every fit.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,9 +12,9 @@ from trainer.baselines.counting import all_baselines, item_knn, markov_chain, po
 from trainer.baselines.factors import bpr_mf
 from trainer.baselines.neighbours import stan, vs_knn
 from trainer.baselines.scorer import Baseline
-from trainer.sessions import SessionSet
+from trainer.baselines.spec import BaselineSpec, parse_baselines
 
-BASELINES: Final[Mapping[str, Callable[[SessionSet], Baseline]]] = MappingProxyType(
+BASELINES: Final[Mapping[str, Callable[..., Baseline]]] = MappingProxyType(
     {
         "pop": pop,
         "s-pop": s_pop,
@@ -29,10 +30,12 @@ BASELINES: Final[Mapping[str, Callable[[SessionSet], Baseline]]] = MappingProxyT
 __all__ = [
     "BASELINES",
     "Baseline",
+    "BaselineSpec",
     "all_baselines",
     "bpr_mf",
     "item_knn",
     "markov_chain",
+    "parse_baselines",
     "pop",
     "s_pop",
     "sequential_rules",

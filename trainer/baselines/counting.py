@@ -73,32 +73,34 @@ def sequential_rules(train: SessionSet, *, steps: int = RULE_STEPS, repeats: boo
     return _of_last_item("sequential-rules", sparse.csr_array(rules), popularity / np.float32(RULE_UNITS))
 
 
-def item_knn(train: SessionSet) -> Baseline:
+def item_knn(train: SessionSet, *, neighbours: int = NEIGHBOURS, regularisation: float = REGULARISATION) -> Baseline:
     """Item-KNN: items by regularised cosine similarity to the last one, by the sessions they share.
 
-    Sessions with both items / sqrt((support + λ)(support + λ)), λ = 20; the 100 nearest of each item (the Item-KNN of
-    Hidasi et al. 2016).
+    Sessions with both items / sqrt((support + λ)(support + λ)), λ the ``regularisation``; the nearest ``neighbours`` of
+    each item (the Item-KNN of Hidasi et al. 2016).
     """
     items = len(train.item_ids)
     ones = np.ones(train.clicks, np.float32)
     table = sparse.csc_array((ones, (train.session_of_click(), train.items)), shape=(len(train), items))
     table.sum_duplicates()
     table.data[:] = 1.0  # an item clicked twice is in the session once
-    scale = 1.0 / np.sqrt(train.support() + REGULARISATION)
-    blocks = [_nearest(table, scale, start, min(start + _BLOCK, items)) for start in range(0, items, _BLOCK)]
+    scale = 1.0 / np.sqrt(train.support() + regularisation)
+    blocks = [
+        _nearest(table, scale, start, min(start + _BLOCK, items), neighbours) for start in range(0, items, _BLOCK)
+    ]
     return _of_last_item("item-knn", sparse.csr_array(sparse.vstack(blocks)), np.zeros(items, np.float32))
 
 
-def _nearest(table: "sparse.csc_array", scale: Floats, start: int, stop: int) -> "sparse.csr_array":
+def _nearest(table: "sparse.csc_array", scale: Floats, start: int, stop: int, neighbours: int) -> "sparse.csr_array":
     """Rows start to stop of the similarity matrix, the nearest items of each alone."""
     similar = sparse.csr_array(table[:, start:stop].T @ table)
     row = np.repeat(np.arange(stop - start), np.diff(similar.indptr))
     similar.data *= (scale[start + row] * scale[similar.indices]).astype(np.float32)
     similar.data[similar.indices == start + row] = 0.0  # an item is no neighbour of its own
     for begin, end in zip(similar.indptr[:-1], similar.indptr[1:], strict=True):
-        if end - begin > NEIGHBOURS:
+        if end - begin > neighbours:
             values = similar.data[begin:end]
-            values[values < np.partition(values, -NEIGHBOURS)[-NEIGHBOURS]] = 0.0
+            values[values < np.partition(values, -neighbours)[-neighbours]] = 0.0
     similar.eliminate_zeros()
     return similar
 

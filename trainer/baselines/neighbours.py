@@ -4,13 +4,16 @@ Both look up training sessions that share items with the evolving session, keep 
 ones, and let these vote for their items. They differ in the weights only.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from trainer.baselines.scorer import Baseline, Scores
+from trainer.errors import TrainingSettingsError
 from trainer.evaluate import Floats, Ints, Lanes
 from trainer.sessions import SessionSet
 
@@ -99,20 +102,34 @@ def candidates(index: SessionIndex, items: Ints, back: Ints, weight: Floats, new
     return found[np.arange(max(0, len(session) - newest), len(session))]
 
 
-def vs_knn(train: SessionSet, *, neighbours: int = 100, newest: int = 1000, idf: bool = True) -> Baseline:
+# The weight of an item that was clicked ``back`` clicks before the last one of ``length``.
+WEIGHTINGS: Final[Mapping[str, Callable[[Ints, int], Floats]]] = MappingProxyType(
+    {
+        "linear": lambda back, length: 1.0 - back / length,
+        "quadratic": lambda back, length: (1.0 - back / length) ** 2,
+        "division": lambda back, length: np.divide(1.0, back + 1.0),
+        "same": lambda back, length: np.ones(len(back)),
+    }
+)
+
+
+def vs_knn(
+    train: SessionSet, *, neighbours: int = 100, newest: int = 1000, idf: bool = True, weighting: str = "linear"
+) -> Baseline:
     """VS-KNN (Ludewig and Jannach 2018, sections 3.3.3 and 3.3.4).
 
-    An item's weight in the evolving session falls linearly with its place from the end (1, (l-1)/l, .. 1/l); the dot
-    product with a neighbour's set is their similarity. A neighbour votes for its items with the similarity times the
-    weight of the most recent item shared. With ``idf`` votes for an item in h of s sessions count ln(s / h) times
-    (Kersbergen et al. 2022, section 2), which also parts the many equal sums.
+    An item's weight in the evolving session falls with its place from the end, ``linear`` as 1, (l-1)/l, .. 1/l
+    (``quadratic``: their squares, ``division``: 1, 1/2, 1/3 .., ``same``: not at all); the dot product with a
+    neighbour's set is their similarity. A neighbour votes for its items with the similarity times the weight of the
+    most recent item shared. With ``idf`` votes for an item in h of s sessions count ln(s / h) times (Kersbergen et al.
+    2022, section 2), which also parts the many equal sums.
     """
     index = SessionIndex.of(train)
     within = np.maximum(np.diff(index.postings), 1)
     rarity = np.log(len(train) / within) if idf else np.ones(len(within))
-
-    def weight(back: Ints, length: int) -> Floats:
-        return 1.0 - back / length
+    if weighting not in WEIGHTINGS:
+        raise TrainingSettingsError(f"vs-knn has no weighting {weighting}; there are {', '.join(WEIGHTINGS)}")
+    weight = WEIGHTINGS[weighting]
 
     def similarity(found: Neighbours, length: int) -> Floats:
         return found.overlap

@@ -2,86 +2,87 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from schemas.announcement import VERSION_PATTERN, is_version
-from schemas.errors import SchemaError
-from trainer.errors import TrainerError, TrainingDivergedError, TrainingSettingsError
+from trainer.commands.options import (
+    AsJson,
+    Checkpoint,
+    IdleGap,
+    MinSupport,
+    PresetName,
+    Settings,
+    SkipBadRows,
+    Test,
+    Threads,
+    TieMode,
+    Ties,
+    Train,
+    ValidDays,
+    ValidFraction,
+)
+from trainer.commands.terminal import mistakes_answered, progress_bar, write_report
+from trainer.errors import TrainingSettingsError
+from trainer.presets import load_preset
 from trainer.settings import TrainingSettings
 from trainer.versions import version_at
 
-_BAD_INPUT = 2
-_FAILED = 1
 
+class Measure(StrEnum):
+    """What early stopping judges an epoch by, as choices of the command line."""
 
-class TieMode(StrEnum):
-    """The tie modes of the evaluation, as choices of the command line."""
-
-    CONSERVATIVE = "conservative"
-    STANDARD = "standard"
-    MEDIAN = "median"
+    MRR = "mrr"
+    RECALL = "recall"
 
 
 def fit(
     *,
-    train: Annotated[
-        Path, typer.Option(help="Click file (TSV or CSV with a header, gzip or not), Parquet file or folder of them.")
-    ],
+    train: Train,
     out: Annotated[Path, typer.Option(help="Folder that gets the model bundle, in a folder named by its version.")],
-    test: Annotated[
-        Path | None, typer.Option(help="Clicks to evaluate on. Without it the newest sessions of --train are held out.")
-    ] = None,
+    test: Test = None,
     report: Annotated[Path | None, typer.Option(help="Write the report here, as JSON.")] = None,
-    settings: Annotated[
-        list[str] | None,
+    preset: PresetName = None,
+    settings: Settings = None,
+    valid_fraction: ValidFraction = 0.1,
+    valid_days: ValidDays = None,
+    early_stopping: Annotated[
+        int | None,
         typer.Option(
-            "--set",
-            metavar="NAME=VALUE",
-            help=f"Training setting; NAME is one of {', '.join(TrainingSettings.model_fields)}.",
+            min=1,
+            metavar="PATIENCE",
+            help="Stop after so many epochs without a better one, and keep the best. Judged on the newest sessions of "
+            "the training part, which are held out of it: as many days, or as great a share, as above.",
         ),
     ] = None,
-    valid_fraction: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of the sessions to hold out, newest first, without --test.")
-    ] = 0.1,
-    valid_days: Annotated[
-        float | None,
-        typer.Option(min=0, help="Hold out by time instead: last click within so many days of the newest."),
-    ] = None,
-    idle_gap: Annotated[
-        float | None, typer.Option(min=0, help="Minutes without a click after which a session id starts anew.")
-    ] = None,
-    min_support: Annotated[int, typer.Option(min=1, help="Clicks that an item of the vocabulary has at least.")] = 1,
-    skip_bad_rows: Annotated[bool, typer.Option(help="Count rows that are no clicks, and go on.")] = False,
+    stop_by: Annotated[Measure, typer.Option(help="What makes an epoch better, at 20.")] = Measure.MRR,
+    checkpoint: Checkpoint = None,
+    idle_gap: IdleGap = None,
+    min_support: MinSupport = 1,
+    skip_bad_rows: SkipBadRows = False,
     version: Annotated[str | None, typer.Option(help="The bundle's name; by default the time.")] = None,
     warm_start: Annotated[Path | None, typer.Option(help="Bundle whose weights to start from.")] = None,
-    ties: Annotated[
-        TieMode, typer.Option(help="Whether an equal score ranks before the target.")
-    ] = TieMode.CONSERVATIVE,
+    ties: Ties = TieMode.CONSERVATIVE,
     with_baselines: Annotated[bool, typer.Option("--baselines/--no-baselines", help="Evaluate them too.")] = True,
-    threads: Annotated[
-        int, typer.Option(min=1, help="Threads of the arithmetic; with one, runs repeat to the bit.")
-    ] = 1,
+    threads: Threads = 1,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train GRU4Rec on clicks, evaluate it beside the baselines, and write a model bundle."""
     errors = Console(stderr=True)
-    try:
-        chosen = TrainingSettings.from_assignments(settings or [])
+    with mistakes_answered(errors):
+        chosen = _chosen(preset, settings)
         created_at = time.time_ns() // 1_000_000
         version = version or version_at(created_at)
         _check_version(out, version)
         # After the settings: torch takes seconds to import, and a mistake must be answered at once.
         from trainer import baselines as counting
         from trainer.datasets import DataOptions, load
+        from trainer.early_stopping import EarlyStopping
         from trainer.evaluate import GruScorer, evaluate
         from trainer.export import read_bundle_weights, save_bundle
         from trainer.fit import fit as fit_model
@@ -91,17 +92,36 @@ def fit(
 
         use_threads(threads)
         data = load(
-            DataOptions(train, test, valid_fraction, valid_days, idle_gap, min_support, skip_bad_rows=skip_bad_rows)
+            DataOptions(
+                train,
+                test,
+                valid_fraction,
+                valid_days,
+                idle_gap,
+                min_support,
+                skip_bad_rows=skip_bad_rows,
+                holdout=early_stopping is not None,
+            )
         )
+        stopping = None
+        if early_stopping is not None and data.holdout is not None:
+            stopping = EarlyStopping(data.holdout, patience=early_stopping, measure=stop_by.value)
         start = None
         if warm_start is not None:
             start = start_from(*read_bundle_weights(warm_start), data.train.item_ids, chosen)
         show = errors.is_terminal and not quiet
-        with _progress(errors, "training", data.train.transitions * chosen.epochs, show=show) as advance:
-            result = fit_model(data.train, chosen, warm_start=start, progress=advance)
+        with progress_bar(errors, "training", data.train.transitions * chosen.epochs, show=show) as advance:
+            result = fit_model(
+                data.train,
+                chosen,
+                warm_start=start,
+                early_stopping=stopping,
+                checkpoint=checkpoint,
+                progress=advance,
+            )
         makers = counting.all_baselines(data.train) if with_baselines else ()
         found = {}
-        with _progress(errors, "evaluating", data.test.transitions * (1 + len(makers)), show=show) as advance:
+        with progress_bar(errors, "evaluating", data.test.transitions * (1 + len(makers)), show=show) as advance:
             metrics = evaluate(GruScorer(result.weights), data.test, ties=ties.value, progress=advance)
             for make in makers:
                 baseline = make()
@@ -120,18 +140,23 @@ def fit(
             created_at=created_at,
         )
         summary = fit_report(result, metrics, found, data=data, ties=ties.value, threads=threads, bundle=bundle)
-        if report is not None:
-            report.parent.mkdir(parents=True, exist_ok=True)
-            report.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    except (TrainerError, SchemaError, OSError) as error:
-        errors.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
-        raise typer.Exit(_FAILED if isinstance(error, TrainingDivergedError) else _BAD_INPUT) from error
+        write_report(report, summary)
     if as_json:
         typer.echo(json.dumps(summary))
     elif not quiet:
         console = Console()
         console.print(metrics_table(metrics, found))
+        if stopping is not None:
+            console.print(
+                f"epoch {result.best_epoch} of {len(result.epochs)} was the best and is kept", highlight=False
+            )
         console.print(f"{result.transitions_per_second:,.0f} transitions/s; bundle in {bundle}", highlight=False)
+
+
+def _chosen(preset: str | None, settings: list[str] | None) -> TrainingSettings:
+    if preset is None:
+        return TrainingSettings.from_assignments(settings or [])
+    return load_preset(preset).with_changes(settings or [])
 
 
 def _check_version(out: Path, version: str) -> None:
@@ -140,17 +165,3 @@ def _check_version(out: Path, version: str) -> None:
         raise TrainingSettingsError(f"--version {version}: names a folder, and must match {VERSION_PATTERN}")
     if (out / version).exists():
         raise TrainingSettingsError(f"--version {version}: {out} has it; bundles are immutable, choose another name")
-
-
-@contextmanager
-def _progress(console: Console, what: str, total: int, *, show: bool) -> Iterator[Callable[[int], None]]:
-    """A bar of so many transitions, or nothing; yields what moves it."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(show_speed=True),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not show) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda done: bar.advance(task, done)

@@ -49,6 +49,25 @@ def test_by_days(ten: Path) -> None:
     assert load(DataOptions(ten, valid_days=2)).test.lengths.tolist() == [10, 11]
 
 
+def test_the_last_days_can_be_set_aside_before_anything_is_held_out(ten: Path) -> None:
+    options = DataOptions(ten, valid_days=1, test_days=2)
+    valid, test = load(options), load(replace(options, part="test"))
+    assert valid.train.lengths.tolist() == test.train.lengths.tolist() == [2, 3, 4, 5, 6, 7, 8]
+    assert (valid.test.lengths.tolist(), test.test.lengths.tolist()) == ([9], [10, 11])
+
+
+@pytest.mark.parametrize("by", [{"valid_days": 2}, {"valid_fraction": 0.2}])
+def test_the_newest_of_the_training_part_can_be_held_out_as_well(ten: Path, by: dict[str, float]) -> None:
+    data = load(DataOptions(ten, holdout=True, **by))  # type: ignore[arg-type]
+    assert data.holdout is not None
+    assert [part.lengths.tolist()[-1] for part in (data.train, data.holdout, data.test)] == [7, 9, 11]
+    assert data.holdout.item_ids == data.train.item_ids
+    with_file = load(DataOptions(ten, ten, holdout=True, **by))  # type: ignore[arg-type]
+    assert with_file.holdout is not None
+    assert [len(part) for part in (with_file.train, with_file.holdout, with_file.test)] == [8, 2, 10]
+    assert load(DataOptions(ten, **by)).holdout is None  # type: ignore[arg-type]
+
+
 def test_filters_come_before_the_split(ten: Path) -> None:
     data = load(DataOptions(ten, valid_fraction=0.5, collapse_repeats=True, core_support=10))
     assert items_of(data.test) == [["a", "b"]] * 5

@@ -96,6 +96,16 @@ def test_the_baselines_asked_for_in_their_order(clicks: Path) -> None:
     assert list(json.loads(result.stdout)["models"]) == ["stan", "pop"]
 
 
+def test_options_and_a_plot(clicks: Path, tmp_path: Path) -> None:
+    plot = tmp_path / "table.svg"
+    result = run(
+        "evaluate",
+        *("--train", clicks, "--baselines", "stan:neighbours=9,days=3,pop,stan", "--plot", plot, "--json"),
+    )
+    assert list(json.loads(result.stdout)["models"]) == ["stan:neighbours=9,days=3.0", "pop", "stan"]
+    assert "</svg>" in plot.read_text()
+
+
 def test_seventy_ten_twenty(clicks: Path) -> None:
     result = run("evaluate", "--train", clicks, "--test-fraction", "0.2", "--baselines", "pop", "--json")
     data = json.loads(result.stdout)["data"]
@@ -108,6 +118,7 @@ def test_seventy_ten_twenty(clicks: Path) -> None:
         (["--baselines", "pop,best"], "no best; there are pop, s-pop"),
         (["--baselines", "none"], "nothing to evaluate"),
         (["--model", "nowhere"], "nowhere: no such folder"),
+        (["--baselines", "pop", "--plot", "table.bmp"], "--plot table.bmp: ends with none of"),
     ],
 )
 def test_mistakes_are_answered_in_one_line(clicks: Path, arguments: list[str], message: str) -> None:

@@ -2,6 +2,10 @@
 
 import gzip
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -86,9 +90,58 @@ def test_starts_from_a_bundle(tmp_path: Path, train: Path) -> None:
     assert second["losses"][0] < first["losses"][0]
 
 
+def test_a_preset_with_changes_on_top(tmp_path: Path, train: Path) -> None:
+    arguments = ["--preset", "retailrocket", *SMALL[:2], "--set", "epochs=1", "--no-baselines", "--json"]
+    settings = json.loads(run("--train", train, "--out", tmp_path, *arguments).stdout)["settings"]
+    assert (settings["loss"], settings["bpreg"], settings["batch_size"]) == ("bpr-max", 1.95, 80)
+    assert (settings["hidden_size"], settings["epochs"]) == (8, 1)
+
+
+def test_stops_early_by_sessions_that_are_neither_trained_on_nor_evaluated(tmp_path: Path, train: Path) -> None:
+    result = run(
+        *("--train", train, "--out", tmp_path / "out", "--valid-fraction", "0.25", "--no-baselines", "--json"),
+        *("--early-stopping", "1", "--stop-by", "recall", *SMALL, "--set", "epochs=40", "--set", "learning_rate=0.5"),
+    )
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    parts = [found["data"][part]["sessions"] for part in ("train", "holdout", "test")]
+    assert parts == [45, 15, 20]
+    assert len(found["scores"]) == found["epochs"] < 40
+    assert found["best_epoch"] == found["epochs"] - 1
+    assert max(found["scores"]) == found["scores"][found["best_epoch"] - 1]
+
+
+def test_killed_and_started_again_it_ends_with_the_same_bits(tmp_path: Path) -> None:
+    """kill -9 of the program itself, between two epochs or within one: wherever it is when a checkpoint appears."""
+    train = write(tmp_path / "train.tsv.gz", 800, 1, timed=True)
+    checkpoint = tmp_path / "run.npz"
+    arguments = ["--train", str(train), "--no-baselines", "--json", *SMALL, "--set", "epochs=30"]
+    checked = [*arguments, "--out", str(tmp_path / "killed"), "--checkpoint", str(checkpoint), "--version", "v1"]
+    program = subprocess.Popen(
+        [sys.executable, "-m", "trainer", "fit", *checked], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        while not checkpoint.exists():
+            assert program.poll() is None, program.stderr.read() if program.stderr else ""
+            time.sleep(0.01)
+    finally:
+        program.kill()
+        program.communicate()
+    assert program.returncode == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "v1").exists()
+    with np.load(checkpoint) as stored:
+        assert 1 <= len(json.loads(stored["about"].tobytes())["epochs"]) < 30
+    resumed = json.loads(run(*checked).stdout)
+    whole = json.loads(run(*arguments, "--out", tmp_path / "whole", "--version", "v1").stdout)
+    assert resumed["losses"] == whole["losses"]
+    for name in ("advance.onnx", "rank.onnx"):
+        assert (tmp_path / "killed" / "v1" / name).read_bytes() == (tmp_path / "whole" / "v1" / name).read_bytes()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--preset", "rsc16"], "no preset 'rsc16'; there are"),
         (["--set", "learning_rat=1"], "unknown training setting"),
         (["--set", "epochs=0"], "epochs=0"),
         (["--version", "../v1"], "--version"),

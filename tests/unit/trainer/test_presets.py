@@ -1,0 +1,93 @@
+"""The presets as documentation that runs: every file loads, is complete, and is compared with the right figures."""
+
+from pathlib import Path
+
+import pytest
+
+from trainer.errors import PresetError, TrainingSettingsError
+from trainer.presets import Split, load_preset, preset_names, preset_text
+from trainer.settings import TrainingSettings
+
+LATER = ("rsc15", "retailrocket", "diginetica", "coveo", "rees46")
+FIRST = [f"{data}-2016-{loss}" for data in ("rsc15", "video") for loss in ("top1", "bpr", "cross-entropy")]
+
+
+def test_every_setting_that_was_published_has_a_preset() -> None:
+    assert {*LATER, *FIRST} <= set(preset_names())
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_a_preset_says_what_it_is_and_what_to_compare_it_with(name: str) -> None:
+    preset = load_preset(name)
+    assert preset.name == name
+    assert preset.title
+    assert preset.source
+    assert preset.data.test_days is not None
+    published = preset.published_for(preset.training)
+    assert published is not None
+    for figures in preset.published:
+        assert set(figures.recall) == set(figures.mrr) >= {20}
+        assert 0 < figures.mrr[20] < figures.recall[20] < 1
+        assert sorted(figures.recall.values()) == list(figures.recall.values())
+    # What a file leaves out would change with a default.
+    needed = {"loss", "embedding", "hidden_size", "n_sample", "epochs", "batch_size", "learning_rate", "momentum"}
+    assert needed | {"dropout_hidden"} <= set(preset.settings)
+    if preset.training.n_sample:
+        assert {"sample_alpha", "dropout_input"} <= set(preset.settings)
+    assert ("logq" in preset.settings) == (preset.training.loss == "cross-entropy")
+
+
+@pytest.mark.parametrize("name", FIRST)
+def test_the_first_papers_network_has_one_hot_items_and_the_batchs_negatives_alone(name: str) -> None:
+    settings = load_preset(name).training
+    assert (settings.embedding, settings.n_sample, settings.logq, settings.dropout_input) == ("one-hot", 0, 0, 0)
+    assert settings.activation == ("softmax" if settings.loss == "cross-entropy" else "tanh")
+
+
+def test_changes_go_on_top_and_find_their_own_figures() -> None:
+    preset = load_preset("rsc15-2016-top1")
+    large = preset.with_changes(["hidden_size=1000", "seed=7"])
+    assert (large.hidden_size, large.learning_rate) == (1000, preset.training.learning_rate)
+    published = preset.published_for(large)
+    assert published is not None
+    assert published.recall == {20: 0.6206}
+    assert preset.published_for(preset.with_changes(["epochs=3"])) is None
+    with pytest.raises(TrainingSettingsError, match="unknown training setting 'hidden'"):
+        preset.with_changes(["hidden=3"])
+
+
+def test_a_preset_of_ones_own_is_a_file(tmp_path: Path) -> None:
+    settings = TrainingSettings.parse({"loss": "bpr-max", "learning_rate": 0.07, "deep_input": True})
+    path = tmp_path / "mine.toml"
+    text = preset_text('"Mine"', "a \\ b", settings, data=Split(core=5, test_days=2), comments=["Found by looking."])
+    path.write_text(text)
+    preset = load_preset(str(path))
+    assert (preset.name, preset.title, preset.source) == ("mine", '"Mine"', "a \\ b")
+    assert preset.training == settings
+    assert preset.data == Split(core=5, test_days=2)
+    assert text.startswith("# Found by looking.\n")
+    assert preset.published == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("title = a", r"mine\.toml: .*line 1"),
+        ('title = "a"\nsource = "b"\n', "mine.toml: settings: .*required"),
+        ('title = "a"\nsource = "b"\nsize = 3\n[settings]\n', "mine.toml: size: .*not permitted"),
+        ('title = "a"\nsource = "b"\n[settings]\nepochs = 0\n', "mine.toml: epochs=0"),
+        ('title = "a"\nsource = "b"\n[settings]\n[data]\ncore = 0\n', "mine.toml: data.core"),
+    ],
+)
+def test_a_wrong_file_is_named_with_the_place(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(PresetError, match=message):
+        load_preset(str(path))
+
+
+def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(PresetError, match=r"no preset 'rsc16'; there are coveo, .*yoochoose"):
+        load_preset("rsc16")
+    with pytest.raises(PresetError, match=r"nowhere\.toml: cannot be read"):
+        load_preset("nowhere.toml")

@@ -1,0 +1,95 @@
+"""`trainer presets` and `trainer reproduce` as their user meets them."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from tests.unit.trainer.builders import random_sessions
+from trainer.__main__ import app
+from trainer.presets import preset_names
+
+SMALL = [f"--set={s}" for s in ("hidden_size=8", "epochs=1")]
+DAY = 86_400
+
+
+def run(command: str, *arguments: object) -> Result:
+    return CliRunner().invoke(app, [command, *map(str, arguments)])
+
+
+def written(path: Path, *, seed: int = 1) -> Path:
+    """A hundred sessions, ten a day, with an item of one click in each."""
+    sessions = random_sessions(100, items=30, seed=seed)
+    rows = ["session_id\titem_id\ttimestamp"]
+    for n, (s, i) in enumerate(zip(sessions.session_of_click().tolist(), sessions.items.tolist(), strict=True)):
+        rows.append(f"{s}\titem{i}\t{DAY * (s // 10) + n}")
+    rows += [f"{s}\tonce{s}\t{DAY * (s // 10) + 9000 + s}" for s in range(100)]
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+def test_the_presets_are_listed_with_their_figures() -> None:
+    result = run("presets")
+    assert result.exit_code == 0
+    assert all(name in result.stdout for name in preset_names())
+    assert "0.6206" in result.stdout
+    listed = json.loads(run("presets", "--json").stdout)
+    assert [one["preset"] for one in listed] == list(preset_names())
+    assert all(one["settings"]["batch_size"] and one["source"] and one["published"] for one in listed)
+
+
+def test_the_whole_log_is_filtered_and_split_as_published(tmp_path: Path) -> None:
+    out = tmp_path / "reports" / "report.json"
+    result = run("reproduce", "rsc15", "--train", written(tmp_path / "a.tsv"), "--out", out, "--ties", "median", *SMALL)
+    assert result.exit_code == 0, result.output
+    report = json.loads(out.read_text())
+    ours = report["ours"]
+    assert (ours["items"], ours["train"]["sessions"], ours["test"]["sessions"]) == (30, 90, 10)
+    assert report["ties"] == "median"
+    assert (report["preset"], report["settings"]["batch_size"]) == ("rsc15", 32)
+    # With other settings nothing is published.
+    assert report["published"] is None
+    assert "nothing is published for these settings: hidden_size=8, epochs=1" in result.stderr
+    assert f"{ours['recall']['20']:.4f}" in result.stdout
+
+
+def test_two_files_are_taken_as_they_are(tmp_path: Path) -> None:
+    files = ["--train", written(tmp_path / "a.tsv"), "--test", written(tmp_path / "b.tsv", seed=2)]
+    preset = tmp_path / "mine.toml"
+    preset.write_text(
+        'title = "Mine"\nsource = "me"\n[data]\ncore = 5\n[settings]\nhidden_size = 8\nepochs = 1\n'
+        "[[published]]\nrecall = { 20 = 0.5 }\nmrr = { 20 = 0.25 }\n"
+    )
+    report = json.loads(run("reproduce", preset, *files, "--json").stdout)
+    assert report["ours"]["items"] == 130
+    assert report["published"] == {"recall": {"20": 0.5}, "mrr": {"20": 0.25}}
+    shown = run("reproduce", preset, *files, "--set", "seed=3")
+    assert shown.stderr == ""
+    (row,) = [line.split() for line in shown.stdout.splitlines() if " Recall@20 " in line]
+    published, ours, difference = row[3], row[5], row[7]
+    assert published == "0.5000"
+    assert float(difference) == pytest.approx(float(ours) - 0.5, abs=1e-4)
+
+
+def test_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "run.npz"
+    arguments = ["rsc15", "--train", written(tmp_path / "a.tsv"), "--set", "hidden_size=8", "--json"]
+    first = json.loads(run("reproduce", *arguments, "--set", "epochs=2", "--checkpoint", checkpoint).stdout)
+    more = json.loads(run("reproduce", *arguments, "--set", "epochs=3", "--checkpoint", checkpoint).stdout)
+    assert more["losses"][:2] == first["losses"]
+    assert more["losses"] == json.loads(run("reproduce", *arguments, "--set", "epochs=3").stdout)["losses"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["rsc16"], "no preset 'rsc16'"),
+        (["rsc15", "--set", "momentum=2"], "momentum=2"),
+        (["rsc15", "--test", "missing.tsv"], "missing.tsv: no such file"),
+    ],
+)
+def test_mistakes_are_answered_in_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:
+    result = run("reproduce", *arguments, "--train", written(tmp_path / "a.tsv"))
+    assert (result.exit_code, message in result.stderr) == (2, True)
+    assert "Traceback" not in result.output

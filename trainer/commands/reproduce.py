@@ -1,0 +1,154 @@
+"""``trainer presets`` and ``trainer reproduce``: settings with published figures, and our figures beside them."""
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from trainer.commands.options import (
+    AsJson,
+    Checkpoint,
+    IdleGap,
+    Out,
+    Settings,
+    SkipBadRows,
+    Test,
+    Threads,
+    TieMode,
+    Ties,
+    Train,
+)
+from trainer.commands.terminal import mistakes_answered, progress_bar, warn, write_report
+from trainer.presets import Preset, Published, load_preset, preset_names
+from trainer.settings import TrainingSettings
+
+if TYPE_CHECKING:
+    from trainer.datasets import Dataset
+    from trainer.evaluate import Metrics
+
+
+def presets(as_json: Annotated[bool, typer.Option("--json", help="Print them as JSON.")] = False) -> None:
+    """List the presets: settings from the papers, and what they reached there."""
+    found = [load_preset(name) for name in preset_names()]
+    if as_json:
+        typer.echo(json.dumps([_described(preset) for preset in found]))
+        return
+    table = Table(title="Published settings and results")
+    table.add_column("preset", no_wrap=True)
+    table.add_column("what")
+    for title in ("units", "Recall@20", "MRR@20"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for preset in found:
+        for row, published in enumerate(preset.published):
+            units = published.settings.get("hidden_size", preset.training.hidden_size)
+            name, what = (preset.name, preset.title) if row == 0 else ("", "")
+            table.add_row(name, what, str(units), f"{published.recall[20]:.4f}", f"{published.mrr[20]:.4f}")
+    Console().print(table)
+
+
+def reproduce(
+    preset: Annotated[str, typer.Argument(help="A name of `trainer presets`, or a .toml file.")],
+    *,
+    train: Train,
+    test: Test = None,
+    settings: Settings = None,
+    out: Out = None,
+    checkpoint: Checkpoint = None,
+    idle_gap: IdleGap = None,
+    skip_bad_rows: SkipBadRows = False,
+    ties: Ties = TieMode.CONSERVATIVE,
+    threads: Threads = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Train by a preset and print our figures beside the published ones.
+
+    With --test both files are taken as they are. Without it --train is the whole log: it is filtered and split as the
+    preset says.
+    """
+    errors = Console(stderr=True)
+    with mistakes_answered(errors):
+        chosen = load_preset(preset)
+        training = chosen.with_changes(settings or [])
+        published = chosen.published_for(training)
+        from trainer.datasets import DataOptions, load
+        from trainer.evaluate import GruScorer, evaluate
+        from trainer.fit import fit, use_threads
+
+        use_threads(threads)
+        options = DataOptions(train, test, idle_gap_minutes=idle_gap, skip_bad_rows=skip_bad_rows)
+        if test is None:
+            split = chosen.data
+            options = replace(
+                options, valid_days=split.test_days, collapse_repeats=split.collapse_repeats, core_support=split.core
+            )
+        data = load(options)
+        with progress_bar(
+            errors, "training", data.train.transitions * training.epochs, show=errors.is_terminal
+        ) as advance:
+            result = fit(data.train, training, checkpoint=checkpoint, progress=advance)
+        with progress_bar(errors, "evaluating", data.test.transitions, show=errors.is_terminal) as advance:
+            metrics = evaluate(GruScorer(result.weights), data.test, ties=ties.value, progress=advance)
+        report = {
+            **_described(chosen),
+            "settings": training.model_dump(),
+            "published": published.model_dump(exclude={"settings"}) if published else None,
+            "ours": _figures(metrics, data),
+            "ties": ties.value,
+            "losses": [epoch.loss for epoch in result.epochs],
+            "transitions_per_second": result.transitions_per_second,
+        }
+        write_report(out, report)
+    if published is None and chosen.published:
+        warn(errors, f"nothing is published for these settings: {_changes(chosen, training)}")
+    if as_json:
+        typer.echo(json.dumps(report))
+    else:
+        Console().print(_table(chosen, published, metrics))
+
+
+def _described(preset: Preset) -> dict[str, Any]:
+    return {
+        "preset": preset.name,
+        "title": preset.title,
+        "source": preset.source,
+        "data": preset.data.model_dump(),
+        "settings": preset.training.model_dump(),
+        "published": [published.model_dump() for published in preset.published],
+    }
+
+
+def _figures(metrics: "Metrics", data: "Dataset") -> dict[str, Any]:
+    from trainer.report import metrics_report, size_of
+
+    return {
+        **metrics_report(metrics),
+        "predictions": metrics.predictions,
+        "items": len(data.train.item_ids),
+        "train": size_of(data.train),
+        "test": size_of(data.test),
+        "bad_rows": data.bad_rows,
+    }
+
+
+def _changes(preset: Preset, settings: TrainingSettings) -> str:
+    before, after = preset.training.model_dump(), settings.model_dump()
+    return ", ".join(f"{name}={value}" for name, value in after.items() if value != before[name])
+
+
+def _table(preset: Preset, published: Published | None, metrics: "Metrics") -> Table:
+    """A measure a row: published, ours, and the difference, as far as there is something published."""
+    table = Table(title=f"{preset.title}: {metrics.predictions:,} predictions", caption=f"published: {preset.source}")
+    table.add_column("", no_wrap=True)
+    for title in ("published", "ours", "difference"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for k in sorted(metrics.recall):
+        for name, ours, theirs in (
+            (f"Recall@{k}", metrics.recall[k], published.recall.get(k) if published else None),
+            (f"MRR@{k}", metrics.mrr[k], published.mrr.get(k) if published else None),
+        ):
+            known = ("", "") if theirs is None else (f"{theirs:.4f}", f"{ours - theirs:+.4f}")
+            table.add_row(name, known[0], f"{ours:.4f}", known[1])
+    return table

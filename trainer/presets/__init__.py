@@ -1,0 +1,133 @@
+"""Settings worth a name: one TOML file each, with what is published about them.
+
+A file says where its figures are from, how the sessions were made of the log, the training settings, and the published
+results to compare with. ``trainer tune`` writes its result in the same form.
+"""
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from trainer.errors import PresetError, TrainingSettingsError
+from trainer.settings import TrainingSettings, assignments_of
+
+
+class Split(BaseModel):
+    """How sessions are made of the log and which of them are the test, as :class:`trainer.datasets.DataOptions`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    collapse_repeats: bool = False
+    core: int = Field(1, ge=1)
+    test_days: float | None = Field(None, gt=0)
+
+
+class Published(BaseModel):
+    """Results by k. ``settings`` are those of the preset's that were others."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    settings: dict[str, Any] = {}
+    recall: dict[int, float]
+    mrr: dict[int, float]
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    title: str
+    source: str
+    data: Split = Split()
+    settings: dict[str, Any]
+    published: tuple[Published, ...] = ()
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A preset by its name; ``settings`` as the file has them, :attr:`training` with the defaults filled in."""
+
+    name: str
+    title: str
+    source: str
+    data: Split
+    settings: Mapping[str, Any]
+    published: tuple[Published, ...]
+
+    @cached_property
+    def training(self) -> TrainingSettings:
+        return self.with_changes(())
+
+    def with_changes(self, assignments: Iterable[str]) -> TrainingSettings:
+        """The settings, changed by texts of the form ``name=value``. Raises :class:`TrainingSettingsError`."""
+        return TrainingSettings.parse({**self.settings, **assignments_of(assignments)})
+
+    def published_for(self, settings: TrainingSettings) -> Published | None:
+        """The results of exactly these settings, whatever the seed; None where there are none."""
+        for published in self.published:
+            if TrainingSettings.parse({**self.settings, **published.settings, "seed": settings.seed}) == settings:
+                return published
+        return None
+
+
+def preset_names() -> tuple[str, ...]:
+    """The presets that come with the trainer, in the order of their names."""
+    files = (entry.name for entry in resources.files(__name__).iterdir())
+    return tuple(sorted(name.removesuffix(".toml") for name in files if name.endswith(".toml")))
+
+
+def load_preset(name: str) -> Preset:
+    """A preset by its name, or from a file that ends with ``.toml``. Raises :class:`PresetError`."""
+    if name.endswith(".toml"):
+        try:
+            text = Path(name).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise PresetError(f"{name}: cannot be read: {error}") from error
+        return _parse(Path(name).stem, text, name)
+    if name not in preset_names():
+        raise PresetError(f"no preset '{name}'; there are {', '.join(preset_names())}, and files that end with .toml")
+    return _parse(name, resources.files(__name__).joinpath(f"{name}.toml").read_text(encoding="utf-8"), name)
+
+
+def _parse(name: str, text: str, where: str) -> Preset:
+    try:
+        file = _File.model_validate(tomllib.loads(text))
+        preset = Preset(name, file.title, file.source, file.data, file.settings, file.published)
+        for changes in ({}, *(published.settings for published in file.published)):
+            TrainingSettings.parse({**file.settings, **changes})
+    except (tomllib.TOMLDecodeError, TrainingSettingsError) as error:
+        raise PresetError(f"{where}: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise PresetError(f"{where}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    return preset
+
+
+def preset_text(
+    title: str, source: str, settings: TrainingSettings, *, data: Split, comments: Iterable[str] = ()
+) -> str:
+    """A preset as the text of its file."""
+    # model_dump has every setting: the file stays what it is when a default changes.
+    lines = [f"# {line}" for line in comments]
+    lines += [f"title = {_toml(title)}", f"source = {_toml(source)}"]
+    for table, values in (("data", data.model_dump(exclude_defaults=True)), ("settings", settings.model_dump())):
+        lines += ["", f"[{table}]", *(f"{name} = {_toml(value)}" for name, value in values.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: object) -> str:
+    match value:
+        case bool():
+            return str(value).lower()
+        case int() | float():
+            return repr(value)
+        case str():
+            escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+            return f'"{escaped}"'
+        case _:
+            raise TypeError(f"no TOML for {value!r}")
