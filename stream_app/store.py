@@ -19,6 +19,8 @@ log = structlog.get_logger(__name__)
 
 _MIB: Final = 1024 * 1024
 _BLOOM_BITS: Final = 10
+_FAMILY: Final = "default"
+"""RocksDB's name of the column family that is always there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +133,13 @@ class SessionStore(rocksdb.Store):
 
     def _open(self, path: Path) -> Any:
         path.parent.mkdir(parents=True, exist_ok=True)
+        options = self._options()
         db = rocksdict.Rdict(
             str(path),
-            options=self._options(),
+            options=options,
+            # Or rocksdict takes the options that it finds in an existing database: in place of ours, and with their
+            # filter of expired rows inside the new one, where it reads a time from a row's last bytes and drops it.
+            column_families={_FAMILY: options},
             access_type=rocksdict.AccessType.with_ttl(self._store_options.ttl_seconds),
         )
         # Expired rows go when their file is compacted: make that happen in time for files that nothing else touches.

@@ -137,7 +137,9 @@ def stored_rows(data_dir: Path) -> dict[str, SessionState]:
     for path in tables_folder(data_dir).glob("*.db"):
         # Opening may compact: with a shorter time to live, and 0 is the shortest, rows would be dropped on the way.
         access = rocksdict.AccessType.with_ttl(_A_YEAR_SECONDS)
-        db = rocksdict.Rdict(str(path), options=rocksdict.Options(raw_mode=True), access_type=access)
+        options = rocksdict.Options(raw_mode=True)
+        # Its own options, not those that it finds there: see SessionStore.
+        db = rocksdict.Rdict(str(path), options=options, column_families={"default": options}, access_type=access)
         for key, row in db.items():
             if key != SessionStore.offset_key:
                 rows[key.decode()] = decode_state(row)

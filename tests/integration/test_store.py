@@ -119,19 +119,19 @@ def test_rows_of_ended_sessions_leave_rocksdb(tmp_path: Path) -> None:
     body = bytes(range(256)) * 8  # 2 KiB
     # At the bottom, in a file that no later row falls into: only its age can bring it to a compaction.
     db = store._db_for_partition(0)
+    began = time.monotonic()
     for n in range(2000):
         db[b"old-%d" % n] = body + b"%d" % n
-    ended = time.monotonic()
     db.flush()
     db.compact_range(None, None)
     old, new = 2000, 0
-    while old and time.monotonic() < ended + 60:
+    while old and time.monotonic() < began + 60:
         store.write_rows(0, {b"new-%d" % (new + n): body + b"%d" % n for n in range(100)}, 2)
         new += 100
         time.sleep(0.05)
         old = sum(1 for key in stored(store) if key.startswith(b"old"))
         if old < 2000:
-            assert time.monotonic() > ended + ttl - 1, "no row leaves before its time (RocksDB counts whole seconds)"
+            assert time.monotonic() > began + ttl - 1, "no row leaves before its time (RocksDB counts whole seconds)"
     assert old == 0
     # What is left is about what came within the time to live, not all that ever came.
     store._db_for_partition(0).close()
@@ -141,6 +141,21 @@ def test_rows_of_ended_sessions_leave_rocksdb(tmp_path: Path) -> None:
     db.compact_range(None, None)
     assert stored(store) == {}
     assert persisted(store) is None, "an offset without rows would keep a restore from reading them"
+    db.close()
+
+
+def test_a_store_that_is_opened_again_loses_no_row_and_keeps_to_its_options(tmp_path: Path) -> None:
+    """rocksdict would open it with the options that it finds there, the filter of expired rows twice over."""
+    for n in range(4):
+        store = open_store(tmp_path)
+        store.write_rows(0, {b"%d" % key: row(n) for key in range(10 * n, 10 * n + 20)}, n)
+        store._db_for_partition(0).close()
+    store = open_store(tmp_path)
+    db = store._db_for_partition(0)
+    db.compact_range(None, None)
+    assert stored(store) == {b"%d" % key: row(min(key // 10, 3)) for key in range(50)}
+    assert persisted(store) == 3
+    assert store._cache.get_usage() > 1000, "the blocks are not in the cache that worker.store_cache_mb limits"
     db.close()
 
 
