@@ -8,7 +8,7 @@ manifest; only one that passed the gate is announced.
 """
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Literal
@@ -25,7 +25,7 @@ from trainer.click_log import ClickLogFolder
 from trainer.errors import TooFewSessionsError
 from trainer.evaluate import DEFAULT_KS, Metrics, Scorer, evaluate
 from trainer.export import read_weights
-from trainer.fit import FitResult, fit
+from trainer.fit import FitResult
 from trainer.gate import GateRules, judge
 from trainer.gru4rec import Weights
 from trainer.model_scorer import ModelScorer
@@ -33,9 +33,11 @@ from trainer.parity import check_parity
 from trainer.publish import Evaluated, Provenance, publish, stage
 from trainer.registry import PublishedModel, Registry
 from trainer.service_settings import TrainerSettings
+from trainer.session_memory import SessionMemory
 from trainer.sessions import SessionSet, encode, vocabulary_of
 from trainer.settings import TrainingSettings
 from trainer.shrink import shrink_and_perturb
+from trainer.train import TOO_FEW_TO_REMEMBER, learn_memory, train, transitions_to_learn
 from trainer.warm_start import fits, warm_start
 from trainer.window import Window, hold_out, read_window
 
@@ -147,16 +149,18 @@ class Cycle:
         )  # fmt: skip
         result, trained = self._fit("training", split.train, start), split.train
         candidate = stage(self._staging, result, trained)
-        check_parity(result.weights, candidate, trained)
+        check_parity(result.weights, candidate, trained, memory=result.memory)
         evaluated = self._evaluate(candidate, champion, split)
         verdict = judge(evaluated.model, evaluated.champion, evaluated.baselines, self._rules())
         refitted = False
         if verdict.passed and settings.refit:
             whole = self._known(window.sessions)
             # From the challenger itself, which has seen all but the holdout: sooner there than from the champion.
-            again = self._fit("refitting", whole, (result.weights, result.item_ids) if settings.warm_start else None)
+            challenger = (result.weights, result.item_ids) if settings.warm_start else None
+            # Its memory's weights stay: they must not be learned from the sessions that it was judged by.
+            again = self._fit("refitting", whole, challenger, result.memory)
             candidate = stage(self._staging, again, whole)
-            check_parity(again.weights, candidate, whole)
+            check_parity(again.weights, candidate, whole, memory=again.memory)
             refitted = self._is_sound(candidate, split, evaluated.model)
             if refitted:
                 result, trained = again, whole
@@ -223,14 +227,32 @@ class Cycle:
             return None
         return weights, champion.vocabulary.items
 
-    def _fit(self, phase: str, sessions: SessionSet, start: Start | None) -> FitResult:
-        training = self._training(warm=start is not None)
-        weights = None
-        if start is not None:
-            carried = warm_start(*start, sessions.item_ids, training)
-            weights = shrink_and_perturb(carried, training, keep=self._settings.warm_keep)
+    def _fit(
+        self, phase: str, sessions: SessionSet, start: Start | None, memory: SessionMemory | None = None
+    ) -> FitResult:
+        """Train; with `memory` under the weights of its terms, which are learned otherwise."""
+        training, cold = self._training(warm=start is not None), self._training(warm=False)
+
+        def weights(item_ids: Sequence[str]) -> Weights:
+            assert start is not None
+            carried = warm_start(*start, item_ids, training)
+            return shrink_and_perturb(carried, training, keep=self._settings.warm_keep)
+
+        if memory is None:
+            to_learn = transitions_to_learn(sessions, cold)
+            memory = learn_memory(
+                sessions, cold, progress=lambda done: self._progress("learning the session memory", done, to_learn)
+            )
+            if cold.memory and not memory:
+                log.warning(TOO_FEW_TO_REMEMBER)
         total = sessions.transitions * training.epochs
-        return fit(sessions, training, warm_start=weights, progress=lambda done: self._progress(phase, done, total))
+        return train(
+            sessions,
+            training,
+            start=weights if start else None,
+            memory=memory,
+            progress=lambda done: self._progress(phase, done, total),
+        )
 
     def _training(self, *, warm: bool) -> TrainingSettings:
         training, settings = self._settings.training, self._settings

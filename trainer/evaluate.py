@@ -4,7 +4,7 @@ Every prefix of every session is a prediction of the click after it. State start
 catalogue is ranked, repeats included and nothing filtered out, and each prediction weighs the same.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -13,10 +13,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from schemas.golden import recent_items
 from trainer import gru4rec
 from trainer.batches import schedule
 from trainer.errors import NonFiniteScoresError
 from trainer.gru4rec import Weights
+from trainer.session_memory import NO_MEMORY, RECENT, SessionMemory, remember
 from trainer.sessions import SessionSet
 
 Ties = Literal["conservative", "standard", "median"]
@@ -58,6 +60,20 @@ class Lanes:
         """The last clicks of each session, newest first, -1 where there are no more: int64[n, length]."""
         at = self.position[:, None] - np.arange(length)
         return np.where(at >= self.start[:, None], self.sessions.items[np.maximum(at, 0)], np.int64(-1))
+
+    def recent(
+        self, size: int, index: Ints | None = None
+    ) -> tuple[Ints, npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """What a worker's rows tell of the sessions: the last ``size`` clicks, and how many there were.
+
+        Inputs of a bundle's rank graph: distinct items int64[n, size], their clicks f32[n, size], clicks f32[n].
+        ``index`` int64[items] is the model's number of each item, -1 for one that it does not know.
+        """
+        history = self.history(size)
+        if index is not None:
+            history = np.where(history >= 0, index[history], -1)
+        items, counts, _ = recent_items(history.T[::-1], size)
+        return items, counts, self.clicks.astype(np.float32)
 
 
 class Scorer(Protocol):
@@ -132,21 +148,26 @@ def ranks_of(
 
     Raises :class:`NonFiniteScoresError`.
     """
-    plan = schedule(sessions, _LANES)
-    starts = np.repeat(sessions.offsets[:-1], sessions.lengths)
     ranks: Floats = np.zeros(sessions.clicks)
-    state = scorer.start(plan.position.shape[1])
-    for step, n in enumerate(plan.alive.tolist()):
-        position = plan.position[step, :n]
-        lanes = Lanes(sessions, position, starts[position])
-        state = scorer.advance(state, lanes)
-        ranks[position] = scorer.ranks(state, lanes, sessions.items[position + 1], ties)
+    state: object = None
+    for step, lanes in enumerate(follow(sessions)):
+        state = scorer.advance(state if step else scorer.start(len(lanes.position)), lanes)
+        ranks[lanes.position] = scorer.ranks(state, lanes, sessions.items[lanes.position + 1], ties)
         if progress:
-            progress(n)
+            progress(len(lanes.position))
     predicted = np.ones(sessions.clicks, dtype=np.bool_)
     predicted[sessions.offsets[1:] - 1] = False  # nothing comes after a session's last click
     found: Floats = ranks[predicted]
     return found
+
+
+def follow(sessions: SessionSet) -> Iterator[Lanes]:
+    """Every click that has a successor, once: some sessions side by side, whose number only ever falls."""
+    plan = schedule(sessions, _LANES)
+    starts = np.repeat(sessions.offsets[:-1], sessions.lengths)
+    for step, n in enumerate(plan.alive.tolist()):
+        position = plan.position[step, :n]
+        yield Lanes(sessions, position, starts[position])
 
 
 def ranks_among(scores: Tensor, targets: Ints, ties: Ties, name: str) -> Floats:
@@ -189,9 +210,10 @@ def ranks_in_top(index: Ints, score: npt.NDArray[np.float32], targets: Ints, tie
 
 @dataclass(frozen=True)
 class GruScorer:
-    """A GRU4Rec from its weights. Its state is hidden [L, lanes, H]."""
+    """A GRU4Rec from its weights, and its session memory if it has one. Its state is hidden [L, lanes, H]."""
 
     weights: Weights
+    memory: SessionMemory = NO_MEMORY
     name: str = "gru4rec"
 
     @property
@@ -211,4 +233,7 @@ class GruScorer:
     def ranks(self, state: object, lanes: Lanes, targets: Ints, ties: Ties) -> Floats:
         assert isinstance(state, Tensor)
         with torch.inference_mode():
-            return ranks_among(gru4rec.scores(self.weights, state[-1]), targets, ties, self.name)
+            scores = gru4rec.scores(self.weights, state[-1])  # [n, I]
+            if self.memory:
+                scores = remember(self.memory, scores, *map(torch.from_numpy, lanes.recent(RECENT)))
+            return ranks_among(scores, targets, ties, self.name)

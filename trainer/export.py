@@ -22,9 +22,10 @@ from schemas.vocabulary import Vocabulary
 from trainer import gru4rec
 from trainer.fit import FitResult
 from trainer.gru4rec import Weights
+from trainer.memory_graph import memory_graph
+from trainer.session_memory import NO_MEMORY, RECENT, SessionMemory, remember
 
 TOP_K = 30  # a few more than a ranking publishes, so that exclusions leave enough
-RECENT = 30  # distinct recent items that a session's row keeps
 _OPSET, _IR = 17, 8  # every ONNX Runtime since 1.12 knows them, and nothing newer is needed
 _GOLDEN_SESSIONS, _GOLDEN_CLICKS = 4, 8
 
@@ -42,13 +43,20 @@ class Exported:
     recent_size: int
 
 
-def export(weights: Weights, *, k: int = TOP_K, recent_size: int = RECENT, seed: int = 0) -> Exported:
+def export(
+    weights: Weights,
+    memory: SessionMemory = NO_MEMORY,
+    *,
+    k: int = TOP_K,
+    recent_size: int = RECENT,
+    seed: int = 0,
+) -> Exported:
     """Build both graphs. ``k`` is lowered to the catalogue's size where that is smaller."""
     k = min(k, weights.items)
     return Exported(
         advance=_advance_graph(weights).SerializeToString(deterministic=True),
-        rank=_rank_graph(weights, k, recent_size).SerializeToString(deterministic=True),
-        golden=golden_of(weights, k=k, recent_size=recent_size, seed=seed),
+        rank=_rank_graph(weights, memory, k, recent_size).SerializeToString(deterministic=True),
+        golden=golden_of(weights, memory, k=k, recent_size=recent_size, seed=seed),
         layers=weights.state_rows,
         hidden_size=weights.hidden_size,
         k=k,
@@ -56,16 +64,18 @@ def export(weights: Weights, *, k: int = TOP_K, recent_size: int = RECENT, seed:
     )
 
 
-def golden_of(weights: Weights, *, k: int, recent_size: int, seed: int) -> Golden:
-    """A few random sessions and the answers of the network itself (not of the graphs) to them."""
-    rng = np.random.default_rng(seed)
-    item_index = rng.integers(weights.items, size=(_GOLDEN_CLICKS, _GOLDEN_SESSIONS))
+def golden_of(weights: Weights, memory: SessionMemory, *, k: int, recent_size: int, seed: int) -> Golden:
+    """A few made-up sessions and the answers of the network itself (not of the graphs) to them."""
+    item_index = _golden_sessions(weights.items, memory, np.random.default_rng(seed))
     recent, counts, clicks = recent_items(item_index, recent_size)
     with torch.inference_mode():
         hidden = torch.zeros(weights.state_rows, _GOLDEN_SESSIONS, weights.hidden_size)
         for items in torch.from_numpy(item_index):
             hidden = gru4rec.advance(weights, items, hidden)
-        scores = gru4rec.scores(weights, hidden[-1]).numpy()
+        z = gru4rec.scores(weights, hidden[-1])
+        if memory:
+            z = remember(memory, z, *map(torch.from_numpy, (recent, counts, clicks)))
+        scores = z.numpy()
     top = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     return Golden(
         item_index=item_index,
@@ -76,6 +86,25 @@ def golden_of(weights: Weights, *, k: int, recent_size: int, seed: int) -> Golde
         top_index=top.astype(np.int64),
         top_score=np.take_along_axis(scores, top, axis=1),
     )
+
+
+def _golden_sessions(items: int, memory: SessionMemory, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """int64[clicks, sessions]: at random, but with a memory often along its tables, and back to an earlier item."""
+    sessions = rng.integers(items, size=(_GOLDEN_CLICKS, _GOLDEN_SESSIONS))
+    tables = [term.table for term in memory.tables.values()]
+    for table in tables:
+        filled = np.flatnonzero(np.diff(table.starts))
+        if len(filled):
+            sessions[0] = rng.choice(filled, size=_GOLDEN_SESSIONS)
+    for click in range(1, _GOLDEN_CLICKS if memory else 0):
+        for session in range(_GOLDEN_SESSIONS):
+            related = [table.row(int(sessions[click - 1, session])) for table in tables]
+            choice = int(rng.integers(3))
+            if choice == 0:
+                sessions[click, session] = rng.choice(sessions[:click, session])
+            elif choice == 1 and any(map(np.size, related)):
+                sessions[click, session] = rng.choice(np.concatenate(related))
+    return sessions
 
 
 def _advance_graph(weights: Weights) -> onnx.ModelProto:
@@ -146,16 +175,18 @@ def _advance_graph(weights: Weights) -> onnx.ModelProto:
     return _model(graph)
 
 
-def _rank_graph(weights: Weights, k: int, recent_size: int) -> onnx.ModelProto:
+def _rank_graph(weights: Weights, memory: SessionMemory, k: int, recent_size: int) -> onnx.ModelProto:
+    nodes, constants, scores = memory_graph(memory, "scores", recent_size)
     graph = helper.make_graph(
         [
             helper.make_node("Gemm", ["hidden", "output", "output_bias"], ["scores"], transB=1),  # [B, I]
-            helper.make_node("TopK", ["scores", "k"], ["top_score", "top_index"], axis=1, largest=1, sorted=1),
+            *nodes,
+            helper.make_node("TopK", [scores, "k"], ["top_score", "top_index"], axis=1, largest=1, sorted=1),
         ],
         "rank",
         [
             _io("hidden", TensorProto.FLOAT, ["batch", weights.hidden_size]),
-            # Part of every bundle's interface; this model knows a session by its hidden state alone.
+            # Part of every bundle's interface; without a session memory they are not looked at.
             _io("recent", TensorProto.INT64, ["batch", recent_size]),
             _io("counts", TensorProto.FLOAT, ["batch", recent_size]),
             _io("clicks", TensorProto.FLOAT, ["batch"]),
@@ -165,6 +196,7 @@ def _rank_graph(weights: Weights, k: int, recent_size: int) -> onnx.ModelProto:
             _initializer("output", weights.output.numpy()),
             _initializer("output_bias", weights.output_bias.numpy()),
             _initializer("k", np.array([k])),
+            *constants,
         ],
     )
     return _model(graph)
@@ -182,7 +214,7 @@ def save_bundle(
     git_revision: str | None = None,
 ) -> Path:
     """Export a fit and write it as the bundle ``parent/version``; see :func:`schemas.bundle.write_bundle`."""
-    exported = export(result.weights)
+    exported = export(result.weights, result.memory)
     return write_bundle(
         parent,
         version=version,

@@ -18,6 +18,7 @@ from trainer.errors import TrainingDivergedError
 from trainer.gru4rec import Weights, initial_weights
 from trainer.optimizer import Rows, optimizer_of
 from trainer.sampling import NegativeSampler
+from trainer.session_memory import NO_MEMORY, SessionMemory
 from trainer.sessions import SessionSet
 from trainer.settings import TrainingSettings
 from trainer.step import Gradients, StepMath, dropout_mask
@@ -33,12 +34,16 @@ def use_threads(threads: int) -> None:
 
 @dataclass(frozen=True)
 class FitResult:
-    """``weights`` are those after the epoch ``best_epoch``: the last one, or with early stopping the best one."""
+    """``weights`` are those after the epoch ``best_epoch``: the last one, or with early stopping the best one.
+
+    ``memory`` is what :func:`trainer.train.train` adds to them.
+    """
 
     weights: Weights
     item_ids: tuple[str, ...]
     settings: TrainingSettings
     epochs: tuple[Epoch, ...]
+    memory: SessionMemory = NO_MEMORY
 
     @property
     def best_epoch(self) -> int:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from schemas.bundle import Model, recent_items
+from schemas.bundle import Model
 from schemas.model import Floats as Float32s
 from trainer.evaluate import Floats, Ints, Lanes, Ties, ranks_in_top
 from trainer.sessions import SessionSet
@@ -54,10 +54,8 @@ class ModelScorer:
 
     def ranks(self, state: object, lanes: Lanes, targets: Ints, ties: Ties) -> Floats:
         assert isinstance(state, _State)
-        history = lanes.history(int(lanes.clicks.max()))  # [n, longest] newest first
-        history = np.where(history >= 0, self._index[history], -1)
-        recent, counts, clicks = recent_items(history.T[::-1], self._model.recent_size)
-        index, score = self._model.rank(np.ascontiguousarray(state.hidden[-1]), recent, counts, clicks)
+        memory = lanes.recent(self._model.recent_size, self._index)
+        index, score = self._model.rank(np.ascontiguousarray(state.hidden[-1]), *memory)
         nothing = state.known == 0
         if nothing.any():
             index, score = index.copy(), score.copy()

@@ -3,19 +3,21 @@
 import numpy as np
 import torch
 
-from schemas.bundle import Model, recent_items
+from schemas.bundle import Model
 from schemas.golden import close, same_ranking
 from trainer import gru4rec
 from trainer.batches import schedule
+from trainer.evaluate import Lanes
 from trainer.gru4rec import Weights
 from trainer.service_errors import ParityError
+from trainer.session_memory import NO_MEMORY, SessionMemory, remember
 from trainer.sessions import SessionSet
 
 SESSIONS = 200
 _LANES = 50
 
 
-def check_parity(weights: Weights, model: Model, sessions: SessionSet) -> int:
+def check_parity(weights: Weights, model: Model, sessions: SessionSet, *, memory: SessionMemory = NO_MEMORY) -> int:
     """Walk both through the newest sessions (in the model's vocabulary); returns how many steps were compared.
 
     Each graph is compared on its own: the hidden states along the whole session, and the ranking that follows from the
@@ -37,12 +39,13 @@ def check_parity(weights: Weights, model: Model, sessions: SessionSet) -> int:
             onnx_hidden = model.advance(items, onnx_hidden[:, :n] * carried[:, None])
             if not close(torch_hidden.numpy(), onnx_hidden):
                 raise _differs("advance.onnx", model, step)
-            scores = gru4rec.scores(weights, torch_hidden[-1]).numpy()
-            top = np.argsort(-scores, axis=1, kind="stable")[:, : model.k]
-            at = position[:, None] - np.arange(int((position - starts[position]).max()) + 1)
-            history = np.where(at >= starts[position][:, None], walked.items[np.maximum(at, 0)], -1)
-            ranked = model.rank(torch_hidden[-1].numpy(), *recent_items(history.T[::-1], model.recent_size))
-            if not same_ranking((top, np.take_along_axis(scores, top, axis=1)), ranked):
+            scores = gru4rec.scores(weights, torch_hidden[-1])  # [n, I]
+            view = Lanes(walked, position, starts[position]).recent(model.recent_size)
+            if memory:
+                scores = remember(memory, scores, *map(torch.from_numpy, view))
+            top = np.argsort(-scores.numpy(), axis=1, kind="stable")[:, : model.k]
+            ranked = model.rank(torch_hidden[-1].numpy(), *view)
+            if not same_ranking((top, np.take_along_axis(scores.numpy(), top, axis=1)), ranked):
                 raise _differs("rank.onnx", model, step)
     return plan.transitions
 

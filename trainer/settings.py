@@ -1,7 +1,7 @@
 """What a training run can be told, as one frozen object."""
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -21,6 +21,21 @@ def _canonical(value: object) -> object:
 LossName = Annotated[Literal["cross-entropy", "bpr", "top1", "bpr-max", "top1-max"], BeforeValidator(_canonical)]
 ActivationName = Annotated[Literal["softmax", "linear", "elu", "tanh", "relu"], BeforeValidator(_canonical)]
 OptimizerName = Annotated[Literal["adagrad", "sgd"], BeforeValidator(_canonical)]
+MemoryTerm = Literal["repeat", "cooccurrence", "transitions"]
+
+
+def _terms(value: object) -> object:
+    """Names with commas between them, in the order that terms have; `all` and `none`."""
+    if not isinstance(value, str):
+        return value
+    named = [name for name in map(str.strip, value.lower().split(",")) if name]
+    known = get_args(MemoryTerm)
+    if named in (["all"], ["none"]):
+        return known if named == ["all"] else ()
+    return tuple(sorted(dict.fromkeys(named), key=lambda name: known.index(name) if name in known else -1))
+
+
+MemoryTerms = Annotated[tuple[MemoryTerm, ...], BeforeValidator(_terms)]
 EmbeddingMode = Annotated[Literal["shared", "separate", "one-hot"], BeforeValidator(_canonical)]
 
 
@@ -65,6 +80,17 @@ class TrainingSettings(BaseModel):
     dropout_input: float = Field(0.0, ge=0, lt=1, description="share of the item input's components dropped")
     dropout_hidden: float = Field(0.2, ge=0, lt=1, description="share of the hidden state's components dropped")
     epochs: int = Field(5, ge=1, le=10_000)
+    memory: MemoryTerms = Field(
+        ("repeat", "cooccurrence", "transitions"),
+        description="terms of the session memory, names with commas between them; `all`, or `none` for the GRU alone",
+    )
+    table_width: int = Field(100, ge=1, le=1000, description="items kept of each row of the memory's two tables")
+    memory_holdout: float = Field(
+        0.1,
+        gt=0,
+        lt=1,
+        description="share of the training sessions, the newest, that the memory's weights are fitted to",
+    )
     seed: int = Field(42, ge=0, lt=2**63)
 
     @model_validator(mode="before")

@@ -1,19 +1,28 @@
 """The network in torch and the exported graphs in ONNX Runtime are one model, click by click."""
 
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from schemas.bundle import Model, open_bundle, recent_items
+from schemas.bundle import Model, open_bundle, recent_items, write_bundle
+from schemas.errors import BundleError
+from schemas.golden import same_ranking
+from schemas.vocabulary import Vocabulary
 from tests.unit.trainer.builders import random_sessions
 from trainer import gru4rec
-from trainer.export import read_weights, save_bundle
+from trainer.export import export, read_weights, save_bundle
 from trainer.fit import FitResult, fit
+from trainer.parity import check_parity
 from trainer.readers import read_clicks
+from trainer.service_errors import ParityError
+from trainer.session_memory import NO_MEMORY, RECENT, remember
 from trainer.sessions import SessionSet, drop_short, encode, group_sessions, vocabulary_of
 from trainer.settings import TrainingSettings
+from trainer.train import train
 
 # (embedding, layers, deep_input, input_decay)
 ARCHITECTURES = [
@@ -57,9 +66,11 @@ def assert_same_answers(result: FitResult, model: Model, sessions: SessionSet, l
             hidden = gru4rec.advance(result.weights, torch.from_numpy(items), hidden[:, :n])
             served = model.advance(items, np.ascontiguousarray(served[:, :n]))  # its own state: errors may add up
             np.testing.assert_allclose(served, hidden.numpy(), rtol=1e-4, atol=1e-5)
-            scores = gru4rec.scores(result.weights, hidden[-1]).numpy()
             so_far = np.stack([session[: step + 1] for session in group[:n]], axis=1)
-            index, score = model.rank(served[-1], *recent_items(so_far, model.recent_size))
+            view = recent_items(so_far, model.recent_size)
+            z = gru4rec.scores(result.weights, hidden[-1])
+            scores = remember(result.memory, z, *map(torch.from_numpy, view)).numpy()
+            index, score = model.rank(served[-1], *view)
             assert index.shape == (n, model.k)
             # Each listed item has the score that torch gives it, and the list is the best of all.
             np.testing.assert_allclose(score, np.take_along_axis(scores, index, axis=1), rtol=1e-3, atol=1e-4)
@@ -102,3 +113,89 @@ def test_real_sessions(shared_data: Path, tmp_path: Path, embedding: str, layers
     result = fit(sessions, TrainingSettings.parse(chosen))
     some = sessions.select(np.arange(len(sessions)) % 40 == 0)
     assert assert_same_answers(result, opened(result, sessions, tmp_path), some, lanes=64) == some.clicks
+
+
+TERMS = ("repeat", "cooccurrence", "transitions")
+
+
+REMEMBERED = random_sessions(150, items=90, longest=30)
+
+
+@cache
+def trained(*terms: str, longest: int = 30) -> FitResult:
+    """A model with some of the memory's terms, on sessions enough that their weights are learned."""
+    sessions = random_sessions(150, items=90, longest=longest)
+    settings = {
+        "hidden_size": 8,
+        "n_sample": 20,
+        "batch_size": 32,
+        "epochs": 1,
+        "memory_holdout": 0.4,
+        "table_width": 12,
+    }
+    return train(sessions, TrainingSettings.parse({**settings, "memory": terms}))
+
+
+@pytest.mark.parametrize("terms", [("repeat",), ("cooccurrence",), ("transitions",), TERMS])
+def test_the_session_memory_over_whole_sessions(tmp_path: Path, terms: tuple[str, ...]) -> None:
+    sessions = random_sessions(150, items=90, longest=75)
+    assert sessions.lengths.max() > 2 * RECENT  # more than a row keeps
+    result = trained(*terms, longest=75)
+    assert [term for term in TERMS if getattr(result.memory, term)] == [term for term in TERMS if term in terms]
+    model = opened(result, sessions, tmp_path)
+    some = sessions.select(np.arange(len(sessions)) % 4 == 0)
+    for lanes in (1, 7):
+        assert assert_same_answers(result, model, some, lanes) == some.clicks
+    assert check_parity(result.weights, model, sessions, memory=result.memory) == sessions.transitions
+
+
+def test_the_session_memory_decides(tmp_path: Path) -> None:
+    """Parity would hold as well where no term did anything."""
+    sessions, result = REMEMBERED, trained(*TERMS)
+    model = opened(result, sessions, tmp_path / "whole")
+    plain = opened(replace(result, memory=NO_MEMORY), sessions, tmp_path / "plain")
+    hidden = np.zeros((1, model.hidden_size), np.float32)
+    view = recent_items(np.array([[3], [4], [3]]), model.recent_size)
+    with_memory, without = model.rank(hidden, *view), plain.rank(hidden, *view)
+    assert with_memory[0].tolist() != without[0].tolist()
+    with pytest.raises(ParityError):
+        check_parity(result.weights, plain, sessions, memory=result.memory)
+
+
+def test_sessions_of_a_batch_do_not_see_each_other(tmp_path: Path) -> None:
+    model = opened(trained(*TERMS), REMEMBERED, tmp_path)
+    hidden = np.random.default_rng(0).normal(size=(9, model.hidden_size)).astype(np.float32)
+    # Of none to eight clicks; -1 is padding.
+    clicks = np.where(np.arange(8)[:, None] < np.arange(9), np.random.default_rng(1).integers(90, size=(8, 9)), -1)
+    recent, counts, lengths = recent_items(clicks, model.recent_size)
+    index, score = model.rank(hidden, recent, counts, lengths)
+    for row in range(9):
+        one = slice(row, row + 1)
+        alone_index, alone_score = model.rank(hidden[one], recent[one], counts[one], lengths[one])
+        assert same_ranking((index[one], score[one]), (alone_index, alone_score))
+
+
+def test_a_damaged_memory_is_refused(tmp_path: Path) -> None:
+    """The golden pair's sessions go where the tables lead, so that it tells of them too."""
+    sessions, result = REMEMBERED, trained(*TERMS)
+    tables = {name: term.table for name, term in result.memory.tables.items()}
+    for name, table in tables.items():
+        wrong = replace(table, items=(table.items + 1) % 90)
+        exported = export(result.weights, result.memory.with_tables({**tables, name: wrong}))
+        with pytest.raises(BundleError, match=r"rank\.onnx"):
+            write_bundle(
+                tmp_path, version=name, advance=exported.advance, rank=exported.rank,
+                vocabulary=Vocabulary(result.item_ids), popularity=sessions.support(),
+                golden=export(result.weights, result.memory).golden, layers=exported.layers,
+                hidden_size=exported.hidden_size, k=exported.k, recent_size=exported.recent_size,
+                training={}, metrics={}, created_at=0,
+            )  # fmt: skip
+
+
+def test_weights_are_read_back_from_a_bundle_with_a_memory(tmp_path: Path) -> None:
+    sessions, result = REMEMBERED, trained(*TERMS)
+    opened(result, sessions, tmp_path)
+    read = read_weights(tmp_path / "v1").tensors()
+    assert {name: t.tolist() for name, t in read.items()} == {
+        name: t.tolist() for name, t in result.weights.tensors().items()
+    }

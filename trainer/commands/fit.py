@@ -3,6 +3,7 @@
 import json
 import time
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -26,7 +27,7 @@ from trainer.commands.options import (
     ValidDays,
     ValidFraction,
 )
-from trainer.commands.terminal import mistakes_answered, progress_bar, write_report
+from trainer.commands.terminal import mistakes_answered, progress_bar, warn, write_report
 from trainer.errors import TrainingSettingsError
 from trainer.presets import load_preset
 from trainer.settings import TrainingSettings
@@ -85,9 +86,10 @@ def fit(
         from trainer.early_stopping import EarlyStopping
         from trainer.evaluate import GruScorer, evaluate
         from trainer.export import read_bundle_weights, save_bundle
-        from trainer.fit import fit as fit_model
         from trainer.fit import use_threads
         from trainer.report import fit_report, manifest_metrics, metrics_table, training_record
+        from trainer.train import TOO_FEW_TO_REMEMBER, transitions_to_learn
+        from trainer.train import train as train_model
         from trainer.warm_start import warm_start as start_from
 
         use_threads(threads)
@@ -108,21 +110,20 @@ def fit(
             stopping = EarlyStopping(data.holdout, patience=early_stopping, measure=stop_by.value)
         start = None
         if warm_start is not None:
-            start = start_from(*read_bundle_weights(warm_start), data.train.item_ids, chosen)
+            weights, item_ids = read_bundle_weights(warm_start)
+            start = partial(start_from, weights, item_ids, settings=chosen)
         show = errors.is_terminal and not quiet
-        with progress_bar(errors, "training", data.train.transitions * chosen.epochs, show=show) as advance:
-            result = fit_model(
-                data.train,
-                chosen,
-                warm_start=start,
-                early_stopping=stopping,
-                checkpoint=checkpoint,
-                progress=advance,
+        total = data.train.transitions * chosen.epochs + transitions_to_learn(data.train, chosen)
+        with progress_bar(errors, "training", total, show=show) as advance:
+            result = train_model(
+                data.train, chosen, start=start, early_stopping=stopping, checkpoint=checkpoint, progress=advance
             )
+        if chosen.memory and not result.memory and not quiet:
+            warn(errors, TOO_FEW_TO_REMEMBER)
         makers = counting.all_baselines(data.train) if with_baselines else ()
         found = {}
         with progress_bar(errors, "evaluating", data.test.transitions * (1 + len(makers)), show=show) as advance:
-            metrics = evaluate(GruScorer(result.weights), data.test, ties=ties.value, progress=advance)
+            metrics = evaluate(GruScorer(result.weights, result.memory), data.test, ties=ties.value, progress=advance)
             for make in makers:
                 baseline = make()
                 found[baseline.name] = evaluate(baseline, data.test, ties=ties.value, progress=advance)

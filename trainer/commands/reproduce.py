@@ -75,7 +75,9 @@ def reproduce(
         published = chosen.published_for(training)
         from trainer.datasets import DataOptions, load
         from trainer.evaluate import GruScorer, evaluate
-        from trainer.fit import fit, use_threads
+        from trainer.fit import use_threads
+        from trainer.train import train as train_model
+        from trainer.train import transitions_to_learn
 
         use_threads(threads)
         options = DataOptions(train, test, idle_gap_minutes=idle_gap, skip_bad_rows=skip_bad_rows)
@@ -85,12 +87,11 @@ def reproduce(
                 options, valid_days=split.test_days, collapse_repeats=split.collapse_repeats, core_support=split.core
             )
         data = load(options)
-        with progress_bar(
-            errors, "training", data.train.transitions * training.epochs, show=errors.is_terminal
-        ) as advance:
-            result = fit(data.train, training, checkpoint=checkpoint, progress=advance)
+        total = data.train.transitions * training.epochs + transitions_to_learn(data.train, training)
+        with progress_bar(errors, "training", total, show=errors.is_terminal) as advance:
+            result = train_model(data.train, training, checkpoint=checkpoint, progress=advance)
         with progress_bar(errors, "evaluating", data.test.transitions, show=errors.is_terminal) as advance:
-            metrics = evaluate(GruScorer(result.weights), data.test, ties=ties.value, progress=advance)
+            metrics = evaluate(GruScorer(result.weights, result.memory), data.test, ties=ties.value, progress=advance)
         report = {
             **_described(chosen),
             "settings": training.model_dump(),

@@ -129,5 +129,7 @@ def _toml(value: object) -> str:
         case str():
             escaped = value.replace("\\", "\\\\").replace('"', '\\"')
             return f'"{escaped}"'
+        case list() | tuple():
+            return f"[{', '.join(map(_toml, value))}]"
         case _:
             raise TypeError(f"no TOML for {value!r}")

@@ -1,0 +1,96 @@
+"""What goes with what: item-to-item counts of the training sessions, the strongest of each item.
+
+Two tables feed the session memory (:mod:`trainer.session_memory`): items that share sessions, and items that follow
+each other. Only what was seen together takes room, so a table grows with the clicks, not with items squared.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from trainer.sessions import SessionSet
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+_BLOCK = 512  # items whose shared sessions are all held at once; of each only the strongest are kept
+
+
+@dataclass(frozen=True)
+class ItemTable:
+    """Items of each of I items, greatest count first: E entries, at most ``width`` a row.
+
+    starts  int64[I + 1]  row j has the entries from ``starts[j]`` to ``starts[j + 1]``
+    items   int32[E]
+    counts  f32[E]        above 0
+    """
+
+    starts: Ints
+    items: npt.NDArray[np.int32]
+    counts: npt.NDArray[np.float32]
+    width: int
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def row(self, item: int) -> npt.NDArray[np.int32]:
+        """The items that go with an item."""
+        return self.items[self.starts[item] : self.starts[item + 1]]
+
+
+def transitions(sessions: SessionSet, *, width: int) -> ItemTable:
+    """How often each item came right after another; an item may follow itself."""
+    inside = np.ones(sessions.clicks, np.bool_)
+    inside[sessions.offsets[1:] - 1] = False  # a session's last click is followed by nothing
+    before = np.flatnonzero(inside)
+    size = len(sessions.item_ids)
+    pair, count = np.unique(sessions.items[before] * size + sessions.items[before + 1], return_counts=True)
+    return _table(size, [_strongest(pair // size, pair % size, count.astype(np.float64), width)], width)
+
+
+def cooccurrence(sessions: SessionSet, *, width: int, longest: int) -> ItemTable:
+    """How many sessions each two different items share, looking at the last ``longest`` clicks of a session.
+
+    The bound keeps one session of thousands of clicks, a robot's, from adding millions of pairs.
+    """
+    session, size = sessions.session_of_click(), len(sessions.item_ids)
+    recent = np.arange(sessions.clicks) >= sessions.offsets[session + 1] - longest
+    ones = np.ones(int(recent.sum()), np.float32)
+    contains = sparse.csc_array((ones, (session[recent], sessions.items[recent])), shape=(len(sessions), size))
+    contains.sum_duplicates()
+    contains.data[:] = 1.0  # an item clicked twice is in the session once
+    by_session = contains.tocsr()
+
+    def blocks() -> Iterable[tuple[Ints, Ints, Floats]]:
+        for first in range(0, size, _BLOCK):
+            shared = sparse.coo_array(contains[:, first : first + _BLOCK].T @ by_session)
+            item, other = shared.row.astype(np.int64) + first, shared.col.astype(np.int64)
+            apart = item != other
+            yield _strongest(item[apart], other[apart], shared.data[apart].astype(np.float64), width)
+
+    return _table(size, blocks(), width)
+
+
+def _strongest(row: Ints, item: Ints, count: Floats, width: int) -> tuple[Ints, Ints, Floats]:
+    """The ``width`` greatest entries of each row, equal counts by item, rows in order."""
+    order = np.lexsort((item, -count, row))
+    row, item, count = row[order], item[order], count[order]
+    first = np.flatnonzero(np.diff(row, prepend=-1))  # where each row begins
+    place = np.arange(len(row)) - np.repeat(first, np.diff(first, append=len(row)))
+    kept = place < width
+    return row[kept], item[kept], count[kept]
+
+
+def _table(size: int, parts: Iterable[tuple[Ints, Ints, Floats]], width: int) -> ItemTable:
+    """Parts are ascending ranges of rows."""
+    lengths = np.zeros(size, np.int64)
+    items, counts = [np.zeros(0, np.int32)], [np.zeros(0, np.float32)]
+    for row, item, count in parts:
+        lengths += np.bincount(row, minlength=size)
+        items.append(item.astype(np.int32))
+        counts.append(count.astype(np.float32))
+    starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    return ItemTable(starts, np.concatenate(items), np.concatenate(counts), width)
