@@ -14,6 +14,7 @@ from trainer.commands.models import models, promote, rollback
 from trainer.commands.reproduce import presets, reproduce
 from trainer.commands.run import run
 from trainer.commands.settings import show_settings
+from trainer.commands.tune import tune
 from trainer.errors import TrainerError
 
 app = typer.Typer(
@@ -22,7 +23,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (fit, evaluate, presets, reproduce, collect, run, models, promote, rollback):
+for command in (fit, evaluate, tune, presets, reproduce, collect, run, models, promote, rollback):
     app.command()(command)
 app.command("settings")(show_settings)
 

@@ -3,6 +3,7 @@
     TrainerError
     ├── TrainingSettingsError (ValueError)   a training setting that does not exist or does not fit
     ├── PresetError (ValueError)             a preset that does not exist or whose file is wrong
+    ├── TuningError                          a search that cannot begin or go on
     ├── ClickFileError (ValueError)          a file of clicks that cannot be used
     ├── TooFewSessionsError (ValueError)     nothing is left to train or evaluate on
     ├── TrainingDivergedError                the loss stopped being a number
@@ -24,6 +25,10 @@ class TrainingSettingsError(TrainerError, ValueError):
 
 class PresetError(TrainerError, ValueError):
     """A preset that does not exist or whose file is wrong; the message says which and where."""
+
+
+class TuningError(TrainerError):
+    """A search that cannot begin or go on; the message says why and what to do."""
 
 
 class ClickFileError(TrainerError, ValueError):

@@ -49,6 +49,7 @@ from tests.unit.test_compose import PROGRAMS, is_command
 from trainer.baselines import BASELINES, parse_baselines
 from trainer.baselines.spec import options_of
 from trainer.presets import load_preset, preset_names
+from trainer.search_space import BASELINE_SPACES, network_space
 from trainer.service_settings import TrainerRoot
 
 DOCS: Final = REPOSITORY / "docs"
@@ -274,6 +275,14 @@ def test_the_evaluation_page_has_every_baseline_and_option() -> None:
         pairs = [span for span in re.findall(r"`([^`]+)`", text) if "=" in span]
         (spec,) = parse_baselines(f"{name}:{','.join(pairs)}", BASELINES)
         assert spec.options == options_of(BASELINES[name]), name
+
+
+def test_the_tuning_page_has_every_range_and_baseline() -> None:
+    rows = table(DOCS / "tuning.md", "| for | ranges |")
+    told = [re.sub(r"\\\|", "|", span) for row in rows for span in re.findall(r"`([a-z_]+=[^`]+)`", "|".join(row[1:]))]
+    assert told == [str(one) for one in network_space({"bpr-max"}, 1)]
+    prose_of_it = prose(DOCS / "tuning.md")
+    assert all(f"`{name}`" in prose_of_it for name in BASELINE_SPACES)
 
 
 # -- messages ---------------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 import json
 import time
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +14,7 @@ from trainer.commands.options import (
     AsJson,
     Checkpoint,
     IdleGap,
+    Measure,
     MinSupport,
     PresetName,
     Settings,
@@ -32,13 +32,6 @@ from trainer.errors import TrainingSettingsError
 from trainer.presets import load_preset
 from trainer.settings import TrainingSettings
 from trainer.versions import version_at
-
-
-class Measure(StrEnum):
-    """What early stopping judges an epoch by, as choices of the command line."""
-
-    MRR = "mrr"
-    RECALL = "recall"
 
 
 def fit(

@@ -17,6 +17,13 @@ class TieMode(StrEnum):
     MEDIAN = "median"
 
 
+class Measure(StrEnum):
+    """What makes a model better, as choices of the command line."""
+
+    MRR = "mrr"
+    RECALL = "recall"
+
+
 Train = Annotated[
     Path,
     typer.Option(

@@ -1,0 +1,162 @@
+"""``trainer tune``: clicks in, the best settings found on their newest part out."""
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from trainer.commands.options import (
+    AsJson,
+    CollapseRepeats,
+    Core,
+    IdleGap,
+    Measure,
+    MinSupport,
+    Out,
+    PresetName,
+    Settings,
+    SkipBadRows,
+    Train,
+    ValidDays,
+    ValidFraction,
+)
+from trainer.commands.terminal import mistakes_answered, write_report
+from trainer.errors import TrainingSettingsError
+from trainer.presets import Split, load_preset
+from trainer.search_space import BASELINE_SPACES
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+_INTERRUPTED = 130
+
+
+def tune(
+    *,
+    train: Train,
+    study: Annotated[
+        Path, typer.Option(help="SQLite file of the search; where it exists already, the search goes on from it.")
+    ],
+    baseline: Annotated[
+        str | None, typer.Option(help=f"Tune a baseline in place of a GRU4Rec: {', '.join(BASELINE_SPACES)}.")
+    ] = None,
+    trials: Annotated[
+        int, typer.Option(min=1, help="Finished trials to stop at, those of earlier runs among them.")
+    ] = 50,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Trials at a time, each on a core; by default as many as there are.")
+    ] = None,
+    by: Annotated[Measure, typer.Option(help="What makes a trial better, at 20.")] = Measure.MRR,
+    patience: Annotated[int, typer.Option(min=1, help="Epochs without a better one after which a trial stops.")] = 2,
+    preset: PresetName = None,
+    settings: Settings = None,
+    search: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=RANGE",
+            help="Search this as well, or otherwise than usual: hidden_size=64..512:32, learning_rate=0.01..0.3:log, "
+            "loss=cross-entropy|bpr-max.",
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the best settings here, as a preset (.toml).")] = None,
+    report: Out = None,
+    valid_fraction: ValidFraction = 0.1,
+    valid_days: ValidDays = None,
+    test_days: Annotated[
+        float | None, typer.Option(min=0, help="Leave out the sessions of the last days: they are for the evaluation.")
+    ] = None,
+    idle_gap: IdleGap = None,
+    min_support: MinSupport = 1,
+    core: Core = 1,
+    collapse_repeats: CollapseRepeats = False,
+    skip_bad_rows: SkipBadRows = False,
+    seed: Annotated[int, typer.Option(help="Of the search's draws; with one job it repeats.")] = 42,
+    as_json: AsJson = False,
+) -> None:
+    """Search for the best settings, judged on the newest sessions of --train, which no trial trains on.
+
+    Ctrl-C and kills leave a search that the same command goes on with.
+    """
+    errors = Console(stderr=True)
+    with mistakes_answered(errors):
+        _check_out(out, baseline)
+        if preset is not None and baseline is not None:
+            raise TrainingSettingsError("--preset: is of a GRU4Rec; leave it out, or --baseline")
+        base = load_preset(preset).settings if preset else {}
+        # Here, because torch takes seconds to import.
+        from trainer.datasets import DataOptions, load
+        from trainer.searches import baseline_search, network_search
+        from trainer.trial_worker import Judging
+        from trainer.tuning import best, finished, opened_study
+        from trainer.tuning import tune as try_out
+        from trainer.tuning_report import tuned_preset, tuning_report, tuning_table
+
+        if baseline is None:
+            planned = network_search(base, settings or [], search or [], seed=seed)
+        else:
+            planned = baseline_search(baseline, settings or [], search or [], seed=seed)
+        data = load(
+            DataOptions(
+                train,
+                valid_fraction=valid_fraction,
+                valid_days=valid_days,
+                idle_gap_minutes=idle_gap,
+                min_support=min_support,
+                skip_bad_rows=skip_bad_rows,
+                collapse_repeats=collapse_repeats,
+                core_support=core,
+                test_days=test_days,
+            )
+        )
+        judging = Judging(data.train, data.test, by.value, patience)
+        with opened_study(study, planned, judging) as opened, _bar(errors) as bar:
+            task = bar.add_task("searching", total=trials, completed=len(finished(opened)))
+
+            def show(_: "FrozenTrial") -> None:
+                leader = max((one.value or 0.0 for one in finished(opened) if "recall" in one.user_attrs), default=0.0)
+                bar.update(task, completed=len(finished(opened)), description=f"best {by.value}@20 {leader:.4f}")
+
+            try:
+                try_out(
+                    opened, planned, judging, trials=trials, jobs=jobs or len(os.sched_getaffinity(0)), on_trial=show
+                )
+            except KeyboardInterrupt:
+                bar.stop()
+                done = len(finished(opened))
+                errors.print(f"stopped after {done} of {trials} trials; the same command goes on", highlight=False)
+                raise typer.Exit(_INTERRUPTED) from None
+            winner = best(opened, planned)
+            summary = tuning_report(planned, winner, finished(opened), data, measure=by.value)
+        write_report(report, summary)
+        if out is not None:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            split = Split(core=core, collapse_repeats=collapse_repeats)
+            text = tuned_preset(planned, winner, data, split, measure=by.value, source=train.name)
+            out.write_text(text, encoding="utf-8")
+    if as_json:
+        typer.echo(json.dumps(summary))
+        return
+    Console().print(tuning_table(planned, winner, summary))
+
+
+def _check_out(out: Path | None, baseline: str | None) -> None:
+    if out is not None and baseline is not None:
+        raise TrainingSettingsError("--out: a preset is of a GRU4Rec; a baseline's options stand in the report")
+    if out is not None and out.suffix != ".toml":
+        raise TrainingSettingsError(f"--out {out}: a preset's name ends with .toml")
+
+
+def _bar(console: Console) -> Progress:
+    """Trials, not transitions: how many epochs a trial will have is not known."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
