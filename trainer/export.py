@@ -176,7 +176,7 @@ def _advance_graph(weights: Weights) -> onnx.ModelProto:
 
 
 def _rank_graph(weights: Weights, memory: SessionMemory, k: int, recent_size: int) -> onnx.ModelProto:
-    nodes, constants, scores = memory_graph(memory, "scores", recent_size)
+    nodes, constants, scores = memory_graph(memory, "scores", weights.items, recent_size)
     graph = helper.make_graph(
         [
             helper.make_node("Gemm", ["hidden", "output", "output_bias"], ["scores"], transB=1),  # [B, I]

@@ -17,6 +17,7 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 _BLOCK = 512  # items whose shared sessions are all held at once; of each only the strongest are kept
+_MOST = 65_504.0  # the greatest float16; greater counts are told apart no more
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class ItemTable:
 
     starts  int64[I + 1]  row j has the entries from ``starts[j]`` to ``starts[j + 1]``
     items   int32[E]
-    counts  f32[E]        above 0
+    counts  f32[E]        above 0, each a number that float16 holds, as which it is stored in a bundle
     """
 
     starts: Ints
@@ -91,6 +92,6 @@ def _table(size: int, parts: Iterable[tuple[Ints, Ints, Floats]], width: int) ->
     for row, item, count in parts:
         lengths += np.bincount(row, minlength=size)
         items.append(item.astype(np.int32))
-        counts.append(count.astype(np.float32))
+        counts.append(np.minimum(count, _MOST).astype(np.float16).astype(np.float32))
     starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
     return ItemTable(starts, np.concatenate(items), np.concatenate(counts), width)

@@ -59,3 +59,10 @@ def test_nothing_takes_room_where_nothing_was_seen() -> None:
     table = transitions(sessions_of([[0, 1]], items=1000), width=100)
     assert (len(table.items), len(table.counts), len(table)) == (1, 1, 1000)
     assert table.items.dtype == np.int32
+
+
+def test_counts_are_what_a_bundle_can_hold() -> None:
+    """Float16: exact to 2,048, to three digits above, and no infinity."""
+    table = transitions(sessions_of([[0] * 70_001, [0, *[1, 2] * 2049]]), width=5)
+    assert as_dict(table) == {0: [(0, 65504.0), (1, 1.0)], 1: [(2, 2048.0)], 2: [(1, 2048.0)]}
+    assert (table.counts == table.counts.astype(np.float16)).all()
