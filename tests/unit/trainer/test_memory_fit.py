@@ -11,7 +11,8 @@ from torch import Tensor
 from tests.unit.trainer.builders import random_sessions, sessions_of
 from trainer import gru4rec, memory_fit
 from trainer.gru4rec import Weights, initial_weights
-from trainer.memory_fit import Predictions, Touched, fit_memory, maximise, memory_of, objective_of, touch
+from trainer.memory_features import Predictions, Touched, touch
+from trainer.memory_fit import fit_memory, maximise, memory_of, objective_of
 from trainer.memory_tables import ItemTable, cooccurrence, transitions
 from trainer.session_memory import SessionMemory, remember
 from trainer.settings import TrainingSettings
