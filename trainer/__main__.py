@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from schemas.errors import SchemaError
+from trainer.commands.ablate import ablate
 from trainer.commands.collect import collect
 from trainer.commands.evaluate import evaluate
 from trainer.commands.fit import fit
@@ -23,7 +24,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (fit, evaluate, tune, presets, reproduce, collect, run, models, promote, rollback):
+for command in (fit, evaluate, tune, ablate, presets, reproduce, collect, run, models, promote, rollback):
     app.command()(command)
 app.command("settings")(show_settings)
 

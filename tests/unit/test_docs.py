@@ -46,6 +46,7 @@ from tests.doc_pages import (
     table,
 )
 from tests.unit.test_compose import PROGRAMS, is_command
+from trainer.ablation import ROWS
 from trainer.baselines import BASELINES, parse_baselines
 from trainer.baselines.spec import options_of
 from trainer.presets import load_preset, preset_names
@@ -275,6 +276,14 @@ def test_the_evaluation_page_has_every_baseline_and_option() -> None:
         pairs = [span for span in re.findall(r"`([^`]+)`", text) if "=" in span]
         (spec,) = parse_baselines(f"{name}:{','.join(pairs)}", BASELINES)
         assert spec.options == options_of(BASELINES[name]), name
+
+
+def test_the_ablation_page_has_every_row() -> None:
+    rows = [
+        [f"`{row.name}`", ", ".join(f"`{name}={value}`" for name, value in row.changes.items()), row.tells]
+        for row in ROWS
+    ]
+    assert table(DOCS / "ablation.md", "| row | changes | what the difference tells |") == rows
 
 
 def test_the_tuning_page_has_every_range_and_baseline() -> None:

@@ -52,6 +52,9 @@ ValidFraction = Annotated[
 ValidDays = Annotated[
     float | None, typer.Option(min=0, help="Hold out by time instead: last click within so many days of the newest.")
 ]
+TestDays = Annotated[
+    float | None, typer.Option(min=0, help="Leave out the sessions of the last days: they are for the evaluation.")
+]
 IdleGap = Annotated[
     float | None, typer.Option(min=0, help="Minutes without a click after which a session id starts anew.")
 ]

@@ -20,6 +20,7 @@ from trainer.commands.options import (
     PresetName,
     Settings,
     SkipBadRows,
+    TestDays,
     Train,
     ValidDays,
     ValidFraction,
@@ -66,9 +67,7 @@ def tune(
     report: Out = None,
     valid_fraction: ValidFraction = 0.1,
     valid_days: ValidDays = None,
-    test_days: Annotated[
-        float | None, typer.Option(min=0, help="Leave out the sessions of the last days: they are for the evaluation.")
-    ] = None,
+    test_days: TestDays = None,
     idle_gap: IdleGap = None,
     min_support: MinSupport = 1,
     core: Core = 1,

@@ -1,0 +1,120 @@
+"""``trainer ablate``: one training a row, each without a part of the model, side by side."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from trainer.ablation import ROWS, planned
+from trainer.commands.options import (
+    AsJson,
+    CollapseRepeats,
+    Core,
+    IdleGap,
+    MinSupport,
+    Out,
+    Plot,
+    PresetName,
+    Resamples,
+    Settings,
+    SkipBadRows,
+    Test,
+    TestDays,
+    Threads,
+    TieMode,
+    Ties,
+    Train,
+    ValidDays,
+    ValidFraction,
+)
+from trainer.commands.terminal import mistakes_answered, progress_bar, write_report
+from trainer.presets import load_preset
+from trainer.settings import assignments_of
+
+
+def ablate(
+    *,
+    train: Train,
+    test: Test = None,
+    preset: PresetName = None,
+    settings: Settings = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help=f"Some of the rows: {', '.join(row.name for row in ROWS[1:])}.")
+    ] = None,
+    out: Out = None,
+    plot: Plot = None,
+    checkpoints: Annotated[
+        Path | None, typer.Option(help="Folder that holds each row's run; the same command goes on from there.")
+    ] = None,
+    valid_fraction: ValidFraction = 0.1,
+    valid_days: ValidDays = None,
+    test_days: TestDays = None,
+    idle_gap: IdleGap = None,
+    min_support: MinSupport = 1,
+    core: Core = 1,
+    collapse_repeats: CollapseRepeats = False,
+    skip_bad_rows: SkipBadRows = False,
+    ties: Ties = TieMode.CONSERVATIVE,
+    resamples: Resamples = 2000,
+    threads: Threads = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Train once as it is and once for each part that is left out or exchanged, and compare with significance."""
+    errors = Console(stderr=True)
+    with mistakes_answered(errors):
+        base = {**(load_preset(preset).settings if preset else {}), **assignments_of(settings or [])}
+        rows = planned(base, only or ())
+        # After the settings: torch takes seconds to import, and a mistake must be answered at once.
+        from trainer.comparison import comparison_report, comparison_table
+        from trainer.datasets import DataOptions, load
+        from trainer.evaluate import GruScorer, ranks_of
+        from trainer.fit import use_threads
+        from trainer.plot import check_plot, plot_comparison
+        from trainer.significance import judge
+        from trainer.train import train as train_model
+        from trainer.train import transitions_to_learn
+
+        check_plot(plot)
+        use_threads(threads)
+        data = load(
+            DataOptions(
+                train,
+                test,
+                valid_fraction,
+                valid_days,
+                idle_gap,
+                min_support,
+                skip_bad_rows=skip_bad_rows,
+                collapse_repeats=collapse_repeats,
+                core_support=core,
+                test_days=test_days,
+            )
+        )
+        ranks, about = {}, {}
+        for number, one in enumerate(rows, start=1):
+            name = one.row.name
+            total = data.train.transitions * one.settings.epochs + transitions_to_learn(data.train, one.settings)
+            checkpoint = checkpoints / f"{name}.npz" if checkpoints is not None else None
+            with progress_bar(errors, f"{number}/{len(rows)} {name}", total, show=errors.is_terminal) as advance:
+                result = train_model(data.train, one.settings, checkpoint=checkpoint, progress=advance)
+            ranks[name] = ranks_of(GruScorer(result.weights, result.memory), data.test, ties=ties.value)
+            about[name] = {
+                "changes": dict(one.row.changes),
+                "tells": one.row.tells,
+                "settings": one.settings.model_dump(),
+                "losses": [epoch.loss for epoch in result.epochs],
+                "transitions_per_second": result.transitions_per_second,
+            }
+        judged = judge(ranks, data.test, resamples=resamples)
+        report = comparison_report(judged, data, k=20, ties=ties.value, resamples=resamples, seed=42)
+        for name, described in about.items():
+            report["models"][name] |= described
+        write_report(out, report)
+        if plot is not None:
+            plot_comparison(judged, plot, k=20, title=f"Without: {report['predictions']:,} predictions")
+    if as_json:
+        typer.echo(json.dumps(report))
+    else:
+        Console().print(comparison_table(judged, data, 20))
