@@ -7,7 +7,7 @@ from typing import Literal
 from trainer.errors import ClickFileError, TooFewSessionsError
 from trainer.preprocessing import collapse_repeats, core
 from trainer.public_formats import form_of, read_public
-from trainer.readers import ClickLog
+from trainer.readers import BadRow, ClickLog
 from trainer.sessions import SessionSet, drop_short, encode, group_sessions, temporal_holdout, train_and_test
 
 _DAY_MS = 86_400_000
@@ -48,20 +48,21 @@ class DataOptions:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Sessions in the vocabulary of the training part, and the rows left out, by file."""
+    """Sessions in the vocabulary of the training part, and the rows left out, by file: how many, and the first ones."""
 
     train: SessionSet
     test: SessionSet
     bad_rows: dict[str, int]
+    bad_examples: dict[str, tuple[BadRow, ...]]
     holdout: SessionSet | None = None
 
 
 def load(options: DataOptions) -> Dataset:
     """Raises :class:`ClickFileError` and :class:`TooFewSessionsError`."""
-    train, bad = _sessions(options.train, options)
-    bad_rows = {str(options.train): bad}
+    train, log = _sessions(options.train, options)
+    logs = {str(options.train): log}
     if options.test is not None:
-        test, bad_rows[str(options.test)] = _sessions(options.test, options)
+        test, logs[str(options.test)] = _sessions(options.test, options)
     else:
         train, test = _split(train, options)
     newest = None
@@ -72,7 +73,9 @@ def load(options: DataOptions) -> Dataset:
         newest = encode(newest, train.item_ids)
         if not len(newest):
             raise TooFewSessionsError("no session of the holdout has two clicks on items of the vocabulary")
-    return Dataset(train, test, bad_rows, newest)
+    bad_rows = {name: log.bad_rows for name, log in logs.items()}
+    examples = {name: log.bad_examples for name, log in logs.items() if log.bad_rows}
+    return Dataset(train, test, bad_rows, examples, newest)
 
 
 def _newest(sessions: SessionSet, options: DataOptions) -> tuple[SessionSet, SessionSet]:
@@ -101,8 +104,8 @@ def _split(sessions: SessionSet, options: DataOptions) -> tuple[SessionSet, Sess
     return train, valid if options.part == "valid" else test
 
 
-def _sessions(path: Path, options: DataOptions) -> tuple[SessionSet, int]:
-    """The sessions of a file, filtered, and how many bad rows were left out."""
+def _sessions(path: Path, options: DataOptions) -> tuple[SessionSet, ClickLog]:
+    """The sessions of a file, filtered, and the log that they are of."""
     form = form_of(path)
     log = read_public(path, form, skip_bad_rows=options.skip_bad_rows)
     gap = form.idle_gap_minutes if options.idle_gap_minutes is None else options.idle_gap_minutes
@@ -111,7 +114,7 @@ def _sessions(path: Path, options: DataOptions) -> tuple[SessionSet, int]:
         sessions = collapse_repeats(sessions)
     if options.core_support > 1:
         sessions = core(sessions, options.core_support)
-    return sessions, log.bad_rows
+    return sessions, log
 
 
 def _grouped(path: Path, log: ClickLog, gap_minutes: float | None) -> SessionSet:

@@ -6,6 +6,8 @@
 | diginetica   | train-item-views.csv  | as given             | all                        |
 | retailrocket | events.csv            | visitor, 1 hour idle | event ``view``             |
 | coveo        | browsing_train.csv    | as given             | product_action ``detail``  |
+| coveo-2020   | release_10_23_2020.csv| as given             | product_action ``detail``  |
+| rees46       | 2019-Oct.csv          | user, 1 hour idle    | event_type ``view``        |
 | otto         | *.jsonl               | as given             | type ``clicks``            |
 
 Everything else is a click file of :mod:`trainer.readers`. An event of another known kind is no click and no mistake; an
@@ -16,7 +18,7 @@ import csv
 import datetime
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Literal
@@ -32,11 +34,12 @@ from trainer.otto import read_otto
 from trainer.readers import EXAMPLES, BadRow, ClickLog, checked, codes, id_reason, open_text, read_clicks
 
 Bools = npt.NDArray[np.bool_]
-Times = Literal["iso", "milliseconds", "date-and-milliseconds"]
+Times = Literal["iso", "utc", "milliseconds", "date-and-milliseconds"]
 
 # Milliseconds of four thousand years at most: sums stay far inside int64.
 _PATTERNS: Final = {
     "iso": r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{3})?Z$",
+    "utc": r"^[0-9]{4}-[0-9]{2}-[0-9]{2} ([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9] UTC$",
     "milliseconds": r"^[0-9]{1,14}$",
     "date": r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$",
 }
@@ -102,9 +105,21 @@ COVEO: Final = Form(
     kind="productaction",
     kinds=("detail", "add", "purchase", "remove", "click", ""),
 )
+# The older of the two logs that Coveo published.
+COVEO_2020: Final = replace(COVEO, name="coveo-2020", item="productskushash")
+REES46: Final = Form(
+    "rees46",
+    session="userid",
+    item="productid",
+    time=("eventtime",),
+    times="utc",
+    kind="eventtype",
+    kinds=("view", "cart", "remove_from_cart", "purchase"),
+    idle_gap_minutes=60.0,
+)
 OTTO: Final = Form("otto")
 FORMS: Final[Mapping[str, Form]] = MappingProxyType(
-    {form.name: form for form in (CLICK_FILE, RSC15, DIGINETICA, RETAILROCKET, COVEO, OTTO)}
+    {form.name: form for form in (CLICK_FILE, RSC15, DIGINETICA, RETAILROCKET, COVEO, COVEO_2020, REES46, OTTO)}
 )
 
 
@@ -121,7 +136,7 @@ def form_of(path: Path) -> Form:
         return OTTO
     if re.match(r"[0-9]+,[0-9]{4}-[0-9]{2}-[0-9]{2}T[^,]*,[0-9]+,", first) or path.name.startswith("yoochoose-clicks"):
         return RSC15
-    for form in (DIGINETICA, RETAILROCKET, COVEO):
+    for form in (DIGINETICA, RETAILROCKET, COVEO, COVEO_2020, REES46):
         if set(form.needed) <= set(_names(first.split(form.delimiter))):
             return form
     return CLICK_FILE
@@ -187,13 +202,13 @@ def _timestamps(columns: list[Any], times: Times) -> tuple[npt.NDArray[np.int64]
         day, good_day = _days(columns[0])
         since, good = _whole(columns[1], _PATTERNS["milliseconds"])
         return day + since, good_day & good
-    good = pc.match_substring_regex(columns[0], _PATTERNS["iso"])
+    good = pc.match_substring_regex(columns[0], _PATTERNS[times])
     text = pc.if_else(good, columns[0], b"1970-01-01T00:00:00.000Z").cast(pa.string())
     day, good_day = _days(pc.utf8_slice_codeunits(text, 0, 10))
     time = day
     for start, stop, unit in ((11, 13, 3_600_000), (14, 16, 60_000), (17, 19, 1000), (20, 23, 1)):
         digits = pc.utf8_slice_codeunits(text, start, stop)
-        number = pc.if_else(pc.match_substring_regex(digits, "^[0-9]+$"), digits, "0")  # no fraction: a whole second
+        number = pc.if_else(pc.match_substring_regex(digits, "^[0-9]+$"), digits, "0")  # no fraction: whole seconds
         time = time + number.cast(pa.int64()).to_numpy() * unit
     return time, good.to_numpy() & good_day
 

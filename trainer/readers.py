@@ -7,7 +7,7 @@ Click files are TSV or CSV with a header, gzipped or not: ``session_id``, ``item
 
 import csv
 import gzip
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 from trainer.errors import ClickFileError
 
 ID_BYTES = 256  # the click message's own limit
-EXAMPLES = 5  # bad rows that a report or an error names
+EXAMPLES = 100  # bad rows that a report names
+_SHOWN = 5  # of these in a message
 # Nine thousand years in seconds: keeps milliseconds far inside int64.
 _SECONDS = r"^[0-9]{1,11}(\.[0-9]+)?$"
 
@@ -231,11 +232,16 @@ def _milliseconds(column: Any) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bo
     return np.rint(seconds * 1000.0).astype(np.int64), good.to_numpy()
 
 
+def bad_rows_told(count: int, examples: Sequence[BadRow]) -> str:
+    """How many, and where the first ones stand."""
+    where = "; ".join(f"{row.place}: {row.reason}" for row in examples[:_SHOWN])
+    return f"{count} bad row{'s' if count > 1 else ''} ({where}{'; ..' if count > _SHOWN else ''})"
+
+
 def checked(path: Path, log: ClickLog, good: npt.NDArray[np.bool_], skip_bad_rows: bool) -> ClickLog:
     if log.bad_rows and not skip_bad_rows:
-        where = "; ".join(f"{row.place}: {row.reason}" for row in log.bad_examples)
-        count = f"{log.bad_rows} bad row{'s' if log.bad_rows > 1 else ''}"
-        raise ClickFileError(f"{path}: {count} ({where}). Repair them, or leave them out with --skip-bad-rows")
+        what = bad_rows_told(log.bad_rows, log.bad_examples)
+        raise ClickFileError(f"{path}: {what}. Repair them, or leave them out with --skip-bad-rows")
     if not good.any():
         raise ClickFileError(f"{path}: holds no clicks")
     if good.all():

@@ -70,11 +70,19 @@ def fit_report(
             "train": size_of(data.train),
             "test": size_of(data.test),
             "holdout": size_of(data.holdout) if data.holdout is not None else None,
-            "bad_rows": data.bad_rows,
+            **bad_rows_report(data),
         },
         "version": bundle.name,
         "bundle": str(bundle),
     }
+
+
+def bad_rows_report(data: Dataset) -> dict[str, Any]:
+    """By file: how many rows were left out, and the places of the first ones."""
+    examples = {
+        name: [{"place": row.place, "reason": row.reason} for row in rows] for name, rows in data.bad_examples.items()
+    }
+    return {"bad_rows": data.bad_rows, "bad_examples": examples}
 
 
 def size_of(sessions: SessionSet) -> dict[str, int]:

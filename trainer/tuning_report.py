@@ -9,7 +9,7 @@ from rich.table import Table
 from trainer.baselines import BaselineSpec
 from trainer.datasets import Dataset
 from trainer.presets import Split, preset_text
-from trainer.report import size_of
+from trainer.report import bad_rows_report, size_of
 from trainer.searches import Search
 from trainer.settings import TrainingSettings
 from trainer.tuning import Found
@@ -38,7 +38,7 @@ def tuning_report(
             }
             for trial in trials
         ],
-        "data": {"train": size_of(data.train), "validation": size_of(data.test), "bad_rows": data.bad_rows},
+        "data": {"train": size_of(data.train), "validation": size_of(data.test), **bad_rows_report(data)},
     }
 
 
@@ -66,7 +66,6 @@ def tuning_table(search: Search, winner: Found, summary: dict[str, Any]) -> Tabl
         "searched",
         "best",
         title=f"Recall@20 {winner.recall:.4f}, MRR@20 {winner.mrr:.4f} on {validation:,} predictions of validation",
-        caption=summary["best"].get("baselines"),
     )
     for one in search.dimensions:
         table.add_row(one.name, str(one).partition("=")[2], str(winner.values[one.name]))

@@ -29,7 +29,7 @@ from trainer.commands.options import (
     ValidDays,
     ValidFraction,
 )
-from trainer.commands.terminal import mistakes_answered, progress_bar, write_report
+from trainer.commands.terminal import mistakes_answered, progress_bar, tell_bad_rows, write_report
 from trainer.presets import load_preset
 from trainer.settings import assignments_of
 
@@ -92,6 +92,7 @@ def ablate(
                 test_days=test_days,
             )
         )
+        tell_bad_rows(errors, data)
         ranks, about = {}, {}
         for number, one in enumerate(rows, start=1):
             name = one.row.name

@@ -25,7 +25,7 @@ from trainer.commands.options import (
     ValidDays,
     ValidFraction,
 )
-from trainer.commands.terminal import mistakes_answered, warn, write_report
+from trainer.commands.terminal import mistakes_answered, tell_bad_rows, warn, write_report
 from trainer.errors import TrainingSettingsError
 
 if TYPE_CHECKING:
@@ -103,6 +103,7 @@ def evaluate(
                 part="test" if test_fraction else "valid",
             )
         )
+        tell_bad_rows(errors, data)
 
         def scorers() -> "Iterator[Scorer]":
             """One at a time: a baseline may hold tables of the size of the log."""

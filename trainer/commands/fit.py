@@ -27,7 +27,7 @@ from trainer.commands.options import (
     ValidDays,
     ValidFraction,
 )
-from trainer.commands.terminal import mistakes_answered, progress_bar, warn, write_report
+from trainer.commands.terminal import mistakes_answered, progress_bar, tell_bad_rows, warn, write_report
 from trainer.errors import TrainingSettingsError
 from trainer.presets import load_preset
 from trainer.settings import TrainingSettings
@@ -63,7 +63,7 @@ def fit(
     ties: Ties = TieMode.CONSERVATIVE,
     with_baselines: Annotated[bool, typer.Option("--baselines/--no-baselines", help="Evaluate them too.")] = True,
     threads: Threads = 1,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors and what was left out.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train GRU4Rec on clicks, evaluate it beside the baselines, and write a model bundle."""
@@ -98,6 +98,7 @@ def fit(
                 holdout=early_stopping is not None,
             )
         )
+        tell_bad_rows(errors, data)
         stopping = None
         if early_stopping is not None and data.holdout is not None:
             stopping = EarlyStopping(data.holdout, patience=early_stopping, measure=stop_by.value)

@@ -21,7 +21,7 @@ from trainer.commands.options import (
     Ties,
     Train,
 )
-from trainer.commands.terminal import mistakes_answered, progress_bar, warn, write_report
+from trainer.commands.terminal import mistakes_answered, progress_bar, tell_bad_rows, warn, write_report
 from trainer.presets import Preset, Published, load_preset, preset_names
 from trainer.settings import TrainingSettings
 
@@ -87,6 +87,7 @@ def reproduce(
                 options, valid_days=split.test_days, collapse_repeats=split.collapse_repeats, core_support=split.core
             )
         data = load(options)
+        tell_bad_rows(errors, data)
         total = data.train.transitions * training.epochs + transitions_to_learn(data.train, training)
         with progress_bar(errors, "training", total, show=errors.is_terminal) as advance:
             result = train_model(data.train, training, checkpoint=checkpoint, progress=advance)
@@ -122,7 +123,7 @@ def _described(preset: Preset) -> dict[str, Any]:
 
 
 def _figures(metrics: "Metrics", data: "Dataset") -> dict[str, Any]:
-    from trainer.report import metrics_report, size_of
+    from trainer.report import bad_rows_report, metrics_report, size_of
 
     return {
         **metrics_report(metrics),
@@ -130,7 +131,7 @@ def _figures(metrics: "Metrics", data: "Dataset") -> dict[str, Any]:
         "items": len(data.train.item_ids),
         "train": size_of(data.train),
         "test": size_of(data.test),
-        "bad_rows": data.bad_rows,
+        **bad_rows_report(data),
     }
 
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
@@ -12,6 +12,9 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from schemas.errors import SchemaError
 from trainer.errors import TrainerError, TrainingDivergedError
+
+if TYPE_CHECKING:
+    from trainer.datasets import Dataset
 
 BAD_INPUT = 2
 FAILED = 1
@@ -43,6 +46,14 @@ def progress_bar(console: Console, what: str, total: int, *, show: bool) -> Iter
 
 def warn(errors: Console, message: str) -> None:
     errors.print(f"warning: {message}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+
+
+def tell_bad_rows(errors: Console, data: "Dataset") -> None:
+    """Rows that were left out are never silent."""
+    from trainer.readers import bad_rows_told
+
+    for name, examples in data.bad_examples.items():
+        warn(errors, f"{name}: left out {bad_rows_told(data.bad_rows[name], examples)}")
 
 
 def write_report(path: Path | None, report: dict[str, Any]) -> None:

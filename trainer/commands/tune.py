@@ -25,7 +25,7 @@ from trainer.commands.options import (
     ValidDays,
     ValidFraction,
 )
-from trainer.commands.terminal import mistakes_answered, write_report
+from trainer.commands.terminal import mistakes_answered, tell_bad_rows, write_report
 from trainer.errors import TrainingSettingsError
 from trainer.presets import Split, load_preset
 from trainer.search_space import BASELINE_SPACES
@@ -111,6 +111,7 @@ def tune(
                 test_days=test_days,
             )
         )
+        tell_bad_rows(errors, data)
         judging = Judging(data.train, data.test, by.value, patience)
         with opened_study(study, planned, judging) as opened, _bar(errors) as bar:
             task = bar.add_task("searching", total=trials, completed=len(finished(opened)))
@@ -140,6 +141,8 @@ def tune(
         typer.echo(json.dumps(summary))
         return
     Console().print(tuning_table(planned, winner, summary))
+    if baseline is not None:
+        typer.echo(summary["best"]["baselines"])  # on one line, to be copied
 
 
 def _check_out(out: Path | None, baseline: str | None) -> None:

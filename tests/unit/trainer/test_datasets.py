@@ -87,4 +87,7 @@ def test_bad_rows_are_told_by_file(ten: Path, tmp_path: Path) -> None:
     bad.write_text("1,2014-04-07T10:51:09.277Z,a,0\n1,noon,a,0\n1,2014-04-07T10:52:09.277Z,b,0\n")
     with pytest.raises(ClickFileError, match="line 2"):
         load(DataOptions(ten, bad))
-    assert load(DataOptions(ten, bad, skip_bad_rows=True)).bad_rows == {str(ten): 0, str(bad): 1}
+    data = load(DataOptions(ten, bad, skip_bad_rows=True))
+    assert data.bad_rows == {str(ten): 0, str(bad): 1}
+    (row,) = data.bad_examples[str(bad)]
+    assert (list(data.bad_examples), row.place) == ([str(bad)], "line 2")

@@ -168,7 +168,10 @@ def test_bad_rows_stop_the_run_or_are_counted(tmp_path: Path, train: Path) -> No
     assert refused.exit_code == 2
     assert f"line {lines}: item_id is empty" in refused.output
     skipped = run(*arguments, "--skip-bad-rows")
-    assert json.loads(skipped.stdout)["data"]["bad_rows"] == {str(train): 1}
+    found = json.loads(skipped.stdout)["data"]
+    assert found["bad_rows"] == {str(train): 1}
+    assert found["bad_examples"] == {str(train): [{"place": f"line {lines}", "reason": "item_id is empty"}]}
+    assert f"{train}: left out 1 bad row (line {lines}: item_id is empty)" in skipped.stderr
 
 
 def test_versions_sort_as_they_were_made() -> None:

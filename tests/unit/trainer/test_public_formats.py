@@ -34,6 +34,13 @@ s1,pageview,,,1550885213307,u2
 s2,event_product,add,skuB,1550885213308,u3
 s2,event_product,detail,skuB,1550885213309,u3
 """
+COVEO_2020 = COVEO.replace("product_sku_hash", "product_skus_hash")
+REES46 = """\
+event_time,event_type,product_id,category_id,category_code,brand,price,user_id,user_session
+2019-10-01 00:00:04 UTC,view,44600062,2103807459595387724,,shiseido,35.79,541312140,72d76fde
+2019-10-01 00:00:05 UTC,cart,44600062,2103807459595387724,,shiseido,35.79,541312140,72d76fde
+1970-01-02 00:00:01 UTC,view,3900821,2053013552326770905,appliances.environment.water_heater,aqua,33.20,554748717,9333
+"""
 OTTO = """\
 {"session":42,"events":[{"aid":7,"ts":1661200010000,"type":"clicks"},{"aid":7,"ts":1661200020000,"type":"carts"}]}
 {"session":43,"events":[{"aid":9,"ts":1661200030000,"type":"clicks"},{"aid":7,"ts":1661200040000,"type":"clicks"}]}
@@ -50,6 +57,8 @@ EXPECTED = {
     ),
     "retailrocket": (RETAILROCKET, [(0, "355908", 1433221332117), (1, "318965", 1433221999827)]),
     "coveo": (COVEO, [(0, "skuA", 1550885210881), (1, "skuB", 1550885213309)]),
+    "coveo-2020": (COVEO_2020, [(0, "skuA", 1550885210881), (1, "skuB", 1550885213309)]),
+    "rees46": (REES46, [(0, "44600062", 1569888004000), (1, "3900821", 86_401_000)]),
     "otto": (OTTO, [(0, "7", 1661200010000), (1, "9", 1661200030000), (1, "7", 1661200040000)]),
 }
 
@@ -104,6 +113,9 @@ def test_whole_seconds_are_times_too(tmp_path: Path) -> None:
         ("retailrocket", "14332213321170000,1,view,3,", "timestamp '14332213321170000' is no time"),
         ("retailrocket", "1433221332117,1,stare,3,", "event 'stare' is none of view, addtocart, transaction"),
         ("coveo", "s3,event_product,detail,,1550885213307,u", "productskuhash is empty"),
+        ("rees46", "2019-10-01 24:00:05 UTC,view,1,2,,,3.0,4,a", "eventtime '2019-10-01 24:00:05 UTC' is no time"),
+        ("rees46", "2019-10-01 00:00:05,view,1,2,,,3.0,4,a", "is no time"),
+        ("rees46", "2019-10-01 00:00:05 UTC,stare,1,2,,,3.0,4,a", "eventtype 'stare' is none of view, cart"),
         ("otto", '{"session":1,"events":[{"aid":7,"ts":1,"type":"stare"}]}', "Invalid enum value 'stare'"),
         ("otto", '{"session":1,"events":[{"aid":7}]}', "missing required field `ts`"),
         ("otto", '{"session":1,', "truncated"),

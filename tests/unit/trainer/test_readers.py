@@ -74,10 +74,13 @@ def test_a_bad_row_is_an_error_with_its_line_or_is_counted(tmp_path: Path, row: 
 
 
 def test_only_the_first_bad_rows_are_named_and_all_are_counted(tmp_path: Path) -> None:
-    path = write(tmp_path / "clicks.tsv", TSV + "c\t\t4\n" * 50)
+    path = write(tmp_path / "clicks.tsv", TSV + "c\t\t4\n" * 250)
     log = read_clicks(path, skip_bad_rows=True)
-    assert log.bad_rows == 50
-    assert [row.place for row in log.bad_examples] == ["line 5", "line 6", "line 7", "line 8", "line 9"]
+    assert log.bad_rows == 250
+    assert [row.place for row in log.bad_examples] == [f"line {number}" for number in range(5, 105)]
+    told = "; ".join(f"line {number}: item_id is empty" for number in range(5, 10))
+    with pytest.raises(ClickFileError, match=rf"250 bad rows \({told}; \.\.\)"):
+        read_clicks(path)
 
 
 @pytest.mark.parametrize(
