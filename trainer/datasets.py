@@ -86,21 +86,24 @@ def _newest(sessions: SessionSet, options: DataOptions) -> tuple[SessionSet, Ses
 
 def _last_days(sessions: SessionSet, days: float, options: DataOptions) -> tuple[SessionSet, SessionSet]:
     if not sessions.timed:
-        raise ClickFileError(f"{options.train}: has no timestamps to hold out days by: name a fraction instead")
+        raise ClickFileError(f"{options.train}: has no timestamps to hold out days by: name a fraction, or a test file")
     return temporal_holdout(sessions, duration_ms=round(days * _DAY_MS))
 
 
 def _split(sessions: SessionSet, options: DataOptions) -> tuple[SessionSet, SessionSet]:
+    """What is trained on, and what is evaluated on; the model of either part learns from the same sessions."""
     if options.test_days is not None:
         older, test = _last_days(sessions, options.test_days, options)
-        train, valid = _newest(older, options)
-        return train, valid if options.part == "valid" else test
-    if not options.test_fraction or options.valid_days is not None:
+    elif options.test_fraction:
+        older, test = temporal_holdout(sessions, fraction=options.test_fraction)
+    else:
         return _newest(sessions, options)
-    # Both fractions are of all sessions, and the model of either part learns from the same ones.
-    train, newest = temporal_holdout(sessions, fraction=options.valid_fraction + options.test_fraction)
-    share = options.test_fraction / (options.valid_fraction + options.test_fraction)
-    valid, test = temporal_holdout(newest, fraction=share)
+    if options.valid_days is None and options.test_days is None:
+        # Both fractions are of all sessions.
+        share = options.valid_fraction / (1 - options.test_fraction)
+        train, valid = temporal_holdout(older, fraction=share)
+    else:
+        train, valid = _newest(older, options)
     return train, valid if options.part == "valid" else test
 
 

@@ -22,6 +22,7 @@ from trainer.commands.options import (
     SkipBadRows,
     Test,
     TestDays,
+    TestFraction,
     Threads,
     TieMode,
     Ties,
@@ -50,6 +51,7 @@ def ablate(
     ] = None,
     valid_fraction: ValidFraction = 0.1,
     valid_days: ValidDays = None,
+    test_fraction: TestFraction = 0.0,
     test_days: TestDays = None,
     idle_gap: IdleGap = None,
     min_support: MinSupport = 1,
@@ -89,6 +91,7 @@ def ablate(
                 skip_bad_rows=skip_bad_rows,
                 collapse_repeats=collapse_repeats,
                 core_support=core,
+                test_fraction=test_fraction,
                 test_days=test_days,
             )
         )

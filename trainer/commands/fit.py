@@ -13,6 +13,8 @@ from schemas.announcement import VERSION_PATTERN, is_version
 from trainer.commands.options import (
     AsJson,
     Checkpoint,
+    CollapseRepeats,
+    Core,
     IdleGap,
     Measure,
     MinSupport,
@@ -20,6 +22,8 @@ from trainer.commands.options import (
     Settings,
     SkipBadRows,
     Test,
+    TestDays,
+    TestFraction,
     Threads,
     TieMode,
     Ties,
@@ -44,6 +48,8 @@ def fit(
     settings: Settings = None,
     valid_fraction: ValidFraction = 0.1,
     valid_days: ValidDays = None,
+    test_fraction: TestFraction = 0.0,
+    test_days: TestDays = None,
     early_stopping: Annotated[
         int | None,
         typer.Option(
@@ -57,6 +63,8 @@ def fit(
     checkpoint: Checkpoint = None,
     idle_gap: IdleGap = None,
     min_support: MinSupport = 1,
+    core: Core = 1,
+    collapse_repeats: CollapseRepeats = False,
     skip_bad_rows: SkipBadRows = False,
     version: Annotated[str | None, typer.Option(help="The bundle's name; by default the time.")] = None,
     warm_start: Annotated[Path | None, typer.Option(help="Bundle whose weights to start from.")] = None,
@@ -95,6 +103,10 @@ def fit(
                 idle_gap,
                 min_support,
                 skip_bad_rows=skip_bad_rows,
+                collapse_repeats=collapse_repeats,
+                core_support=core,
+                test_fraction=test_fraction,
+                test_days=test_days,
                 holdout=early_stopping is not None,
             )
         )

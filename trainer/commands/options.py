@@ -55,6 +55,10 @@ ValidDays = Annotated[
 TestDays = Annotated[
     float | None, typer.Option(min=0, help="Leave out the sessions of the last days: they are for the evaluation.")
 ]
+TestFraction = Annotated[
+    float,
+    typer.Option(min=0, max=1, help="Leave out this newest share of the sessions: .2 beside .1 held out is 70/10/20."),
+]
 IdleGap = Annotated[
     float | None, typer.Option(min=0, help="Minutes without a click after which a session id starts anew.")
 ]

@@ -21,6 +21,7 @@ from trainer.commands.options import (
     Settings,
     SkipBadRows,
     TestDays,
+    TestFraction,
     Train,
     ValidDays,
     ValidFraction,
@@ -67,6 +68,7 @@ def tune(
     report: Out = None,
     valid_fraction: ValidFraction = 0.1,
     valid_days: ValidDays = None,
+    test_fraction: TestFraction = 0.0,
     test_days: TestDays = None,
     idle_gap: IdleGap = None,
     min_support: MinSupport = 1,
@@ -108,6 +110,7 @@ def tune(
                 skip_bad_rows=skip_bad_rows,
                 collapse_repeats=collapse_repeats,
                 core_support=core,
+                test_fraction=test_fraction,
                 test_days=test_days,
             )
         )

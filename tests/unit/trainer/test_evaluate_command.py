@@ -13,7 +13,7 @@ from trainer.baselines import BASELINES
 SMALL = [f"--set={s}" for s in ("hidden_size=8", "n_sample=10", "epochs=1", "batch_size=8")]
 
 
-def run(command: str, *arguments: str | Path) -> Result:
+def run(command: str, *arguments: object) -> Result:
     return CliRunner().invoke(app, [command, *map(str, arguments)])
 
 
@@ -110,6 +110,17 @@ def test_seventy_ten_twenty(clicks: Path) -> None:
     result = run("evaluate", "--train", clicks, "--test-fraction", "0.2", "--baselines", "pop", "--json")
     data = json.loads(result.stdout)["data"]
     assert (data["train"]["sessions"], data["test"]["sessions"]) == (70, 20)
+
+
+def test_a_model_is_trained_on_what_the_evaluation_leaves_of_the_same_log(clicks: Path, tmp_path: Path) -> None:
+    split = ["--train", clicks, "--test-fraction", "0.2", "--core", "3", "--collapse-repeats", "--json"]
+    fit = run("fit", *split, "--out", tmp_path, "--version", "v1", "--no-baselines", *SMALL)
+    assert fit.exit_code == 0, fit.output
+    result = run("evaluate", *split, "--model", tmp_path / "v1", "--baselines", "none", "--k", "5")
+    data = json.loads(result.stdout)["data"]
+    assert data["train"] == json.loads(fit.stdout)["data"]["train"]
+    assert (data["train"]["sessions"], data["test"]["sessions"]) == (70, 20)
+    assert not json.loads(result.stdout)["models"]["v1"]["trained_on_test"]
 
 
 @pytest.mark.parametrize(
