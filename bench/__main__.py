@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-BENCHMARKS = ("pipeline",)
+BENCHMARKS = ("pipeline", "memory")
 
 
 def main(names: list[str]) -> None:
