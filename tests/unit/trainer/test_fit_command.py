@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from typer.testing import CliRunner, Result
 from schemas.bundle import open_bundle
 from tests.unit.trainer.builders import random_sessions
 from trainer.__main__ import app
+from trainer.settings import MemoryTerm
 from trainer.versions import version_at
 
 SMALL = [f"--set={s}" for s in ("hidden_size=8", "n_sample=10", "epochs=2", "batch_size=8")]
@@ -73,6 +75,23 @@ def test_without_a_test_file_the_newest_sessions_are_held_out(tmp_path: Path, tr
     assert found["data"]["train"]["sessions"] == 60
     assert found["predictions"] == int((random_sessions(80, items=30, seed=1).lengths[60:] - 1).sum())
     assert found["baselines"] == {}
+
+
+def test_the_session_memory_goes_into_the_bundle_where_there_is_enough_to_learn_it_from(tmp_path: Path) -> None:
+    train = write(tmp_path / "train.tsv.gz", 900, 1, timed=True)
+    for memory, has in (("all", True), ("none", False)):
+        chosen = [*SMALL, f"--set=memory={memory}", "--set=memory_holdout=0.2", "--no-baselines", f"--version={memory}"]
+        result = run("--train", train, "--out", tmp_path, "--json", *chosen)
+        assert result.exit_code == 0, result.output
+        assert json.loads(result.stdout)["settings"]["memory"] == (list(get_args(MemoryTerm)) if has else [])
+        assert (b"memory.repeat" in (tmp_path / memory / "rank.onnx").read_bytes()) is has
+        assert "session memory" not in result.stderr
+
+
+def test_too_few_sessions_for_a_memory_are_told(tmp_path: Path, train: Path) -> None:
+    result = run("--train", train, "--out", tmp_path, "--no-baselines", *SMALL)
+    assert result.exit_code == 0, result.output
+    assert "too few sessions to learn the session memory from" in result.stderr
 
 
 def test_quiet_prints_nothing_and_a_version_can_be_named(tmp_path: Path, train: Path) -> None:
