@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -56,6 +57,9 @@ def reproduce(
     test: Test = None,
     settings: Settings = None,
     out: Out = None,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Train so many times, with seed, seed+1 and so on; ours are the means then.")
+    ] = 1,
     checkpoint: Checkpoint = None,
     idle_gap: IdleGap = None,
     skip_bad_rows: SkipBadRows = False,
@@ -76,6 +80,8 @@ def reproduce(
         from trainer.datasets import DataOptions, load
         from trainer.evaluate import GruScorer, evaluate
         from trainer.fit import use_threads
+        from trainer.report import metrics_report
+        from trainer.reproduction import Run, mean_and_spread
         from trainer.train import train as train_model
         from trainer.train import transitions_to_learn
 
@@ -89,18 +95,28 @@ def reproduce(
         data = load(options)
         tell_bad_rows(errors, data)
         total = data.train.transitions * training.epochs + transitions_to_learn(data.train, training)
-        with progress_bar(errors, "training", total, show=errors.is_terminal) as advance:
-            result = train_model(data.train, training, checkpoint=checkpoint, progress=advance)
-        with progress_bar(errors, "evaluating", data.test.transitions, show=errors.is_terminal) as advance:
-            metrics = evaluate(GruScorer(result.weights, result.memory), data.test, ties=ties.value, progress=advance)
+        runs = []
+        for seed in range(training.seed, training.seed + seeds):
+            with progress_bar(errors, f"training, seed {seed}", total, show=errors.is_terminal) as advance:
+                result = train_model(
+                    data.train,
+                    training.model_copy(update={"seed": seed}),
+                    checkpoint=_of_seed(checkpoint, seed, seeds),
+                    progress=advance,
+                )
+            scorer = GruScorer(result.weights, result.memory)
+            with progress_bar(errors, "evaluating", data.test.transitions, show=errors.is_terminal) as advance:
+                metrics = evaluate(scorer, data.test, ties=ties.value, progress=advance)
+            runs.append(Run(metrics, result))
+        mean, spread = mean_and_spread([run.metrics for run in runs])
         report = {
             **_described(chosen),
             "settings": training.model_dump(),
             "published": published.model_dump(exclude={"settings"}) if published else None,
-            "ours": _figures(metrics, data),
+            "ours": _figures(mean, data),
+            "spread": spread and metrics_report(spread),
             "ties": ties.value,
-            "losses": [epoch.loss for epoch in result.epochs],
-            "transitions_per_second": result.transitions_per_second,
+            "runs": [run.report() for run in runs],
         }
         write_report(out, report)
     if published is None and chosen.published:
@@ -108,7 +124,14 @@ def reproduce(
     if as_json:
         typer.echo(json.dumps(report))
     else:
-        Console().print(_table(chosen, published, metrics))
+        Console().print(_table(chosen, published, mean, spread))
+
+
+def _of_seed(checkpoint: Path | None, seed: int, seeds: int) -> Path | None:
+    """Each run has a file of its own."""
+    if checkpoint is None or seeds == 1:
+        return checkpoint
+    return checkpoint.with_name(f"{checkpoint.name}.{seed}")
 
 
 def _described(preset: Preset) -> dict[str, Any]:
@@ -140,17 +163,17 @@ def _changes(preset: Preset, settings: TrainingSettings) -> str:
     return ", ".join(f"{name}={value}" for name, value in after.items() if value != before[name])
 
 
-def _table(preset: Preset, published: Published | None, metrics: "Metrics") -> Table:
+def _table(preset: Preset, published: Published | None, mean: "Metrics", spread: "Metrics | None") -> Table:
     """A measure a row: published, ours, and the difference, as far as there is something published."""
-    table = Table(title=f"{preset.title}: {metrics.predictions:,} predictions", caption=f"published: {preset.source}")
+    table = Table(title=f"{preset.title}: {mean.predictions:,} predictions", caption=f"published: {preset.source}")
     table.add_column("", no_wrap=True)
-    for title in ("published", "ours", "difference"):
+    for title in ("published", "ours", *(["± over seeds"] if spread else []), "difference"):
         table.add_column(title, justify="right", no_wrap=True)
-    for k in sorted(metrics.recall):
-        for name, ours, theirs in (
-            (f"Recall@{k}", metrics.recall[k], published.recall.get(k) if published else None),
-            (f"MRR@{k}", metrics.mrr[k], published.mrr.get(k) if published else None),
-        ):
+    for k in sorted(mean.recall):
+        for name, of in (("Recall", "recall"), ("MRR", "mrr")):
+            ours = getattr(mean, of)[k]
+            theirs = getattr(published, of).get(k) if published else None
             known = ("", "") if theirs is None else (f"{theirs:.4f}", f"{ours - theirs:+.4f}")
-            table.add_row(name, known[0], f"{ours:.4f}", known[1])
+            varies = [f"{getattr(spread, of)[k]:.4f}"] if spread else []
+            table.add_row(f"{name}@{k}", known[0], f"{ours:.4f}", *varies, known[1])
     return table

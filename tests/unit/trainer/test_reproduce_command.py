@@ -1,6 +1,7 @@
 """`trainer presets` and `trainer reproduce` as their user meets them."""
 
 import json
+import statistics
 from pathlib import Path
 
 import pytest
@@ -77,8 +78,25 @@ def test_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
     arguments = ["rsc15", "--train", written(tmp_path / "a.tsv"), "--set", "hidden_size=8", "--json"]
     first = json.loads(run("reproduce", *arguments, "--set", "epochs=2", "--checkpoint", checkpoint).stdout)
     more = json.loads(run("reproduce", *arguments, "--set", "epochs=3", "--checkpoint", checkpoint).stdout)
-    assert more["losses"][:2] == first["losses"]
-    assert more["losses"] == json.loads(run("reproduce", *arguments, "--set", "epochs=3").stdout)["losses"]
+    losses = more["runs"][0]["losses"]
+    assert losses[:2] == first["runs"][0]["losses"]
+    assert losses == json.loads(run("reproduce", *arguments, "--set", "epochs=3").stdout)["runs"][0]["losses"]
+
+
+def test_several_seeds_are_averaged(tmp_path: Path) -> None:
+    train, checkpoint = written(tmp_path / "a.tsv"), tmp_path / "run.npz"
+    result = run("reproduce", "rsc15", "--train", train, "--seeds", 3, *SMALL, "--json", "--checkpoint", checkpoint)
+    report = json.loads(result.stdout)
+    assert [one["seed"] for one in report["runs"]] == [42, 43, 44]
+    found = [one["mrr"]["20"] for one in report["runs"]]
+    assert len(set(found)) > 1
+    assert report["ours"]["mrr"]["20"] == pytest.approx(statistics.mean(found))
+    assert report["spread"]["mrr"]["20"] == pytest.approx(statistics.stdev(found))
+    assert {f"run.npz.{seed}" for seed in (42, 43, 44)} <= {path.name for path in tmp_path.iterdir()}
+    (only,) = json.loads(run("reproduce", "rsc15", "--train", train, *SMALL, "--set=seed=43", "--json").stdout)["runs"]
+    assert only["losses"] == report["runs"][1]["losses"]
+    shown = run("reproduce", "rsc15", "--train", train, "--seeds", 2, *SMALL).stdout
+    assert "± over seeds" in shown
 
 
 @pytest.mark.parametrize(
