@@ -94,8 +94,10 @@ class SessionTable(faust.Table):
         if not mine:
             return
         ends = await self.app.consumer.highwaters(*mine)
+        covered = {tp.partition: self.data.persisted_offset(tp) for tp in ends}
+        log.info("restoring tables", covered={partition: covered[partition] for partition in sorted(covered)})
         for tp, end in ends.items():
-            stored = self.data.persisted_offset(tp)
+            stored = covered[tp.partition]
             if stored is not None and end is not None and stored >= end:
                 raise StoreError(
                     f"the local store of {tp.topic} partition {tp.partition} covers the changelog up to offset "

@@ -10,6 +10,7 @@ from tests.conftest import REPOSITORY, KafkaUnderTest
 from tests.faults.deployment import Deployment, real_clicks
 
 CLICKS = 12_000
+STREAM = 80_000
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -19,16 +20,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def clicks() -> list[Click]:
-    """Real clicks where the files are there, else simulated ones."""
+def stream() -> list[Click]:
+    """Real clicks where the files are there, else simulated ones: more than any load comes to."""
     folder = REPOSITORY.parent / "shared" / "data"
-    return real_clicks(folder if folder.is_dir() else None, CLICKS)
+    return real_clicks(folder if folder.is_dir() else None, STREAM)
+
+
+@pytest.fixture(scope="session")
+def clicks(stream: list[Click]) -> list[Click]:
+    """As many as a worker has done in seconds."""
+    return stream[:CLICKS]
 
 
 @pytest.fixture
-def deployment(kafka: KafkaUnderTest, topic_prefix: str, tmp_path: Path, clicks: list[Click]) -> Iterator[Deployment]:
+def deployment(kafka: KafkaUnderTest, topic_prefix: str, tmp_path: Path, stream: list[Click]) -> Iterator[Deployment]:
     """Topics, a first model and no worker yet. A tenth of the items are unknown to the model."""
-    items = sorted({click.item_id for click in clicks})
+    items = sorted({click.item_id for click in stream})
     deployment = Deployment(kafka.bootstrap_servers, topic_prefix, tmp_path, [i for n, i in enumerate(items) if n % 10])
     deployment.announce(deployment.bundle("v1"))
     yield deployment

@@ -32,7 +32,7 @@ from stream_app.state_codec import decode_state
 
 PARTITIONS = 4
 SESSION_TIMEOUT = 6
-START_SECONDS = 60.0
+START_SECONDS = 90.0
 ANSWER_SECONDS = 90.0
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -77,13 +77,50 @@ class WorkerProcess:
 
     def metric(self, name: str) -> float:
         """The sum of a metric over its labels."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.web_port}/metrics", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.web_port}/metrics", timeout=30) as answer:
             lines = answer.read().decode().splitlines()
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.split("{")[0].split(" ")[0] == name)
 
     def output(self) -> str:
         """What it logged."""
         return self.log.read_text()
+
+
+class Load:
+    """Clicks that come at a rate, in the background, until a test has seen what it wants to see.
+
+    A slow machine gets more of them instead of an idle worker: a fault after the last click is no fault under load.
+    """
+
+    def __init__(
+        self, clicks: Iterable[Click], *, per_second: float, send: Callable[[Click], None], flush: Callable[[], None]
+    ) -> None:
+        self._clicks, self._per_second = clicks, per_second
+        self._send, self._flush = send, flush
+        self._enough = threading.Event()
+        self._sent = 0
+        self._thread = threading.Thread(target=self._produce, name="clicks", daemon=True)
+        self._thread.start()
+
+    def _produce(self) -> None:
+        began = time.monotonic()
+        for click in self._clicks:
+            self._send(click)
+            self._sent += 1
+            if self._sent % 50 == 0 and self._enough.wait(began + self._sent / self._per_second - time.monotonic()):
+                return
+
+    def stop(self) -> int:
+        """No more clicks; returns how many there were, all of them durable. Fails when they had come to their end."""
+        assert self._thread.is_alive(), f"the load ended by itself, after {self._sent} clicks"
+        self.abandon()
+        self._flush()
+        return self._sent
+
+    def abandon(self) -> None:
+        """No more clicks, whatever became of those on their way."""
+        self._enough.set()
+        self._thread.join()
 
 
 @dataclass
@@ -114,6 +151,7 @@ class Deployment:
     items: Sequence[str]
     extra: dict[str, str] = field(default_factory=dict)
     workers: list[WorkerProcess] = field(default_factory=list)
+    loads: list[Load] = field(default_factory=list)
     models: dict[str, Model] = field(default_factory=dict)
     _sent: int = 0
 
@@ -218,6 +256,8 @@ class Deployment:
 
     def stop_all(self) -> None:
         """Kill what still runs."""
+        for load in self.loads:
+            load.abandon()
         for worker in self.workers:
             if worker.process.poll() is None:
                 worker.process.send_signal(signal.SIGCONT)
@@ -228,7 +268,14 @@ class Deployment:
     def send(self, clicks: Iterable[Click]) -> None:
         """Produce clicks as fast as possible and wait until they are durable."""
         for click in clicks:
-            self.send_raw(click.session_id.encode(), encode_click(click))
+            self._send_click(click)
+        self.flush()
+
+    def _send_click(self, click: Click) -> None:
+        self.send_raw(click.session_id.encode(), encode_click(click))
+
+    def flush(self) -> None:
+        """Wait until everything that was produced is durable."""
         assert self._producer.flush(60) == 0
 
     def send_raw(self, key: bytes | None, value: bytes | None) -> None:
@@ -238,21 +285,11 @@ class Deployment:
         if self._sent % 1000 == 0:
             self._producer.poll(0)
 
-    def send_slowly(self, clicks: Sequence[Click], *, per_second: float) -> threading.Thread:
-        """Produce clicks at a rate, in the background."""
-
-        def produce() -> None:
-            begin = time.monotonic()
-            for n, click in enumerate(clicks):
-                self.send_raw(click.session_id.encode(), encode_click(click))
-                if n % 50 == 49:
-                    self._producer.poll(0)
-                    time.sleep(max(0.0, begin + n / per_second - time.monotonic()))
-            self._producer.flush(120)
-
-        thread = threading.Thread(target=produce, name="clicks", daemon=True)
-        thread.start()
-        return thread
+    def load(self, clicks: Iterable[Click], *, per_second: float) -> Load:
+        """Produce clicks at a rate, in the background, until the load is stopped."""
+        load = Load(clicks, per_second=per_second, send=self._send_click, flush=self.flush)
+        self.loads.append(load)
+        return load
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
@@ -284,9 +321,35 @@ class Deployment:
         finally:
             consumer.close()
 
+    def has_acknowledged_all(self) -> bool:
+        """Whether every record of the clicks topic is."""
+        return self.committed() == self.records(self.topics.clicks)
+
     def wait_until_acknowledged(self, seconds: float = ANSWER_SECONDS) -> None:
         """Until every record of the clicks topic is acknowledged."""
-        self.wait(lambda: self.committed() == self.records(self.topics.clicks), "all clicks acknowledged", seconds)
+        self.wait(self.has_acknowledged_all, "all clicks acknowledged", seconds)
+
+    def wait_until_more_clicks(self, worker: WorkerProcess, count: int, seconds: float = 60.0) -> None:
+        """Until a worker has handled so many clicks from now on."""
+        goal = worker.metric("nextclick_clicks_total") + count
+        self.wait(lambda: worker.metric("nextclick_clicks_total") >= goal, f"{count} more clicks handled", seconds)
+
+    def wait_until_swapped(self, worker: WorkerProcess, models: int, seconds: float = 60.0) -> None:
+        """Until a worker has taken so many models into service."""
+        self.wait(lambda: worker.metric("nextclick_swaps_total") == models, f"{models} models taken", seconds)
+
+    def supervised(self, worker: WorkerProcess, until: Callable[[], bool], what: str) -> WorkerProcess:
+        """Wait, and start the worker anew when it gives up; returns the one that runs then."""
+
+        def is_true() -> bool:
+            nonlocal worker
+            if (code := worker.process.poll()) is not None:
+                assert code == 1, f"exit code {code}:\n{worker.output()[-3000:]}"
+                worker = self.start_ready()
+            return until()
+
+        self.wait(is_true, what, ANSWER_SECONDS)
+        return worker
 
     def verdict(self) -> Verdict:
         """Recompute every session one click at a time and compare."""

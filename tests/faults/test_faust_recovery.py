@@ -26,7 +26,7 @@ from tests.conftest import REPOSITORY, KafkaUnderTest
 pytestmark = pytest.mark.fault
 
 PARTITIONS = 2
-_DEADLINE = 40.0
+_DEADLINE = 90.0
 
 
 @dataclass

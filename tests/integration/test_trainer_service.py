@@ -258,7 +258,7 @@ def test_the_loop_runs_cycle_after_cycle_and_stops_on_sigterm(deployment: Deploy
     assert process.returncode == 0, errors
     told = [json.loads(line) for line in errors.splitlines()]
     outcomes = [line["event"] for line in told if line["event"].startswith("cycle ")]
-    assert outcomes[0] == outcomes[-1] == "cycle announced" or outcomes.count("cycle announced") == 2
+    assert outcomes.count("cycle announced") >= 2  # the clicks come while the loop runs, and may make a third
 
 
 def test_sigterm_during_training_stops_at_once(deployment: Deployment) -> None:

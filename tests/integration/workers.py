@@ -27,7 +27,7 @@ from tests.unit.models import exact_model
 
 PARTITIONS = 2
 SESSION_TIMEOUT = 6.0
-DEADLINE = 40.0
+DEADLINE = 90.0
 ITEMS = tuple(f"item-{n}" for n in range(40))
 
 
