@@ -102,7 +102,7 @@ def _inputs(items: int, batch: int) -> dict[str, Any]:
         distinct = int(rng.integers(1, 9))
         row[:distinct] = rng.choice(items, distinct, replace=False)
     return {
-        "hidden": rng.normal(size=(batch, UNITS)).astype(np.float32),
+        "hidden": np.tanh(rng.normal(size=(batch, UNITS)) / 2).astype(np.float32),  # as a GRU's are
         "recent": recent,
         "counts": (recent >= 0).astype(np.float32),
         "clicks": (recent >= 0).sum(axis=1).astype(np.float32),

@@ -23,6 +23,11 @@ _INT64: Final = "tensor(int64)"
 _FLOAT32: Final = "tensor(float)"
 _ERRORS_ONLY: Final = 3  # ONNX Runtime's log severity
 
+# Scores of a batch are written and read again: rows at a time that leave them in the cache, but never so few that the
+# weights of a large catalogue are read for each of them. 37,000 items: 64 rows a run take half the time of 512.
+_SCORES_A_RUN: Final = 2_400_000
+_ROWS_A_RUN: Final = 64
+
 Shape = tuple[int | None, ...]  # None: any size, and for an input: it must be dynamic
 
 
@@ -87,9 +92,17 @@ class Model:
         hidden f32[B, H] of the last layer; recent int64[B, R] the sessions' distinct items, most recent first, padded
         with -1; counts f32[B, R] how often each was clicked; clicks f32[B] the sessions' lengths.
         """
-        inputs = {"hidden": hidden, "recent": recent, "counts": counts, "clicks": clicks}
-        top_index, top_score = self._rank.run(["top_index", "top_score"], inputs)
-        return top_index, top_score
+        rows = max(_SCORES_A_RUN // len(self.vocabulary), _ROWS_A_RUN)
+        inputs: dict[str, NDArray[Any]] = {"hidden": hidden, "recent": recent, "counts": counts, "clicks": clicks}
+        parts = [
+            self._rank.run(
+                ["top_index", "top_score"], {name: rows_of[at : at + rows] for name, rows_of in inputs.items()}
+            )
+            for at in range(0, max(len(hidden), 1), rows)
+        ]
+        if len(parts) == 1:
+            return parts[0][0], parts[0][1]
+        return np.concatenate([index for index, _ in parts]), np.concatenate([score for _, score in parts])
 
     def warm_up(self, batch_sizes: Iterable[int]) -> None:
         """Run both graphs once at each batch size, so that no click pays for the first allocation."""

@@ -24,6 +24,7 @@ from trainer.fit import FitResult
 from trainer.gru4rec import Weights
 from trainer.memory_graph import memory_graph
 from trainer.session_memory import NO_MEMORY, RECENT, SessionMemory, remember
+from trainer.shortlist import LEAST_ITEMS, Head, shortlist_graph
 
 TOP_K = 30  # a few more than a ranking publishes, so that exclusions leave enough
 _OPSET, _IR = 17, 8  # every ONNX Runtime since 1.12 knows them, and nothing newer is needed
@@ -176,13 +177,22 @@ def _advance_graph(weights: Weights) -> onnx.ModelProto:
 
 
 def _rank_graph(weights: Weights, memory: SessionMemory, k: int, recent_size: int) -> onnx.ModelProto:
-    nodes, constants, scores = memory_graph(memory, "scores", weights.items, recent_size)
-    graph = helper.make_graph(
-        [
+    if weights.items >= LEAST_ITEMS and weights.layers:  # without layers a state may be of any size
+        nodes, constants = shortlist_graph(
+            weights.output.numpy(),
+            weights.output_bias.numpy(),
+            k,
+            _memory_head(memory, recent_size) if memory else None,
+        )
+    else:
+        added, constants, scores = memory_graph(memory, "scores", weights.items, recent_size)
+        nodes = [
             helper.make_node("Gemm", ["hidden", "output", "output_bias"], ["scores"], transB=1),  # [B, I]
-            *nodes,
+            *added,
             helper.make_node("TopK", [scores, "k"], ["top_score", "top_index"], axis=1, largest=1, sorted=1),
-        ],
+        ]
+    graph = helper.make_graph(
+        nodes,
         "rank",
         [
             _io("hidden", TensorProto.FLOAT, ["batch", weights.hidden_size]),
@@ -200,6 +210,15 @@ def _rank_graph(weights: Weights, memory: SessionMemory, k: int, recent_size: in
         ],
     )
     return _model(graph)
+
+
+def _memory_head(memory: SessionMemory, recent_size: int) -> Head:
+    """The session memory as what a shortlist takes."""
+
+    def head(scores: str, width: int, own: str, best: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto], str]:
+        return memory_graph(memory, scores, width, recent_size, own=own, best=best)
+
+    return head
 
 
 def save_bundle(
@@ -268,7 +287,10 @@ def _io(name: str, kind: int, shape: list[int | str]) -> onnx.ValueInfoProto:
 
 def _model(graph: onnx.GraphProto) -> onnx.ModelProto:
     model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR, producer_name="nextclick"
+        graph,
+        opset_imports=[helper.make_opsetid("", _OPSET), helper.make_opsetid("com.microsoft", 1)],
+        ir_version=_IR,
+        producer_name="nextclick",
     )
     onnx.checker.check_model(model)
     return model

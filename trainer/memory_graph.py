@@ -39,11 +39,13 @@ class _Graph:
 
 
 def memory_graph(
-    memory: SessionMemory, scores: str, items: int, recent_size: int
+    memory: SessionMemory, scores: str, items: int, recent_size: int, *, own: str | None = None, best: str | None = None
 ) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto], str]:
     """Operators that add the terms to the tensor ``scores`` [B, I]; their constants; and the name of the sum [B, I].
 
-    They read the rank graph's inputs ``recent`` int64[B, R], ``counts`` f32[B, R] and ``clicks`` f32[B].
+    They read the rank graph's inputs ``recent`` int64[B, R], ``counts`` f32[B, R] and ``clicks`` f32[B]. Where
+    ``scores`` are estimates, ``own`` [B, R] and ``best`` [B, 1] are the true ones of the recent items and the highest.
+    ``items`` is the width of ``scores``, I or more.
     """
     if not memory:
         return [], [], scores
@@ -54,7 +56,7 @@ def memory_graph(
     real = graph.apply("GreaterOrEqual", ["recent", zero], "real")  # bool[B, R]
     index, value = [], []
     if memory.repeat is not None:
-        parts = _repeat(graph, memory.repeat, scores, recent_size)
+        parts = _repeat(graph, memory.repeat, scores, recent_size, own=own, best=best)
         index.append(parts[0])
         value.append(parts[1])
     for name, term in memory.tables.items():
@@ -68,13 +70,15 @@ def memory_graph(
     return graph.nodes, graph.initializers, graph.apply("Reshape", [total, graph.shape(-1, items)], "scores")
 
 
-def _repeat(graph: _Graph, term: RepeatTerm, scores: str, recent_size: int) -> tuple[str, str]:
+def _repeat(
+    graph: _Graph, term: RepeatTerm, scores: str, recent_size: int, *, own: str | None, best: str | None
+) -> tuple[str, str]:
     """Where on the line, and what: int64[B R] and f32[B R]; padding adds 0 to its session's first item."""
     apply, constant = graph.apply, graph.constant
     one = constant("one", 1)
     item = apply("Max", ["recent", f"{_PREFIX}zero"], "item")  # [B, R]
-    best = apply("ReduceMax", [scores], "best", axes=[1], keepdims=1)  # [B, 1]
-    own = apply("GatherElements", [scores, item], "own", axis=1)  # [B, R]
+    best = best or apply("ReduceMax", [scores], "best", axes=[1], keepdims=1)  # [B, 1]
+    own = own or apply("GatherElements", [scores, item], "own", axis=1)  # [B, R]
     of_score = apply("Mul", [apply("Sub", [own, best], "relative"), constant("repeat.score", term.score)], "of_score")
     log_count = apply("Log", [apply("Max", ["counts", one], "count")], "log_count")  # [B, R]
     of_count = apply("Mul", [log_count, constant("repeat.count", term.count)], "of_count")

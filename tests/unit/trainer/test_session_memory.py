@@ -18,8 +18,8 @@ def drawn(*shape: int, seed: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def whole_memory() -> SessionMemory:
-    sessions = random_sessions(300, ITEMS, seed=4)
+def whole_memory(items: int = ITEMS) -> SessionMemory:
+    sessions = random_sessions(300, items, seed=4)
     weights = drawn(PLACES + 3, seed=1)
     return SessionMemory(
         RepeatTerm(weights[:PLACES], weights[PLACES], weights[PLACES + 1], weights[PLACES + 2]),
