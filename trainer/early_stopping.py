@@ -8,6 +8,8 @@ from trainer.evaluate import GruScorer, evaluate
 from trainer.gru4rec import Weights
 from trainer.sessions import SessionSet
 
+Measure = Literal["recall", "mrr", "both"]
+
 
 @dataclass(frozen=True)
 class Epoch:
@@ -27,12 +29,12 @@ class EarlyStopping:
     holdout   sessions in the vocabulary of the training part, newer than it (see trainer.sessions.temporal_holdout);
               not those of the final evaluation, whose figures would then be chosen rather than found
     patience  epochs in a row without a better one, after which to stop
-    measure   what makes an epoch better, at ``k`` and with conservative ties
+    measure   what makes an epoch better, at ``k`` and with conservative ties; ``both``: the sum of the two
     """
 
     holdout: SessionSet
     patience: int = 2
-    measure: Literal["recall", "mrr"] = "mrr"
+    measure: Measure = "mrr"
     k: int = 20
 
     def __post_init__(self) -> None:
@@ -44,11 +46,16 @@ class EarlyStopping:
     def score(self, weights: Weights) -> float:
         """The measure on the holdout. Raises NonFiniteScoresError."""
         metrics = evaluate(GruScorer(weights), self.holdout, ks=(self.k,))
-        return (metrics.mrr if self.measure == "mrr" else metrics.recall)[self.k]
+        return value_of(self.measure, recall=metrics.recall[self.k], mrr=metrics.mrr[self.k])
 
     def is_over(self, epochs: Sequence[Epoch]) -> bool:
         """Whether these epochs, judged by :meth:`score`, are enough."""
         return bool(epochs) and len(epochs) - best_epoch(epochs) >= self.patience
+
+
+def value_of(measure: Measure, *, recall: float, mrr: float) -> float:
+    """The one number that the measure goes by."""
+    return {"recall": recall, "mrr": mrr, "both": recall + mrr}[measure]
 
 
 def best_epoch(epochs: Sequence[Epoch]) -> int:

@@ -3,12 +3,12 @@
 import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
 from trainer.baselines import BASELINES, BaselineSpec
-from trainer.early_stopping import EarlyStopping, Epoch
+from trainer.early_stopping import EarlyStopping, Epoch, Measure
 from trainer.errors import NonFiniteScoresError, TrainingDivergedError, TrainingSettingsError
 from trainer.evaluate import GruScorer, Metrics, evaluate
 from trainer.fit import fit, use_threads
@@ -52,7 +52,7 @@ class Judging:
 
     train: SessionSet
     holdout: SessionSet
-    measure: Literal["recall", "mrr"]
+    measure: Measure
     patience: int
 
 

@@ -13,15 +13,15 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from trainer.early_stopping import Measure, value_of
 from trainer.errors import TuningError
 from trainer.searches import Search
 from trainer.trial_worker import Done, Judged, Judging, Message, Task, work
@@ -154,7 +154,7 @@ def tune(
                     idle.append(ready)
 
 
-def _heard(connection: Connection, trial: optuna.Trial, study: optuna.Study, measure: str) -> bool:
+def _heard(connection: Connection, trial: optuna.Trial, study: optuna.Study, measure: Measure) -> bool:
     """Take a worker's message into the study; whether the trial has ended by it."""
     try:
         message: Message = msgspec.json.decode(connection.recv_bytes(), type=Judged | Done)
@@ -169,7 +169,7 @@ def _heard(connection: Connection, trial: optuna.Trial, study: optuna.Study, mea
     if message.why is None:
         for name in ("recall", "mrr", "epoch", "seconds"):
             trial.set_user_attr(name, getattr(message, name))
-        study.tell(trial, message.recall if measure == "recall" else message.mrr)
+        study.tell(trial, value_of(measure, recall=message.recall, mrr=message.mrr))
     elif message.why == "pruned":
         study.tell(trial, state=TrialState.PRUNED)
     else:
@@ -185,22 +185,34 @@ def _send(connection: Connection, message: object) -> None:
         return  # the worker has died: reading from it says so
 
 
+class Worker(Protocol):
+    """Something that runs :func:`trainer.trial_worker.work`."""
+
+    def terminate(self) -> None: ...
+
+    def join(self) -> None: ...
+
+
+def start_worker(connection: Connection, judging: Judging) -> Worker:
+    """A process that works for the other end of the connection."""
+    # Not forked: torch's threads and locks would be copied in whatever state they are.
+    process = multiprocessing.get_context("spawn").Process(target=work, args=(connection, judging), daemon=True)
+    with _interrupts_ignored():
+        process.start()
+    connection.close()  # ours; or the end of the worker would not be the end of the pipe
+    return process
+
+
 @contextmanager
 def _workers(count: int, judging: Judging) -> Iterator[list[Connection]]:
-    """So many processes, by their connections. They end with the block, in the middle of their work if need be."""
-    # Not forked: torch's threads and locks would be copied in whatever state they are.
-    context = multiprocessing.get_context("spawn")
-    processes: list[BaseProcess] = []
+    """So many workers, by the connections to them. They end with the block, in the middle of their work if need be."""
+    workers: list[Worker] = []
     with ExitStack() as stack:
         connections = []
-        stack.callback(_end, processes)
+        stack.callback(_end, workers)
         for _ in range(count):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=work, args=(theirs, judging), daemon=True)
-            with _interrupts_ignored():
-                process.start()
-            theirs.close()  # or the end of the worker would not be the end of the pipe
-            processes.append(process)
+            ours, theirs = multiprocessing.Pipe()
+            workers.append(start_worker(theirs, judging))
             connections.append(ours)
             stack.callback(ours.close)
         yield connections
@@ -216,8 +228,8 @@ def _interrupts_ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _end(processes: list[BaseProcess]) -> None:
-    for process in processes:
-        process.terminate()
-    for process in processes:
-        process.join()
+def _end(workers: list[Worker]) -> None:
+    for worker in workers:
+        worker.terminate()
+    for worker in workers:
+        worker.join()

@@ -25,7 +25,7 @@ def tuning_report(
         best |= {"options": winner.values, "baselines": str(BaselineSpec(search.baseline, winner.values))}
     return {
         "best": best,
-        "by": f"{measure}@20",
+        "by": measure,
         "search": [str(one) for one in search.dimensions],
         "trials": [
             {
@@ -51,7 +51,7 @@ def tuned_preset(search: Search, winner: Found, data: Dataset, split: Split, *, 
     """The best settings as a preset's text, ``source`` the file of clicks."""
     trained, judged = f"{len(data.train):,}", f"{len(data.test):,}"
     comments = [
-        f"The best by {measure}@20 on the newest {judged} sessions of {source}, trained on the {trained} before them:",
+        f"The best by {measure} on the newest {judged} sessions of {source}, trained on the {trained} before them:",
         f"Recall@20 {winner.recall:.4f}, MRR@20 {winner.mrr:.4f} after {winner.epoch} epochs. Searched:",
         *map(str, search.dimensions),
     ]

@@ -59,7 +59,7 @@ def fit(
             "the training part, which are held out of it: as many days, or as great a share, as above.",
         ),
     ] = None,
-    stop_by: Annotated[Measure, typer.Option(help="What makes an epoch better, at 20.")] = Measure.MRR,
+    stop_by: Annotated[Measure, typer.Option(help="What makes an epoch better, at 20; both: the sum.")] = Measure.MRR,
     checkpoint: Checkpoint = None,
     idle_gap: IdleGap = None,
     min_support: MinSupport = 1,

@@ -22,6 +22,7 @@ class Measure(StrEnum):
 
     MRR = "mrr"
     RECALL = "recall"
+    BOTH = "both"
 
 
 Train = Annotated[

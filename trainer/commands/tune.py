@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 _INTERRUPTED = 130
+_NAMES = {Measure.MRR: "mrr@20", Measure.RECALL: "recall@20", Measure.BOTH: "recall@20 + mrr@20"}
 
 
 def tune(
@@ -52,7 +53,7 @@ def tune(
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Trials at a time, each on a core; by default as many as there are.")
     ] = None,
-    by: Annotated[Measure, typer.Option(help="What makes a trial better, at 20.")] = Measure.MRR,
+    by: Annotated[Measure, typer.Option(help="What makes a trial better, at 20; both: the sum.")] = Measure.MRR,
     patience: Annotated[int, typer.Option(min=1, help="Epochs without a better one after which a trial stops.")] = 2,
     preset: PresetName = None,
     settings: Settings = None,
@@ -121,7 +122,7 @@ def tune(
 
             def show(_: "FrozenTrial") -> None:
                 leader = max((one.value or 0.0 for one in finished(opened) if "recall" in one.user_attrs), default=0.0)
-                bar.update(task, completed=len(finished(opened)), description=f"best {by.value}@20 {leader:.4f}")
+                bar.update(task, completed=len(finished(opened)), description=f"best {_NAMES[by]} {leader:.4f}")
 
             try:
                 try_out(
@@ -133,12 +134,12 @@ def tune(
                 errors.print(f"stopped after {done} of {trials} trials; the same command goes on", highlight=False)
                 raise typer.Exit(_INTERRUPTED) from None
             winner = best(opened, planned)
-            summary = tuning_report(planned, winner, finished(opened), data, measure=by.value)
+            summary = tuning_report(planned, winner, finished(opened), data, measure=_NAMES[by])
         write_report(report, summary)
         if out is not None:
             out.parent.mkdir(parents=True, exist_ok=True)
             split = Split(core=core, collapse_repeats=collapse_repeats)
-            text = tuned_preset(planned, winner, data, split, measure=by.value, source=train.name)
+            text = tuned_preset(planned, winner, data, split, measure=_NAMES[by], source=train.name)
             out.write_text(text, encoding="utf-8")
     if as_json:
         typer.echo(json.dumps(summary))
