@@ -21,7 +21,7 @@ $(VENV)/.installed: pyproject.toml requirements/dev.txt requirements/uv.txt
 	touch $@
 
 demo: $(VENV)/.installed  ## Kafka, worker, trainer and a simulated shop for five minutes; CLICKS=file uses real clicks
-	@$(BIN)/python -m deploy.demo $(if $(CLICKS),--clicks $(CLICKS)) $(DEMO)
+	@$(BIN)/python -m deploy.demo $(if $(CLICKS),--clicks "$(CLICKS)") $(DEMO)
 
 # Most of the time tests wait for sessions, restarts and elections: three at a time on two cores, each with its own Kafka.
 test: $(VENV)/.installed  ## every test, on a real Kafka; TEST=path runs some

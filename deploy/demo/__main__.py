@@ -19,6 +19,8 @@ EXIT_WRONG = 1
 EXIT_FAILED = 2
 EXIT_INTERRUPTED = 130
 
+_ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 def demo(
     *,
@@ -38,7 +40,7 @@ def demo(
     console = Console(stderr=True)
     try:
         source = click_file(clicks) if clicks else shop(clicks_per_second=rate, seed=seed)
-        result = Demo(
+        verdict = Demo(
             source, Plan(live=seconds, retrain_every=retrain_every, new_sessions=new_sessions), keep=keep
         ).run()
     except KeyboardInterrupt:
@@ -47,18 +49,24 @@ def demo(
     except (DemoError, CommandFailedError, LocalKafkaError, ClickFileError, SchemaError) as error:
         console.print(f"demo: {error}", markup=False, highlight=False, style="red")
         raise typer.Exit(EXIT_FAILED) from error
-    print(json.dumps(result), flush=True)
-    if result["lost"] or result["state_mismatches"] or not result["swaps"]:
+    print(json.dumps(verdict.result), flush=True)
+    if not verdict.is_good:
         raise typer.Exit(EXIT_WRONG)
 
 
 def _interrupt(*_: object) -> None:
+    # Once: what follows stops what was started, and a second Ctrl-C must not leave the rest of it running.
+    for number in _ENDS:
+        signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
 def main() -> None:
-    """Entry point; SIGTERM ends the demo as Ctrl-C does."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    """Entry point; SIGTERM ends the demo as Ctrl-C does, and so does the end of its terminal."""
+    for number in _ENDS:
+        # A script that runs us in the background has SIGINT ignored, and still may send it; SIGHUP is ignored by nohup.
+        if number != signal.SIGHUP or signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _interrupt)
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(demo)
     app()

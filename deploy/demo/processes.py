@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from deploy.kafka.node import GUARD
+
 _STOP_SECONDS = 45.0
 
 
@@ -44,9 +46,11 @@ class Commands:
         """Start a command that goes on, with a lower priority the higher `niceness` is."""
         log = self.logs / f"{'-'.join(command[:2])}.log"
         with log.open("ab") as output:
-            # A group of its own: Ctrl-C is the demo's, which stops what it started in the right order.
+            # A group of its own: Ctrl-C is the demo's, which stops what it started in the right order. The guard is for
+            # a demo that is killed: nothing of it goes on.
+            guard = [sys.executable, "-I", "-S", str(GUARD), str(os.getpid())]
             self._running[command[0]] = subprocess.Popen(
-                ["nice", "-n", str(niceness), *_argv(command)],
+                [*guard, "nice", "-n", str(niceness), *_argv(command)],
                 env=self._environ(),
                 stdout=output,
                 stderr=output,
@@ -63,11 +67,12 @@ class Commands:
     def stop(self, name: str) -> int:
         """SIGTERM one command and wait; returns its exit code."""
         process = self._running.pop(name)
-        process.send_signal(signal.SIGTERM)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)  # the guard leads the group, and ignores it
         try:
             return process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
-            process.kill()
+            process.send_signal(signal.SIGUSR1)  # the guard kills, and ends after what it guards
             return process.wait()
 
     def stop_all(self) -> None:

@@ -51,6 +51,7 @@ class Node:
         config = self.data.with_name(self.data.name + ".properties")
         config.write_text(to_text(self.settings))
         options = [f"-Dlog4j2.configurationFile={LOG4J.as_uri()}", f"-Dnextclick.log={self.log_file}"]
+        options.append(f"-Djava.io.tmpdir={self.data.parent}")  # native libraries, which a killed JVM leaves behind
         broker = [*java_command(java, jars, heap_mb=heap_mb, options=options), "kafka.Kafka", str(config)]
         guard = [sys.executable, "-I", "-S", str(GUARD), str(os.getpid())]
         with self.out_file.open("ab") as out:

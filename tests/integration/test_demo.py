@@ -1,7 +1,9 @@
 """`make demo`, shortened: the same command with less of everything."""
 
+import contextlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -9,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from confluent_kafka.admin import AdminClient
 
 from tests.conftest import REPOSITORY, KafkaUnderTest
 
@@ -25,38 +28,90 @@ def test_the_demo_swaps_a_model_and_loses_nothing(kafka: KafkaUnderTest, tmp_pat
 
 @pytest.mark.timeout(400)
 def test_the_demo_replays_a_click_file(kafka: KafkaUnderTest, tmp_path: Path, shared_data: Path) -> None:
-    file = shared_data / "rsc15_100k.tsv.gz"
-    done = _demo(kafka, *SHORT, "--clicks", str(file), "--keep", str(tmp_path))
+    file = tmp_path / "my clicks.tsv.gz"
+    file.symlink_to(shared_data / "rsc15_100k.tsv.gz")
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
+
+    def topics() -> set[str]:
+        return {topic for topic in admin.list_topics(timeout=30).topics if topic.startswith("demo-")}
+
+    before = topics()
+    done = _demo(kafka, *SHORT, clicks=file)
     assert done.returncode == 0, done.stderr
     _check(json.loads(done.stdout.splitlines()[-1]))
+    assert "is not removed" not in done.stderr
+    while topics() != before:  # they go from a Kafka that is not the demo's own; the deletion is told before it is seen
+        time.sleep(0.1)
 
 
-@pytest.mark.timeout(200)
-def test_the_demo_stops_everything_on_ctrl_c(kafka: KafkaUnderTest, tmp_path: Path) -> None:
-    with (tmp_path / "stderr").open("w+") as errors:
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL], ids=lambda end: end.name)
+def test_nothing_of_the_demo_outlives_it(kafka: KafkaUnderTest, tmp_path: Path, end: signal.Signals) -> None:
+    """Ctrl-C, pressed twice, and a kill. With a Kafka of the demo's own."""
+    if kafka.local is None:
+        pytest.skip("starts a local Kafka, and KAFKA_BOOTSTRAP_SERVERS says that there is another")
+    temporary, said = tmp_path / "tmp", tmp_path / "stderr"
+    temporary.mkdir()
+    with said.open("wb") as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", "deploy.demo", *SHORT, "--keep", str(tmp_path / "demo")],
+            _make(*SHORT),
             cwd=REPOSITORY,
-            env=os.environ | {"KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap_servers},
+            env=_environment() | {"TMPDIR": str(temporary)},
             stdout=subprocess.DEVNULL,
             stderr=errors,
+            start_new_session=True,
         )
-        deadline = time.monotonic() + 120
-        while "worker ready" not in (tmp_path / "stderr").read_text():
-            assert process.poll() is None, (tmp_path / "stderr").read_text()
-            assert time.monotonic() < deadline
+    try:
+        deadline = time.monotonic() + 150
+        while "trainer running" not in said.read_text():
+            assert process.poll() is None, said.read_text()
+            assert time.monotonic() < deadline, said.read_text()
             time.sleep(0.2)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(90) == 130
-    left = subprocess.run(["pgrep", "-f", str(tmp_path / "demo")], capture_output=True, text=True, check=False)
-    assert left.stdout == ""
+        assert _processes_of(temporary) != []
+        os.killpg(process.pid, end)  # a terminal signals everything that runs in its foreground, make too
+        if end is signal.SIGINT:
+            time.sleep(0.3)
+            os.killpg(process.pid, end)
+        process.wait(120)
+        if end is not signal.SIGKILL:
+            assert "everything that the demo started is stopped" in said.read_text()
+            assert list(temporary.glob("nextclick*")) == []
+        while _processes_of(temporary):  # of a killed one the guards see to it, a moment later
+            assert end is signal.SIGKILL
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
-def _demo(kafka: KafkaUnderTest, *options: str) -> "subprocess.CompletedProcess[str]":
+def _processes_of(folder: Path) -> list[str]:
+    """Brokers name it in their command line, worker and trainer in their settings."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has just ended
+            told = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
+            if str(folder).encode() in told:
+                found.append(told.decode(errors="replace"))
+    return found
+
+
+def _make(*options: str, clicks: Path | None = None) -> list[str]:
+    """`make demo` with the environment that the tests run in."""
+    made = ["--no-print-directory", "-o", f"{sys.prefix}/.installed", f"VENV={sys.prefix}"]
+    return ["make", *made, "demo", f"DEMO={shlex.join(options)}", *([f"CLICKS={clicks}"] if clicks else [])]
+
+
+def _environment() -> dict[str, str]:
+    """That of a terminal: what a `make test` around us tells its own is not for this `make`."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "KAFKA_"))}
+
+
+def _demo(kafka: KafkaUnderTest, *options: str, clicks: Path | None = None) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-m", "deploy.demo", *options],
+        _make(*options, clicks=clicks),
         cwd=REPOSITORY,
-        env=os.environ | {"KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap_servers},
+        env=_environment() | {"KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap_servers},
         capture_output=True,
         text=True,
         check=False,
