@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-BENCHMARKS = ("pipeline", "memory")
+BENCHMARKS = ("pipeline", "memory", "training")
 
 
 def main(names: list[str]) -> None:

@@ -12,6 +12,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from trainer.sessions import SessionSet
 from trainer.settings import TrainingSettings
 
 Arrays = dict[str, npt.NDArray[Any]]
-_FORMAT = 1
+_FORMAT = 2
 
 
 class CheckpointError(TrainerError):
@@ -43,19 +44,24 @@ class Checkpoint:
     weights: Weights
     best: Weights | None
     optimizers: Arrays  # by "<weight>.<state>"
-    generator: npt.NDArray[np.uint8]  # of the dropout masks
     sampler: SamplerState
 
 
 def identity(
-    sessions: SessionSet, settings: TrainingSettings, warm_start: Weights | None, early_stopping: EarlyStopping | None
+    sessions: SessionSet,
+    settings: TrainingSettings,
+    warm_start: Weights | None,
+    early_stopping: EarlyStopping | None,
+    engine: str,
 ) -> str:
-    """Digest of what decides a run's bits (with the versions of torch and NumPy), SHA-256 in hex."""
+    """Digest of what decides a run's bits (with the versions of the libraries), SHA-256 in hex."""
     digest = hashlib.sha256()
     facts: dict[str, Any] = {
         "format": _FORMAT,
         "torch": torch.__version__,
         "numpy": np.__version__,
+        "engine": engine,
+        "compiler": {name: version(name) for name in ("numba", "scipy")} if engine == "compiled" else {},
         "settings": settings.model_dump(exclude={"epochs"}),
         "item_ids": sessions.item_ids,
     }
@@ -81,7 +87,6 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     }
     arrays = {
         "about": np.frombuffer(json.dumps(about).encode(), dtype=np.uint8),
-        "generator": checkpoint.generator,
         "pool": checkpoint.sampler.pool,
         **_prefixed("weights.", _arrays_of(checkpoint.weights)),
         **_prefixed("best.", _arrays_of(checkpoint.best) if checkpoint.best else {}),
@@ -122,7 +127,6 @@ def load(path: Path, identity: str) -> Checkpoint | None:
             weights=_weights_of(_under("weights.", arrays)),
             best=_weights_of(best) if best else None,
             optimizers=_under("optimizer.", arrays),
-            generator=arrays["generator"],
             sampler=SamplerState(about["sampler"]["rng"], arrays["pool"], about["sampler"]["position"]),
         )
     except FileNotFoundError:

@@ -6,24 +6,22 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from trainer import checkpoint as checkpoints
-from trainer.batches import Schedule, schedule
+from trainer.batches import schedule
 from trainer.checkpoint import Arrays, Checkpoint
 from trainer.early_stopping import EarlyStopping, Epoch, best_epoch
+from trainer.engine import EngineName, engine_of, steps_of
 from trainer.errors import TrainingDivergedError
 from trainer.gru4rec import Weights, initial_weights
-from trainer.optimizer import Rows, optimizer_of
+from trainer.optimizer import optimizer_of
 from trainer.sampling import NegativeSampler
 from trainer.session_memory import NO_MEMORY, SessionMemory
 from trainer.sessions import SessionSet
 from trainer.settings import TrainingSettings
-from trainer.step import Gradients, StepMath, dropout_mask
 
-_CHECK_EVERY = 64  # steps between looks at the loss: a look waits for the arithmetic
+_CHECK_EVERY = 64  # steps between looks at the loss, and at what the caller wants
 
 
 def use_threads(threads: int) -> None:
@@ -44,6 +42,7 @@ class FitResult:
     settings: TrainingSettings
     epochs: tuple[Epoch, ...]
     memory: SessionMemory = NO_MEMORY
+    engine: EngineName = "torch"
 
     @property
     def best_epoch(self) -> int:
@@ -71,15 +70,16 @@ def fit(
     not changed. With ``early_stopping`` every epoch is judged, and the best one's weights are returned. The file
     ``checkpoint`` is written after each epoch; where it exists already, the run goes on from it. ``progress`` hears the
     number of transitions done since it last heard (of a resumed run's earlier epochs at once), ``on_epoch`` of every
-    epoch that is trained. Runs with equal inputs and one thread give equal bits, interrupted or not.
+    epoch that is trained. Runs with equal inputs and the same engine give equal bits, interrupted or not.
 
     Raises :class:`TrainingDivergedError`, NonFiniteScoresError from the judging of a diverged model, and
     :class:`trainer.checkpoint.CheckpointError` for a checkpoint that is damaged or of another run.
     """
     progress = progress or (lambda _: None)
-    identity = checkpoints.identity(sessions, settings, warm_start, early_stopping) if checkpoint else ""
+    runs = engine_of(settings)
+    identity = checkpoints.identity(sessions, settings, warm_start, early_stopping, runs) if checkpoint else ""
     with torch.inference_mode():
-        training = _Training(sessions, settings, warm_start)
+        training = _Training(sessions, settings, warm_start, runs)
         epochs: list[Epoch] = []
         best: Weights | None = None
         saved = checkpoints.load(checkpoint, identity) if checkpoint else None
@@ -99,30 +99,38 @@ def fit(
             if on_epoch:
                 on_epoch(epoch)
         kept = training.weights if best is None else best
-    return FitResult(kept.clone(), sessions.item_ids, settings, tuple(epochs))
+    return FitResult(kept.clone(), sessions.item_ids, settings, tuple(epochs), engine=runs)
 
 
 class _Training:
-    """The moving parts of a fit: weights, optimiser state, random numbers."""
+    """The moving parts of a fit: weights, optimiser state, negatives."""
 
-    def __init__(self, sessions: SessionSet, settings: TrainingSettings, warm_start: Weights | None) -> None:
+    def __init__(
+        self, sessions: SessionSet, settings: TrainingSettings, warm_start: Weights | None, engine: EngineName
+    ) -> None:
         self._settings = settings
-        self._items = torch.from_numpy(sessions.items)
+        self._items = sessions.items
         self._schedule = schedule(sessions, settings.batch_size)
-        self._generator = torch.Generator().manual_seed(settings.seed)
-        # Drawn even when a warm start replaces them: the random numbers after them stay the same.
-        fresh = initial_weights(len(sessions.item_ids), settings, self._generator)
+        generator = torch.Generator().manual_seed(settings.seed)
+        fresh = initial_weights(len(sessions.item_ids), settings, generator)
         self.weights = fresh if warm_start is None else _like(fresh, warm_start)
         support = sessions.support()
         self._sampler = NegativeSampler(
             support, n_sample=settings.n_sample, alpha=settings.sample_alpha, seed=settings.seed
         )
-        self._math = StepMath(settings, torch.from_numpy(support), self._dropout)
         self._optimizers = {
             name: optimizer_of(settings, tensor)
             for name, tensor in self.weights.tensors().items()
             if name != "input_decay"  # stays as it is set
         }
+        self._steps = steps_of(
+            engine,
+            settings,
+            self.weights,
+            optimizers=self._optimizers,
+            support=torch.from_numpy(support),
+            sampler=self._sampler,
+        )
 
     def state(self, identity: str, epochs: tuple[Epoch, ...], best: Weights | None) -> Checkpoint:
         """Everything that the next epoch depends on; shares memory with this object."""
@@ -131,8 +139,7 @@ class _Training:
             for weight, optimizer in self._optimizers.items()
             for name, tensor in optimizer.tensors().items()
         }
-        generator = self._generator.get_state().numpy()
-        return Checkpoint(identity, epochs, self.weights, best, optimizers, generator, self._sampler.state())
+        return Checkpoint(identity, epochs, self.weights, best, optimizers, self._sampler.state())
 
     def restore(self, saved: Checkpoint) -> None:
         """The inverse of :meth:`state`, for an object of the same sessions and settings."""
@@ -142,57 +149,21 @@ class _Training:
         for weight, optimizer in self._optimizers.items():
             for name, tensor in optimizer.tensors().items():
                 tensor.copy_(torch.from_numpy(saved.optimizers[f"{weight}.{name}"]))
-        self._generator.set_state(torch.from_numpy(saved.generator))
         self._sampler.restore(saved.sampler)
 
     def epoch(self, number: int, progress: Callable[[int], None]) -> Epoch:
         began = time.perf_counter()
-        plan: Schedule = self._schedule
-        carried = torch.from_numpy((~plan.fresh).astype(np.float32))  # [T, B] 0 where a session starts
-        position = torch.from_numpy(plan.position)
-        hidden = torch.zeros(self.weights.state_rows, plan.position.shape[1], self._settings.hidden_size)
-        total, told, done = torch.zeros((), dtype=torch.float64), 0, 0
-        for step, n in enumerate(plan.alive.tolist()):
-            at = position[step, :n]
-            inputs, targets = self._items.index_select(0, at), self._items.index_select(0, at + 1)
-            samples = self._sampler.draw()
-            g = self._math(self.weights, inputs, targets, samples, hidden[:, :n] * carried[step, :n, None])
-            hidden = g.hidden  # lanes only ever fall away
-            self._update(g, inputs, torch.cat([targets, samples]))
-            total += g.loss
-            done += n
-            if step % _CHECK_EVERY == 0:
-                self._check(float(total), number, step)
-                progress(done - told)
-                told = done
-        self._check(float(total), number, plan.steps)
-        progress(done - told)
-        return Epoch(number, float(total) / done, done, time.perf_counter() - began)
-
-    def _update(self, g: Gradients, inputs: Tensor, columns: Tensor) -> None:
-        rows = Rows.of(columns)
-        self._optimizers["output_bias"].step_rows(rows, rows.sum(g.column_bias))
-        if self.weights.embedding is None:
-            # The same table twice: a row that is input and column gets one update, by the sum of both gradients.
-            both = Rows.of(torch.cat([inputs, columns]))
-            self._step_items("output", self.weights.output, both, torch.cat([g.inputs, g.columns]))
-        else:
-            self._step_items("output", self.weights.output, rows, g.columns)
-            self._step_items("embedding", self.weights.embedding, Rows.of(inputs), g.inputs)
-        for i, layer in enumerate(g.layers):
-            for part, gradient in (("w", layer.w), ("u", layer.u), ("b", layer.b)):
-                if gradient is not None:
-                    self._optimizers[f"layer{i}.{part}"].step(gradient)
-
-    def _step_items(self, name: str, table: Tensor, rows: Rows, gradient: Tensor) -> None:
-        """Update item rows; with L2 the step's loss has embedding_l2 / 2 times their squares, each row once."""
-        summed = rows.sum(gradient)
-        if self._settings.embedding_l2:
-            summed = summed.add(table.index_select(0, rows.index), alpha=self._settings.embedding_l2)
-        self._optimizers[name].step_rows(rows, summed)
-
-    def _dropout(self, shape: tuple[int, int], rate: float) -> Tensor | None:
-        return dropout_mask(shape, rate, self._generator)
+        plan = self._schedule
+        self._steps.begin(self._items, plan)
+        total, done = 0.0, 0
+        for first in range(0, plan.steps, _CHECK_EVERY):
+            last = min(first + _CHECK_EVERY, plan.steps)
+            total += self._steps.run(number - 1, first, last)
+            self._check(total, number, last)
+            trained = int(plan.alive[first:last].sum())
+            progress(trained)
+            done += trained
+        return Epoch(number, total / done, done, time.perf_counter() - began)
 
     def _check(self, total: float, epoch: int, step: int) -> None:
         if not math.isfinite(total):

@@ -57,6 +57,7 @@ def fit_report(
         "predictions": metrics.predictions,
         "ties": ties,
         "transitions_per_second": result.transitions_per_second,
+        "engine": result.engine,
         "threads": threads,
         "epochs": len(result.epochs),
         "best_epoch": result.best_epoch,

@@ -43,6 +43,16 @@ class NegativeSampler:
         self._next += self._n_sample
         return drawn
 
+    def draw_steps(self, steps: int) -> npt.NDArray[np.int64]:
+        """The samples of the next steps, int64[k, n_sample]: of ``steps`` steps, or as many as the pool still has."""
+        if self._n_sample == 0:
+            return np.zeros((steps, 0), np.int64)
+        if self._next + self._n_sample > len(self._pool):
+            self._refill()
+        found = self._pool[self._next : self._next + steps * self._n_sample].numpy().reshape(-1, self._n_sample)
+        self._next += found.size
+        return found
+
     def state(self) -> SamplerState:
         return SamplerState(dict(self._rng.bit_generator.state), self._pool.numpy(), self._next)
 

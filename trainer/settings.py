@@ -36,6 +36,7 @@ def _terms(value: object) -> object:
 
 
 MemoryTerms = Annotated[tuple[MemoryTerm, ...], BeforeValidator(_terms)]
+EngineChoice = Annotated[Literal["auto", "compiled", "torch"], BeforeValidator(_canonical)]
 EmbeddingMode = Annotated[Literal["shared", "separate", "one-hot"], BeforeValidator(_canonical)]
 
 
@@ -90,6 +91,9 @@ class TrainingSettings(BaseModel):
         gt=0,
         lt=1,
         description="share of the training sessions, the newest, that the memory's weights are fitted to",
+    )
+    engine: EngineChoice = Field(
+        "auto", description="what computes the steps: compiled code where it can, torch for the rest"
     )
     seed: int = Field(42, ge=0, lt=2**63)
 

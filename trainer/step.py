@@ -11,13 +11,6 @@ from trainer.losses import logq_correction, loss_of
 from trainer.settings import TrainingSettings
 
 
-def dropout_mask(shape: tuple[int, int], rate: float, generator: torch.Generator) -> Tensor | None:
-    """0 for the share ``rate`` of the components, 1 / (1 - rate) for the rest; None for a rate of 0."""
-    if rate == 0:
-        return None
-    return torch.empty(shape).bernoulli_(1 - rate, generator=generator).div_(1 - rate)
-
-
 @dataclass(frozen=True)
 class Gradients:
     """Of one step: its loss summed over the lanes, and the gradient of that sum / batch_size."""

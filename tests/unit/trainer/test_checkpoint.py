@@ -52,7 +52,14 @@ def _kill_after(number: int) -> Callable[[Epoch], None]:
 
 @pytest.mark.parametrize("judged", [False, True])
 @pytest.mark.parametrize(
-    "change", [{}, {"optimizer": "sgd"}, {"embedding": "separate", "layers": 2, "input_decay": 0.5}, {"n_sample": 0}]
+    "change",
+    [
+        {},
+        {"engine": "torch"},
+        {"optimizer": "sgd"},
+        {"embedding": "separate", "layers": 2, "input_decay": 0.5},
+        {"n_sample": 0},
+    ],
 )
 def test_killed_after_any_epoch(tmp_path: Path, change: dict[str, object], judged: bool) -> None:
     settings = TrainingSettings.parse(SMALL | change)

@@ -27,7 +27,7 @@ from tests.unit.trainer import (
     test_optimizer,
     test_sessions,
 )
-from trainer import batches, evaluate, gru4rec, losses, optimizer, sampling, sessions, step
+from trainer import batches, dropout, evaluate, gru4rec, losses, optimizer, sampling, sessions, step
 from trainer.optimizer import Rows, optimizer_of
 from trainer.settings import TrainingSettings
 
@@ -199,8 +199,8 @@ def dropout_between_layers_only(patch: Patch) -> None:
 
 
 def keep_for_drop(patch: Patch) -> None:
-    right = step.dropout_mask
-    exchange(patch, right, lambda shape, rate, generator: right(shape, 1 - rate, generator))
+    right = dropout.mask
+    exchange(patch, right, lambda shape, rate, key: right(shape, 1 - rate, key))
 
 
 def bounds_of_torchs_gru(patch: Patch) -> None:

@@ -1,0 +1,159 @@
+"""How fast does one core train? Ours beside a textbook PyTorch version, and beside what the score products alone allow.
+
+Whole epochs, true transitions (no padding, no samples), every variant in turn in each round on the same core. A rate is
+transitions a second of processor time, as the machine's other work comes and goes; figures are medians over the rounds.
+The clicks are generated in RSC15's shape; with ../shared/data the real ones of Yoochoose 1/64 are measured too.
+
+    python -m bench training
+"""
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from bench.generated_clicks import generated_sessions
+from bench.textbook_gru4rec import TextbookTraining
+from trainer.fit import fit, use_threads
+from trainer.gru4rec import initial_weights
+from trainer.sessions import SessionSet, group_sessions
+from trainer.settings import TrainingSettings
+
+ROUNDS = 5
+SESSIONS = 25_000
+SHAPES = ((50, 0), (100, 0), (50, 2048), (100, 2048))  # batch_size, n_sample
+UNITS = 100
+REAL = Path("../shared/data/rsc15_64_train.tsv.gz")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One variant on one shape. ``run`` does the work once and returns (transitions, seconds of processor time)."""
+
+    data: str
+    variant: str
+    batch_size: int
+    n_sample: int
+    run: Callable[[], tuple[int, float]]
+
+
+def main() -> None:
+    """Print a table, and as the last line one JSON object."""
+    console = Console(stderr=True)
+    use_threads(1)
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    cases = [case for name, sessions in _data() for case in _cases(name, sessions)]
+    rates: list[list[float]] = [[] for _ in cases]
+    for round_number in range(ROUNDS + 1):  # the first one warms up
+        for case, found in zip(cases, rates, strict=True):
+            with console.status(f"round {round_number} of {ROUNDS}: {case.data}, {case.variant}, {case.batch_size}"):
+                transitions, seconds = case.run()
+            if round_number:
+                found.append(transitions / seconds)
+    rows = [_row(case, found) for case, found in zip(cases, rates, strict=True)]
+    console.print(_table(rows))
+    machine = f"1 of {os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
+    print(json.dumps({"bench": "training", "machine": machine, "rows": rows, "ratios": _ratios(rows)}))
+
+
+def _data() -> Iterator[tuple[str, SessionSet]]:
+    yield "generated", generated_sessions(SESSIONS)
+    if REAL.exists():
+        from trainer.readers import read_clicks
+
+        sessions = group_sessions(read_clicks(REAL))
+        yield "yoochoose-64", sessions.select(np.arange(len(sessions)) < SESSIONS)
+
+
+def _cases(data: str, sessions: SessionSet) -> Iterator[Case]:
+    for batch_size, n_sample in SHAPES:
+        settings = TrainingSettings(batch_size=batch_size, n_sample=n_sample, hidden_size=UNITS, epochs=2)
+        for variant, make in (("ours", _ours), ("textbook", _textbook), ("products", _products)):
+            yield Case(data, variant, batch_size, n_sample, make(sessions, settings))
+
+
+def _ours(sessions: SessionSet, settings: TrainingSettings) -> Callable[[], tuple[int, float]]:
+    def run() -> tuple[int, float]:
+        ends: list[float] = []
+        fit(sessions, settings, on_epoch=lambda _: ends.append(time.thread_time()))
+        return sessions.transitions, ends[1] - ends[0]  # the second epoch, without what comes before the first
+
+    return run
+
+
+def _textbook(sessions: SessionSet, settings: TrainingSettings) -> Callable[[], tuple[int, float]]:
+    start = initial_weights(len(sessions.item_ids), settings, torch.Generator().manual_seed(settings.seed))
+
+    def run() -> tuple[int, float]:
+        training = TextbookTraining(sessions, settings, start)
+        began = time.thread_time()
+        training.epoch()
+        return sessions.transitions, time.thread_time() - began
+
+    return run
+
+
+def _products(sessions: SessionSet, settings: TrainingSettings) -> Callable[[], tuple[int, float]]:
+    """The three products between n states [n, H] and the rows of C columns [C, H], and nothing else."""
+    n, columns = settings.batch_size, settings.batch_size + settings.n_sample
+    x, w, d = torch.rand(n, UNITS), torch.rand(columns, UNITS), torch.rand(n, columns)
+    r, d_x, d_w = torch.empty(n, columns), torch.empty(n, UNITS), torch.empty(columns, UNITS)
+    steps = max(100, sessions.transitions // n // 4)
+
+    def run() -> tuple[int, float]:
+        began = time.thread_time()
+        for _ in range(steps):
+            torch.mm(x, w.T, out=r)
+            torch.mm(d, w, out=d_x)
+            torch.mm(d.T, x, out=d_w)
+        return steps * n, time.thread_time() - began
+
+    return run
+
+
+def _row(case: Case, rates: list[float]) -> dict[str, Any]:
+    return {
+        "data": case.data,
+        "variant": case.variant,
+        "batch_size": case.batch_size,
+        "n_sample": case.n_sample,
+        "units": UNITS,
+        "transitions_per_second": statistics.median(rates),
+        "spread": [min(rates), max(rates)],
+    }
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    table = Table("clicks", "batch", "samples", "variant", "transitions/s", "spread", title="Training, one core")
+    for row in rows:
+        low, high = row["spread"]
+        table.add_row(
+            row["data"],
+            f"{row['batch_size']}",
+            f"{row['n_sample']}",
+            row["variant"],
+            f"{row['transitions_per_second']:,.0f}",
+            f"{low:,.0f}-{high:,.0f}",
+        )
+    return table
+
+
+def _ratios(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Ours over the textbook version, and over what the products alone allow."""
+    rate = {(r["data"], r["batch_size"], r["n_sample"], r["variant"]): float(r["transitions_per_second"]) for r in rows}
+    return {
+        f"{data}_batch_{batch_size}_samples_{n_sample}_over_{other}": found / rate[data, batch_size, n_sample, other]
+        for (data, batch_size, n_sample, variant), found in rate.items()
+        if variant == "ours"
+        for other in ("textbook", "products")
+    }

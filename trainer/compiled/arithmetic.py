@@ -1,0 +1,137 @@
+"""Elementary functions in float32 that the compiler turns into vector instructions, and how everything is compiled."""
+
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import numba
+import numpy as np
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# Sums may be taken in another order, so that they can be taken side by side; the order is fixed by the compiled code.
+# A number that is none stays one: the training looks for it.
+SUMS = {"reassoc", "contract", "nsz", "arcp"}
+
+ZERO, HALF, ONE, TWO = np.float32(0.0), np.float32(0.5), np.float32(1.0), np.float32(2.0)
+_LOWEST, _HIGHEST = np.float32(-87.0), np.float32(88.0)  # e^x is a normal number between
+_LOG2_E = np.float32(1.4426950408889634)
+_LN2_HIGH, _LN2_LOW = np.float32(0.693145751953125), np.float32(1.4286067653e-06)  # ln 2, its last digits apart
+_ROUND = np.float32(12582912.0)  # 1.5 * 2^23: x plus this has the integer nearest to x as its last bits
+_TAYLOR = tuple(np.float32(1.0 / factorial) for factorial in (720, 120, 24, 6))
+_ATANH = tuple(np.float32(2.0 / k) for k in (11, 9, 7, 5, 3, 1))
+
+
+def compiled(function: F) -> F:
+    """Compile on first use, without the interpreter's lock; for functions that are called by compiled ones only."""
+    return cast(F, numba.njit(nogil=True, fastmath=SUMS, error_model="numpy")(function))
+
+
+def strictly_compiled(function: F) -> F:
+    """The same, for arithmetic whose order matters."""
+    return cast(F, numba.njit(nogil=True, fastmath={"contract"}, error_model="numpy")(function))
+
+
+def sources() -> int:
+    """A digest of this package's code."""
+    digest = 1
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        digest = zlib.crc32(file.read_bytes(), digest)
+    return digest
+
+
+def kept(function: F) -> F:
+    """Compile a function for the interpreter, and keep its machine code on disk for the next process.
+
+    Numba keeps code under the file of the function that is called, and would go on using it when something changed in
+    another file that it calls: let the function be a closure of :func:`sources`, which makes that part of the key.
+    """
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+    try:
+        return cast(F, numba.njit(cache=True, **options)(function))
+    except RuntimeError:  # no folder to keep it in, as in a container without a home: compiled in every process
+        return cast(F, numba.njit(**options)(function))
+
+
+@intrinsic
+def _two_to_the(_context: Any, rounded: Any) -> Any:
+    """2^k as float32, from k + ``_ROUND`` as float32: k's bits moved to where a float keeps its exponent."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        word = ir.IntType(32)
+        bits = builder.shl(builder.bitcast(arguments[0], word), ir.Constant(word, 23))
+        return builder.bitcast(builder.add(bits, ir.Constant(word, 127 << 23)), ir.FloatType())
+
+    return types.float32(types.float32), generate
+
+
+@intrinsic
+def _fetch(_context: Any, table: Any, row: Any, column: Any) -> Any:
+    """Ask for the cache line of an element that will be needed soon."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        place = cgutils.get_item_pointer(context, builder, signature.args[0], array, list(arguments[1:]))  # type: ignore[no-untyped-call]
+        pointer, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [pointer, word, word, word])
+        call = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")  # type: ignore[no-untyped-call]
+        builder.call(call, [builder.bitcast(place, pointer), word(1), word(3), word(1)])  # to write, keep, data
+        return context.get_dummy_value()
+
+    return types.void(table, types.intp, types.intp), generate
+
+
+@compiled
+def fetch_row(table: Any, row: int) -> None:
+    """Ask for a row of a table, so that it is there when its turn comes: rows of a step lie anywhere in memory."""
+    for column in range(0, table.shape[1], 16):  # a cache line has 16 numbers
+        _fetch(table, row, column)  # type: ignore[call-arg]
+
+
+@strictly_compiled
+def exp(x: np.float32) -> np.float32:
+    """e^x to 3e-7 of its value, between the least and the greatest normal number; NaN stays NaN."""
+    x = _LOWEST if x < _LOWEST else x
+    x = _HIGHEST if x > _HIGHEST else x
+    rounded = x * _LOG2_E + _ROUND
+    k = rounded - _ROUND
+    rest = (x - k * _LN2_HIGH) - k * _LN2_LOW  # within ln(2) / 2 of 0
+    p = _TAYLOR[0]
+    p = p * rest + _TAYLOR[1]
+    p = p * rest + _TAYLOR[2]
+    p = p * rest + _TAYLOR[3]
+    p = p * rest + HALF
+    p = p * rest + ONE
+    p = p * rest + ONE
+    result: np.float32 = p * _two_to_the(rounded)  # type: ignore[call-arg]
+    return result
+
+
+@strictly_compiled
+def sigmoid(x: np.float32) -> np.float32:
+    return ONE / (ONE + exp(-x))
+
+
+@strictly_compiled
+def tanh(x: np.float32) -> np.float32:
+    return ONE - TWO / (ONE + exp(TWO * x))
+
+
+@strictly_compiled
+def softplus(x: np.float32) -> np.float32:
+    """ln(1 + e^x), which is -ln σ(-x)."""
+    e = exp(-abs(x))
+    z = e / (TWO + e)  # ln(1 + e) = 2 atanh(e / (2 + e)), and that is within 1/3
+    square = z * z
+    p = _ATANH[0]
+    p = p * square + _ATANH[1]
+    p = p * square + _ATANH[2]
+    p = p * square + _ATANH[3]
+    p = p * square + _ATANH[4]
+    p = p * square + _ATANH[5]
+    return (x if x > ZERO else ZERO) + p * z

@@ -1,0 +1,72 @@
+"""Who runs a training run's steps: the compiled code, or plain torch."""
+
+import importlib.util
+from collections.abc import Mapping
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from trainer.batches import Schedule
+from trainer.errors import TrainingSettingsError
+from trainer.gru4rec import Weights
+from trainer.optimizer import Optimizer
+from trainer.reference_steps import ReferenceSteps
+from trainer.sampling import NegativeSampler
+from trainer.settings import TrainingSettings
+
+EngineName = Literal["compiled", "torch"]
+
+
+class Steps(Protocol):
+    """Runs steps of an epoch; moves the weights and the optimizers' state in place."""
+
+    def begin(self, items: npt.NDArray[np.int64], plan: Schedule) -> None:
+        """An epoch over clicks int64[clicks] by a schedule."""
+        ...
+
+    def run(self, epoch: int, first: int, last: int) -> float:
+        """The loss of the steps first..last of the epoch (from 0), summed over their lanes."""
+        ...
+
+
+def engine_of(settings: TrainingSettings) -> EngineName:
+    """Who will run a training with these settings: the compiled code wherever it can, torch elsewhere.
+
+    Both learn the same, but not to the bit. Raises :class:`TrainingSettingsError` when what the settings ask for
+    cannot be.
+    """
+    if settings.engine == "torch":
+        return "torch"
+    hindrance = _why_not_compiled(settings)
+    if hindrance is None:
+        return "compiled"
+    if settings.engine == "compiled":
+        raise TrainingSettingsError(f"engine=compiled: {hindrance}; leave it out, or set engine=torch")
+    return "torch"
+
+
+def _why_not_compiled(settings: TrainingSettings) -> str | None:
+    if importlib.util.find_spec("numba") is None:
+        return "Numba is not installed"
+    if settings.layers != 1:
+        return f"the compiled code knows one layer, and these settings have {settings.layers}"
+    return None
+
+
+def steps_of(
+    engine: EngineName,
+    settings: TrainingSettings,
+    weights: Weights,
+    *,
+    optimizers: Mapping[str, Optimizer],
+    support: Tensor,
+    sampler: NegativeSampler,
+) -> Steps:
+    """The steps of a run, by the engine that :func:`engine_of` named."""
+    if engine == "torch":
+        return ReferenceSteps(settings, weights, optimizers=optimizers, support=support, sampler=sampler)
+    from trainer.compiled.engine import CompiledSteps  # Numba takes half a second
+
+    return CompiledSteps(settings, weights, optimizers=optimizers, support=support, sampler=sampler)
