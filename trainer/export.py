@@ -177,7 +177,7 @@ def _advance_graph(weights: Weights) -> onnx.ModelProto:
 
 
 def _rank_graph(weights: Weights, memory: SessionMemory, k: int, recent_size: int) -> onnx.ModelProto:
-    if weights.items >= LEAST_ITEMS and weights.layers:  # without layers a state may be of any size
+    if weights.items >= LEAST_ITEMS:
         nodes, constants = shortlist_graph(
             weights.output.numpy(),
             weights.output_bias.numpy(),

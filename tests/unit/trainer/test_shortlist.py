@@ -83,10 +83,10 @@ def test_a_shortlist_that_proves_nothing_is_computed_again() -> None:
 
 
 def test_only_the_sessions_without_proof_are_computed_again() -> None:
-    """A state beyond what the integers can hold is far from its rounded self."""
+    """A state that is small beside the others is far from its rounded self."""
     output, bias, hidden = random(2_000, seed=2)
     output *= 4
-    hidden[3] *= 5
+    hidden[3] /= 500
     index, score, unproven = run(output, bias, hidden)
     assert same_ranking(by_hand(output, bias, hidden), (index, score))
     assert 0 < unproven < len(hidden)
@@ -109,6 +109,17 @@ def test_a_state_that_is_not_finite_is_not_hidden() -> None:
     assert not np.isfinite(score[1]).all()
 
 
+@pytest.mark.parametrize("size", [0.0, 1e-30, 1e-3, 1e3])
+def test_states_of_any_size(size: float) -> None:
+    """Those of a fresh model are small; those of one without a GRU are sums."""
+    output, bias, hidden = random(1_000, seed=7)
+    hidden *= np.float32(size)
+    index, score, unproven = run(output, bias * np.float32(size), hidden)
+    assert same_ranking(by_hand(output, bias * np.float32(size), hidden), (index, score))
+    if size:
+        assert unproven < len(hidden)
+
+
 def test_rows_of_zeros_and_negative_scores() -> None:
     output, bias, hidden = random(1_000, seed=5)
     output[::2] = 0
@@ -127,7 +138,7 @@ def test_the_session_memory_counts_for_what_it_says(monkeypatch: pytest.MonkeyPa
     session = ort.InferenceSession(export.export(weights, memory).rank, providers=["CPUExecutionProvider"])
     rng = np.random.default_rng(0)
     hidden = np.tanh(rng.standard_normal((sessions, UNITS))).astype(np.float32)
-    hidden[5] *= 20  # beyond the integers: computed again
+    hidden[5] /= 500  # lost in the integers' steps: computed again
     clicked = rng.integers(items, size=(6, sessions))
     recent, counts, clicks = recent_items(clicked, RECENT)
     recent[7] = -1
