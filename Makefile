@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+PEERS  := .venv-peers
 JOBS   ?= 3
 LOCK   := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url
 
@@ -32,8 +33,14 @@ check: $(VENV)/.installed  ## ruff and mypy strict
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.installed  ## the benchmarks; BENCH=name runs one
+bench: $(VENV)/.installed $(if $(filter-out peers,$(or $(BENCH),peers)),,$(PEERS)/.installed)  ## the benchmarks; BENCH=name runs one, BENCH=ci a short choice
 	@$(BIN)/python -m bench $(BENCH)
+
+# Whom we measure ourselves with needs other versions of what we need.
+$(PEERS)/.installed: $(VENV)/.installed requirements/peers.txt
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	VIRTUAL_ENV=$(PEERS) $(BIN)/uv pip install --require-hashes -r requirements/peers.txt
+	touch $@
 
 kafka: $(VENV)/.installed  ## a local Kafka in the foreground
 	@$(BIN)/python -m deploy.kafka
@@ -43,7 +50,7 @@ generate: $(VENV)/.installed  ## write schemas/json anew from the code
 
 lock: $(VENV)/.installed  ## resolve the locked requirements anew
 	for extra in stream trainer dev; do $(LOCK) --extra $$extra -o requirements/$$extra.txt pyproject.toml; done
-	$(LOCK) -o requirements/uv.txt requirements/uv.in
+	for alone in uv peers; do $(LOCK) -o requirements/$$alone.txt requirements/$$alone.in; done
 
 clean:  ## remove what the targets made
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info build dist .demo
+	rm -rf $(VENV) $(PEERS) .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info build dist .demo

@@ -1,0 +1,129 @@
+"""How many workers, cores, partitions and bytes does a rate of clicks take? Computes; measures nothing.
+
+The costs below are what the other benchmarks measured on the machine that docs/performance.md names; put yours in their
+place. A worker is a server that takes all that waits in one partition, up to a chunk, and needs a fixed time for each
+chunk and a time for each click. How long clicks wait is simulated for one worker's share of the load; workers do not
+wait for each other, so a deployment of any size is that many of these.
+
+    make bench BENCH=capacity
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from bench.report import Report
+
+RATES: Final = (10_000, 100_000, 1_000_000)
+CATALOGUES: Final = (10_000, 100_000, 1_000_000, 10_000_000)
+LIVE_SECONDS: Final = 6 * 3600
+"""How long a row outlives its session's last click: worker.session_ttl."""
+CLICKS_A_SESSION: Final = 4
+TARGET_LOAD: Final = 0.6
+"""Share of a worker's time that may be spent; the rest is for bursts, swaps and the loss of a worker."""
+CHUNK: Final = 512
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What things cost, as measured; see docs/performance.md.
+
+    Attributes:
+        chunk_ms: of a chunk in a worker, whatever its size.
+        click_us: of a click in a worker but for the catalogue.
+        catalogue_us: of ranking, for each thousand items, while the weights stay in the cache.
+        catalogue_far_us: the same for catalogues beyond FAR items, whose weights come from memory.
+        broker_us: of a click in the broker: one record each of clicks, rankings and changelog, in and out.
+        transit_ms: of a click and its ranking through broker and clients when nothing waits.
+        click_bytes, ranking_bytes, row_bytes: of a record in Kafka, compressed.
+        stored_bytes: of a row in RocksDB.
+    """
+
+    chunk_ms: float = 1.5
+    click_us: float = 45.0
+    catalogue_us: float = 2.0
+    catalogue_far_us: float = 1.5
+    broker_us: float = 20.0
+    transit_ms: float = 3.0
+    click_bytes: float = 110.0
+    ranking_bytes: float = 550.0
+    row_bytes: float = 280.0
+    stored_bytes: float = 290.0
+
+    def service_us(self, items: int) -> float:
+        """Of one click in a worker."""
+        return self.click_us + self.catalogue_us * items / 1000
+
+
+COSTS: Final = Costs()
+
+
+def main() -> None:
+    """The plan for every rate and catalogue, and the waiting that goes with it."""
+    rows = [plan(rate, items, COSTS) for rate in RATES for items in CATALOGUES]
+    Report("capacity", rows).show("What a rate of clicks takes")
+
+
+def plan(rate: int, items: int, costs: Costs) -> dict[str, Any]:
+    """One deployment."""
+    service = 1e-6 * costs.service_us(items)
+    workers = max(1, math.ceil(rate * service / TARGET_LOAD))
+    partitions = _partitions(workers)
+    sessions = rate * LIVE_SECONDS / CLICKS_A_SESSION
+    waits = simulate(rate / workers, items, costs, partitions=max(1, partitions // workers), seconds=20.0)
+    return {
+        "clicks_per_second": rate,
+        "items": items,
+        "workers": workers,
+        "cores_workers": rate * service / TARGET_LOAD,
+        "cores_brokers": rate * 1e-6 * costs.broker_us / TARGET_LOAD,
+        "partitions": partitions,
+        "kafka_in_mb_per_second": 1e-6 * rate * (costs.click_bytes + costs.ranking_bytes + costs.row_bytes),
+        "changelog_gb": 1e-9 * sessions * costs.row_bytes * 1.25,
+        "rows_millions": 1e-6 * sessions,
+        "rocksdb_gb_a_worker": 1e-9 * sessions * costs.stored_bytes / workers,
+        "weights_mb_a_worker": 1e-6 * items * 100 * 4 * 2.25,
+        "p50_ms": waits[50],
+        "p99_ms": waits[99],
+    }
+
+
+def _partitions(workers: int) -> int:
+    """Eight a worker while that is few, so that workers can be added; the next power of two of four beyond that."""
+    wanted = 8 * workers if workers <= 16 else 4 * workers
+    return int(2 ** math.ceil(math.log2(max(wanted, 8))))
+
+
+def simulate(
+    rate: float, items: int, costs: Costs, *, partitions: int, seconds: float, seed: int = 0
+) -> dict[int, float]:
+    """Milliseconds from a click to its ranking at one worker, by percentile. Poisson arrivals, partitions in turn."""
+    rng = np.random.default_rng(seed)
+    count = min(int(rate * seconds), 200_000)
+    arrivals = np.cumsum(rng.exponential(1 / rate, count))  # [N] seconds
+    of = rng.integers(0, partitions, count)  # [N]
+    queues = [np.flatnonzero(of == partition) for partition in range(partitions)]
+    heads = [0] * partitions
+    service = 1e-6 * costs.service_us(items)
+    done = np.empty(count)
+    now, turn, left = 0.0, 0, count
+    while left:
+        waiting = 0
+        for step in range(partitions):
+            partition = (turn + step) % partitions
+            queue, head = queues[partition], heads[partition]
+            tail = head + int(np.searchsorted(arrivals[queue[head : head + CHUNK]], now, side="right"))
+            if tail > head:
+                waiting = tail - head
+                now += 1e-3 * costs.chunk_ms + waiting * service
+                done[queue[head:tail]] = now
+                heads[partition] = tail
+                turn = partition + 1
+                left -= waiting
+                break
+        if not waiting:  # idle until the next click
+            now = min(arrivals[queue[head]] for queue, head in zip(queues, heads, strict=True) if head < len(queue))
+    latency = 1000 * (done - arrivals) + costs.transit_ms
+    return {percentile: float(np.percentile(latency, percentile)) for percentile in (50, 90, 99)}

@@ -1,0 +1,196 @@
+"""One deployment on a real Kafka: its topics, its workers as processes of their own, and what they cost."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from confluent_kafka import Consumer, Producer, TopicPartition
+
+from deploy.demo.ports import free_port
+from schemas.announcement import ModelAnnouncement, encode_announcement
+from schemas.bundle import manifest_digest
+from schemas.click import Click, encode_click
+from schemas.settings import KafkaConnection, TopicSettings
+from schemas.topics import changelog_topic, topic_table
+from schemas.topics_admin import ensure_topics
+
+_STEP = re.compile(r'nextclick_step_seconds_sum\{step="(\w+)"\}')
+_SESSION_TTL_MS = 6 * 3_600_000
+_STOP_SECONDS = 60.0
+
+
+class BenchmarkError(RuntimeError):
+    """A benchmark did not get to its end; the message says what was missing."""
+
+
+@dataclass
+class Worker:
+    """A `stream-app worker` process."""
+
+    process: "subprocess.Popen[bytes]"
+    port: int
+    log: Path
+    data_dir: Path
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Processor time so far, user and system."""
+        return cpu_seconds(self.process.pid)
+
+    @property
+    def rss_mb(self) -> float:
+        """Resident memory."""
+        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it answers; it may still wait for a model."""
+        try:
+            return bool(self.metrics())
+        except OSError:
+            return False
+
+    def metrics(self) -> dict[str, float]:
+        """Its metrics, by name with labels as Prometheus prints them."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+        return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
+
+    def steps(self) -> dict[str, float]:
+        """Seconds spent in each step so far; steps of several chunks overlap."""
+        return {found[1]: seconds for name, seconds in self.metrics().items() if (found := _STEP.fullmatch(name))}
+
+    def check(self) -> None:
+        """Raise BenchmarkError if it has ended."""
+        if (code := self.process.poll()) is not None:
+            raise BenchmarkError(f"the worker ended with {code}; its log ends with\n{self.log.read_text()[-2000:]}")
+
+    def stop(self) -> None:
+        """SIGTERM, and wait."""
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(_STOP_SECONDS)
+
+
+@dataclass
+class Deployment:
+    """Topics of their own for one measurement. A context manager: workers are stopped and their data removed.
+
+    Attributes:
+        bootstrap: of the Kafka that is used.
+        folder: where the workers' data and logs go.
+        partitions: of the clicks topic.
+        settings: of the workers, by dotted key.
+    """
+
+    bootstrap: str
+    folder: Path
+    partitions: int = 8
+    settings: Mapping[str, object] = field(default_factory=dict)
+    workers: list[Worker] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.name = f"bench-{time.time_ns()}"
+        self.topics = TopicSettings(
+            clicks=f"{self.name}-clicks",
+            rankings=f"{self.name}-rankings",
+            rejected=f"{self.name}-rejected",
+            models=f"{self.name}-models",
+            partitions=self.partitions,
+        )
+        self.changelog = changelog_topic(self.name)
+        self.connection = KafkaConnection(bootstrap_servers=self.bootstrap)
+        ensure_topics(self.connection, topic_table(self.topics, self.name, session_ttl_ms=_SESSION_TTL_MS))
+        self._marks = Consumer({**self.connection.librdkafka(), "group.id": f"{self.name}-marks"})
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for worker in self.workers:
+            worker.stop()
+            shutil.rmtree(worker.data_dir, ignore_errors=True)
+        self._marks.close()
+
+    def producer(self, **config: object) -> Producer:
+        """A producer that places records as the workers do."""
+        return Producer({**self.connection.librdkafka(), "partitioner": "murmur2_random", **config})
+
+    def announce(self, bundle: Path) -> None:
+        """Make the bundle the champion; returns when the announcement is durable."""
+        producer = self.producer()
+        announcement = ModelAnnouncement("champion", bundle.name, str(bundle), manifest_digest(bundle), 0, "benchmark")
+        producer.produce(self.topics.models, encode_announcement(announcement), b"champion")
+        producer.flush()
+
+    def send(self, clicks: Iterable[Click]) -> int:
+        """Put clicks on the topic as fast as it takes them; returns how many when all are durable."""
+        producer, count = self.producer(**{"linger.ms": 20}), 0
+        for click in clicks:
+            producer.produce(self.topics.clicks, encode_click(click), click.session_id.encode())
+            count += 1
+            while len(producer) > 50_000:
+                producer.poll(0.05)
+        producer.flush()
+        return count
+
+    def start_worker(self, **settings: object) -> Worker:
+        """Start one more worker, with settings by dotted key (`worker__chunk_clicks=64`)."""
+        number = len(self.workers)
+        data_dir, port = self.folder / f"{self.name}-{number}", free_port()
+        given = {
+            "kafka__bootstrap_servers": self.bootstrap,
+            **{f"topics__{name}": getattr(self.topics, name) for name in ("clicks", "rankings", "rejected", "models")},
+            "topics__partitions": self.partitions,
+            "worker__app_id": self.name,
+            "worker__data_dir": data_dir,
+            "worker__web_port": port,
+            **self.settings,
+            **settings,
+        }
+        environment = os.environ | {f"NEXTCLICK_{key.upper()}": str(value) for key, value in given.items()}
+        log = self.folder / f"{self.name}-{number}.log"
+        with log.open("wb") as output:
+            command = [sys.executable, "-m", "stream_app", "worker"]
+            process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+        self.workers.append(Worker(process, port, log, data_dir))
+        return self.workers[-1]
+
+    def records(self, topic: str) -> int:
+        """Records ever written to a topic, by its end offsets: costs the machine nearly nothing."""
+        ends = (
+            self._marks.get_watermark_offsets(TopicPartition(topic, partition), timeout=15)[1]
+            for partition in range(self.partitions)
+        )
+        return sum(ends)
+
+    def wait_for(
+        self, condition: Callable[[], bool], what: str, *, seconds: float = 300.0, every: float = 0.05
+    ) -> None:
+        """Wait until the condition holds; BenchmarkError when it does not come, or a worker ends."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            for worker in self.workers:
+                worker.check()
+            if time.monotonic() > deadline:
+                logs = "\n".join(worker.log.read_text()[-2000:] for worker in self.workers)
+                raise BenchmarkError(f"not within {seconds:g} s: {what}\n{logs}")
+            time.sleep(every)
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time of a process and its threads so far, user and system."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -1,0 +1,251 @@
+"""How long does a click wait for its ranking at a steady rate, and while the model is swapped?
+
+Open loop: arrivals are a Poisson process that is drawn before the run, and a click's latency counts from the time at
+which it was *due*, so a stall is felt by every click that should have come during it. The clock stops when a consumer
+has the ranking: producer, broker, worker, broker, consumer. Generator and consumer share the two cores with the rest.
+
+    python -m bench latency
+"""
+
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import msgspec
+import numpy as np
+from confluent_kafka import Consumer, TopicPartition
+from numpy.typing import NDArray
+
+from bench.bundles import bundle
+from bench.clicks import item_ids
+from bench.deployment import BenchmarkError, Deployment
+from bench.report import Report, console
+from deploy.kafka import LocalKafka
+from schemas.click import Click, encode_click
+
+PERCENTILES = (50, 90, 99, 99.9)
+_LINGER_MS = 1
+"""Of the producer of clicks; without, each would be a request of its own to the broker, which has the same cores."""
+_SWITCH_SECONDS = 0.0002
+"""The generator and the consumer share an interpreter; neither may keep it from the other for long."""
+_SWAP_SECONDS = 3.0
+"""After an announcement, the rankings in which a swap would show."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A rate of clicks on a catalogue; `swap` announces another model in the middle."""
+
+    items: int
+    rate: int
+    seconds: float = 20.0
+    swap: bool = False
+
+
+CASES = (
+    Case(37_000, 1_000),
+    Case(5_000, 1_000),
+    Case(5_000, 5_000),
+    Case(5_000, 10_000),
+    Case(37_000, 2_000, swap=True),
+    Case(1_000_000, 200),
+)
+ROUNDS = 1
+WARM_UP_SECONDS = 5.0
+
+
+class _Answer(msgspec.Struct):
+    """What is needed of a ranking."""
+
+    event_id: str
+    model_version: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run.
+
+    Attributes:
+        latency_ms: of every click, in the order in which they were due.
+        due: seconds since the start of the run at which each was due.
+        longest_gap_ms: longest time without any ranking.
+        announced: when the second model was announced, in seconds since the start.
+        new_model: when the first ranking by it came.
+        rebuilt_rows: rows replayed for it.
+        cpu_us_per_click: of the worker.
+        worker_ms: mean from the broker's time of a click, the oldest of those computed together, to its ranking being
+            confirmed; the rest is spent between the producer and the broker and between the broker and the consumer.
+        together: mean number of clicks computed together.
+    """
+
+    latency_ms: NDArray[np.float64]
+    due: NDArray[np.float64]
+    longest_gap_ms: float
+    announced: float | None
+    new_model: float | None
+    rebuilt_rows: int
+    cpu_us_per_click: float
+    worker_ms: float
+    together: float
+
+
+def main() -> None:
+    """All cases."""
+    measure(CASES, ROUNDS).show("Click due to ranking consumed, open loop")
+
+
+def measure(cases: tuple[Case, ...], rounds: int) -> Report:
+    """Every case in each round, in turn."""
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    runs: dict[Case, list[Run]] = {case: [] for case in cases}
+    with LocalKafka() as kafka, tempfile.TemporaryDirectory(prefix="nextclick-bench-") as name:
+        for number in range(rounds):
+            for case in cases:
+                with console.status(f"round {number + 1} of {rounds}: {case.items:,} items, {case.rate:,} a second"):
+                    runs[case].append(run(kafka.bootstrap_servers, case, Path(name)))
+    rows: list[dict[str, object]] = []
+    for case, done in runs.items():
+        row: dict[str, object] = {"items": case.items, "rate": case.rate, "clicks": sum(len(r.due) for r in done)}
+        for percentile in PERCENTILES:
+            row[f"p{percentile:g}_ms"] = median(float(np.percentile(r.latency_ms, percentile)) for r in done)
+        row["longest_gap_ms"] = max(r.longest_gap_ms for r in done)
+        for name in ("cpu_us_per_click", "worker_ms", "together"):
+            row[name] = median(getattr(r, name) for r in done)
+        if case.swap:
+            row["swap_p99_ms"] = median(_during_swap(r) for r in done)
+            row["swap_ms"] = median(1000 * ((r.new_model or 0.0) - (r.announced or 0.0)) for r in done)
+            row["rebuilt_rows"] = sum(r.rebuilt_rows for r in done)
+        rows.append(row)
+    return Report("latency", rows)
+
+
+def _during_swap(run: Run) -> float:
+    assert run.new_model is not None
+    during = (run.due > run.new_model - _SWAP_SECONDS / 10) & (run.due < run.new_model + _SWAP_SECONDS)
+    return float(np.percentile(run.latency_ms[during], 99))
+
+
+def run(bootstrap: str, case: Case, folder: Path, **settings: object) -> Run:
+    """One case on a fresh deployment: warm up, measure, and count that no click went unanswered."""
+    first, second = bundle(folder, case.items), bundle(folder, case.items, seed=1) if case.swap else None
+    rng = np.random.default_rng(case.rate)
+    total = WARM_UP_SECONDS + case.seconds
+    due = np.cumsum(rng.exponential(1 / case.rate, int(case.rate * total)))  # [N] seconds
+    items = (case.items * rng.random(len(due)) ** 2).astype(np.int64)  # [N]
+    # A session clicks every few seconds: those that are open at once follow from the rate.
+    sessions = rng.integers(0, case.rate * 10, len(due))  # [N]
+    with Deployment(bootstrap, folder, settings=settings) as deployment:
+        deployment.announce(first)
+        worker = deployment.start_worker()
+        arrivals = _Arrivals(deployment, len(due))
+        deployment.wait_for(lambda: "tables recovered" in worker.log.read_text(), "a worker that serves")
+        cpu = worker.cpu_seconds
+        began = time.perf_counter() + 0.1
+        announced = None
+        swapper = None
+        if second is not None:
+            announced = WARM_UP_SECONDS + case.seconds / 2
+            swapper = threading.Timer(announced + 0.1, deployment.announce, [second])
+            swapper.start()
+        _generate(deployment, began + due, items, sessions, item_ids(case.items))
+        deadline = time.perf_counter() + 60
+        while arrivals.seen < len(due) and time.perf_counter() < deadline:
+            worker.check()
+            time.sleep(0.05)
+        cpu = worker.cpu_seconds - cpu
+        metrics = worker.metrics()
+        arrivals.stop()
+        if swapper is not None:
+            swapper.join()
+    lost = int(np.isnan(arrivals.at).sum())
+    if lost:
+        raise BenchmarkError(f"{lost} of {len(due)} clicks got no ranking")
+    at = arrivals.at - began
+    kept = due > WARM_UP_SECONDS
+    by_second = np.flatnonzero(arrivals.by == second.name) if second is not None else np.array([], dtype=np.int64)
+    return Run(
+        latency_ms=1000 * (at - due)[kept],
+        due=due[kept],
+        longest_gap_ms=1000 * float(np.diff(np.sort(at[kept])).max()),
+        announced=announced,
+        new_model=float(at[by_second].min()) if len(by_second) else None,
+        rebuilt_rows=int(metrics["nextclick_rebuilt_rows_total"]),
+        cpu_us_per_click=1e6 * cpu / len(due),
+        worker_ms=1000 * _mean(metrics, "nextclick_end_to_end_seconds"),
+        together=_mean(metrics, "nextclick_chunk_clicks"),
+    )
+
+
+def _mean(metrics: dict[str, float], histogram: str) -> float:
+    return metrics[f"{histogram}_sum"] / max(metrics[f"{histogram}_count"], 1.0)
+
+
+def _generate(
+    deployment: Deployment,
+    due: NDArray[np.float64],
+    items: NDArray[np.int64],
+    sessions: NDArray[np.int64],
+    ids: list[str],
+) -> None:
+    """Send click i at `due[i]`, on the clock of `time.perf_counter`; late ones at once."""
+    producer = deployment.producer(**{"linger.ms": _LINGER_MS})
+    position, times = 0, due.tolist()
+    while position < len(times):
+        now = time.perf_counter()
+        while position < len(times) and times[position] <= now:
+            click = Click(
+                f"session-{sessions[position]}", ids[items[position]], time.time_ns() // 1_000_000, str(position)
+            )
+            producer.produce(deployment.topics.clicks, encode_click(click), click.session_id.encode())
+            position += 1
+        producer.poll(0)
+        if position < len(times):
+            time.sleep(max(0.0, min(times[position] - time.perf_counter(), 0.01)))
+    producer.flush()
+
+
+class _Arrivals:
+    """Notes when each ranking reaches a consumer, in a thread of its own.
+
+    Attributes:
+        at: float64[N] `time.perf_counter` at the first ranking of click n, NaN before.
+        by: the model version of each.
+        seen: how many clicks have one.
+    """
+
+    def __init__(self, deployment: Deployment, clicks: int) -> None:
+        self.at = np.full(clicks, np.nan)
+        self.by = np.full(clicks, "", dtype="U40")
+        self.seen = 0
+        self._consumer = Consumer(
+            {**deployment.connection.librdkafka(), "group.id": f"{deployment.name}-rankings", "fetch.wait.max.ms": 100}
+        )
+        self._consumer.assign(
+            [TopicPartition(deployment.topics.rankings, partition, 0) for partition in range(deployment.partitions)]
+        )
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """No more."""
+        self._stopping.set()
+        self._thread.join()
+        self._consumer.close()
+
+    def _run(self) -> None:
+        decoder = msgspec.json.Decoder(_Answer)
+        while not self._stopping.is_set():
+            message = self._consumer.poll(0.1)
+            if message is None or message.error() is not None:
+                continue
+            now = time.perf_counter()
+            answer = decoder.decode(message.value() or b"")
+            n = int(answer.event_id)
+            if np.isnan(self.at[n]):
+                self.at[n], self.by[n] = now, answer.model_version
+                self.seen += 1
