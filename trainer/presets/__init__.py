@@ -68,9 +68,10 @@ class Preset:
         return TrainingSettings.parse({**self.settings, **assignments_of(assignments)})
 
     def published_for(self, settings: TrainingSettings) -> Published | None:
-        """The results of exactly these settings, whatever the seed; None where there are none."""
+        """The results of exactly these settings, whatever the seed and the engine; None where there are none."""
+        free = {"seed": settings.seed, "engine": settings.engine}
         for published in self.published:
-            if TrainingSettings.parse({**self.settings, **published.settings, "seed": settings.seed}) == settings:
+            if TrainingSettings.parse({**self.settings, **published.settings, **free}) == settings:
                 return published
         return None
 

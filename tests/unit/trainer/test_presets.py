@@ -46,7 +46,7 @@ def test_the_first_papers_network_has_one_hot_items_and_the_batchs_negatives_alo
 
 def test_changes_go_on_top_and_find_their_own_figures() -> None:
     preset = load_preset("rsc15-2016-top1")
-    large = preset.with_changes(["hidden_size=1000", "seed=7"])
+    large = preset.with_changes(["hidden_size=1000", "seed=7", "engine=torch"])
     assert (large.hidden_size, large.learning_rate) == (1000, preset.training.learning_rate)
     published = preset.published_for(large)
     assert published is not None
