@@ -25,14 +25,14 @@ from trainer.sessions import SessionSet
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
-PREDICTIONS: Final = 16_384
+PREDICTIONS: Final = 8_192
 """Newest predictions that the weights are fitted to: two dozen numbers need no more."""
 GROUPS: Final[Mapping[str, tuple[int, ...]]] = {"cooccurrence": (0, 1, 2, 2, 3, 3, 3, 3), "transitions": (0,)}
 """Places of a table's term that share their weights while these are fitted."""
 _CHUNK, _SCORES = 512, 2**24  # predictions and scores of theirs that are held at once, at most
 _NOTHING = -1e4  # ln of a sum over no items, as good as minus infinity and no trouble to interpolate
-_NODES = 7  # values of α at which the untouched items' sum is computed
-_SPAN = (0.35, 1.5)  # of the network's own best α, between which α is sought
+_NODES = 9  # values of α at which the untouched items' sum is computed
+_SPAN = (0.3, 2.0)  # of the network's own best α, between which α is sought
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Touched:
     z         float64[N]
     target_z  float64[P]
     target    int64[P]          the target's pair, -1 where no term touches it
-    rest      float64[7, P]     Chebyshev coefficients in α of ln Σ exp(α z) over the items not touched
+    rest      float64[9, P]     Chebyshev coefficients in α of ln Σ exp(α z) over the items not touched
     span      (least, greatest) α
     """
 
@@ -113,7 +113,7 @@ def touch(weights: Weights, predictions: Predictions, tables: Mapping[str, ItemT
         target.append(np.where(found, at + pairs, -1))
         pairs += len(row)
         scores[row, item] = -torch.inf
-        of_rest = torch.stack([torch.logsumexp(alpha * scores, dim=1) for alpha in nodes.tolist()])  # [7, C]
+        of_rest = torch.stack([torch.logsumexp(alpha * scores, dim=1) for alpha in nodes.tolist()])  # [9, C]
         rest.append(of_rest.clamp(min=_NOTHING))
     return Touched(
         features=sparse.csr_array(sparse.vstack(features)),
