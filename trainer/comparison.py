@@ -68,14 +68,14 @@ def comparison_table(judged: Sequence[Judgement], data: Dataset, k: int) -> Tabl
         title=f"{predictions:,} predictions in {len(data.test):,} sessions",
         caption=f"{LEVEL:.0%} intervals over sessions; difference from {judged[0].name}, p after Holm",
     )
-    table.add_column("model", no_wrap=True)
+    table.add_column("model", overflow="fold")  # names with options are long, and figures must not be cut
     for title in (f"Recall@{k}", "difference", f"MRR@{k}", "difference"):
         table.add_column(title, justify="right", no_wrap=True)
     for one in judged:
         cells = []
         for measure, value in ((f"recall@{k}", one.metrics.recall[k]), (f"mrr@{k}", one.metrics.mrr[k])):
             interval, against = one.intervals[measure], one.against_first.get(measure)
-            cells.append(f"{value:.4f}\n{interval.low:.4f}-{interval.high:.4f}")
+            cells.append(f"{value:.4f}\n{interval.low:.3f}-{interval.high:.3f}")
             cells.append(f"{against.value:+.4f}\np {against.p_adjusted:.4f}" if against else "")
         table.add_row(one.name, *cells)
     return table

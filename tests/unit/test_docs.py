@@ -278,6 +278,13 @@ def test_the_evaluation_page_has_every_baseline_and_option() -> None:
         assert spec.options == options_of(BASELINES[name]), name
 
 
+def test_baselines_with_options_can_be_given() -> None:
+    told = [span for page in PAGES for span in code_spans(page) if re.fullmatch(rf"({'|'.join(BASELINES)}):\S+", span)]
+    assert len(told) >= 8
+    for span in told:
+        assert parse_baselines(span, BASELINES)
+
+
 def test_the_ablation_page_has_every_row() -> None:
     rows = [
         [f"`{row.name}`", ", ".join(f"`{name}={value}`" for name, value in row.changes.items()), row.tells]

@@ -117,7 +117,8 @@ def ablate(
             report["models"][name] |= described
         write_report(out, report)
         if plot is not None:
-            plot_comparison(judged, plot, k=20, title=f"Without: {report['predictions']:,} predictions")
+            title = f"{report['predictions']:,} predictions in {len(data.test):,} sessions"
+            plot_comparison(judged, plot, k=20, title=title)
     if as_json:
         typer.echo(json.dumps(report))
     else:
