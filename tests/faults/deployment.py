@@ -133,12 +133,14 @@ class Verdict:
     lost: int
     wrong_rankings: int
     changelog: list[str]
+    stored: list[str]
     versions: list[str]
 
     def assert_nothing_lost_nothing_wrong(self) -> None:
         assert self.lost == 0
         assert self.wrong_rankings == 0
         assert self.changelog == []
+        assert self.stored == []
 
 
 @dataclass
@@ -351,8 +353,11 @@ class Deployment:
         self.wait(is_true, what, ANSWER_SECONDS)
         return worker
 
-    def verdict(self) -> Verdict:
-        """Recompute every session one click at a time and compare."""
+    def verdict(self, holder: WorkerProcess | None = None) -> Verdict:
+        """Recompute every session one click at a time and compare rankings, changelog, and RocksDB.
+
+        `holder` is the worker that had all partitions when it was stopped; without one RocksDB is not looked at.
+        """
         config = self.connection.librdkafka()
         published = Published.of(read_topic(config, self.topics.rankings))
         expected = recompute(read_topic(config, self.topics.clicks), published, self.models)
@@ -363,6 +368,7 @@ class Deployment:
             lost=len(expected.lost),
             wrong_rankings=len(expected.wrong_rankings),
             changelog=mismatches(expected.rows, self.changelog_rows()),
+            stored=[] if holder is None else mismatches(expected.rows, stored_rows(holder.data_dir)),
             versions=sorted({ranking.model_version for ranking in published.last.values()}),
         )
 
@@ -377,10 +383,6 @@ class Deployment:
             if key.decode() not in rows or rows[key.decode()].offset <= state.offset:
                 rows[key.decode()] = state
         return rows
-
-    def stored_rows(self, *workers: WorkerProcess) -> dict[str, SessionState]:
-        """The rows in the RocksDBs of workers that have stopped."""
-        return {session_id: row for worker in workers for session_id, row in stored_rows(worker.data_dir).items()}
 
 
 def hash_of(text: str) -> int:
