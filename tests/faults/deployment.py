@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from bench.random_model import random_bundle
 from deploy.demo.oracle import Published, mismatches, read_topic, recompute, stored_rows
@@ -33,6 +33,12 @@ from stream_app.state_codec import decode_state
 PARTITIONS = 4
 SESSION_TIMEOUT = 6
 START_SECONDS = 90.0
+COORDINATOR_AWAY = (
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+)
+"""A broker that has just started says so for a moment."""
 ANSWER_SECONDS = 90.0
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -316,12 +322,17 @@ class Deployment:
 
     def committed(self) -> int:
         """Sum of the group's committed offsets: clicks that are acknowledged."""
-        consumer = Consumer({**self.connection.librdkafka(), "group.id": self.app_id})
-        try:
-            parts = [TopicPartition(self.topics.clicks, p) for p in range(PARTITIONS)]
-            return sum(max(0, tp.offset) for tp in consumer.committed(parts, timeout=15))
-        finally:
-            consumer.close()
+        parts = [TopicPartition(self.topics.clicks, p) for p in range(PARTITIONS)]
+        while True:
+            consumer = Consumer({**self.connection.librdkafka(), "group.id": self.app_id})
+            try:
+                return sum(max(0, tp.offset) for tp in consumer.committed(parts, timeout=15))
+            except KafkaException as error:
+                if error.args[0].code() not in COORDINATOR_AWAY:
+                    raise
+            finally:
+                consumer.close()
+            time.sleep(0.2)
 
     def has_acknowledged_all(self) -> bool:
         """Whether every record of the clicks topic is."""
