@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-BENCHMARKS = ("pipeline", "latency", "peers", "rank", "memory", "state", "swap", "training")
+BENCHMARKS = ("pipeline", "latency", "peers", "rank", "memory", "state", "swap", "training", "preprocessing")
 EXTRA = ("ci", "capacity")
 """Run only when named: parts of the others, and what computes rather than measures."""
 

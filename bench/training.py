@@ -24,13 +24,14 @@ from rich.table import Table
 
 from bench.generated_clicks import generated_sessions
 from bench.textbook_gru4rec import TextbookTraining
-from trainer.fit import fit, use_threads
+from trainer.engine import use_threads
+from trainer.fit import fit
 from trainer.gru4rec import initial_weights
 from trainer.sessions import SessionSet, group_sessions
 from trainer.settings import TrainingSettings
 
-ROUNDS = 5
-SESSIONS = 25_000
+ROUNDS = 3
+SESSIONS = 12_000
 SHAPES = ((50, 0), (100, 0), (50, 2048), (100, 2048))  # batch_size, n_sample
 UNITS = 100
 REAL = Path("../shared/data/rsc15_64_train.tsv.gz")

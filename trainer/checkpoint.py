@@ -12,7 +12,6 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import numpy.typing as npt
 import torch
 
 from trainer.early_stopping import EarlyStopping, Epoch
+from trainer.engine import EngineName, engine_identity
 from trainer.errors import TrainerError
 from trainer.gru4rec import Weights
 from trainer.sampling import SamplerState
@@ -52,16 +52,14 @@ def identity(
     settings: TrainingSettings,
     warm_start: Weights | None,
     early_stopping: EarlyStopping | None,
-    engine: str,
+    engine: EngineName,
 ) -> str:
     """Digest of what decides a run's bits (with the versions of the libraries), SHA-256 in hex."""
     digest = hashlib.sha256()
     facts: dict[str, Any] = {
         "format": _FORMAT,
-        "torch": torch.__version__,
         "numpy": np.__version__,
-        "engine": engine,
-        "compiler": {name: version(name) for name in ("numba", "scipy")} if engine == "compiled" else {},
+        "engine": engine_identity(engine),
         "settings": settings.model_dump(exclude={"epochs"}),
         "item_ids": sessions.item_ids,
     }

@@ -2,10 +2,12 @@
 
 import importlib.util
 from collections.abc import Mapping
+from importlib.metadata import version
 from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from trainer.batches import Schedule
@@ -17,6 +19,24 @@ from trainer.sampling import NegativeSampler
 from trainer.settings import TrainingSettings
 
 EngineName = Literal["compiled", "torch"]
+
+
+_threads = 1
+
+
+def use_threads(threads: int) -> None:
+    """Set up the arithmetic of this process. Call it once, before any training."""
+    global _threads  # noqa: PLW0603  # as torch's own setting, which it stands beside
+    _threads = threads
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)  # numbers below 1e-38 are slow, and zero to any purpose here
+
+
+def engine_identity(engine: EngineName) -> dict[str, str | int]:
+    """What of an engine decides a run's bits."""
+    if engine == "torch":
+        return {"engine": engine, "torch": torch.__version__}
+    return {"engine": engine, "threads": _threads, **{name: version(name) for name in ("numba", "scipy", "torch")}}
 
 
 class Steps(Protocol):
@@ -69,4 +89,4 @@ def steps_of(
         return ReferenceSteps(settings, weights, optimizers=optimizers, support=support, sampler=sampler)
     from trainer.compiled.engine import CompiledSteps  # Numba takes half a second
 
-    return CompiledSteps(settings, weights, optimizers=optimizers, support=support, sampler=sampler)
+    return CompiledSteps(settings, weights, optimizers=optimizers, support=support, sampler=sampler, threads=_threads)

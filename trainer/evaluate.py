@@ -4,6 +4,7 @@ Every prefix of every session is a prediction of the click after it. State start
 catalogue is ranked, repeats included and nothing filtered out, and each prediction weighs the same.
 """
 
+import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -166,7 +167,7 @@ def follow(sessions: SessionSet) -> Iterator[Lanes]:
     plan = schedule(sessions, _LANES)
     starts = np.repeat(sessions.offsets[:-1], sessions.lengths)
     for step, n in enumerate(plan.alive.tolist()):
-        position = plan.position[step, :n]
+        position = plan.position[step, :n].astype(np.int64)
         yield Lanes(sessions, position, starts[position])
 
 
@@ -175,24 +176,29 @@ def ranks_among(scores: Tensor, targets: Ints, ties: Ties, name: str) -> Floats:
 
     Conservative: every other item of the same score stands before the target. Standard: none does. Median: half.
     """
-    if not bool(torch.isfinite(scores.sum())) and not bool(torch.isfinite(scores).all()):
-        raise NonFiniteScoresError(f"{name} scores items with a number that is not finite")
     target = scores.gather(1, torch.from_numpy(targets).unsqueeze(1))  # [n, 1]
+    found = _count_around(scores, target)
+    if found is None:
+        raise NonFiniteScoresError(f"{name} scores items with a number that is not finite")
+    below, above = found
+    conservative, standard = scores.shape[1] - below, above + 1
+    ranks: Floats = {"conservative": conservative, "standard": standard, "median": (conservative + standard) / 2}[ties]
+    return ranks
+
+
+def _count_around(scores: Tensor, target: Tensor) -> tuple[Floats, Floats] | None:
+    """How many of each row's scores [n, I] are below and above its target [n, 1]; None where one is not finite."""
+    if importlib.util.find_spec("numba") is not None and scores.is_contiguous():
+        from trainer.compiled.ranking import count_around
+
+        found = count_around(scores.numpy(), target.squeeze(1).numpy())
+        return None if found is None else (found[0].astype(np.float64), found[1].astype(np.float64))
+    if not bool(torch.isfinite(scores.sum())) and not bool(torch.isfinite(scores).all()):
+        return None
     # Compared into floats: summing truth values is ten times slower, and counts below 2^24 are exact.
     flag = torch.empty_like(scores)
-    # Counted from below, so that even a comparison with NaN would count against the model.
-    conservative = scores.shape[1] - torch.lt(scores, target, out=flag).sum(1)
-    if ties == "conservative":
-        return _float64(conservative)
-    standard = torch.gt(scores, target, out=flag).sum(1) + 1
-    if ties == "standard":
-        return _float64(standard)
-    return _float64((conservative + standard) / 2)
-
-
-def _float64(counts: Tensor) -> Floats:
-    numbers: Floats = counts.numpy().astype(np.float64)
-    return numbers
+    below, above = (compare(scores, target, out=flag).sum(1).numpy() for compare in (torch.lt, torch.gt))
+    return below.astype(np.float64), above.astype(np.float64)
 
 
 def ranks_in_top(index: Ints, score: npt.NDArray[np.float32], targets: Ints, ties: Ties, name: str) -> Floats:

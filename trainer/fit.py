@@ -24,12 +24,6 @@ from trainer.settings import TrainingSettings
 _CHECK_EVERY = 64  # steps between looks at the loss, and at what the caller wants
 
 
-def use_threads(threads: int) -> None:
-    """Set up torch's arithmetic for this process. Call it once, before any training."""
-    torch.set_num_threads(threads)
-    torch.set_flush_denormal(True)  # numbers below 1e-38 are slow, and zero to any purpose here
-
-
 @dataclass(frozen=True)
 class FitResult:
     """``weights`` are those after the epoch ``best_epoch``: the last one, or with early stopping the best one.

@@ -30,7 +30,7 @@ def check_parity(weights: Weights, model: Model, sessions: SessionSet, *, memory
     onnx_hidden = model.initial_hidden(plan.position.shape[1])
     with torch.inference_mode():
         for step, n in enumerate(plan.alive.tolist()):
-            position = plan.position[step, :n]
+            position = plan.position[step, :n].astype(np.int64)
             carried = (~plan.fresh[step, :n]).astype(np.float32)
             items = walked.items[position]
             torch_hidden = gru4rec.advance(

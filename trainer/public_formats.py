@@ -31,7 +31,18 @@ import pyarrow.csv as pacsv
 
 from trainer.errors import ClickFileError
 from trainer.otto import read_otto
-from trainer.readers import EXAMPLES, BadRow, ClickLog, checked, codes, id_reason, open_text, read_clicks
+from trainer.readers import (
+    EXAMPLES,
+    ID_COLUMN,
+    BadRow,
+    ClickLog,
+    checked,
+    codes,
+    id_reason,
+    open_text,
+    read_clicks,
+    texts,
+)
 
 Bools = npt.NDArray[np.bool_]
 Times = Literal["iso", "utc", "milliseconds", "date-and-milliseconds"]
@@ -176,7 +187,12 @@ def _read_table(path: Path, form: Form) -> tuple[ClickLog, Bools]:
         ),
         parse_options=pacsv.ParseOptions(delimiter=form.delimiter, invalid_row_handler=skip),
         convert_options=pacsv.ConvertOptions(
-            include_columns=form.needed, column_types={name: pa.binary() for name in names}, strings_can_be_null=False
+            include_columns=form.needed,
+            column_types={
+                name: ID_COLUMN if name in (form.session, form.item) and not form.kind else pa.binary()
+                for name in names
+            },
+            strings_can_be_null=False,
         ),
     )
     unknown = 0
@@ -187,15 +203,25 @@ def _read_table(path: Path, form: Form) -> tuple[ClickLog, Bools]:
         table = table.filter(pc.equal(kind, form.kinds[0].encode()))
     session, good_session, _ = codes(table[form.session])
     item, good_item, item_ids = codes(table[form.item])
-    timestamp, good_time = _timestamps([table[name] for name in form.time], form.times)
+    times = table.select(form.time)
+    del table
+    timestamp, good_time = _timestamps(times, form)
     good = good_session & good_item & good_time
     bad = malformed + unknown + int(np.count_nonzero(~good))
     examples = tuple(_locate(path, form, names)) if bad else ()
-    return ClickLog(session, item, item_ids, timestamp, bad, examples), good
+    return ClickLog(session, item, texts(item_ids), timestamp, bad, examples), good
 
 
-def _timestamps(columns: list[Any], times: Times) -> tuple[npt.NDArray[np.int64], Bools]:
+def _timestamps(table: Any, form: Form) -> tuple[npt.NDArray[np.int64], Bools]:
     """Milliseconds since the epoch and which rows have them, n each; a bad row has some number."""
+    found = [(np.zeros(0, np.int64), np.zeros(0, np.bool_))]
+    for batch in table.to_batches():  # what lies between text and number is larger than the text
+        found.append(_timestamps_of([pa.chunked_array([batch[name]]) for name in form.time], form.times))
+    times, good = zip(*found, strict=True)
+    return np.concatenate(times), np.concatenate(good)
+
+
+def _timestamps_of(columns: list[Any], times: Times) -> tuple[npt.NDArray[np.int64], Bools]:
     if times == "milliseconds":
         return _whole(columns[0], _PATTERNS["milliseconds"])
     if times == "date-and-milliseconds":
@@ -271,6 +297,6 @@ def _reason(values: list[str], form: Form, names: list[str]) -> str | None:
             return f"{name} {reason}"
     given = [row[name] for name in form.time]
     columns = [pa.chunked_array([pa.array([text.encode(errors="replace")])]) for text in given]
-    if not _timestamps(columns, form.times)[1][0]:
+    if not _timestamps_of(columns, form.times)[1][0]:
         return f"{' and '.join(form.time)} {' '.join(given)!r} is no time"
     return None

@@ -10,7 +10,7 @@ import gzip
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,8 @@ import pyarrow.parquet as pq
 
 from trainer.errors import ClickFileError
 
+# Ids repeat: an Arrow dictionary has each once for every block that is read.
+ID_COLUMN: Final = pa.dictionary(pa.int32(), pa.binary())
 ID_BYTES = 256  # the click message's own limit
 EXAMPLES = 100  # bad rows that a report names
 _SHOWN = 5  # of these in a message
@@ -95,7 +97,9 @@ def _read_text(path: Path, skip_bad_rows: bool) -> ClickLog:
             ),
             # Bytes, not text: one id with a broken encoding must be a bad row, not a bad file.
             convert_options=pacsv.ConvertOptions(
-                include_columns=columns, column_types={name: pa.binary() for name in header}, strings_can_be_null=False
+                include_columns=columns,
+                column_types={name: ID_COLUMN if name.endswith("_id") else pa.binary() for name in header},
+                strings_can_be_null=False,
             ),
         )
     except (pa.ArrowInvalid, OSError, EOFError) as error:
@@ -109,7 +113,7 @@ def _read_text(path: Path, skip_bad_rows: bool) -> ClickLog:
         good &= good_time
     bad = malformed + int(np.count_nonzero(~good))
     examples = tuple(_locate(path, header, delimiter)) if bad else ()
-    return checked(path, ClickLog(session, item, item_ids, timestamp, bad, examples), good, skip_bad_rows)
+    return checked(path, ClickLog(session, item, texts(item_ids), timestamp, bad, examples), good, skip_bad_rows)
 
 
 def _header(path: Path) -> tuple[list[str], str]:
@@ -184,7 +188,7 @@ def _read_parquet(path: Path, skip_bad_rows: bool) -> ClickLog:
             if not ok[row]:
                 cause = f"{name} {id_reason(table[name][row].as_py() or b'')}"
         examples.append(BadRow(f"{files[of].name} row {row - starts[of] + 1}", cause))
-    log = ClickLog(session, item, item_ids, timestamp, int(np.count_nonzero(~good)), tuple(examples))
+    log = ClickLog(session, item, texts(item_ids), timestamp, int(np.count_nonzero(~good)), tuple(examples))
     return checked(path, log, good, skip_bad_rows)
 
 
@@ -202,16 +206,31 @@ def _parquet_table(path: Path) -> Any:
 # -- columns ----------------------------------------------------------------------------------------------------------
 
 
-def codes(column: Any) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_], tuple[str, ...]]:
-    """Codes, which rows hold a usable id, and the ids by code (bad ones as empty text)."""
-    encoded = pc.fill_null(column, b"").combine_chunks().dictionary_encode()
+def codes(column: Any) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_], Any]:
+    """Codes, which rows hold a usable id, and the ids by code: an Arrow array of bytes, bad ones among them."""
+    if not pa.types.is_dictionary(column.type):
+        column = pc.fill_null(column, b"").dictionary_encode()
+    encoded = column.unify_dictionaries().combine_chunks()
     if isinstance(encoded, pa.ChunkedArray):
         encoded = encoded.combine_chunks()
-    values: list[bytes] = encoded.dictionary.to_pylist()
-    usable = np.array([id_reason(value) is None for value in values], dtype=np.bool_)
+    usable = _usable(encoded.dictionary)
     code = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-    ids = tuple(value.decode() if ok else "" for value, ok in zip(values, usable, strict=True))
-    return code, usable[code] if len(values) else np.zeros(0, np.bool_), ids
+    return code, usable[code] if len(usable) else np.zeros(0, np.bool_), encoded.dictionary
+
+
+def texts(ids: Any) -> tuple[str, ...]:
+    """Ids as texts, bad ones as empty ones."""
+    return tuple("" if id_reason(value) else value.decode() for value in ids.to_pylist())
+
+
+def _usable(ids: Any) -> npt.NDArray[np.bool_]:
+    """Which ids :func:`id_reason` has nothing against; millions of sessions at once."""
+    try:
+        ids.cast(pa.string())  # looks at the encoding
+    except pa.ArrowInvalid:
+        return np.array([id_reason(value) is None for value in ids.to_pylist()], dtype=np.bool_)
+    length = pc.binary_length(ids).to_numpy(zero_copy_only=False)
+    return np.asarray((length > 0) & (length <= ID_BYTES), dtype=np.bool_)
 
 
 def id_reason(value: bytes) -> str | None:
@@ -227,9 +246,13 @@ def id_reason(value: bytes) -> str | None:
 
 
 def _milliseconds(column: Any) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    good = pc.match_substring_regex(column, _SECONDS)
-    seconds = pc.if_else(good, column, b"0").cast(pa.string()).cast(pa.float64()).to_numpy()
-    return np.rint(seconds * 1000.0).astype(np.int64), good.to_numpy()
+    times, usable = [np.zeros(0, np.int64)], [np.zeros(0, np.bool_)]
+    for chunk in column.chunks:  # what lies between text and number is as large as the text
+        good = pc.match_substring_regex(chunk, _SECONDS)
+        seconds = pc.if_else(good, chunk, b"0").cast(pa.string()).cast(pa.float64()).to_numpy()
+        times.append(np.rint(seconds * 1000.0).astype(np.int64))
+        usable.append(good.to_numpy(zero_copy_only=False))
+    return np.concatenate(times), np.concatenate(usable)
 
 
 def bad_rows_told(count: int, examples: Sequence[BadRow]) -> str:

@@ -10,8 +10,8 @@ from trainer.assembly import championship_of, collector_of, registry_of
 from trainer.click_log import ClickLogFolder
 from trainer.collect import Collected
 from trainer.cycle import Cycle, CycleResult, Progress
+from trainer.engine import use_threads
 from trainer.errors import TrainerError
-from trainer.fit import use_threads
 from trainer.service_errors import StopRequested
 from trainer.service_settings import TrainerRoot
 

@@ -9,9 +9,10 @@ import msgspec
 
 from trainer.baselines import BASELINES, BaselineSpec
 from trainer.early_stopping import EarlyStopping, Epoch, Measure
+from trainer.engine import use_threads
 from trainer.errors import NonFiniteScoresError, TrainingDivergedError, TrainingSettingsError
 from trainer.evaluate import GruScorer, Metrics, evaluate
-from trainer.fit import fit, use_threads
+from trainer.fit import fit
 from trainer.sessions import SessionSet
 from trainer.settings import TrainingSettings
 from trainer.train import learn_memory, tables_of

@@ -71,8 +71,8 @@ def ablate(
         # After the settings: torch takes seconds to import, and a mistake must be answered at once.
         from trainer.comparison import comparison_report, comparison_table
         from trainer.datasets import DataOptions, load
+        from trainer.engine import use_threads
         from trainer.evaluate import GruScorer, ranks_of
-        from trainer.fit import use_threads
         from trainer.plot import check_plot, plot_comparison
         from trainer.significance import judge
         from trainer.train import train as train_model

@@ -76,8 +76,8 @@ def evaluate(
         from trainer.baselines import BASELINES, parse_baselines
         from trainer.comparison import comparison_report, comparison_table
         from trainer.datasets import DataOptions, load
+        from trainer.engine import use_threads
         from trainer.evaluate import DEFAULT_KS, ranks_of, ties_undecided
-        from trainer.fit import use_threads
         from trainer.model_scorer import ModelScorer
         from trainer.plot import check_plot, plot_comparison
         from trainer.significance import judge

@@ -85,9 +85,9 @@ def fit(
         from trainer import baselines as counting
         from trainer.datasets import DataOptions, load
         from trainer.early_stopping import EarlyStopping
+        from trainer.engine import use_threads
         from trainer.evaluate import GruScorer, evaluate
         from trainer.export import read_bundle_weights, save_bundle
-        from trainer.fit import use_threads
         from trainer.report import fit_report, manifest_metrics, metrics_table, training_record
         from trainer.train import TOO_FEW_TO_REMEMBER, transitions_to_learn
         from trainer.train import train as train_model

@@ -78,8 +78,8 @@ def reproduce(
         training = chosen.with_changes(settings or [])
         published = chosen.published_for(training)
         from trainer.datasets import DataOptions, load
+        from trainer.engine import use_threads
         from trainer.evaluate import GruScorer, evaluate
-        from trainer.fit import use_threads
         from trainer.report import metrics_report
         from trainer.reproduction import Run, mean_and_spread
         from trainer.train import train as train_model

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numba
 import numpy as np
 import scipy.linalg.cython_blas  # noqa: F401  # the products are its: loaded before its threads are looked for
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from trainer.batches import Schedule
 from trainer.compiled import arrays, losses
 from trainer.compiled.columns import room
-from trainer.compiled.steps import on_one_thread
+from trainer.compiled.steps import on_one_thread, on_threads
 from trainer.dropout import keys, threshold
 from trainer.gru4rec import Weights
 from trainer.losses import logq_correction
@@ -41,7 +42,7 @@ class CompiledSteps:
         optimizers: Mapping[str, Optimizer],
         support: Tensor,
         sampler: NegativeSampler,
-        parts: int = 1,
+        threads: int,
     ) -> None:
         self._settings = settings
         self._sampler = sampler
@@ -50,7 +51,10 @@ class CompiledSteps:
         self._accumulators = _tables(weights, _state(optimizers, "accumulator"))
         self._velocities = _tables(weights, _state(optimizers, "velocity"))
         self._weights = _column_weights(settings, support)
-        self._scratch = _scratch(settings, weights, parts)
+        self._scratch = _scratch(settings, weights, parts=threads)
+        self._run = on_one_thread if threads == 1 else on_threads
+        if threads > 1:
+            numba.set_num_threads(threads)
         self._blas = ThreadpoolController().select(user_api="blas")
 
     def begin(self, items: np.ndarray[Any, Any], plan: Schedule) -> None:
@@ -64,7 +68,7 @@ class CompiledSteps:
         with self._blas.limit(limits=1):
             while step < last:
                 samples = self._sampler.draw_steps(last - step)
-                total += on_one_thread(
+                total += self._run(
                     step,
                     samples,
                     keys(self._settings.seed, epoch * len(self._data.alive) + step, len(samples), masks=2),

@@ -101,6 +101,12 @@ def run_lanes(
 ) -> None:
     """Forward, loss and backward of lanes a..b, and the sums of their gradients."""
     size = scratch.hidden.shape[1]
+    if a == b:  # more parts than lanes are left
+        scratch.d_rows[p, : columns * size] = ZERO
+        scratch.d_bias[p] = ZERO
+        scratch.d_w[p], scratch.d_u[p], scratch.d_b[p] = ZERO, ZERO, ZERO
+        scratch.loss[p] = 0.0
+        return
     enter_lanes(t, a, b, data, model, scratch, options)
     x, gates, from_h, hidden = scratch.x[a:b], scratch.gates[a:b], scratch.from_h[a:b], scratch.hidden[a:b]
     out, d_out, d_x = scratch.out[a:b], scratch.d_out[a:b], scratch.d_x[a:b]

@@ -14,7 +14,7 @@ from tests.unit.trainer.builders import random_sessions
 from trainer import dropout
 from trainer.compiled import arithmetic
 from trainer.compiled.gru import scrambled
-from trainer.engine import engine_of
+from trainer.engine import engine_of, use_threads
 from trainer.errors import TrainingDivergedError, TrainingSettingsError
 from trainer.fit import FitResult, fit
 from trainer.gru4rec import Weights
@@ -99,6 +99,24 @@ def test_runs_of_the_same_seed_are_equal_to_the_bit() -> None:
     assert [e.loss for e in first.epochs] == [e.loss for e in second.epochs]
     other = fit(SESSIONS, settings.model_copy(update={"seed": 7}))
     assert not torch.equal(first.weights.output, other.weights.output)
+
+
+def test_two_threads_learn_the_same_and_repeat_to_the_bit() -> None:
+    # More lanes than parts at first, fewer at the end.
+    settings = TrainingSettings.parse(
+        {"hidden_size": 16, "batch_size": 7, "n_sample": 40, "epochs": 2, "engine": "compiled"}
+    )
+    one = fit(SESSIONS, settings)
+    try:
+        use_threads(2)
+        first, second = fit(SESSIONS, settings), fit(SESSIONS, settings)
+        separate = fit(SESSIONS, settings.model_copy(update={"embedding": "separate", "momentum": 0.2}))
+    finally:
+        use_threads(1)
+    assert_same(one, first)
+    assert_same(fit(SESSIONS, separate.settings), separate)
+    for name, tensor in first.weights.tensors().items():
+        assert torch.equal(tensor, second.weights.tensors()[name])
 
 
 @pytest.mark.parametrize(

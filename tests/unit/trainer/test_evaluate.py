@@ -1,3 +1,4 @@
+import importlib.util
 import math
 from dataclasses import dataclass, field
 
@@ -74,6 +75,26 @@ def test_a_long_session_weighs_by_its_predictions() -> None:
 def test_tie_modes(ties: Ties, expected: list[float]) -> None:
     found = torch.tensor([[9.0, 5.0, 5.0, 5.0, 1.0]]).repeat(5, 1)
     assert ranks_among(found, np.arange(5), ties, "m").tolist() == expected
+
+
+@pytest.mark.parametrize(("ties", "expected"), TIES)
+def test_ranks_without_numba(ties: Ties, expected: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    there = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "numba" else there(name))
+    found = torch.tensor([[9.0, 5.0, 5.0, 5.0, 1.0]]).repeat(5, 1)
+    assert ranks_among(found, np.arange(5), ties, "m").tolist() == expected
+    found[2, 3] = math.inf
+    with pytest.raises(NonFiniteScoresError):
+        ranks_among(found, np.arange(5), ties, "m")
+
+
+@pytest.mark.parametrize("columns", [1, 15, 64, 1000])
+def test_ranks_are_counted_to_the_last_column(columns: int) -> None:
+    found = torch.randn(20, columns, generator=torch.Generator().manual_seed(columns)).mul(4).round()  # with ties
+    targets = np.arange(20) % columns
+    own = found[torch.arange(20), torch.from_numpy(targets)].unsqueeze(1)
+    assert ranks_among(found, targets, "conservative", "m").tolist() == (found >= own).sum(1).tolist()
+    assert ranks_among(found, targets, "standard", "m").tolist() == ((found > own).sum(1) + 1).tolist()
 
 
 @pytest.mark.parametrize(("ties", "expected"), TIES)

@@ -1,0 +1,94 @@
+"""From a downloaded log to sessions: how long, and how much memory? On generated clicks of RSC15's shape.
+
+    python -m bench.preprocessing 30000000
+
+writes so many clicks as a yoochoose-clicks.dat, reads them in a process of its own as `trainer fit` does, and prints
+that process's time and greatest resident set. Without a number there are three million.
+"""
+
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pacsv
+from rich.console import Console
+
+from bench.generated_clicks import ITEMS, popularity, session_lengths
+
+CLICKS = 3_000_000
+_SESSIONS_AT_ONCE = 250_000
+_READ = """
+import sys
+from pathlib import Path
+from trainer.datasets import DataOptions, load
+data = load(DataOptions(Path(sys.argv[1]), valid_days=1.0))
+print(data.train.clicks + data.test.clicks)
+"""
+
+
+def main(clicks: int = CLICKS) -> None:
+    """Print a line for people, and as the last line one JSON object."""
+    console = Console(stderr=True)
+    with tempfile.TemporaryDirectory(prefix="nextclick-bench-") as folder:
+        log = Path(folder) / "yoochoose-clicks.dat"
+        with console.status(f"writing {clicks:,} clicks"):
+            write_log(log, clicks)
+        with console.status("reading them"):
+            began = time.perf_counter()
+            done = subprocess.run([sys.executable, "-c", _READ, str(log)], capture_output=True, text=True, check=True)
+            seconds = time.perf_counter() - began
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    row = {
+        "clicks": clicks,
+        "clicks_kept": int(done.stdout),
+        "seconds": seconds,
+        "cpu_seconds": used.ru_utime + used.ru_stime,
+        "peak_gib": used.ru_maxrss / 2**20,  # kilobytes on Linux
+    }
+    console.print(
+        f"{clicks:,} clicks: {seconds:,.0f} s, {row['cpu_seconds']:,.0f} of a core; {row['peak_gib']:.2f} GiB"
+    )
+    machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
+    ratios = {"peak_bytes_per_click": row["peak_gib"] * 2**30 / clicks}
+    print(json.dumps({"bench": "preprocessing", "machine": machine, "rows": [row], "ratios": ratios}))
+
+
+def write_log(path: Path, clicks: int) -> None:
+    """Clicks over half a year, in the form of the RecSys Challenge 2015: session, time, item, category; no header."""
+    rng = np.random.default_rng(1)
+    share = popularity(ITEMS).cumsum()
+    written = 0
+    options = pacsv.WriteOptions(include_header=False, quoting_style="none")
+    with path.open("wb") as file:
+        first_session = 1
+        while written < clicks:
+            lengths = session_lengths(_SESSIONS_AT_ONCE, rng)
+            session = np.repeat(np.arange(first_session, first_session + len(lengths)), lengths)[: clicks - written]
+            begin = rng.integers(1_396_310_400_000, 1_412_035_200_000, len(lengths)).repeat(lengths)[: len(session)]
+            within = (
+                np.arange(len(session)) - np.concatenate([[0], np.cumsum(lengths)[:-1]]).repeat(lengths)[: len(session)]
+            )
+            time_of_click = (begin + 40_000 * within).astype("datetime64[ms]")
+            table = pa.table(
+                {
+                    "session": session,
+                    "time": np.char.add(np.datetime_as_string(time_of_click), "Z"),
+                    "item": 214_500_000 + np.searchsorted(share, rng.random(len(session)) * share[-1]),
+                    "category": np.zeros(len(session), np.int64),
+                }
+            )
+            pacsv.write_csv(table, file, options)
+            written += len(session)
+            first_session += len(lengths)
+
+
+if __name__ == "__main__":
+    main(*(int(number.replace("_", "")) for number in sys.argv[1:2]))
