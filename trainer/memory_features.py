@@ -3,7 +3,7 @@
 Shapes: P predictions, N touched pairs of a prediction and an item, F weights; others as in trainer.session_memory.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -92,14 +92,22 @@ class Touched:
     span: tuple[float, float]
 
 
-def touch(weights: Weights, predictions: Predictions, tables: Mapping[str, ItemTable], *, repeat: bool) -> Touched:
-    """Score the catalogue for every prediction, and keep what the fit needs of it."""
+def touch(
+    weights: Weights,
+    predictions: Predictions,
+    tables: Mapping[str, ItemTable],
+    *,
+    repeat: bool,
+    tick: Callable[[], None] = lambda: None,
+) -> Touched:
+    """Score the catalogue for every prediction, and keep what the fit needs of it. ``tick`` is called now and then."""
     span = _span(weights, predictions)
     nodes = to_alpha(chebyshev.chebpts1(_NODES), span)
     features, of, z, target_z, target, rest = [], [], [], [], [], []
     pairs = 0
     size = chunk_size(weights.items)
     for first in range(0, len(predictions), size):
+        tick()
         part = predictions.chunk(first, size)
         scores = gru4rec.scores(weights, part.hidden)  # [C, I]
         row, item, phi = _features(part, scores, tables, repeat=repeat)

@@ -32,6 +32,9 @@ from trainer.memory_tables import ItemTable
 from trainer.session_memory import PLACES, SCALES, RepeatTerm, SessionMemory, TableTerm
 from trainer.sessions import SessionSet
 
+Objective = Callable[[Floats], tuple[float, Floats]]
+"""Loss and gradient."""
+
 POWER: Final = 0.25
 """q. On three validation parts 1/4 had the MRR of 0 plus .001 to .006 and the same Recall; 1/2 cost Recall on one."""
 _ROUGH, _FINE = 1e-5, 1e-8  # relative changes of the loss at which it is good enough: as a start, and to stay
@@ -40,16 +43,23 @@ RIDGE: Final = 1.0
 
 
 def fit_memory(
-    weights: Weights, sessions: SessionSet, tables: Mapping[str, ItemTable], *, repeat: bool, recent_size: int
+    weights: Weights,
+    sessions: SessionSet,
+    tables: Mapping[str, ItemTable],
+    *,
+    repeat: bool,
+    recent_size: int,
+    tick: Callable[[], None] = lambda: None,
 ) -> SessionMemory:
     """Terms for a network, learned from sessions in its vocabulary that neither it nor the tables have seen.
 
-    ``tables`` by the name of their term. They may be replaced afterwards, by :func:`with_tables`.
+    ``tables`` by the name of their term. They may be replaced afterwards, by :func:`with_tables`. ``tick`` is called
+    all the while, about once a second; what it raises ends the fit.
     """
     predictions = Predictions.of(weights, sessions, recent_size)
     with torch.inference_mode():
-        touched = touch(weights, predictions, tables, repeat=repeat)
-    alpha, theta = maximise(touched)
+        touched = touch(weights, predictions, tables, repeat=repeat, tick=tick)
+    alpha, theta = maximise(touched, tick)
     return memory_of(theta / alpha, tables, repeat=repeat)
 
 
@@ -69,17 +79,22 @@ def memory_of(theta: Floats, tables: Mapping[str, ItemTable], *, repeat: bool) -
     return SessionMemory(term, terms.get("cooccurrence"), terms.get("transitions"))
 
 
-def maximise(touched: Touched) -> tuple[float, Floats]:
-    """α and θ float64[F]."""
+def maximise(touched: Touched, tick: Callable[[], None] = lambda: None) -> tuple[float, Floats]:
+    """α and θ float64[F]. ``tick`` is called for each look at the loss."""
     x = np.concatenate([[sum(touched.span) / 2], np.zeros(touched.features.shape[1])])
     bounds = [touched.span, *[(None, None)] * (len(x) - 1)]
     for power, tolerance in ((0.0, _ROUGH), (POWER, _FINE)):
         objective = objective_of(touched, power)
-        x = minimize(objective, x, jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": tolerance}).x
+
+        def watched(at: Floats, objective: Objective = objective) -> tuple[float, Floats]:
+            tick()
+            return objective(at)
+
+        x = minimize(watched, x, jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": tolerance}).x
     return float(x[0]), x[1:] / scale_of(touched.features)
 
 
-def objective_of(touched: Touched, power: float) -> Callable[[Floats], tuple[float, Floats]]:
+def objective_of(touched: Touched, power: float) -> Objective:
     """Loss and gradient at (α, θ scaled as RIDGE wants them): float64[1 + F] -> (number, float64[1 + F]).
 
     The loss is the mean of (1 - p(target)^power) / power, with power 0 that of -ln p(target), and the ridge.

@@ -81,7 +81,12 @@ def learn_memory(
     own = checkpoint.with_name(f"{checkpoint.name}.memory") if checkpoint else None
     network = fit(older, settings, checkpoint=own, progress=progress).weights
     return fit_memory(
-        network, newest, tables_of(older, settings), repeat="repeat" in settings.memory, recent_size=RECENT
+        network,
+        newest,
+        tables_of(older, settings),
+        repeat="repeat" in settings.memory,
+        recent_size=RECENT,
+        tick=lambda: progress(0) if progress else None,  # whoever listens may want to stop
     )
 
 

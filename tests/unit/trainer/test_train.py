@@ -144,3 +144,21 @@ def test_it_finds_what_the_network_cannot_know() -> None:
         evaluate(GruScorer(result.weights, memory), newer, ks=(1,)) for memory in (NO_MEMORY, result.memory)
     )
     assert whole.recall[1] > plain.recall[1] + 0.2
+
+
+def test_whoever_listens_can_stop_while_the_weights_of_the_memory_are_found() -> None:
+    """Scoring and L-BFGS take a minute on a busy machine; a service must be able to stop meanwhile."""
+    asked = settings()
+    to_learn = transitions_to_learn(SESSIONS, asked)
+    heard = stops = 0
+
+    def progress(done: int) -> None:
+        nonlocal heard, stops
+        if heard == to_learn:
+            stops += 1
+            if stops == 3:  # the network is trained, and its last report is behind us
+                raise KeyboardInterrupt
+        heard += done
+
+    with pytest.raises(KeyboardInterrupt):
+        learn_memory(SESSIONS, asked, progress=progress)
