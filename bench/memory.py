@@ -1,7 +1,7 @@
 """What does the session memory add to ranking? The same network with and without it, in turn, on one core.
 
 Tables are as full as they come: every item has ENTRIES items in each. Sessions have 1 to 8 distinct items, as nearly
-all of them do. Figures are medians over the rounds.
+all of them do. Figures are medians over the rounds, of processor time: one thread, whatever else the machine does.
 
     python -m bench memory
 """
@@ -58,9 +58,9 @@ def _measured(items: int) -> list[dict[str, Any]]:
         rounds = max(5, min(ROUNDS, 10_000_000 // (items * batch) * 10))
         for _ in range(rounds):
             for name, session in sessions.items():
-                began = time.perf_counter()
+                began = time.process_time()
                 session.run(["top_index", "top_score"], inputs)
-                took[name].append((time.perf_counter() - began) / batch * 1e6)
+                took[name].append((time.process_time() - began) / batch * 1e6)
         medians = {name: statistics.median(times[1:]) for name, times in took.items()}
         rows.append(
             {"items": items, "batch": batch}
