@@ -3,7 +3,18 @@
 import importlib
 import sys
 
-BENCHMARKS = ("pipeline", "latency", "peers", "rank", "memory", "state", "swap", "training", "preprocessing")
+BENCHMARKS = (
+    "pipeline",
+    "latency",
+    "peers",
+    "rank",
+    "memory",
+    "state",
+    "swap",
+    "training",
+    "training_memory",
+    "preprocessing",
+)
 EXTRA = ("ci", "capacity")
 """Run only when named: parts of the others, and what computes rather than measures."""
 

@@ -2,7 +2,10 @@
 
 Whole epochs, true transitions (no padding, no samples), every variant in turn in each round on the same core. A rate is
 transitions a second of processor time, as the machine's other work comes and goes; figures are medians over the rounds.
+`ours` is the compiled engine, `torch` the plain one, `textbook` what PyTorch's documentation leads to, `products` the
+three products with the score columns and nothing else, `evaluate` the ranking of the whole catalogue.
 The clicks are generated in RSC15's shape; with ../shared/data the real ones of Yoochoose 1/64 are measured too.
+Two threads are compared with one by the clock, on all cores, before the rest.
 
     python -m bench training
 """
@@ -25,6 +28,7 @@ from rich.table import Table
 from bench.generated_clicks import generated_sessions
 from bench.textbook_gru4rec import TextbookTraining
 from trainer.engine import use_threads
+from trainer.evaluate import GruScorer, evaluate
 from trainer.fit import fit
 from trainer.gru4rec import initial_weights
 from trainer.sessions import SessionSet, group_sessions
@@ -51,6 +55,7 @@ class Case:
 def main() -> None:
     """Print a table, and as the last line one JSON object."""
     console = Console(stderr=True)
+    threads = _threads() if len(os.sched_getaffinity(0)) > 1 else []
     use_threads(1)
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     cases = [case for name, sessions in _data() for case in _cases(name, sessions)]
@@ -61,7 +66,7 @@ def main() -> None:
                 transitions, seconds = case.run()
             if round_number:
                 found.append(transitions / seconds)
-    rows = [_row(case, found) for case, found in zip(cases, rates, strict=True)]
+    rows = threads + [_row(case, found) for case, found in zip(cases, rates, strict=True)]
     console.print(_table(rows))
     machine = f"1 of {os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
     print(json.dumps({"bench": "training", "machine": machine, "rows": rows, "ratios": _ratios(rows)}))
@@ -78,9 +83,52 @@ def _data() -> Iterator[tuple[str, SessionSet]]:
 
 def _cases(data: str, sessions: SessionSet) -> Iterator[Case]:
     for batch_size, n_sample in SHAPES:
-        settings = TrainingSettings(batch_size=batch_size, n_sample=n_sample, hidden_size=UNITS, epochs=2)
-        for variant, make in (("ours", _ours), ("textbook", _textbook), ("products", _products)):
+        settings = _settings(batch_size, n_sample)
+        for variant, make in (("ours", _ours), ("torch", _torch), ("textbook", _textbook), ("products", _products)):
             yield Case(data, variant, batch_size, n_sample, make(sessions, settings))
+
+    yield Case(data, "evaluate", 0, 0, _evaluation(sessions))
+
+
+def _settings(batch_size: int, n_sample: int) -> TrainingSettings:
+    return TrainingSettings(batch_size=batch_size, n_sample=n_sample, hidden_size=UNITS, epochs=2)
+
+
+def _threads() -> list[dict[str, Any]]:
+    """The largest shape on one thread and on two, by the clock."""
+    sessions, settings = generated_sessions(SESSIONS), _settings(*SHAPES[-1])
+    rates: dict[int, list[float]] = {1: [], 2: []}
+    for round_number in range(ROUNDS + 1):
+        for count, found in rates.items():
+            use_threads(count)
+            epoch = fit(sessions, settings).epochs[1]
+            if round_number:
+                found.append(epoch.transitions / epoch.seconds)
+    return [
+        _row(Case("generated", f"{count} thread{'s' if count > 1 else ''} by the clock", *SHAPES[-1], _nothing), found)
+        for count, found in rates.items()
+    ]
+
+
+def _nothing() -> tuple[int, float]:
+    return 0, 0.0
+
+
+def _torch(sessions: SessionSet, settings: TrainingSettings) -> Callable[[], tuple[int, float]]:
+    return _ours(sessions, settings.model_copy(update={"engine": "torch"}))
+
+
+def _evaluation(sessions: SessionSet) -> Callable[[], tuple[int, float]]:
+    """Predictions among all items, of a model that has learned nothing."""
+    some = sessions.select(np.arange(len(sessions)) < SESSIONS // 4)
+    weights = initial_weights(len(sessions.item_ids), _settings(*SHAPES[-1]), torch.Generator().manual_seed(1))
+
+    def run() -> tuple[int, float]:
+        began = time.thread_time()
+        evaluate(GruScorer(weights), some)
+        return some.transitions, time.thread_time() - began
+
+    return run
 
 
 def _ours(sessions: SessionSet, settings: TrainingSettings) -> Callable[[], tuple[int, float]]:
