@@ -1,9 +1,12 @@
 """Where the demo's clicks come from: the simulated shop, or a click file."""
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from deploy.demo.shop import Shop, ShopSettings
 from schemas.click import Click
@@ -12,6 +15,9 @@ from stream_app.pacing import Batch, pace, rebase
 
 _HISTORY_SESSIONS = 8_000
 _HISTORY_SHARE = 0.5
+_PAUSE_SECONDS = 1.0
+HISTORY_CLICKS = 60_000
+LIVE_CLICKS_PER_SECOND = 1500.0
 
 
 @dataclass(frozen=True)
@@ -22,7 +28,7 @@ class ClickSource:
         name: for people.
         history: clicks from before the demo, that the first model learns from; called with the time of the start (ms).
         live: clicks as they happen from the time of the start (ms), each batch when it is due; a file is replayed in
-            the number of seconds that it is given, the shop never closes.
+            the number of seconds that it is given, over and over; the shop never closes.
     """
 
     name: str
@@ -46,22 +52,38 @@ def shop(*, clicks_per_second: float, seed: int) -> ClickSource:
 
 
 def click_file(path: Path) -> ClickSource:
-    """A click file: its first sessions are history, the others are replayed in the time that the demo has."""
+    """A click file: its first half is history, its second half is replayed in the time that the demo has.
+
+    Of a large file the history is what was clicked last before the split, so that the model is trained within the demo,
+    and the demo ends before the replay does. A replay that comes to its end begins again, as other sessions: a slow
+    machine may not have swapped the model by then.
+    """
     clicks = read_click_file(path, ClickFileFormat())
     starts: dict[str, int] = {}
     for click in clicks:
         starts.setdefault(click.session_id, click.timestamp)
-    split = sorted(starts.values())[round(len(starts) * _HISTORY_SHARE)]
-    later = {session_id for session_id, started in starts.items() if started >= split}
+    counts = Counter(click.session_id for click in clicks)
+    ordered = sorted(starts, key=starts.__getitem__)
+    split = round(len(ordered) * _HISTORY_SHARE)
+    later = set(ordered[split:])
+    sums = itertools.accumulate(counts[session_id] for session_id in reversed(ordered[:split]))
+    earlier = {
+        session_id for session_id, total in zip(reversed(ordered[:split]), sums, strict=True) if total <= HISTORY_CLICKS
+    }
 
     def history(start_ms: int) -> Iterator[Click]:
-        part = (click for click in clicks if click.session_id not in later)
+        part = (click for click in clicks if click.session_id in earlier)
         return rebase(part, start_ms - (clicks.last_ms - clicks.first_ms) - 60_000)
 
-    def live(start_ms: int, seconds: float) -> Iterator[Batch]:
-        part, timed = itertools.tee(click for click in clicks if click.session_id in later)
-        first = next(timed).timestamp
-        speed = max(1e-6, (clicks.last_ms - first) / 1000 / seconds)
-        return pace(rebase(part, start_ms, speed=speed), speed=1.0)
+    def turns(start_ms: int, seconds: float) -> Iterator[Click]:
+        first = min(starts[session_id] for session_id in later)
+        lasts = max(seconds, sum(counts[session_id] for session_id in later) / LIVE_CLICKS_PER_SECOND)
+        speed = max(1e-6, (clicks.last_ms - first) / 1000 / lasts)
+        for turn in itertools.count():
+            part = (click for click in clicks if click.session_id in later)
+            for click in rebase(part, start_ms + round(turn * (lasts + _PAUSE_SECONDS) * 1000), speed=speed):
+                yield replace(click, session_id=f"{click.session_id}~{turn}") if turn else click
 
-    return ClickSource(name=str(path), history=history, live=live)
+    return ClickSource(
+        name=str(path), history=history, live=lambda start_ms, seconds: pace(turns(start_ms, seconds), speed=1.0)
+    )

@@ -190,14 +190,14 @@ class Demo:
         for batch in wait_until_due(
             self._source.live(_now_ms(), self._plan.live), clock=time.monotonic, sleep=time.sleep
         ):
+            if self._has_seen_enough(time.monotonic() - began):
+                break
             for click in batch.clicks:
                 self._send(click)
                 reader.clicked(click)
             self._page.clicks += len(batch.clicks)
             self._producer.poll(0)
             self._check()
-            if self._has_seen_enough(time.monotonic() - began):
-                break
         self._flush()
         self._live_seconds = time.monotonic() - began
         self._phase("waiting for the last rankings")
