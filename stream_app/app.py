@@ -25,8 +25,9 @@ from stream_app.transport import ChunkConsumer, ChunkSchema, ChunkTransport
 
 log = structlog.get_logger(__name__)
 
-# Chunks that wait in the agent's queue beside those in flight. Each holds `worker.chunk_clicks` records.
-_QUEUED_CHUNKS = 4
+# Fetches that wait in the agent's queue beside the clicks in flight. Each holds up to `worker.chunk_clicks` records.
+_QUEUED_FETCHES = 4
+_QUEUED_CHANGELOG_CHUNKS = 64  # of all partitions, while they are restored
 _APP_VERSION = 1
 
 
@@ -77,6 +78,7 @@ def create_app(
         consumer_auto_offset_reset="earliest",
         stream_wait_empty=True,  # a partition is handed over only after its chunks in flight have ended
         stream_recovery_delay=0.0,
+        stream_buffer_maxsize=_QUEUED_CHANGELOG_CHUNKS,
         stream_processing_timeout=worker.stall_timeout,
     )
     app.clicks_topic = settings.topics.clicks
@@ -89,7 +91,7 @@ def create_app(
             ttl_seconds=int(worker.session_ttl),
         ),
         on_fatal=on_fatal,
-        recovery_buffer_size=1000,
+        recovery_buffer_size=2,  # chunks; 1 means something else to Faust
     )
     app.tables.add(app.sessions)
     app.pipeline = Pipeline(
@@ -98,7 +100,8 @@ def create_app(
             rejected=settings.topics.rejected,
             changelog=changelog_topic(worker.app_id),
             published=worker.published,
-            chunks_in_flight=worker.chunks_in_flight,
+            clicks_in_flight=worker.chunks_in_flight * worker.chunk_clicks,
+            clicks_together=worker.chunk_clicks,
             session_timeout=worker.session_timeout,
             rules=SessionRules(idle_gap_ms=int(worker.idle_gap * 1000), recent_items=worker.recent_items),
             limits=ClickLimits(max_bytes=worker.max_click_bytes, max_future_ms=int(worker.max_future * 1000)),
@@ -111,11 +114,11 @@ def create_app(
         on_fatal=on_fatal,
     )
     clicks = app.topic(settings.topics.clicks, schema=ChunkSchema())
-    clicks.maxsize = _QUEUED_CHUNKS  # its argument of that name is ignored: 4,096 chunks would be read into memory
+    clicks.maxsize = _QUEUED_FETCHES  # its argument of that name is ignored: it would be the changelog's
 
-    async def rank_clicks(chunks: Any) -> None:
-        async for event in chunks.noack().events():
-            await app.pipeline.submit(event.value, event.message)
+    async def rank_clicks(fetches: Any) -> None:
+        async for event in fetches.noack().events():
+            await app.pipeline.submit(event.value)
 
     app.agent(clicks, name="rank-clicks")(rank_clicks)
 

@@ -115,7 +115,7 @@ def as_table(row: FoundRow, rules: SessionRules, now_ms: int) -> Table:
 def _norms(state: SessionState) -> list[float]:
     """The Euclidean length of each layer's hidden state."""
     assert state.hidden is not None
-    return [float(norm) for norm in np.linalg.norm(state.hidden, axis=1)]
+    return [float(norm) for norm in np.linalg.norm(state.hidden.astype(np.float32), axis=1)]
 
 
 def inspect_session(session_id: str, settings: StreamSettings, *, json: bool, out: Console, err: Console) -> int:

@@ -27,7 +27,7 @@ class Metrics:
             "nextclick_dropped_chunks", "Chunks left to another worker after a rebalance.", registry=registry
         )
         self.chunk_clicks = Histogram(
-            "nextclick_chunk_clicks", "Clicks in a chunk.", buckets=_CLICKS, registry=registry
+            "nextclick_chunk_clicks", "Clicks computed together.", buckets=_CLICKS, registry=registry
         )
         self.chunks_in_flight = Gauge("nextclick_chunks_in_flight", "Chunks not yet acknowledged.", registry=registry)
         self.step_seconds = Histogram(

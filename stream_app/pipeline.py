@@ -3,12 +3,15 @@
 rankings -> changelog -> RocksDB -> acknowledgement. A row says "the rankings up to this offset are out", so it must
 never become durable before they are; an acknowledgement says the same of the row. Several chunks are in flight at once,
 those of one partition end in the order of their offsets.
+
+Chunks adapt to the load by themselves: what has come while others were computed is computed together, all partitions in
+one call of the model, and what has been computed while others became durable becomes durable together.
 """
 
 import asyncio
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final, ParamSpec, TypeVar
@@ -25,11 +28,11 @@ from stream_app.delivery import Batch, Delivery
 from stream_app.errors import StalledError, StoreError
 from stream_app.hot_swap import LiveModel
 from stream_app.metrics import Metrics
-from stream_app.recommend import RankedClick, SourcedClick, recommend
+from stream_app.recommend import RankedClick, Recommended, SourcedClick, advance, plan, rank
 from stream_app.session import SessionRules, SessionState
 from stream_app.state_codec import encode_state
 from stream_app.table import SessionTable
-from stream_app.transport import Chunk, ChunkConsumer
+from stream_app.transport import Chunk, ChunkConsumer, Fetch
 
 log = structlog.get_logger(__name__)
 
@@ -50,7 +53,8 @@ class PipelineSettings:
         rejected: topic of the records that are no click.
         changelog: the table's changelog topic.
         published: length of a published ranking.
-        chunks_in_flight: chunks that may be unacknowledged at once; beyond that consumption waits.
+        clicks_in_flight: clicks that may be unacknowledged at once; beyond that consumption waits.
+        clicks_together: clicks after which no further chunk is computed together with those before it.
         session_timeout: seconds after the last confirmed heartbeat in which no other worker can have the partitions.
         rules: of sessions.
         limits: of clicks.
@@ -60,32 +64,56 @@ class PipelineSettings:
     rejected: str
     changelog: str
     published: int = 20
-    chunks_in_flight: int = 16
+    clicks_in_flight: int = 8192
+    clicks_together: int = 512
     session_timeout: float = 15.0
     rules: SessionRules = field(default_factory=SessionRules)
     limits: ClickLimits = field(default_factory=ClickLimits)
 
 
 @dataclass(slots=True)
-class _InFlight:
-    """One partition in one generation: its chunks in order, and the rows that are not in RocksDB yet."""
+class _Partition:
+    """One partition in one generation.
+
+    Attributes:
+        rows: of its chunks in flight; not in RocksDB yet.
+        left: whether a chunk was left to the next owner: then all behind it are, as an acknowledgement covers every
+            offset below it.
+    """
 
     generation: int
-    chunks: "asyncio.Queue[_Computed | None]" = field(default_factory=asyncio.Queue)
     rows: dict[str, SessionState] = field(default_factory=dict)
-    task: "asyncio.Task[None] | None" = None
+    left: bool = False
 
 
 @dataclass(slots=True)
-class _Computed:
-    """A chunk whose rankings are on their way to Kafka."""
+class _Part:
+    """Chunks of one partition, in order, on their way together.
 
-    chunk: Chunk
-    message: Message
-    states: dict[str, SessionState]
-    rows: dict[bytes, bytes]
-    reasons: Counter[str]
-    delivery: Batch
+    Attributes:
+        rankings: their delivery.
+        states, rows: what they lead to, as states and as bytes.
+        reasons: of their rankings.
+    """
+
+    partition: _Partition
+    rankings: list[Batch]
+    chunks: list[tuple[Chunk, Message]] = field(default_factory=list)
+    states: dict[str, SessionState] = field(default_factory=dict)
+    rows: dict[bytes, bytes] = field(default_factory=dict)
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def last(self) -> Chunk:
+        return self.chunks[-1][0]
+
+    def join(self, later: "_Part") -> None:
+        """Take in what comes behind; of a session's rows the newest says what the others said."""
+        self.rankings += later.rankings
+        self.chunks += later.chunks
+        self.states |= later.states
+        self.rows |= later.rows
+        self.reasons += later.reasons
 
 
 class Pipeline:
@@ -113,40 +141,37 @@ class Pipeline:
         self._consumer = consumer
         self._on_fatal = on_fatal
         self._failed = False
-        self._slots = asyncio.Semaphore(settings.chunks_in_flight)
-        self._partitions: dict[TP, _InFlight] = {}
+        self._clicks_in_flight = 0
+        self._room = asyncio.Event()
+        self._waiting: deque[tuple[Chunk, Message]] = deque()
+        self._computing: asyncio.Task[None] | None = None
+        self._computed: list[_Part] = []
+        self._settling: asyncio.Task[None] | None = None
+        self._abandoned: set[tuple[TP, int]] = set()
+        self._partitions: dict[TP, _Partition] = {}
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pipeline")
         self.in_flight = 0
         self.finished = 0
 
-    async def submit(self, chunk: Chunk, message: Message) -> None:
-        """Compute a chunk and send its rankings; what follows goes on by itself.
-
-        Returns as soon as the next chunk may be computed; waits while too many chunks are in flight.
-        """
-        self._moved(+1)
+    async def submit(self, fetch: Fetch) -> None:
+        """Take what a fetch brought; waits while too many clicks are in flight. All else goes on by itself."""
+        if any((chunk.tp, chunk.generation) in self._abandoned for chunk, _ in fetch.chunks):
+            self._fail(StalledError("the agent was cancelled over a chunk, which will be redelivered"))
+        self._moved(+len(fetch.chunks))
+        clicks = sum(len(chunk.records) for chunk, _ in fetch.chunks)
         try:
-            await self._slots.acquire()
+            while self._clicks_in_flight and self._clicks_in_flight + clicks > self._settings.clicks_in_flight:
+                self._room.clear()
+                await self._room.wait()
         except BaseException:
-            self._moved(-1)
+            # Faust starts a cancelled agent anew; no chunk of a partition may pass the one that is dropped here.
+            self._abandoned.update((chunk.tp, chunk.generation) for chunk, _ in fetch.chunks)
+            self._moved(-len(fetch.chunks))
             raise
-        try:
-            if self._failed or not self._consumer().owns(chunk.tp, chunk.generation):
-                self._leave(chunk)
-                return
-            model = self._live.current
-            assert model is not None, "the app does not start before there is a model"
-            partition = self._partition(chunk)
-            computed = await self._in_thread(self._compute, chunk, message, model, partition, self._delivery.batch())
-            partition.chunks.put_nowait(computed)
-        except Exception as error:  # noqa: BLE001 - the loop's edge: nothing is acknowledged, the worker stops
-            self._leave(chunk)
-            self._fail(error)
-        except asyncio.CancelledError:
-            # The thread may still be computing: nothing may build on rows that will never become durable.
-            self._leave(chunk)
-            self._fail(StalledError("the agent was cancelled in the middle of a chunk, which will be redelivered"))
-            raise
+        self._clicks_in_flight += clicks
+        self._waiting.extend(fetch.chunks)
+        if self._computing is None:
+            self._computing = asyncio.create_task(self._compute_waiting(), name="computing")
 
     async def drained(self) -> None:
         """Wait until no chunk is in flight."""
@@ -155,62 +180,116 @@ class Pipeline:
 
     async def stop(self) -> None:
         """Abandon what is still in flight; it is not acknowledged and will be redelivered."""
-        for partition in self._partitions.values():
-            if partition.task is not None:
-                partition.task.cancel()
+        for task in (self._computing, self._settling):
+            if task is not None:
+                task.cancel()
         self._thread.shutdown(wait=True, cancel_futures=True)
 
     # -- computing, on the pipeline's thread --------------------------------------------------------------------------
 
-    def _compute(
-        self, chunk: Chunk, message: Message, model: Model, partition: _InFlight, delivery: Batch
-    ) -> _Computed:
+    async def _compute_waiting(self) -> None:
+        """Compute what waits, together as far as it goes, until nothing does."""
+        while self._waiting:
+            parts: list[_Part] = []
+            model = self._live.current
+            assert model is not None, "the app does not start before there is a model"
+            try:
+                parts = list(self._take())
+                if parts:
+                    await self._in_thread(self._compute, parts, model)
+            except Exception as error:  # noqa: BLE001 - the loop's edge: nothing is acknowledged, the worker stops
+                self._leave(parts)
+                self._fail(error)
+                continue
+            self._computed += parts
+            if self._settling is None and self._computed:
+                self._settling = asyncio.create_task(self._settle(), name="settling")
+        self._computing = None
+
+    def _take(self) -> Iterable[_Part]:
+        """Of the chunks that wait those that are computed together, by partition."""
+        parts: dict[TP, _Part] = {}
+        clicks = 0
+        while self._waiting and clicks < self._settings.clicks_together:
+            chunk, message = self._waiting.popleft()
+            clicks += len(chunk.records)
+            if self._failed or not self._consumer().owns(chunk.tp, chunk.generation):
+                self._leave([_Part(_Partition(chunk.generation), [], [(chunk, message)])])
+                continue
+            if chunk.tp not in parts:
+                parts[chunk.tp] = _Part(self._partition(chunk), [])
+            parts[chunk.tp].chunks.append((chunk, message))
+        for part in parts.values():
+            part.rankings.append(self._delivery.batch())
+        return parts.values()
+
+    def _partition(self, chunk: Chunk) -> _Partition:
+        partition = self._partitions.get(chunk.tp)
+        if partition is None or partition.generation != chunk.generation:
+            # A new generation: what is left of the old one will be redelivered in this one.
+            partition = self._partitions[chunk.tp] = _Partition(chunk.generation)
+        return partition
+
+    def _compute(self, parts: Sequence[_Part], model: Model) -> None:
         metrics, settings = self._metrics, self._settings
         now_ms = time.time_ns() // 1_000_000
         started = time.perf_counter()
-        clicks = self._decode(chunk, now_ms, delivery)
+        clicks = [self._decode(part, now_ms) for part in parts]
         decoded = time.perf_counter()
-        states = self._read(chunk, clicks, partition.rows)
+        states = [
+            self._read(part.last, theirs, part.partition.rows) for part, theirs in zip(parts, clicks, strict=True)
+        ]
         read = time.perf_counter()
-        result = recommend(states, clicks, model, settings.rules)
+        plans = [plan(rows, theirs, model, settings.rules) for rows, theirs in zip(states, clicks, strict=True)]
+        advanced = advance(plans, model)
+        moved = time.perf_counter()
+        results = rank(plans, advanced, model)
         ranked = time.perf_counter()
-        for answer in result.ranked:
-            ranking = self._ranking(answer, chunk, model, now_ms)
-            delivery.send(settings.rankings, answer.click.session_id.encode(), encode_ranking(ranking))
-        delivery.seal()
-        rows = {session_id.encode(): encode_state(state) for session_id, state in result.rows.items()}
+        for part, result in zip(parts, results, strict=True):
+            self._send_rankings(part, result, model, now_ms)
         encoded = time.perf_counter()
 
-        metrics.clicks.inc(len(chunk.records))
-        metrics.chunk_clicks.observe(len(chunk.records))
-        metrics.redelivered.inc(result.redelivered)
-        metrics.rebuilt_rows.inc(result.rebuilt)
         steps = {
             "decode": decoded - started,
             "read": read - decoded,
-            "model": ranked - read,
+            "advance": moved - read,
+            "rank": ranked - moved,
             "encode": encoded - ranked,
         }
         for step, seconds in steps.items():
             metrics.step_seconds.labels(step=step).observe(seconds)
-        reasons = Counter(answer.reason.value for answer in result.ranked)
-        partition.rows.update(result.rows)
-        return _Computed(chunk, message, result.rows, rows, reasons, delivery)
+        records = sum(len(chunk.records) for part in parts for chunk, _ in part.chunks)
+        metrics.clicks.inc(records)
+        metrics.chunk_clicks.observe(records)
+        metrics.redelivered.inc(sum(result.redelivered for result in results))
+        metrics.rebuilt_rows.inc(sum(result.rebuilt for result in results))
 
-    def _decode(self, chunk: Chunk, now_ms: int, delivery: Batch) -> list[SourcedClick]:
-        clicks, limits = [], self._settings.limits
-        for record in chunk.records:
-            # The broker's time where it keeps it: a redelivered click must be judged as it was the first time.
-            judged_at = record.timestamp if record.timestamp_type == _LOG_APPEND_TIME else now_ms
-            try:
-                click = decode_click(record.key, record.value, now_ms=judged_at, limits=limits)
-            except ClickRejectedError as error:
-                source = Source(chunk.tp.topic, chunk.tp.partition, record.offset)
-                parked = reject(error, source=source, key=record.key, value=record.value, now_ms=now_ms)
-                delivery.send(self._settings.rejected, parked.key, encode_rejected(parked))
-                self._metrics.rejected.labels(reason=error.reason.value).inc()
-            else:
-                clicks.append(SourcedClick(click, record.offset))
+    def _send_rankings(self, part: _Part, result: Recommended, model: Model, now_ms: int) -> None:
+        topic, [delivery], tp = self._settings.rankings, part.rankings, part.last.tp
+        for answer in result.ranked:
+            ranking = self._ranking(answer, tp, model, now_ms)
+            delivery.send(topic, answer.click.session_id.encode(), encode_ranking(ranking))
+        delivery.seal()
+        part.states = result.rows
+        part.rows = {session_id.encode(): encode_state(state) for session_id, state in result.rows.items()}
+        part.reasons = Counter(answer.reason.value for answer in result.ranked)
+        part.partition.rows.update(result.rows)
+
+    def _decode(self, part: _Part, now_ms: int) -> list[SourcedClick]:
+        clicks, limits, tp, [delivery] = [], self._settings.limits, part.last.tp, part.rankings
+        for chunk, _ in part.chunks:
+            for record in chunk.records:
+                # The broker's time where it keeps it: a redelivered click must be judged as it was the first time.
+                judged_at = record.timestamp if record.timestamp_type == _LOG_APPEND_TIME else now_ms
+                try:
+                    click = decode_click(record.key, record.value, now_ms=judged_at, limits=limits)
+                except ClickRejectedError as error:
+                    source = Source(tp.topic, tp.partition, record.offset)
+                    parked = reject(error, source=source, key=record.key, value=record.value, now_ms=now_ms)
+                    delivery.send(self._settings.rejected, parked.key, encode_rejected(parked))
+                    self._metrics.rejected.labels(reason=error.reason.value).inc()
+                else:
+                    clicks.append(SourcedClick(click, record.offset))
         return clicks
 
     def _read(
@@ -230,21 +309,16 @@ class Pipeline:
                 )
         return states | stored
 
-    def _ranking(self, answer: RankedClick, chunk: Chunk, model: Model, now_ms: int) -> Ranking:
+    def _ranking(self, answer: RankedClick, tp: TP, model: Model, now_ms: int) -> Ranking:
         click, published = answer.click, self._settings.published
-        item = model.vocabulary.item
+        item = model.vocabulary.items.__getitem__  # a top k holds no negative index
         return Ranking(
             session_id=click.session_id,
             event_id=click.event_id,
             item_id=click.item_id,
             model_version=model.version,
-            items=tuple(
-                RankedItem(item(index), score)
-                for index, score in zip(
-                    answer.top_index[:published].tolist(), answer.top_score[:published].tolist(), strict=True
-                )
-            ),
-            source=Source(chunk.tp.topic, chunk.tp.partition, answer.offset),
+            items=tuple(map(RankedItem, map(item, answer.top_index[:published]), answer.top_score[:published])),
+            source=Source(tp.topic, tp.partition, answer.offset),
             click_timestamp=click.timestamp,
             produced_at=now_ms,
             reason=answer.reason,
@@ -252,65 +326,70 @@ class Pipeline:
 
     # -- making durable, on the event loop ----------------------------------------------------------------------------
 
-    def _partition(self, chunk: Chunk) -> _InFlight:
-        partition = self._partitions.get(chunk.tp)
-        if partition is None or partition.generation != chunk.generation:
-            # A new generation: what is left of the old one will be redelivered in this one.
-            if partition is not None:
-                partition.chunks.put_nowait(None)
-            partition = self._partitions[chunk.tp] = _InFlight(chunk.generation)
-            partition.task = asyncio.create_task(self._see_through(partition), name=f"chunks of {chunk.tp}")
-        return partition
-
-    async def _see_through(self, partition: _InFlight) -> None:
-        durable = True
-        while (computed := await partition.chunks.get()) is not None:
+    async def _settle(self) -> None:
+        """Make durable what is computed, all that has come meanwhile together, until nothing is left."""
+        while self._computed:
+            computed, self._computed = self._computed, []
+            parts: dict[int, _Part] = {}
+            for part in computed:
+                if id(part.partition) in parts:
+                    parts[id(part.partition)].join(part)
+                else:
+                    parts[id(part.partition)] = part
             try:
-                # Behind a chunk that was left, all are: an acknowledgement covers every offset below it.
-                durable = durable and await self._make_durable(computed, partition)
+                await self._make_durable(list(parts.values()))
             except Exception as error:  # noqa: BLE001 - the loop's edge: nothing is acknowledged, the worker stops
+                for part in parts.values():
+                    part.partition.left = True
                 self._fail(error)
-                durable = False
-            self._leave(computed.chunk, durable=durable)
+            self._leave(parts.values())
+        self._settling = None
 
-    async def _make_durable(self, computed: _Computed, partition: _InFlight) -> bool:
-        chunk, metrics = computed.chunk, self._metrics
+    async def _make_durable(self, parts: Sequence[_Part]) -> None:
+        metrics = self._metrics
         started = time.perf_counter()
-        await computed.delivery.delivered()
+        for part in parts:
+            for rankings in part.rankings:
+                await rankings.delivered()
+            self._count(part)
         delivered = time.perf_counter()
-        self._count(computed)
-        if computed.rows:
-            if not await self._still_owned(chunk):
-                return False
-            changelog = self._delivery.batch()
-            await self._in_thread(self._send_changelog, computed, changelog)
-            changelog_offset = await changelog.delivered()
-            if not await self._in_thread(self._write, computed, partition, changelog_offset):
-                return False
-        elif not await self._still_owned(chunk):
-            return False
-        chunk.durable = True
-        self._consumer().ack(computed.message)
+        for part in parts:
+            part.partition.left = part.partition.left or not await self._still_owned(part.last)
+        changelogs = [(part, self._delivery.batch()) for part in parts if not part.partition.left]
+        if not changelogs:
+            return
+        await self._in_thread(self._send_changelogs, changelogs)
+        offsets = [await changelog.delivered() for _, changelog in changelogs]
+        await self._in_thread(self._write, [part for part, _ in changelogs], offsets)
+        for part, _ in changelogs:
+            if part.partition.left:
+                continue
+            for chunk, message in part.chunks:
+                chunk.durable = True
+                self._consumer().ack(message)
+            if (end := part.last.end_offset) is not None:
+                behind = max(0, end - 1 - part.last.records[-1].offset)
+                metrics.lag.labels(partition=str(part.last.tp.partition)).set(behind)
         metrics.step_seconds.labels(step="deliver").observe(delivered - started)
         metrics.step_seconds.labels(step="write").observe(time.perf_counter() - delivered)
-        if chunk.end_offset is not None:
-            behind = max(0, chunk.end_offset - 1 - chunk.records[-1].offset)
-            metrics.lag.labels(partition=str(chunk.tp.partition)).set(behind)
-        return True
 
-    def _send_changelog(self, computed: _Computed, delivery: Batch) -> None:
-        for key, row in computed.rows.items():
-            delivery.send(self._settings.changelog, key, row, partition=computed.chunk.tp.partition)
-        delivery.seal()
+    def _send_changelogs(self, changelogs: Sequence[tuple[_Part, Batch]]) -> None:
+        for part, changelog in changelogs:
+            for key, row in part.rows.items():
+                changelog.send(self._settings.changelog, key, row, partition=part.last.tp.partition)
+            changelog.seal()
 
-    def _write(self, computed: _Computed, partition: _InFlight, changelog_offset: int) -> bool:
-        if not self._consumer().owns(computed.chunk.tp, computed.chunk.generation):
-            return False  # lost since the last look
-        self._table.write(computed.chunk.tp.partition, computed.rows, changelog_offset)
-        for session_id, state in computed.states.items():
-            if partition.rows.get(session_id) is state:
-                del partition.rows[session_id]
-        return True
+    def _write(self, parts: Sequence[_Part], changelog_offsets: Sequence[int]) -> None:
+        for part, changelog_offset in zip(parts, changelog_offsets, strict=True):
+            if not self._consumer().owns(part.last.tp, part.last.generation):
+                part.partition.left = True  # lost since the last look
+                continue
+            if part.rows:
+                self._table.write(part.last.tp.partition, part.rows, changelog_offset)
+            rows = part.partition.rows
+            for session_id, state in part.states.items():
+                if rows.get(session_id) is state:
+                    del rows[session_id]
 
     async def _still_owned(self, chunk: Chunk) -> bool:
         """Whether the partition is still this worker's. Asked before each step that would outlive the worker.
@@ -325,22 +404,29 @@ class Pipeline:
             await asyncio.sleep(_HEARTBEAT_CHECK_SECONDS)
         return False
 
-    def _count(self, computed: _Computed) -> None:
-        for reason, count in computed.reasons.items():
+    def _count(self, part: _Part) -> None:
+        for reason, count in part.reasons.items():
             self._metrics.rankings.labels(reason=reason).inc(count)
-        # The oldest click of the chunk: the others waited less.
-        self._metrics.end_to_end_seconds.observe(max(0.0, time.time() - computed.chunk.records[0].timestamp / 1000))
+        # The oldest click: the others waited less.
+        oldest = part.chunks[0][0].records[0]
+        self._metrics.end_to_end_seconds.observe(max(0.0, time.time() - oldest.timestamp / 1000))
 
-    def _leave(self, chunk: Chunk, *, durable: bool = False) -> None:
-        self._slots.release()
-        self._moved(-1)
-        if durable:
-            self.finished += 1
-        elif not self._failed:
-            self._metrics.dropped_chunks.inc()
-            log.info(
-                "chunk left to its partition's next owner", partition=chunk.tp.partition, clicks=len(chunk.records)
-            )
+    def _leave(self, parts: Iterable[_Part]) -> None:
+        """What is not durable by now is its partitions' next owner's."""
+        for part in parts:
+            for chunk, _ in part.chunks:
+                self._clicks_in_flight -= len(chunk.records)
+                self._moved(-1)
+                if chunk.durable:
+                    self.finished += 1
+                elif not self._failed:
+                    self._metrics.dropped_chunks.inc()
+                    log.info(
+                        "chunk left to its partition's next owner",
+                        partition=chunk.tp.partition,
+                        clicks=len(chunk.records),
+                    )
+        self._room.set()
 
     def _moved(self, by: int) -> None:
         self.in_flight += by

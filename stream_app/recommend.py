@@ -1,8 +1,9 @@
-"""Clicks of a chunk in, rows and rankings out. Pure: this is the whole semantics of the worker.
+"""Clicks of a partition in, rows and rankings out. Pure: this is the whole semantics of the worker.
 
-A chunk holds clicks of many sessions. Each session's clicks form a *chain* of steps through the GRU: what has to be
+A plan holds clicks of many sessions. Each session's clicks form a *chain* of steps through the GRU: what has to be
 replayed because its row is another model's, then its clicks in order. Chains do not depend on each other, so *wave* i
-does the i-th step of every chain in one ``advance`` call, and one ``rank`` call serves all hidden states that follow.
+does the i-th step of every chain in one ``advance`` call, and one ``rank`` call serves all hidden states that follow;
+plans of several partitions share these calls.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,14 +31,14 @@ class RankedClick:
     """The ranking that answers one click.
 
     Attributes:
-        top_index: int64[k] item indices, best first.
-        top_score: float32[k] their scores.
+        top_index: k item indices, best first.
+        top_score: their scores.
     """
 
     click: Click
     offset: int
-    top_index: NDArray[np.int64]
-    top_score: NDArray[np.float32]
+    top_index: Sequence[int]
+    top_score: Sequence[float]
     reason: RankingReason
 
 
@@ -64,7 +65,7 @@ class Recommended:
 class _Chain:
     """Steps of one session through the GRU, and after how many of them each of its clicks is ranked."""
 
-    start: NDArray[np.float32] | None  # [L, H]; None is the zero state
+    start: NDArray[np.float16] | None  # [L, H]; None is the zero state
     steps: list[int] = field(default_factory=list)
     ranked_after: list[tuple[int, int]] = field(default_factory=list)  # (steps done, position among the ranked)
 
@@ -86,12 +87,33 @@ class _Evolving:
 
 
 @dataclass(slots=True)
-class _Memory:
-    """The session's distinct recent items as the ``rank`` graph takes them, one row a ranked click."""
+class Plan:
+    """What a partition's clicks ask of the model: the chains of their sessions, and the clicks in order."""
 
-    recent: NDArray[np.int64]  # [B, R], most recent first, padded with -1
-    counts: NDArray[np.float32]  # [B, R]
-    clicks: NDArray[np.float32]  # [B]
+    chains: list[_Chain] = field(default_factory=list)
+    sessions: dict[str, _Evolving] = field(default_factory=dict)
+    clicks: list[SourcedClick] = field(default_factory=list)  # the new ones
+    unknown: list[bool] = field(default_factory=list)  # of each new click: whether the model does not know its item
+    recents: list[tuple[list[int], int]] = field(default_factory=list)  # of each: known recent items, session length
+    redelivered: int = 0
+    rebuilt: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Advanced:
+    """Hidden states after all clicks of all plans.
+
+    Attributes:
+        hidden: float16[L, C, H] at the end of each of C chains, those of the first plan first.
+        ranked_hidden: float32[N, H] of the last layer at each of N clicks, rounded to half precision as all states.
+        has_state: bool[N] whether there was any state at that click.
+        waves: how many ``advance`` calls it took.
+    """
+
+    hidden: NDArray[np.float16]
+    ranked_hidden: NDArray[np.float32]
+    has_state: NDArray[np.bool_]
+    waves: int
 
 
 def recommend(
@@ -105,13 +127,16 @@ def recommend(
         model: the model that serves; rows of any other version are rebuilt by replaying their recent items.
         rules: idle gap and memory of a session.
     """
+    plans = [plan(rows, clicks, model, rules)]
+    [done] = rank(plans, advance(plans, model), model)
+    return done
+
+
+def plan(rows: Mapping[str, SessionState], clicks: Sequence[SourcedClick], model: Model, rules: SessionRules) -> Plan:
+    """The first third of ``recommend``: what has to be computed, without computing it."""
     index_of = model.vocabulary.index
-    chains: list[_Chain] = []
-    sessions: dict[str, _Evolving] = {}
-    new_clicks: list[SourcedClick] = []
-    unknown: list[bool] = []
-    recents: list[tuple[list[str], int]] = []
-    redelivered = rebuilt = 0
+    chunk = Plan()
+    chains, sessions = chunk.chains, chunk.sessions
 
     for sourced in clicks:
         click = sourced.click
@@ -119,7 +144,7 @@ def recommend(
         if session is None:
             session = sessions[click.session_id] = _open(rows.get(click.session_id))
         if is_redelivered(session.offset, sourced.offset):
-            redelivered += 1
+            chunk.redelivered += 1
             continue
         if session.clicks and is_over(session.last_click, click.timestamp, rules):
             session.row, session.chain = None, None
@@ -127,37 +152,22 @@ def recommend(
         if session.chain is None:
             session.chain = len(chains)
             chains.append(_chain(session.row, model))
-            rebuilt += session.row is not None and session.row.model_version != model.version
+            chunk.rebuilt += session.row is not None and session.row.model_version != model.version
 
         index = index_of(click.item_id)
         chain = chains[session.chain]
         if index is not None:
             chain.steps.append(index)
-        chain.ranked_after.append((len(chain.steps), len(new_clicks)))
+        chain.ranked_after.append((len(chain.steps), len(chunk.clicks)))
         session.offset = sourced.offset
         session.last_click = max(session.last_click, click.timestamp)
         session.clicks += 1
         session.recent = [*session.recent, click.item_id][-rules.recent_items :]
-        new_clicks.append(sourced)
-        unknown.append(index is None)
-        recents.append((session.recent, session.clicks))
-
-    hidden, ranked_hidden, has_state, waves = _advance(chains, len(new_clicks), model)
-    ranked = _rank(new_clicks, unknown, recents, ranked_hidden, has_state, model)
-    out = {
-        session_id: SessionState(
-            model_version=model.version if chains[session.chain].has_state else "",
-            offset=session.offset,
-            last_click=session.last_click,
-            clicks=session.clicks,
-            recent=tuple(session.recent),
-            # A copy: a view would keep the whole chunk's states alive for as long as one row is in flight.
-            hidden=hidden[:, session.chain].copy() if chains[session.chain].has_state else None,
-        )
-        for session_id, session in sessions.items()
-        if session.chain is not None
-    }
-    return Recommended(rows=out, ranked=ranked, redelivered=redelivered, rebuilt=rebuilt, waves=waves)
+        chunk.clicks.append(sourced)
+        chunk.unknown.append(index is None)
+        known = [known for item_id in session.recent if (known := index_of(item_id)) is not None]
+        chunk.recents.append((known, session.clicks))
+    return chunk
 
 
 def _open(row: SessionState | None) -> _Evolving:
@@ -178,15 +188,13 @@ def _chain(row: SessionState | None, model: Model) -> _Chain:
     return _Chain(start=None, steps=known)
 
 
-def _advance(
-    chains: Sequence[_Chain], n_ranked: int, model: Model
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], int]:
-    """Run all chains wave by wave.
-
-    Returns:
-        hidden float32[L, C, H] at the end of each chain; hidden float32[N, H] of the last layer at each ranked click;
-        bool[N] whether there was any state at that click; the number of waves.
-    """
+def advance(plans: Sequence[Plan], model: Model) -> Advanced:
+    """The second third of ``recommend``: run all chains wave by wave."""
+    chains = [chain for one in plans for chain in one.chains]
+    n_ranked, first_click = 0, []  # of each chain: the place of its plan's first click
+    for one in plans:
+        first_click += [n_ranked] * len(one.chains)
+        n_ranked += len(one.clicks)
     # Longest chains first: the chains that are still going are then always a prefix.
     order = sorted(range(len(chains)), key=lambda i: -len(chains[i].steps))
     lengths = np.array([len(chains[i].steps) for i in order], dtype=np.int64)  # [C]
@@ -203,59 +211,90 @@ def _advance(
         steps[: len(chain.steps), position] = chain.steps
         for done, ranked in chain.ranked_after:
             captures[done][0].append(position)
-            captures[done][1].append(ranked)
-            has_state[ranked] = done > 0 or chain.start is not None
+            captures[done][1].append(first_click[i] + ranked)
+            has_state[first_click[i] + ranked] = done > 0 or chain.start is not None
 
     for wave in range(waves + 1):
         positions, ranked_positions = captures[wave]
         ranked_hidden[ranked_positions] = hidden[-1, positions]  # [n, H]
         if wave < waves:
             active = int(np.searchsorted(-lengths, -wave, side="left"))  # chains longer than `wave`
-            hidden[:, :active] = model.advance(steps[wave, :active], hidden[:, :active])
+            # Rounded at once, not when the row is written: see SessionState.hidden.
+            hidden[:, :active] = model.advance(steps[wave, :active], hidden[:, :active]).astype(np.float16)
 
-    in_order = np.empty_like(hidden)
+    in_order = np.empty(hidden.shape, dtype=np.float16)
     in_order[:, order] = hidden
-    return in_order, ranked_hidden, has_state, waves
+    return Advanced(in_order, ranked_hidden, has_state, waves)
 
 
-def _rank(  # noqa: PLR0917
-    clicks: Sequence[SourcedClick],
-    unknown: Sequence[bool],
-    recents: Sequence[tuple[list[str], int]],
-    hidden: NDArray[np.float32],
-    has_state: NDArray[np.bool_],
-    model: Model,
-) -> list[RankedClick]:
-    by_model = np.flatnonzero(has_state)  # [M]
-    memory = _memory([recents[i] for i in by_model.tolist()], model)
-    if len(by_model):
-        top_index, top_score = model.rank(hidden[by_model], memory.recent, memory.counts, memory.clicks)  # [M, k] each
-    row_of = {int(i): row for row, i in enumerate(by_model)}
-    popular_index, popular_score = model.popular
-    ranked = []
-    for i, sourced in enumerate(clicks):
-        row = row_of.get(i)
-        if row is None:
-            top = popular_index, popular_score, RankingReason.POPULARITY
-        else:
-            reason = RankingReason.UNKNOWN_ITEM if unknown[i] else RankingReason.MODEL
-            top = top_index[row], top_score[row], reason
-        ranked.append(RankedClick(sourced.click, sourced.offset, *top))
-    return ranked
+def rank(plans: Sequence[Plan], advanced: Advanced, model: Model) -> list[Recommended]:
+    """The last third of ``recommend``: the rankings, and the rows."""
+    by_model = np.flatnonzero(advanced.has_state)  # [M]
+    row_of = {click: row for row, click in enumerate(by_model.tolist())}
+    indices: list[list[int]] = []
+    scores: list[list[float]] = []
+    if row_of:
+        recents = [recent for one in plans for recent in one.recents]
+        memory = _memory([recents[click] for click in row_of], model.recent_size)
+        top_index, top_score = model.rank(advanced.ranked_hidden[by_model], *memory)  # [M, k] each
+        indices, scores = top_index.tolist(), top_score.tolist()  # at once: an array a click costs more than its list
+    popular_index, popular_score = (popular.tolist() for popular in model.popular)
+    done, click, chain = [], 0, 0
+    for one in plans:
+        ranked = []
+        for sourced, unknown in zip(one.clicks, one.unknown, strict=True):
+            row = row_of.get(click)
+            if row is None:
+                top = popular_index, popular_score, RankingReason.POPULARITY
+            else:
+                reason = RankingReason.UNKNOWN_ITEM if unknown else RankingReason.MODEL
+                top = indices[row], scores[row], reason
+            ranked.append(RankedClick(sourced.click, sourced.offset, *top))
+            click += 1
+        rows = _rows(one, advanced.hidden[:, chain : chain + len(one.chains)], model)
+        chain += len(one.chains)
+        done.append(Recommended(rows, ranked, one.redelivered, one.rebuilt, advanced.waves))
+    return done
 
 
-def _memory(recents: Sequence[tuple[list[str], int]], model: Model) -> _Memory:
-    size, index_of = model.recent_size, model.vocabulary.index
-    recent = np.full((len(recents), size), -1, dtype=np.int64)
-    counts = np.zeros((len(recents), size), dtype=np.float32)
-    clicks = np.array([n for _, n in recents], dtype=np.float32)
-    for row, (items, _) in enumerate(recents):
+def _rows(one: Plan, hidden: NDArray[np.float16], model: Model) -> dict[str, SessionState]:
+    """The new rows of a plan; hidden float16[L, C, H] of its chains."""
+    return {
+        session_id: SessionState(
+            model_version=model.version if one.chains[session.chain].has_state else "",
+            offset=session.offset,
+            last_click=session.last_click,
+            clicks=session.clicks,
+            recent=tuple(session.recent),
+            # A copy: a view would keep the whole batch's states alive for as long as one row is in flight.
+            hidden=hidden[:, session.chain].copy() if one.chains[session.chain].has_state else None,
+        )
+        for session_id, session in one.sessions.items()
+        if session.chain is not None
+    }
+
+
+def _memory(
+    recents: Sequence[tuple[list[int], int]], size: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
+    """Sessions as the ``rank`` graph takes them beside their hidden states, one row a ranked click.
+
+    Returns:
+        int64[B, R] distinct recent items, most recent first, padded with -1; float32[B, R] how often each was clicked;
+        float32[B] clicks of the session.
+    """
+    lengths, items, counts = [], [], []
+    for known, _ in recents:
         times: dict[int, int] = {}  # in order of first meeting: most recent first
-        for item_id in reversed(items):
-            index = index_of(item_id)
-            if index is not None:
-                times[index] = times.get(index, 0) + 1
-        for column, (index, count) in enumerate(list(times.items())[:size]):
-            recent[row, column] = index
-            counts[row, column] = count
-    return _Memory(recent, counts, clicks)
+        for index in reversed(known):
+            times[index] = times.get(index, 0) + 1
+        kept = list(times)[:size]
+        lengths.append(len(kept))
+        items += kept
+        counts += [times[index] for index in kept]
+    recent = np.full((len(recents), size), -1, dtype=np.int64)
+    count = np.zeros((len(recents), size), dtype=np.float32)
+    filled = np.arange(size) < np.array(lengths)[:, None]  # [B, R]; a mask takes values in the order of rows
+    recent[filled] = items
+    count[filled] = counts
+    return recent, count, np.array([clicks for _, clicks in recents], dtype=np.float32)

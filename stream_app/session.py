@@ -18,7 +18,9 @@ class SessionState:
         last_click: newest click time of the session, milliseconds since the epoch.
         clicks: number of clicks of the session so far, those older than ``recent`` included.
         recent: the most recent item ids, oldest first, repeats and unknown items included.
-        hidden: float32[L, H], or None when no click so far was on an item that the model knows.
+        hidden: float16[L, H], or None when no click so far was on an item that the model knows. Half precision is what
+            a row keeps; every click leaves the state rounded to it, so a session's rankings are the same whichever of
+            its clicks shared a chunk, and whether a restart lay between them.
     """
 
     model_version: str
@@ -26,7 +28,7 @@ class SessionState:
     last_click: int
     clicks: int
     recent: tuple[str, ...]
-    hidden: NDArray[np.float32] | None
+    hidden: NDArray[np.float16] | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from stream_app.errors import StoreError
 from stream_app.session import SessionState
 from stream_app.state_codec import decode_state
 from stream_app.store import SessionStore, StoreOptions
+from stream_app.transport import ChunkSchema
 
 log = structlog.get_logger(__name__)
 
@@ -49,6 +50,11 @@ class SessionTable(faust.Table):
             store_options=self._store_options,
         )
 
+    def _new_changelog_topic(self, **kwargs: Any) -> Any:
+        topic = super()._new_changelog_topic(**kwargs)
+        topic.schema = ChunkSchema()  # the transport hands its records over in chunks
+        return topic
+
     def states(self, partition: int, session_ids: Iterable[str]) -> dict[str, SessionState]:
         """The states of those sessions that have a row. Raises RowError for a row that cannot be read."""
         ids = list(session_ids)
@@ -60,20 +66,24 @@ class SessionTable(faust.Table):
         self.data.write_rows(partition, rows, changelog_offset)
 
     def apply_changelog_batch(self, batch: Iterable[EventT]) -> None:
-        """Restore rows during recovery.
+        """Restore rows during recovery; an event holds a chunk of changelog records.
 
         Faust's recovery logs and forgets whatever is raised here, and then waits forever for the rows that are missing:
         any error stops the worker instead.
         """
         by_partition: dict[int, list[tuple[bytes, bytes | None, int]]] = {}
         for event in batch:
-            message = event.message
-            if message.key is None:
-                log.warning(
-                    "a changelog record without a key is not ours", partition=message.partition, offset=message.offset
-                )
-                continue
-            by_partition.setdefault(message.partition, []).append((message.key, message.value, message.offset))
+            chunk = event.message.value
+            records = by_partition.setdefault(chunk.tp.partition, [])
+            for record in chunk.records:
+                if record.key is None:
+                    log.warning(
+                        "a changelog record without a key is not ours",
+                        partition=chunk.tp.partition,
+                        offset=record.offset,
+                    )
+                    continue
+                records.append((record.key, record.value, record.offset))
         try:
             for partition, records in by_partition.items():
                 stale = self.data.apply_changelog(partition, records)

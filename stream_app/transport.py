@@ -1,7 +1,7 @@
 """The Faust transport that hands the records of one partition over in chunks.
 
-Faust makes several asyncio tasks for each message it passes to a stream (about 500 µs); a chunk pays that once for
-hundreds of clicks. Everything but the clicks topic, the table's changelog above all, goes its usual way.
+Faust makes several asyncio tasks for each message it passes to a stream (about 500 µs), and a few for each that it
+restores a table from; a chunk pays that once for hundreds of clicks, or rows. All else goes its usual way.
 
 The overridden methods are private to faust-streaming, which is why its version is pinned exactly;
 `tests/integration/test_transport.py` holds what we rely on.
@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,8 @@ from faust.types import TP, ConsumerMessage, Message
 log = structlog.get_logger(__name__)
 
 _RECOVERY_CHECK_SECONDS = 0.02
+# Clicks come one by one, and a fetch for each would cost more than ranking it: wait so long for company.
+_FETCH_SECONDS = 0.002
 
 
 def now() -> float:
@@ -31,9 +33,9 @@ def now() -> float:
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
-@dataclass(slots=True, weakref_slot=True)
+@dataclass(slots=True)
 class Chunk:
-    """Records of one partition that are handled, made durable and acknowledged together.
+    """Records of one partition that are handled together; of the clicks topic made durable and acknowledged together.
 
     Attributes:
         tp: the partition.
@@ -50,15 +52,26 @@ class Chunk:
     durable: bool = False
 
 
+@dataclass(slots=True, weakref_slot=True)
+class Fetch:
+    """Chunks that one fetch brought, of several partitions: one event to Faust, whose way for each is long.
+
+    Attributes:
+        chunks: each with the message by which it is acknowledged.
+    """
+
+    chunks: Sequence[tuple[Chunk, ConsumerMessage]]
+
+
 class ChunkSchema(faust.Schema):
-    """Passes a chunk through to the agent as it is; clicks are decoded by the pipeline."""
+    """Passes a fetch through to the agent, or a chunk to the table, as it is; they decode the records."""
 
     def loads_key(self, app: Any, message: Message, **_: Any) -> None:
-        """A chunk has no key."""
+        """There is none."""
         return
 
     def loads_value(self, app: Any, message: Message, **_: Any) -> Any:
-        """The chunk itself."""
+        """The fetch or chunk itself."""
         return message.value
 
 
@@ -82,6 +95,11 @@ class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
 
         coordinator._do_heartbeat = observed_heartbeat
 
+    def assigned(self) -> Set[TP]:
+        """The partitions as aiokafka has them, which are equal to Faust's: turning all into those cost 30 µs a look."""
+        assigned: Set[TP] = self._ensure_consumer().assignment()
+        return assigned
+
     def group_generation(self) -> int:
         """The generation in which the broker knows this worker; -1 once it was told that it is no member."""
         return int(self._ensure_consumer()._coordinator.generation)
@@ -104,11 +122,12 @@ class _ReadOffsets(defaultdict[TP, int | None]):
 
 
 class ChunkConsumer(driver.Consumer):
-    """One message for each chunk of the clicks topic, committed up to the chunk's last offset."""
+    """One message for all clicks of a fetch, acknowledged chunk by chunk; one for each chunk of changelog records."""
 
     logger = logging.getLogger("faust")  # as quiet as the services it is one of
     _thread: _ChunkConsumerThread
     _joining_since: float = 0.0
+    _next_fetch: float = 0.0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -119,6 +138,9 @@ class ChunkConsumer(driver.Consumer):
 
     def _is_clicks(self, tp: TP) -> bool:
         return bool(tp.topic == self.app.clicks_topic)
+
+    def _in_chunks(self, tp: TP) -> bool:
+        return self._is_clicks(tp) or bool(tp.topic == self.app.sessions.changelog_topic_name)
 
     async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:
         """Fetch; of clicks nothing before the tables are recovered.
@@ -131,10 +153,14 @@ class ChunkConsumer(driver.Consumer):
             if not active_partitions:
                 await asyncio.sleep(_RECOVERY_CHECK_SECONDS)
                 return {}
-        return await super()._getmany(active_partitions, timeout)
+        await asyncio.sleep(max(0.0, self._next_fetch - now()))
+        records = await super()._getmany(active_partitions, timeout)
+        few = sum(map(len, records.values())) < self.app.conf.broker_max_poll_records
+        self._next_fetch = now() + _FETCH_SECONDS if few else 0.0
+        return records
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Message]]:
-        """One message a partition and fetch for the clicks topic, one a record for all others."""
+        """One message a fetch for clicks, one a partition and fetch for the changelog, one a record for all others."""
         records, active = await self._wait_next_records(timeout)
         generation = self.app.consumer_generation_id
         if records is None or active is None or self.should_stop:
@@ -142,22 +168,38 @@ class ChunkConsumer(driver.Consumer):
         if not self.flow_active:
             await self._seek_back()
             return
+        wanted = {tp: batch for tp, batch in records.items() if tp in active or tp in self._buffered_partitions}
+        for tp, message in self._messages(wanted, generation):
+            if not self.flow_active or self.app.consumer_generation_id != generation:
+                return  # a rebalance: what is left will be fetched again by whoever gets the partition
+            yield tp, message
+
+    def _messages(
+        self, records: Mapping[TP, Sequence[ConsumerRecord]], generation: int
+    ) -> Iterator[tuple[TP, ConsumerMessage]]:
+        clicks = [self._chunk(tp, batch, generation) for tp, batch in records.items() if self._is_clicks(tp) and batch]
+        if clicks:
+            first, _ = clicks[0]
+            yield first.tp, self._message(first.tp, first.records, generation, Fetch(clicks))
         for tp, batch in records.items():
-            wanted = tp in active or tp in self._buffered_partitions
-            for part in self._parts(tp, batch) if wanted else ():
-                if not self.flow_active or self.app.consumer_generation_id != generation:
-                    return  # a rebalance: what is left will be fetched again by whoever gets the partition
-                yield tp, self._chunk(tp, part, generation) if self._is_clicks(tp) else self._to_message(tp, part)
+            if self._is_clicks(tp):
+                continue
+            if self._in_chunks(tp):
+                if batch:
+                    chunk, message = self._chunk(tp, batch, generation)
+                    yield chunk.tp, message
+                continue
+            for record in batch:
+                yield tp, self._to_message(tp, record)
 
-    def _parts(self, tp: TP, batch: Sequence[ConsumerRecord]) -> Iterable[Any]:
-        """What becomes one message each: all records of a fetch, or each of them."""
-        if not self._is_clicks(tp):
-            return batch
-        return [batch] if batch else []
-
-    def _chunk(self, tp: TP, records: Sequence[ConsumerRecord], generation: int) -> ConsumerMessage:
-        last = records[-1]
+    def _chunk(self, tp: TP, records: Sequence[ConsumerRecord], generation: int) -> tuple[Chunk, ConsumerMessage]:
         chunk = Chunk(tp, records, generation, self._end_offset(tp))
+        return chunk, self._message(tp, records, generation, chunk)
+
+    def _message(
+        self, tp: TP, records: Sequence[ConsumerRecord], generation: int, value: Chunk | Fetch
+    ) -> ConsumerMessage:
+        last = records[-1]
         return ConsumerMessage(
             tp.topic,
             tp.partition,
@@ -166,7 +208,7 @@ class ChunkConsumer(driver.Consumer):
             last.timestamp_type,
             (),
             None,
-            chunk,
+            value,
             last.checksum,
             0,
             0,
@@ -200,7 +242,7 @@ class ChunkConsumer(driver.Consumer):
 
         Handing a chunk over waits for room in the agent's queue: that is back-pressure enough.
         """
-        if not self._is_clicks(tp):
+        if not self._in_chunks(tp):
             super().on_buffer_full(tp)
 
     async def _seek_back(self) -> None:
@@ -212,7 +254,7 @@ class ChunkConsumer(driver.Consumer):
 
     def ack(self, message: Message) -> bool:
         """Acknowledge a chunk, if it is durable: Faust itself acknowledges whatever an agent fails on."""
-        if isinstance(message.value, Chunk) and not message.value.durable:
+        if isinstance(message.value, Fetch) or (isinstance(message.value, Chunk) and not message.value.durable):
             return False
         return bool(super().ack(message))
 
@@ -258,7 +300,7 @@ class ChunkConsumer(driver.Consumer):
         return (
             self.app.consumer_generation_id == generation
             and self._thread.group_generation() == generation
-            and tp in self.assignment()
+            and tp in self._thread.assigned()
         )
 
     def seconds_since_heartbeat(self) -> float:

@@ -29,6 +29,7 @@ EXIT_FAILED: Final = 1
 _STOP_SECONDS: Final = 30.0
 _FAILED_STOP_SECONDS: Final = 5.0
 _MODEL_POLL_SECONDS: Final = 0.1
+_SWITCH_SECONDS: Final = 0.0005
 
 
 class Worker:
@@ -219,6 +220,9 @@ async def _run_and_exit(settings: StreamSettings) -> NoReturn:
 
 def main(settings: StreamSettings) -> None:
     """`stream-app worker`: run, then leave with the exit code even if something of a library's hangs."""
+    # A thread that holds the interpreter gives it up when another has waited so long: 5 ms by default, which a click
+    # would meet at each hop between the event loop, the pipeline's thread and the delivery's.
+    sys.setswitchinterval(_SWITCH_SECONDS)
     if sys.platform == "win32":
         asyncio.run(_run_and_exit(settings))
     else:

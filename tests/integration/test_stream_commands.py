@@ -35,7 +35,7 @@ from tests.contract.tiny_model import TinyModel
 
 PATIENCE = 90.0  # seconds until a test gives up; none of them measures time
 PARTITIONS = 4
-STATE = SessionState("v7", 41, 1_767_225_600_000, 3, ("a", "b"), np.array([[3.0, 4.0]], dtype=np.float32))
+STATE = SessionState("v7", 41, 1_767_225_600_000, 3, ("a", "b"), np.array([[3.0, 4.0]], dtype=np.float16))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import pytest
 from faust.types import TP
 
 from schemas.click import ClickLimits, decode_click
-from stream_app.app import _QUEUED_CHUNKS
+from stream_app.app import _QUEUED_FETCHES
 from tests.conftest import KafkaUnderTest
 from tests.integration.workers import SESSION_TIMEOUT, AppUnderTest, Group, contiguous, running, until
 
@@ -199,7 +199,7 @@ async def test_a_slow_pipeline_stops_the_fetching(group: Group, tmp_path: Path) 
         [queue] = [one.queue for one in worker.app.topics._topics if group.topics.clicks in one.topics]
         await until(queue.full, "the agent's queue is full")
         await asyncio.sleep(0.3)
-        assert queue.qsize() == _QUEUED_CHUNKS
+        assert queue.qsize() == _QUEUED_FETCHES
         # Faust would stop fetching from a partition for up to a second instead; waiting for the queue is enough.
         assert worker.consumer._buffered_partitions == set()
         hand.open.set()

@@ -22,7 +22,7 @@ from stream_app.hot_swap import LiveModel
 from stream_app.metrics import Metrics
 from stream_app.pipeline import Pipeline
 from stream_app.settings import StreamSettings, WorkerSettings
-from stream_app.transport import Chunk, ChunkConsumer
+from stream_app.transport import Chunk, ChunkConsumer, Fetch
 from tests.unit.models import exact_model
 
 PARTITIONS = 2
@@ -149,11 +149,11 @@ class HandPipeline(Pipeline):
         self.draining = asyncio.Event()
         self.in_flight = self.finished = 0
 
-    async def submit(self, chunk: Chunk, message: Message) -> None:
+    async def submit(self, fetch: Fetch) -> None:
         await self.open.wait()
         if not self._app.tables.actives_ready:
-            self.before_recovery.append(chunk)
-        self.got.append((chunk, message))
+            self.before_recovery += [chunk for chunk, _ in fetch.chunks]
+        self.got += fetch.chunks
         if self.fail_next:
             self.fail_next = False
             raise RuntimeError("the agent fails on purpose")

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from schemas.model import Model
 from schemas.vocabulary import Vocabulary
 
-_PRIME = 4093  # its square is below 2^24: float32 holds every number exactly
+_PRIME = 2039  # below 2^11, its square below 2^24: float16 and float32 hold every number exactly
 
 
 class ExactModel:

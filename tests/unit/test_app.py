@@ -23,7 +23,8 @@ from stream_app.errors import DeliveryError
 from stream_app.hot_swap import LiveModel
 from stream_app.metrics import Metrics
 from stream_app.settings import StreamSettings, WorkerSettings
-from stream_app.transport import Chunk, ChunkSchema
+from stream_app.state_codec import decode_state
+from stream_app.transport import Chunk, ChunkSchema, Fetch
 from tests.unit.models import exact_model
 
 CLICKS = TP("clicks", 2)
@@ -86,14 +87,21 @@ class Running:
 
     async def take(self, *clicks: tuple[str, str] | bytes, at: int, generation: int = GENERATION) -> None:
         """Hand the agent a chunk of clicks (session, item), or of bytes that are none, from this offset on."""
+        await self.take_chunks(self.chunk(*clicks, at=at, generation=generation))
+
+    async def take_chunks(self, *chunks: Chunk) -> None:
+        """Hand the agent what one fetch brought."""
+        await self.agent.put(Fetch([(chunk, cast(Any, SimpleNamespace(value=chunk))) for chunk in chunks]))
+        self.taken += len(chunks)
+
+    def chunk(self, *clicks: tuple[str, str] | bytes, at: int, generation: int = GENERATION, tp: TP = CLICKS) -> Chunk:
+        """Clicks (session, item), or bytes that are none, from this offset on."""
         records = []
         for offset, click in enumerate(clicks, start=at):
             value = click if isinstance(click, bytes) else encode_click(Click(*click, timestamp=offset))
             key = b"?" if isinstance(click, bytes) else click[0].encode()
             records.append(SimpleNamespace(key=key, value=value, offset=offset, timestamp=0, timestamp_type=0))
-        chunk = Chunk(CLICKS, cast(Any, records), generation, None)
-        await self.agent.put(chunk)
-        self.taken += 1
+        return Chunk(tp, cast(Any, records), generation, None)
 
     @property
     def dropped(self) -> int:
@@ -152,6 +160,45 @@ async def test_clicks_in_rankings_and_rows_out(running: Running) -> None:
     assert {(one.source.topic, one.source.partition, one.model_version) for one in rankings} == {("clicks", 2, "v1")}
     assert (running.recent("s"), running.recent("t")) == (("a", "c"), ("b",))
     assert running.kafka.acked == [12]
+
+
+async def test_partitions_are_computed_together_and_kept_apart(running: Running) -> None:
+    """The same session id in two partitions, as no sound producer sends it: two sessions."""
+    other, lost = TP("clicks", 3), TP("clicks", 4)
+    await running.take_chunks(
+        running.chunk(("s", "a"), ("t", "b"), at=10),
+        running.chunk(("s", "c"), at=5, tp=other),
+        running.chunk(("s", "d"), at=7, tp=lost, generation=GENERATION - 1),
+    )
+    await running.ended()
+    rankings = [decode_ranking(value) for value in running.kafka.on_topic(RANKINGS)]
+    assert [(one.source.partition, one.source.offset, one.item_id) for one in rankings] == [
+        (2, 10, "a"),
+        (2, 11, "b"),
+        (3, 5, "c"),
+    ]
+    states = running.app.sessions.states
+    assert states(2, ["s"])["s"].recent == ("a",)
+    assert states(3, ["s"])["s"].recent == ("c",)
+    assert sorted(running.kafka.acked) == [5, 11]
+    assert running.dropped == 1
+    assert running.metrics.registry.get_sample_value("nextclick_chunk_clicks_count") == 1
+
+
+async def test_what_waits_becomes_durable_together(running: Running) -> None:
+    kafka = running.kafka
+    kafka.held.add(RANKINGS)
+    await running.take(("s", "a"), at=0)
+    await running.settle()
+    await running.take(("s", "b"), at=1)
+    await running.settle()
+    await running.take(("s", "c"), ("t", "c"), at=2)
+    await running.settle()
+    kafka.release()
+    await running.ended()
+    rows = [decode_state(row) for row in kafka.on_topic(CHANGELOG)]
+    assert [(row.offset, row.recent) for row in rows] == [(0, ("a",)), (2, ("a", "b", "c")), (3, ("c",))]
+    assert kafka.acked == [0, 1, 3]
 
 
 async def test_a_row_goes_to_the_changelog_partition_of_its_clicks(running: Running) -> None:

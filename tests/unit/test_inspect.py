@@ -15,7 +15,7 @@ from stream_app.terminal import duration, utc
 from tests.unit.records import record
 
 CLICKED = 1_767_225_600_000  # 2026-01-01 00:00:00 UTC
-STATE = SessionState("v7", 41, CLICKED, 3, ("a", "b"), np.array([[3.0, 4.0], [0.0, 1.0]], dtype=np.float32))
+STATE = SessionState("v7", 41, CLICKED, 3, ("a", "b"), np.array([[3.0, 4.0], [0.0, 1.0]], dtype=np.float16))
 FOUND = FoundRow("s", STATE, partition=5, changelog_offset=9, written_at=CLICKED + 1500)
 
 
