@@ -1,8 +1,8 @@
 """How many workers, cores, partitions and bytes does a rate of clicks take? Computes; measures nothing.
 
 The costs below are what the other benchmarks measured on the machine that docs/performance.md names; put yours in their
-place. A worker is a server that takes all that waits in one partition, up to a chunk, and needs a fixed time for each
-chunk and a time for each click. How long clicks wait is simulated for one worker's share of the load; workers do not
+place. A worker is a server that takes all that waits, up to `worker.chunk_clicks`, and needs a fixed time for each
+batch and a time for each click. How long clicks wait is simulated for one worker's share of the load; workers do not
 wait for each other, so a deployment of any size is that many of these.
 
     make bench BENCH=capacity
@@ -31,26 +31,24 @@ class Costs:
     """What things cost, as measured; see docs/performance.md.
 
     Attributes:
-        chunk_ms: of a chunk in a worker, whatever its size.
+        batch_ms: of clicks computed together in a worker, however many.
         click_us: of a click in a worker but for the catalogue.
-        catalogue_us: of ranking, for each thousand items, while the weights stay in the cache.
-        catalogue_far_us: the same for catalogues beyond FAR items, whose weights come from memory.
+        catalogue_us: of ranking, for each thousand items.
         broker_us: of a click in the broker: one record each of clicks, rankings and changelog, in and out.
         transit_ms: of a click and its ranking through broker and clients when nothing waits.
         click_bytes, ranking_bytes, row_bytes: of a record in Kafka, compressed.
         stored_bytes: of a row in RocksDB.
     """
 
-    chunk_ms: float = 1.5
-    click_us: float = 45.0
+    batch_ms: float = 1.5
+    click_us: float = 60.0
     catalogue_us: float = 2.0
-    catalogue_far_us: float = 1.5
     broker_us: float = 20.0
     transit_ms: float = 3.0
     click_bytes: float = 110.0
     ranking_bytes: float = 550.0
-    row_bytes: float = 280.0
-    stored_bytes: float = 290.0
+    row_bytes: float = 235.0
+    stored_bytes: float = 241.0
 
     def service_us(self, items: int) -> float:
         """Of one click in a worker."""
@@ -72,7 +70,7 @@ def plan(rate: int, items: int, costs: Costs) -> dict[str, Any]:
     workers = max(1, math.ceil(rate * service / TARGET_LOAD))
     partitions = _partitions(workers)
     sessions = rate * LIVE_SECONDS / CLICKS_A_SESSION
-    waits = simulate(rate / workers, items, costs, partitions=max(1, partitions // workers), seconds=20.0)
+    waits = simulate(rate / workers, items, costs, seconds=20.0)
     return {
         "clicks_per_second": rate,
         "items": items,
@@ -96,34 +94,18 @@ def _partitions(workers: int) -> int:
     return int(2 ** math.ceil(math.log2(max(wanted, 8))))
 
 
-def simulate(
-    rate: float, items: int, costs: Costs, *, partitions: int, seconds: float, seed: int = 0
-) -> dict[int, float]:
-    """Milliseconds from a click to its ranking at one worker, by percentile. Poisson arrivals, partitions in turn."""
+def simulate(rate: float, items: int, costs: Costs, *, seconds: float, seed: int = 0) -> dict[int, float]:
+    """Milliseconds from a click to its ranking at one worker, by percentile. Poisson arrivals."""
     rng = np.random.default_rng(seed)
-    count = min(int(rate * seconds), 200_000)
-    arrivals = np.cumsum(rng.exponential(1 / rate, count))  # [N] seconds
-    of = rng.integers(0, partitions, count)  # [N]
-    queues = [np.flatnonzero(of == partition) for partition in range(partitions)]
-    heads = [0] * partitions
+    arrivals = np.cumsum(rng.exponential(1 / rate, max(int(rate * seconds), 1)))  # [N] seconds
     service = 1e-6 * costs.service_us(items)
-    done = np.empty(count)
-    now, turn, left = 0.0, 0, count
-    while left:
-        waiting = 0
-        for step in range(partitions):
-            partition = (turn + step) % partitions
-            queue, head = queues[partition], heads[partition]
-            tail = head + int(np.searchsorted(arrivals[queue[head : head + CHUNK]], now, side="right"))
-            if tail > head:
-                waiting = tail - head
-                now += 1e-3 * costs.chunk_ms + waiting * service
-                done[queue[head:tail]] = now
-                heads[partition] = tail
-                turn = partition + 1
-                left -= waiting
-                break
-        if not waiting:  # idle until the next click
-            now = min(arrivals[queue[head]] for queue, head in zip(queues, heads, strict=True) if head < len(queue))
+    done = np.empty_like(arrivals)
+    now, first = 0.0, 0
+    while first < len(arrivals):
+        now = max(now, arrivals[first])
+        last = first + int(np.searchsorted(arrivals[first : first + CHUNK], now, side="right"))
+        now += 1e-3 * costs.batch_ms + (last - first) * service
+        done[first:last] = now
+        first = last
     latency = 1000 * (done - arrivals) + costs.transit_ms
     return {percentile: float(np.percentile(latency, percentile)) for percentile in (50, 90, 99)}
