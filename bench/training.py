@@ -91,7 +91,7 @@ def _cases(data: str, sessions: SessionSet) -> Iterator[Case]:
 
 
 def _settings(batch_size: int, n_sample: int) -> TrainingSettings:
-    return TrainingSettings(batch_size=batch_size, n_sample=n_sample, hidden_size=UNITS, epochs=2)
+    return TrainingSettings(batch_size=batch_size, n_sample=n_sample, hidden_size=UNITS, epochs=2, engine="compiled")
 
 
 def _threads() -> list[dict[str, Any]]:

@@ -29,10 +29,10 @@ from trainer.fit import fit
 from trainer.settings import TrainingSettings
 sessions, units, batch_size, n_sample = map(int, sys.argv[1:])
 use_threads(1)
-fit(generated_sessions(300, items=500), TrainingSettings(epochs=1))  # the libraries, and the compiled code
+fit(generated_sessions(300, items=500), TrainingSettings(epochs=1, engine="compiled"))  # libraries and code
 data = generated_sessions(sessions)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-fit(data, TrainingSettings(epochs=1, hidden_size=units, batch_size=batch_size, n_sample=n_sample))
+fit(data, TrainingSettings(epochs=1, hidden_size=units, batch_size=batch_size, n_sample=n_sample, engine="compiled"))
 print(data.clicks, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
 

@@ -51,17 +51,22 @@ class Steps(Protocol):
         ...
 
 
-def engine_of(settings: TrainingSettings) -> EngineName:
-    """Who will run a training with these settings: the compiled code wherever it can, torch elsewhere.
+LEAST_TRANSITIONS = 50_000
+"""An epoch of fewer is over before the compiled code could pay for its compilation."""
 
-    Both learn the same, but not to the bit. Raises :class:`TrainingSettingsError` when what the settings ask for
-    cannot be.
+
+def engine_of(settings: TrainingSettings, transitions: int) -> EngineName:
+    """Who will run a training with these settings and so many transitions an epoch.
+
+    The compiled code wherever it can and pays, torch elsewhere. Both learn the same, but not to the bit. Raises
+    :class:`TrainingSettingsError` when what the settings ask for cannot be.
     """
     if settings.engine == "torch":
         return "torch"
     hindrance = _why_not_compiled(settings)
     if hindrance is None:
-        return "compiled"
+        pays = settings.engine == "compiled" or transitions >= LEAST_TRANSITIONS
+        return "compiled" if pays else "torch"
     if settings.engine == "compiled":
         raise TrainingSettingsError(f"engine=compiled: {hindrance}; leave it out, or set engine=torch")
     return "torch"

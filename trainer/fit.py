@@ -70,7 +70,7 @@ def fit(
     :class:`trainer.checkpoint.CheckpointError` for a checkpoint that is damaged or of another run.
     """
     progress = progress or (lambda _: None)
-    runs = engine_of(settings)
+    runs = engine_of(settings, sessions.transitions)
     identity = checkpoints.identity(sessions, settings, warm_start, early_stopping, runs) if checkpoint else ""
     with torch.inference_mode():
         training = _Training(sessions, settings, warm_start, runs)

@@ -93,7 +93,7 @@ class TrainingSettings(BaseModel):
         description="share of the training sessions, the newest, that the memory's weights are fitted to",
     )
     engine: EngineChoice = Field(
-        "auto", description="what computes the steps: compiled code where it can, torch for the rest"
+        "auto", description="what computes the steps: compiled code where it can and pays, torch for the rest"
     )
     seed: int = Field(42, ge=0, lt=2**63)
 

@@ -55,7 +55,7 @@ def _kill_after(number: int) -> Callable[[Epoch], None]:
     "change",
     [
         {},
-        {"engine": "torch"},
+        {"engine": "compiled"},
         {"optimizer": "sgd"},
         {"embedding": "separate", "layers": 2, "input_decay": 0.5},
         {"n_sample": 0},

@@ -14,7 +14,7 @@ from tests.unit.trainer.builders import random_sessions
 from trainer import dropout
 from trainer.compiled import arithmetic
 from trainer.compiled.gru import scrambled
-from trainer.engine import engine_of, use_threads
+from trainer.engine import LEAST_TRANSITIONS, engine_of, use_threads
 from trainer.errors import TrainingDivergedError, TrainingSettingsError
 from trainer.fit import FitResult, fit
 from trainer.gru4rec import Weights
@@ -137,24 +137,26 @@ def test_a_loss_that_is_no_number_stops_the_run(chosen: dict[str, object]) -> No
 # -- which one runs ---------------------------------------------------------------------------------------------------
 
 
-def test_the_compiled_steps_run_unless_told_otherwise() -> None:
-    assert engine_of(TrainingSettings()) == "compiled"
-    assert engine_of(TrainingSettings(engine="torch")) == "torch"
+def test_the_compiled_steps_run_where_they_pay() -> None:
+    assert engine_of(TrainingSettings(), LEAST_TRANSITIONS) == "compiled"
+    assert engine_of(TrainingSettings(), LEAST_TRANSITIONS - 1) == "torch"
+    assert engine_of(TrainingSettings(engine="compiled"), 1) == "compiled"
+    assert engine_of(TrainingSettings(engine="torch"), 10**9) == "torch"
 
 
 def test_what_they_do_not_know_torch_does() -> None:
     settings = TrainingSettings(layers=2)
-    assert engine_of(settings) == "torch"
+    assert engine_of(settings, 10**9) == "torch"
     with pytest.raises(TrainingSettingsError, match=r"one layer, and these settings have 2.*engine=torch"):
-        engine_of(settings.model_copy(update={"engine": "compiled"}))
+        engine_of(settings.model_copy(update={"engine": "compiled"}), 10**9)
 
 
 def test_without_numba_torch_trains(monkeypatch: pytest.MonkeyPatch) -> None:
     there = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "numba" else there(name))
-    assert fit(SESSIONS, TrainingSettings(hidden_size=8, epochs=1)).engine == "torch"
+    assert engine_of(TrainingSettings(), 10**9) == "torch"
     with pytest.raises(TrainingSettingsError, match="Numba is not installed"):
-        engine_of(TrainingSettings(engine="compiled"))
+        engine_of(TrainingSettings(engine="compiled"), 10**9)
 
 
 # -- parts ------------------------------------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ def test_trains_evaluates_and_writes_a_bundle_and_a_report(tmp_path: Path) -> No
     assert found["recall"].keys() == found["mrr"].keys() == {"1", "5", "10", "20"}
     assert 0 < found["mrr"]["20"] <= found["recall"]["20"] <= 1
     assert found["transitions_per_second"] > 0
-    assert found["engine"] == "compiled"
+    assert found["engine"] == "torch"  # so few sessions
     assert found["epochs"] == 2
     assert found["settings"]["hidden_size"] == 8
     assert found["baselines"].keys() == {"pop", "s-pop", "markov-chain", "item-knn"}
