@@ -49,8 +49,9 @@ def test_with_long_sessions_and_unknown_items(tmp_path: Path, memory: str) -> No
             answer = recommend(rows, [SourcedClick(click, offset)], model, SessionRules())
             rows = answer.rows
             (ranked,) = answer.ranked
-            found = ranked.top_index == target
-            better = int((ranked.top_score > ranked.top_score[found]).sum()) if found.any() else np.inf
+            index, score = np.asarray(ranked.top_index), np.asarray(ranked.top_score)
+            found = index == target
+            better = int((score > score[found]).sum()) if found.any() else np.inf
             served.append(1.0 + better)
     listed = np.isfinite(evaluated)
     assert listed.tolist() == np.isfinite(served).tolist()
