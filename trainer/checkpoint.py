@@ -28,7 +28,7 @@ from trainer.sessions import SessionSet
 from trainer.settings import TrainingSettings
 
 Arrays = dict[str, npt.NDArray[Any]]
-_FORMAT = 2
+_FORMAT = 3
 
 
 class CheckpointError(TrainerError):
@@ -37,12 +37,13 @@ class CheckpointError(TrainerError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A run after some epochs. ``best`` are the weights to keep, where epochs are judged."""
+    """A run after some epochs: ``best`` are the weights to keep, where epochs are judged, ``mean`` those averaged."""
 
     identity: str
     epochs: tuple[Epoch, ...]
     weights: Weights
     best: Weights | None
+    mean: Weights | None
     optimizers: Arrays  # by "<weight>.<state>"
     sampler: SamplerState
 
@@ -88,6 +89,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         "pool": checkpoint.sampler.pool,
         **_prefixed("weights.", _arrays_of(checkpoint.weights)),
         **_prefixed("best.", _arrays_of(checkpoint.best) if checkpoint.best else {}),
+        **_prefixed("mean.", _arrays_of(checkpoint.mean) if checkpoint.mean else {}),
         **_prefixed("optimizer.", checkpoint.optimizers),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -118,12 +120,13 @@ def load(path: Path, identity: str) -> Checkpoint | None:
                 f"{path}: is of another run (other sessions, settings, start or library versions); "
                 "remove it to start over, or name another file"
             )
-        best = _under("best.", arrays)
+        best, mean = _under("best.", arrays), _under("mean.", arrays)
         return Checkpoint(
             identity=identity,
             epochs=tuple(Epoch(**epoch) for epoch in about["epochs"]),
             weights=_weights_of(_under("weights.", arrays)),
             best=_weights_of(best) if best else None,
+            mean=_weights_of(mean) if mean else None,
             optimizers=_under("optimizer.", arrays),
             sampler=SamplerState(about["sampler"]["rng"], arrays["pool"], about["sampler"]["position"]),
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from trainer import checkpoint as checkpoints
+from trainer.averaging import averaged
 from trainer.batches import schedule
 from trainer.checkpoint import Arrays, Checkpoint
 from trainer.early_stopping import EarlyStopping, Epoch, best_epoch
@@ -27,6 +28,8 @@ _CHECK_EVERY = 64  # steps between looks at the loss, and at what the caller wan
 @dataclass(frozen=True)
 class FitResult:
     """``weights`` are those after the epoch ``best_epoch``: the last one, or with early stopping the best one.
+
+    With ``settings.averaging`` they are the mean over the epochs up to it (see :mod:`trainer.averaging`).
 
     ``memory`` is what :func:`trainer.train.train` adds to them.
     """
@@ -76,23 +79,26 @@ def fit(
         training = _Training(sessions, settings, warm_start, runs)
         epochs: list[Epoch] = []
         best: Weights | None = None
+        mean: Weights | None = None
         saved = checkpoints.load(checkpoint, identity) if checkpoint else None
         if saved is not None:
             training.restore(saved)
-            epochs, best = list(saved.epochs), saved.best
+            epochs, best, mean = list(saved.epochs), saved.best, saved.mean
             progress(sum(epoch.transitions for epoch in epochs))
         while len(epochs) < settings.epochs and not (early_stopping and early_stopping.is_over(epochs)):
             epoch = training.epoch(len(epochs) + 1, progress)
+            if settings.averaging:
+                mean = averaged(mean, training.weights, epoch.number, settings.averaging)
             if early_stopping:
-                epoch = replace(epoch, score=early_stopping.score(training.weights))
+                epoch = replace(epoch, score=early_stopping.score(mean or training.weights))
             epochs.append(epoch)
             if early_stopping and best_epoch(epochs) == epoch.number:
-                best = training.weights.clone()
+                best = (mean or training.weights).clone()
             if checkpoint:
-                checkpoints.save(checkpoint, training.state(identity, tuple(epochs), best))
+                checkpoints.save(checkpoint, training.state(identity, tuple(epochs), best, mean))
             if on_epoch:
                 on_epoch(epoch)
-        kept = training.weights if best is None else best
+        kept = best or mean or training.weights
     return FitResult(kept.clone(), sessions.item_ids, settings, tuple(epochs), engine=runs)
 
 
@@ -126,14 +132,14 @@ class _Training:
             sampler=self._sampler,
         )
 
-    def state(self, identity: str, epochs: tuple[Epoch, ...], best: Weights | None) -> Checkpoint:
+    def state(self, identity: str, epochs: tuple[Epoch, ...], best: Weights | None, mean: Weights | None) -> Checkpoint:
         """Everything that the next epoch depends on; shares memory with this object."""
         optimizers: Arrays = {
             f"{weight}.{name}": tensor.numpy()
             for weight, optimizer in self._optimizers.items()
             for name, tensor in optimizer.tensors().items()
         }
-        return Checkpoint(identity, epochs, self.weights, best, optimizers, self._sampler.state())
+        return Checkpoint(identity, epochs, self.weights, best, mean, optimizers, self._sampler.state())
 
     def restore(self, saved: Checkpoint) -> None:
         """The inverse of :meth:`state`, for an object of the same sessions and settings."""

@@ -81,6 +81,12 @@ class TrainingSettings(BaseModel):
     dropout_input: float = Field(0.0, ge=0, lt=1, description="share of the item input's components dropped")
     dropout_hidden: float = Field(0.2, ge=0, lt=1, description="share of the hidden state's components dropped")
     epochs: int = Field(5, ge=1, le=10_000)
+    averaging: float = Field(
+        3.0,
+        ge=0,
+        le=100,
+        description="keep the mean of the weights after each epoch, epoch e weighing e to this power; 0: the last ones",
+    )
     memory: MemoryTerms = Field(
         ("repeat", "cooccurrence", "transitions"),
         description="terms of the session memory, names with commas between them; `all`, or `none` for the GRU alone",

@@ -33,7 +33,7 @@ def test_an_epoch_is_that_of_the_papers(
 ) -> None:
     """The whole fit against a plain one: autograd, dense gradients, the state zeroed at a session's start only."""
     chosen = {"loss": loss, "embedding": embedding, "optimizer": optimizer, "momentum": momentum, "layers": 2}
-    chosen |= {"embedding_l2": embedding_l2, "input_decay": 0.5 if embedding_l2 else 0.0}
+    chosen |= {"embedding_l2": embedding_l2, "input_decay": 0.5 if embedding_l2 else 0.0, "averaging": 0}
     settings = TrainingSettings.parse(SMALL | chosen)
     sessions = random_sessions(13, items=15, seed=4)
     found = fit(sessions, settings)
@@ -91,6 +91,20 @@ def update(
     scale = torch.sqrt(a[rows] + 1e-6) if settings.optimizer == "adagrad" else 1.0
     v[rows] = settings.momentum * v[rows] - settings.learning_rate * gradient[rows] / scale
     weight[rows] += v[rows]
+
+
+def test_what_is_kept_is_the_mean_over_the_epochs() -> None:
+    sessions = random_sessions(60, items=30)
+    one, two, three = (
+        fit(sessions, TrainingSettings.parse(SMALL | {"averaging": 0, "epochs": epochs})).weights
+        for epochs in (1, 2, 3)
+    )
+    kept = fit(sessions, TrainingSettings.parse(SMALL | {"averaging": 3, "epochs": 3})).weights
+    # By the recursion's closed form: (η + 1) / (3 + η) of the third, the rest of it shared in the same way.
+    weight = {3: 4 / 6, 2: 2 / 6 * 4 / 5, 1: 2 / 6 * 1 / 5}
+    for name, found in kept.tensors().items():
+        expected = sum(share * {1: one, 2: two, 3: three}[epoch].tensors()[name] for epoch, share in weight.items())
+        torch.testing.assert_close(found, torch.as_tensor(expected))
 
 
 def test_runs_of_the_same_seed_are_equal_to_the_bit() -> None:

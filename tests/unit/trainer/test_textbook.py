@@ -14,7 +14,14 @@ from trainer.settings import TrainingSettings
 @pytest.mark.parametrize(("batch_size", "n_sample", "logq"), [(6, 12, 1.0), (6, 0, 1.0), (1, 5, 0.0)])
 def test_the_textbook_version_learns_the_same_weights(batch_size: int, n_sample: int, logq: float) -> None:
     settings = TrainingSettings(
-        hidden_size=8, batch_size=batch_size, n_sample=n_sample, logq=logq, dropout_hidden=0, epochs=2, seed=5
+        hidden_size=8,
+        batch_size=batch_size,
+        n_sample=n_sample,
+        logq=logq,
+        dropout_hidden=0,
+        epochs=2,
+        averaging=0,
+        seed=5,
     )
     sessions = random_sessions(40, items=25, seed=3)
     found = fit(sessions, settings)
