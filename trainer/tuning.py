@@ -24,11 +24,13 @@ from optuna.trial import FrozenTrial, TrialState
 from trainer.early_stopping import Measure, value_of
 from trainer.errors import TuningError
 from trainer.searches import Search
+from trainer.service_errors import StopRequested
 from trainer.trial_worker import Done, Judged, Judging, Message, Task, work
 
 _FINISHED: Final = (TrialState.COMPLETE, TrialState.PRUNED)
 _NAME: Final = "tuning"
 _IDENTITY: Final = "identity"
+_LOOK_SECONDS: Final = 0.2  # between looks at whether to stop
 _DIVERGED: Final = 0.0  # the score of values with which training broke down: the search learns to stay away
 
 
@@ -130,11 +132,12 @@ def tune(
     trials: int,
     jobs: int,
     on_trial: Callable[[FrozenTrial], None] = lambda _: None,
+    stopping: Callable[[], bool] = lambda: False,
 ) -> None:
     """Try until the study has so many finished trials, ``jobs`` of them at a time.
 
-    To be called in the main thread. Raises :class:`TuningError` when a worker dies. Whatever ends this, the study can
-    be gone on with.
+    To be called in the main thread. Raises :class:`TuningError` when a worker dies, and StopRequested soon after
+    ``stopping`` says so. Whatever ends this, the study can be gone on with.
     """
     running: dict[Connection, optuna.Trial] = {}
     with _workers(max(1, min(jobs, trials - len(finished(study)))), judging) as idle:
@@ -147,7 +150,9 @@ def tune(
                 _send(connection, Task(search.values(drawn), search.baseline))
             if not running:
                 return
-            for ready in wait(list(running)):
+            if stopping():
+                raise StopRequested
+            for ready in wait(list(running), timeout=_LOOK_SECONDS):
                 assert isinstance(ready, Connection)
                 if _heard(ready, running[ready], study, judging.measure):
                     on_trial(study.trials[running.pop(ready).number])

@@ -26,10 +26,12 @@ from trainer.commands.options import (
     ValidDays,
     ValidFraction,
 )
+from trainer.commands.stopping import stopping_on_signals
 from trainer.commands.terminal import mistakes_answered, tell_bad_rows, write_report
 from trainer.errors import TrainingSettingsError
 from trainer.presets import Split, load_preset
 from trainer.search_space import BASELINE_SPACES
+from trainer.service_errors import StopRequested
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -125,10 +127,18 @@ def tune(
                 bar.update(task, completed=len(finished(opened)), description=f"best {_NAMES[by]} {leader:.4f}")
 
             try:
-                try_out(
-                    opened, planned, judging, trials=trials, jobs=jobs or len(os.sched_getaffinity(0)), on_trial=show
-                )
-            except KeyboardInterrupt:
+                # Not KeyboardInterrupt: raised inside a finalizer, of which SQLAlchemy has many, it would be lost.
+                with stopping_on_signals() as stopping:
+                    try_out(
+                        opened,
+                        planned,
+                        judging,
+                        trials=trials,
+                        jobs=jobs or len(os.sched_getaffinity(0)),
+                        on_trial=show,
+                        stopping=stopping,
+                    )
+            except StopRequested:
                 bar.stop()
                 done = len(finished(opened))
                 errors.print(f"stopped after {done} of {trials} trials; the same command goes on", highlight=False)
