@@ -24,6 +24,8 @@ from faust.types import TP, ConsumerMessage, Message
 log = structlog.get_logger(__name__)
 
 _RECOVERY_CHECK_SECONDS = 0.02
+# A rebalance waits for the fetch under way, and a fetch at most so long for a record.
+_LONGEST_FETCH_SECONDS = 0.1
 # Clicks come one by one, and a fetch for each would cost more than ranking it: wait so long for company.
 _FETCH_SECONDS = 0.002
 
@@ -132,6 +134,8 @@ class ChunkConsumer(driver.Consumer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._read_offset = _ReadOffsets(self.app.clicks_topic)
+        self._no_fetch = asyncio.Event()
+        self._no_fetch.set()
 
     def _new_consumer_thread(self) -> _ChunkConsumerThread:
         return _ChunkConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -142,19 +146,27 @@ class ChunkConsumer(driver.Consumer):
     def _in_chunks(self, tp: TP) -> bool:
         return self._is_clicks(tp) or bool(tp.topic == self.app.sessions.changelog_topic_name)
 
-    async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:
+    async def _getmany(self, active_partitions: set[TP], timeout: float) -> Any:
+        self._no_fetch.clear()
+        try:
+            return await self._fetch(active_partitions, min(timeout, _LONGEST_FETCH_SECONDS))
+        finally:
+            self._no_fetch.set()
+
+    async def _fetch(self, active_partitions: set[TP], timeout: float) -> Any:
         """Fetch; of clicks nothing before the tables are recovered.
 
         Faust lets the clicks partitions go before it seeks them to their committed offsets, and then empties the
-        queues that what was fetched meanwhile has gone to.
+        queues that what was fetched meanwhile has gone to. It empties its own set of partitions while a fetch goes on,
+        too, and to aiokafka an empty set means all that are assigned: a fetch has one of its own.
         """
-        if active_partitions is not None and not self.app.tables.actives_ready:
-            active_partitions = {tp for tp in active_partitions if not self._is_clicks(tp)}
-            if not active_partitions:
-                await asyncio.sleep(_RECOVERY_CHECK_SECONDS)
-                return {}
+        ready = self.app.tables.actives_ready
+        partitions = {tp for tp in active_partitions if ready or not self._is_clicks(tp)}
+        if not partitions:
+            await asyncio.sleep(_RECOVERY_CHECK_SECONDS)
+            return {}
         await asyncio.sleep(max(0.0, self._next_fetch - now()))
-        records = await super()._getmany(active_partitions, timeout)
+        records = await super()._getmany(partitions, timeout)
         few = sum(map(len, records.values())) < self.app.conf.broker_max_poll_records
         self._next_fetch = now() + _FETCH_SECONDS if few else 0.0
         return records
@@ -283,8 +295,12 @@ class ChunkConsumer(driver.Consumer):
         self._joining_since = now()
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
-        """A new generation begins; the broker confirmed this member at some time since it asked to join."""
+        """A new generation begins; the broker confirmed this member at some time since it asked to join.
+
+        A fetch of the old one moves positions of the new one when it ends. It must not do so after their seek.
+        """
         self._thread.last_heartbeat = self._joining_since
+        await self._no_fetch.wait()
         await super().on_partitions_assigned(assigned, generation_id)
 
     async def wait_empty(self) -> None:

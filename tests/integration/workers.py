@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -217,33 +218,29 @@ class AppUnderTest:
     async def rebalance(self, meanwhile: Callable[[], None] = lambda: None, *, seek_seconds: float = 0.0) -> None:
         """Give all partitions back and get them again, as when another worker comes or goes.
 
-        It begins while a fetch is under way, which Faust does not break off: the fetch ends in the new generation,
-        before the tables are recovered. `meanwhile` runs (in a thread) once the partitions are assigned.
-        `seek_seconds` is how long Faust takes from the seek to the committed offsets to the end of the recovery.
+        It begins while a fetch is under way, which Faust does not break off: the fetch ends in the new generation, with
+        what came `meanwhile` (it runs in a thread), and if it can, after the seek to the committed offsets.
+        `seek_seconds` is how long Faust takes from that seek to the end of the recovery.
         """
-        before, thread, table = self.generation, self.consumer._thread, self.app.sessions
-        fetch, on_rebalance = thread._fetch_records, table.on_rebalance
+        before, thread, sought = self.generation, self.consumer._thread, threading.Event()
+        fetch, seek = thread._fetch_records, self.consumer.perform_seek
 
         async def fetch_into_a_rebalance(*args: Any, **kwargs: Any) -> Any:
             thread._fetch_records = fetch
             thread._consumer._coordinator.request_rejoin()
-            return await fetch(*args, **kwargs)
-
-        async def recover(*args: Any, **kwargs: Any) -> None:
-            table.on_rebalance = on_rebalance  # type: ignore[method-assign]
+            while self.generation == before:
+                await asyncio.sleep(0.01)
             await asyncio.to_thread(meanwhile)
-            await asyncio.sleep(0.3)  # for the fetch under way to find what came meanwhile
-            await on_rebalance(*args, **kwargs)
-
-        seek = self.consumer.perform_seek
+            await asyncio.to_thread(sought.wait, 1.0)
+            return await fetch(*args, **kwargs | {"timeout": 1.0})
 
         async def seek_slowly() -> None:
             await seek()
+            sought.set()
             await asyncio.sleep(seek_seconds)
 
         self.consumer.perform_seek = seek_slowly  # type: ignore[method-assign]
         thread._fetch_records = fetch_into_a_rebalance
-        table.on_rebalance = recover  # type: ignore[method-assign]
         await until(lambda: self.generation != before, "a new generation")
         await self.ready()
         self.consumer.perform_seek = seek  # type: ignore[method-assign]
