@@ -47,6 +47,11 @@ class RecommenderApp(faust.App):
     def _new_transport(self) -> TransportT:
         return cast(TransportT, ChunkTransport(self.conf.broker_consumer, self))
 
+    def clicks_wait(self) -> bool:
+        """Whether fetched clicks are on their way to the pipeline; from any thread, once the tables are recovered."""
+        queued = any(topic.queue.qsize() for topic in list(self.topics) if self.clicks_topic in topic.topics)
+        return queued or cast(ChunkConsumer, self.consumer).has_fetched_clicks()
+
 
 def create_app(
     settings: StreamSettings,

@@ -102,6 +102,10 @@ class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
         assigned: Set[TP] = self._ensure_consumer().assignment()
         return assigned
 
+    def fetched(self) -> list[TP]:
+        """The partitions that aiokafka holds records of, which nobody has taken yet."""
+        return list(self._ensure_consumer()._fetcher._records)
+
     def group_generation(self) -> int:
         """The generation in which the broker knows this worker; -1 once it was told that it is no member."""
         return int(self._ensure_consumer()._coordinator.generation)
@@ -318,6 +322,11 @@ class ChunkConsumer(driver.Consumer):
             and self._thread.group_generation() == generation
             and tp in self._thread.assigned()
         )
+
+    def has_fetched_clicks(self) -> bool:
+        """Whether clicks of this worker's partitions are here and not taken yet."""
+        assigned = self._thread.assigned()
+        return any(self._is_clicks(tp) and tp in assigned for tp in self._thread.fetched())
 
     def seconds_since_heartbeat(self) -> float:
         """Since the broker last confirmed this member; beyond the session timeout another may have its partitions."""

@@ -190,7 +190,11 @@ class Worker:
 
     def _chunk_progress(self) -> Hashable | None:
         app = self._app
-        if app is None or not app.pipeline.in_flight:
+        if app is None:
+            return None
+        serves = app.tables.actives_ready and not self._stop.is_set()
+        # An agent or a fetcher that died leaves the clicks where they are, with nothing in flight.
+        if not app.pipeline.in_flight and not (serves and app.clicks_wait()):
             return None
         return app.pipeline.finished
 

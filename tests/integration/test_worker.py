@@ -25,7 +25,7 @@ from tests.integration.workers import ITEMS, Group, running, until
 pytestmark = pytest.mark.filterwarnings("ignore:Exception in thread:pytest.PytestUnhandledThreadExceptionWarning")
 
 EXIT_REFUSED, EXIT_FAILED, EXIT_STALLED = 2, 1, 70
-DEADLINE = 60.0
+DEADLINE = 120.0
 
 
 @dataclass
@@ -219,6 +219,64 @@ def test_a_recovery_that_never_ends_ends_the_worker(kafka: KafkaUnderTest, topic
         kafka.local.start_broker(0)
     [told] = [line for line in log.read_text().splitlines() if "no progress" in line]
     assert json.loads(told)["parts"] == ["rebalance and recovery"]
+
+
+STUCK_WORKERS = {
+    "agent": """
+import asyncio
+from stream_app.pipeline import Pipeline
+
+async def take_nothing(self, fetch):
+    await asyncio.Event().wait()
+
+Pipeline.submit = take_nothing
+from stream_app.__main__ import main
+main()
+""",
+    "fetcher": """
+import asyncio
+from stream_app.transport import ChunkConsumer
+
+getmany = ChunkConsumer.getmany
+
+async def nothing_once_ready(self, timeout):
+    while self.app.tables.actives_ready:
+        await asyncio.sleep(0.05)
+    async for found in getmany(self, timeout):
+        yield found
+
+ChunkConsumer.getmany = nothing_once_ready
+from stream_app.__main__ import main
+main()
+""",
+}
+
+
+@pytest.mark.parametrize("part", STUCK_WORKERS)
+def test_clicks_that_nobody_takes_end_the_worker(
+    kafka: KafkaUnderTest, topic_prefix: str, tmp_path: Path, part: str
+) -> None:
+    """Ready, with its partitions and heartbeats, and nothing in flight."""
+    deployment = deploy(kafka.bootstrap_servers, topic_prefix, tmp_path / "deployment")
+    deployment.announce(deployment.bundle("v1"))
+    deployment.send(some_clicks(2_000))
+    log, options = tmp_path / "worker.log", ["--data-dir", str(tmp_path / "data"), "--web-port", str(free_port())]
+    with log.open("wb") as output:
+        worker = subprocess.Popen(
+            [sys.executable, "-c", STUCK_WORKERS[part], "worker", *options],
+            cwd=REPOSITORY,
+            env=deployment.environment() | {"NEXTCLICK_WORKER__STALL_TIMEOUT": "7"},
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        assert worker.wait(DEADLINE) == EXIT_STALLED
+    finally:
+        worker.kill()
+        worker.wait()
+    told = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+    assert [one["parts"] for one in told if "no progress" in one["event"]] == [["chunks"]]
+    assert any(one["event"] == "tables recovered" for one in told)
 
 
 async def test_more_workers_than_partitions(kafka: KafkaUnderTest, topic_prefix: str, tmp_path: Path) -> None:
