@@ -36,6 +36,7 @@ ROWS: Final = (
     Ablation("loss-top1", {"loss": "top1"}, "the loss, with its usual activation"),
     Ablation("loss-bpr-max", {"loss": "bpr-max"}, "the loss, with its usual activation"),
     Ablation("loss-top1-max", {"loss": "top1-max"}, "the loss, with its usual activation"),
+    Ablation("one-member", {"members": 1}, "the other networks whose scores are added"),
     Ablation("units-100", {"hidden_size": 100}, "the number of units"),
     Ablation("units-1000", {"hidden_size": 1000}, "the number of units"),
 )

@@ -37,7 +37,7 @@ from trainer.session_memory import SessionMemory
 from trainer.sessions import SessionSet, encode, vocabulary_of
 from trainer.settings import TrainingSettings
 from trainer.shrink import shrink_and_perturb
-from trainer.train import TOO_FEW_TO_REMEMBER, learn_memory, train, transitions_to_learn
+from trainer.train import TOO_FEW_TO_REMEMBER, learn_memory, train, transitions_to_fit, transitions_to_learn
 from trainer.warm_start import fits, warm_start
 from trainer.window import Window, hold_out, read_window
 
@@ -245,7 +245,7 @@ class Cycle:
             )
             if cold.memory and not memory:
                 log.warning(TOO_FEW_TO_REMEMBER)
-        total = sessions.transitions * training.epochs
+        total = transitions_to_fit(sessions, training)
         return train(
             sessions,
             training,

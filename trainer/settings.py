@@ -1,7 +1,7 @@
 """What a training run can be told, as one frozen object."""
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Final, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -9,6 +9,7 @@ from trainer.errors import TrainingSettingsError
 
 # Short forms in use in the literature and in other tools' parameter files.
 _ALIASES = {"xe": "cross-entropy", "constrained": "shared"}
+MOST_UNITS: Final = 4096  # that a bundle may have
 
 
 def _canonical(value: object) -> object:
@@ -63,7 +64,7 @@ class TrainingSettings(BaseModel):
         lt=1,
         description="0, or the input is the sum of the session's item rows, each weighing this share of the next one",
     )
-    hidden_size: int = Field(100, ge=1, le=4096)
+    hidden_size: int = Field(100, ge=1, le=MOST_UNITS)
     layers: int = Field(1, ge=0, le=8, description="of the GRU; 0 leaves it out: the state is the last item's row")
     deep_input: bool = Field(False, description="the item input goes to every layer, not to the first alone")
     batch_size: int = Field(100, ge=1, le=65536, description="lanes: sessions trained side by side")
@@ -86,6 +87,12 @@ class TrainingSettings(BaseModel):
         ge=0,
         le=100,
         description="keep the mean of the weights after each epoch, epoch e weighing e to this power; 0: the last ones",
+    )
+    members: int = Field(
+        1,
+        ge=1,
+        le=32,
+        description="networks trained from different seeds, whose scores are added up; each costs its own",
     )
     memory: MemoryTerms = Field(
         ("repeat", "cooccurrence", "transitions"),
@@ -117,6 +124,8 @@ class TrainingSettings(BaseModel):
     def _fit_together(self) -> "TrainingSettings":
         if self.batch_size == 1 and self.n_sample == 0:
             raise ValueError("batch_size=1 and n_sample=0 leave no negatives: raise one of them")
+        if self.members * self.hidden_size > MOST_UNITS:
+            raise ValueError(f"members={self.members} of hidden_size={self.hidden_size} are above {MOST_UNITS} units")
         if self.layers == 0 and self.embedding == "one-hot":
             raise ValueError("layers=0 scores by the last item's row, and one-hot has none: set embedding=separate")
         if self.deep_input and self.embedding == "one-hot":

@@ -7,12 +7,13 @@ arXiv:1910.08475) shrink the weights and add noise. What that is worth here is i
 
 import torch
 
-from trainer.gru4rec import Weights, initial_weights
+from trainer.gru4rec import Weights
+from trainer.members import initial_members
 from trainer.settings import TrainingSettings
 
 
 def shrink_and_perturb(weights: Weights, settings: TrainingSettings, *, keep: float) -> Weights:
     """`keep` of the weights, and 1 - `keep` of freshly drawn ones, of the settings' sizes. A new object."""
     # A seed apart from those of the fit and of the rows of new items.
-    fresh = initial_weights(weights.items, settings, torch.Generator().manual_seed(settings.seed ^ 0x5A17)).tensors()
+    fresh = initial_members(weights.items, settings, torch.Generator().manual_seed(settings.seed ^ 0x5A17)).tensors()
     return Weights.of_tensors({name: torch.lerp(fresh[name], old, keep) for name, old in weights.tensors().items()})

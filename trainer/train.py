@@ -12,8 +12,9 @@ from pathlib import Path
 
 from trainer.early_stopping import EarlyStopping
 from trainer.errors import TooFewSessionsError
-from trainer.fit import FitResult, fit
+from trainer.fit import FitResult
 from trainer.gru4rec import Weights
+from trainer.members import fit_members
 from trainer.memory_fit import fit_memory
 from trainer.memory_tables import ItemTable, cooccurrence, transitions
 from trainer.session_memory import NO_MEMORY, RECENT, SessionMemory
@@ -42,9 +43,10 @@ def train(
     """Train what ``settings`` ask for on sessions whose vocabulary is theirs alone.
 
     With ``memory`` the weights of its terms are taken over, and only its tables are made anew; without, they are
-    learned. ``progress`` hears of transitions. The rest is as in :func:`trainer.fit.fit`, and so are the errors.
+    learned. ``progress`` hears of transitions. The rest is as in :func:`trainer.members.fit_members`, the
+    errors as in :func:`trainer.fit.fit`.
     """
-    result = fit(
+    result = fit_members(
         sessions,
         settings,
         warm_start=start(sessions.item_ids) if start else None,
@@ -79,7 +81,7 @@ def learn_memory(
     older, newest = held_out
     # From scratch: weights that have seen the newest sessions would be too sure of themselves there.
     own = checkpoint.with_name(f"{checkpoint.name}.memory") if checkpoint else None
-    network = fit(older, settings, checkpoint=own, progress=progress).weights
+    network = fit_members(older, settings, checkpoint=own, progress=progress).weights
     return fit_memory(
         network,
         newest,
@@ -93,7 +95,12 @@ def learn_memory(
 def transitions_to_learn(sessions: SessionSet, settings: TrainingSettings) -> int:
     """How many transitions :func:`learn_memory` trains on, over all epochs."""
     held_out = _hold_out(sessions, settings) if settings.memory else None
-    return held_out[0].transitions * settings.epochs if held_out else 0
+    return transitions_to_fit(held_out[0], settings) if held_out else 0
+
+
+def transitions_to_fit(sessions: SessionSet, settings: TrainingSettings) -> int:
+    """How many transitions :func:`train` trains the networks on, over all epochs and members, the memory's aside."""
+    return sessions.transitions * settings.epochs * settings.members
 
 
 def tables_of(sessions: SessionSet, settings: TrainingSettings) -> dict[str, ItemTable]:

@@ -12,7 +12,7 @@ from trainer.early_stopping import EarlyStopping, Epoch, Measure
 from trainer.engine import use_threads
 from trainer.errors import NonFiniteScoresError, TrainingDivergedError, TrainingSettingsError
 from trainer.evaluate import GruScorer, Metrics, evaluate
-from trainer.fit import fit
+from trainer.members import fit_members
 from trainer.sessions import SessionSet
 from trainer.settings import TrainingSettings
 from trainer.train import learn_memory, tables_of
@@ -96,7 +96,7 @@ def _network(task: Task, judging: Judging, connection: Connection) -> Done:
             raise _GivenUpError
 
     try:
-        result = fit(judging.train, settings, early_stopping=stopping, on_epoch=ask)
+        result = fit_members(judging.train, settings, early_stopping=stopping, on_epoch=ask)
         memory = learn_memory(judging.train, settings.model_copy(update={"epochs": result.best_epoch}))
         memory = memory.with_tables(tables_of(judging.train, settings))
         metrics = evaluate(GruScorer(result.weights, memory), judging.holdout, ks=(K,))

@@ -6,13 +6,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from trainer.gru4rec import Weights, initial_weights
+from trainer.gru4rec import Weights
+from trainer.members import initial_members
 from trainer.settings import TrainingSettings
 
 
 def fits(weights: Weights, settings: TrainingSettings) -> bool:
     """Whether a model of these settings can start from the weights: same sizes, depth, embedding and inputs."""
-    return _learned_shapes(weights) == _learned_shapes(initial_weights(1, settings, torch.Generator()))
+    return _learned_shapes(weights) == _learned_shapes(initial_members(1, settings, torch.Generator()))
 
 
 def _learned_shapes(weights: Weights) -> dict[str, tuple[int, ...]]:
@@ -37,7 +38,7 @@ def warm_start(weights: Weights, old_ids: Sequence[str], new_ids: Sequence[str],
             f"and tensors {_learned_shapes(weights)}, is no start for other settings"
         )
     # A seed apart from the fit's own, whose random numbers must not repeat these.
-    fresh = initial_weights(len(new_ids), settings, torch.Generator().manual_seed(settings.seed ^ 0x5EED))
+    fresh = initial_members(len(new_ids), settings, torch.Generator().manual_seed(settings.seed ^ 0x5EED))
     place = {item: i for i, item in enumerate(old_ids)}
     kept = [(new, place[item]) for new, item in enumerate(new_ids) if item in place]
     rows = torch.tensor(kept, dtype=torch.int64).reshape(-1, 2)

@@ -76,7 +76,7 @@ def ablate(
         from trainer.plot import check_plot, plot_comparison
         from trainer.significance import judge
         from trainer.train import train as train_model
-        from trainer.train import transitions_to_learn
+        from trainer.train import transitions_to_fit, transitions_to_learn
 
         check_plot(plot)
         use_threads(threads)
@@ -99,7 +99,7 @@ def ablate(
         ranks, about = {}, {}
         for number, one in enumerate(rows, start=1):
             name = one.row.name
-            total = data.train.transitions * one.settings.epochs + transitions_to_learn(data.train, one.settings)
+            total = transitions_to_fit(data.train, one.settings) + transitions_to_learn(data.train, one.settings)
             checkpoint = checkpoints / f"{name}.npz" if checkpoints is not None else None
             with progress_bar(errors, f"{number}/{len(rows)} {name}", total, show=errors.is_terminal) as advance:
                 result = train_model(data.train, one.settings, checkpoint=checkpoint, progress=advance)

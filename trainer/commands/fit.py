@@ -89,7 +89,7 @@ def fit(
         from trainer.evaluate import GruScorer, evaluate
         from trainer.export import read_bundle_weights, save_bundle
         from trainer.report import fit_report, manifest_metrics, metrics_table, training_record
-        from trainer.train import TOO_FEW_TO_REMEMBER, transitions_to_learn
+        from trainer.train import TOO_FEW_TO_REMEMBER, transitions_to_fit, transitions_to_learn
         from trainer.train import train as train_model
         from trainer.warm_start import warm_start as start_from
 
@@ -119,7 +119,7 @@ def fit(
             weights, item_ids = read_bundle_weights(warm_start)
             start = partial(start_from, weights, item_ids, settings=chosen)
         show = errors.is_terminal and not quiet
-        total = data.train.transitions * chosen.epochs + transitions_to_learn(data.train, chosen)
+        total = transitions_to_fit(data.train, chosen) + transitions_to_learn(data.train, chosen)
         with progress_bar(errors, "training", total, show=show) as advance:
             result = train_model(
                 data.train, chosen, start=start, early_stopping=stopping, checkpoint=checkpoint, progress=advance

@@ -83,7 +83,7 @@ def reproduce(
         from trainer.report import metrics_report
         from trainer.reproduction import Run, mean_and_spread
         from trainer.train import train as train_model
-        from trainer.train import transitions_to_learn
+        from trainer.train import transitions_to_fit, transitions_to_learn
 
         use_threads(threads)
         options = DataOptions(train, test, idle_gap_minutes=idle_gap, skip_bad_rows=skip_bad_rows)
@@ -94,7 +94,7 @@ def reproduce(
             )
         data = load(options)
         tell_bad_rows(errors, data)
-        total = data.train.transitions * training.epochs + transitions_to_learn(data.train, training)
+        total = transitions_to_fit(data.train, training) + transitions_to_learn(data.train, training)
         runs = []
         for seed in range(training.seed, training.seed + seeds):
             with progress_bar(errors, f"training, seed {seed}", total, show=errors.is_terminal) as advance:
