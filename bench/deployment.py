@@ -16,7 +16,7 @@ from typing import Self
 
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from deploy.demo.ports import free_port
+from deploy.kafka.ports import free_port
 from schemas.announcement import ModelAnnouncement, encode_announcement
 from schemas.bundle import manifest_digest
 from schemas.click import Click, encode_click

@@ -11,10 +11,15 @@ from pathlib import Path
 import pytest
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
+from hypothesis import HealthCheck, settings
 
 from deploy.kafka import LocalKafka
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+# Neither the speed of the machine nor chance decides whether the tests pass: the same examples in every run.
+settings.register_profile("tests", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 
 @dataclass(frozen=True)

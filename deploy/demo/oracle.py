@@ -35,7 +35,7 @@ def read_topic(connection: Mapping[str, object], topic: str) -> Iterator[Message
     """Every record that the topic holds now, each partition in order. `connection` is librdkafka's configuration."""
     consumer = Consumer({**connection, "group.id": "oracle", "enable.auto.commit": False, "enable.partition.eof": True})
     try:
-        partitions = consumer.list_topics(topic, timeout=15).topics[topic].partitions
+        partitions = consumer.list_topics(topic, timeout=60).topics[topic].partitions
         consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in partitions])
         unread = set(partitions)
         while unread:

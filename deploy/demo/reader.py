@@ -71,7 +71,7 @@ class RankingsReader:
     def _read(self) -> None:
         consumer = Consumer({**self._kafka, "group.id": "demo-view", "enable.auto.commit": False})
         try:
-            partitions = consumer.list_topics(self._topic, timeout=15).topics[self._topic].partitions
+            partitions = consumer.list_topics(self._topic, timeout=60).topics[self._topic].partitions
             consumer.assign([TopicPartition(self._topic, p, 0) for p in partitions])
             drawn = 0.0
             while not self._stopping.is_set():

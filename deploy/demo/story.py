@@ -14,7 +14,6 @@ from typing import Final
 from confluent_kafka import OFFSET_END, Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from deploy.demo.ports import free_port
 from deploy.demo.processes import Commands
 from deploy.demo.reader import RankingsReader
 from deploy.demo.sources import ClickSource
@@ -22,14 +21,15 @@ from deploy.demo.verdict import Verdict, judge
 from deploy.demo.view import Page, View
 from deploy.kafka import LocalKafka
 from deploy.kafka.folders import LOGS, remove_folder
+from deploy.kafka.ports import free_port
 from schemas.click import Click, encode_click
 from schemas.settings import KafkaConnection
 from schemas.topics import changelog_topic
 from stream_app.pacing import wait_until_due
 
 _PARTITIONS: Final = 4
-_READY_SECONDS: Final = 90.0
-_ANSWER_SECONDS: Final = 60.0
+_READY_SECONDS: Final = 180.0
+_ANSWER_SECONDS: Final = 120.0
 
 _TRAINING: Final = {"hidden_size": "64", "epochs": "4", "n_sample": "256", "batch_size": "64", "dropout_hidden": "0.1"}
 """Small enough to be trained twice within the demo."""
@@ -259,7 +259,7 @@ class Demo:
         if not topics:
             return
         admin = AdminClient(self._kafka)  # in a variable: its futures fail once it is collected
-        for topic, removed in admin.delete_topics(topics, operation_timeout=15).items():
+        for topic, removed in admin.delete_topics(topics, operation_timeout=60).items():
             error = removed.exception(30)
             if error is not None:
                 self._event(f"the topic {topic} is not removed: {error}")
@@ -272,7 +272,7 @@ class Demo:
         consumer = Consumer({**self._kafka, "group.id": "demo-view"})
         try:
             return {
-                p: consumer.get_watermark_offsets(TopicPartition(topic, p, OFFSET_END), timeout=15)[1]
+                p: consumer.get_watermark_offsets(TopicPartition(topic, p, OFFSET_END), timeout=60)[1]
                 for p in range(_PARTITIONS)
             }
         finally:

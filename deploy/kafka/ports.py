@@ -7,7 +7,7 @@ from deploy.kafka.errors import LocalKafkaError
 from deploy.kafka.properties import HOST
 
 # Below the ports that systems give to outgoing connections (Linux from 32768, others from 49152): a broker that is
-# stopped for a while must not find its port taken by somebody's connection when it comes back.
+# stopped for a while, or a worker that needs seconds to start, must not find its port taken by somebody's connection.
 FIRST, LAST = 12_000, 32_000
 
 
@@ -33,3 +33,8 @@ def free_ports(count: int, *, but: frozenset[int] = frozenset()) -> list[int]:
     if len(chosen) < count:
         raise LocalKafkaError(f"no {count} free ports between {FIRST} and {LAST} on {HOST}; end what listens there")
     return chosen
+
+
+def free_port() -> int:
+    """One such port."""
+    return free_ports(1)[0]

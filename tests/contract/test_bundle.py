@@ -455,7 +455,7 @@ TinyModel().write(Path(sys.argv[1]))
 def test_a_crash_leaves_a_whole_bundle_or_none(tmp_path: Path, die_at: int, visible: list[str]) -> None:
     """The writer is killed at its n-th flush to disk: six files, their folder, and the folder above it."""
     command = [sys.executable, "-c", WRITE_AND_DIE, str(tmp_path), str(die_at)]
-    process = subprocess.run(command, cwd=ROOT, timeout=60, check=False)
+    process = subprocess.run(command, cwd=ROOT, timeout=240, check=False)
     assert process.returncode == -signal.SIGKILL
     assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == visible
     if visible:

@@ -10,7 +10,7 @@ from tests.conftest import REPOSITORY, KafkaUnderTest
 from tests.faults.deployment import Deployment, real_clicks
 
 CLICKS = 12_000
-STREAM = 80_000
+STREAM = 20_000
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -21,7 +21,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def stream() -> list[Click]:
-    """Real clicks where the files are there, else simulated ones: more than any load comes to."""
+    """Real clicks where the files are there, else simulated ones, for a load to go through again and again."""
     folder = REPOSITORY.parent / "shared" / "data"
     return real_clicks(folder if folder.is_dir() else None, STREAM)
 

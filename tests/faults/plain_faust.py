@@ -53,7 +53,7 @@ class ReportingApp(faust.App):
 def create_app(environment: dict[str, str]) -> ReportingApp:
     """Counts the records of each key of `<id>-clicks`; the changelog is `<id>-counts-changelog`, as Faust names it."""
     name = environment["APP_ID"]
-    session = float(environment.get("SESSION_TIMEOUT", "3"))
+    session = float(environment.get("SESSION_TIMEOUT", "20"))
     app = ReportingApp(
         name,
         broker=[f"kafka://{server}" for server in environment["BOOTSTRAP"].split(",")],

@@ -28,7 +28,7 @@ from tests.conftest import REPOSITORY, KafkaUnderTest
 pytestmark = pytest.mark.fault
 
 PARTITIONS = 2
-_DEADLINE = 90.0
+_DEADLINE = 120.0
 
 
 @dataclass
@@ -208,6 +208,7 @@ def worker(topics: Topics, tmp_path: Path) -> Iterator[PlainFaust]:
 def test_a_killed_worker_rejoins_and_never_stores_an_offset_above_the_changelog(
     topics: Topics, worker: PlainFaust
 ) -> None:
+    worker.settings = {"SESSION_TIMEOUT": "3"}
     # A plain worker may lose the clicks that wait for it (the next test): what it counts must come while it runs.
     with topics.coming_clicks():
         for _ in range(3):
@@ -332,7 +333,7 @@ def test_a_recovery_step_that_takes_too_long_ends_recovery_for_good(tmp_path: Pa
         topics.create(topics.changelog)
         topics.produce(topics.changelog, 10)
         gate = tmp_path / "gate"
-        settings = {"REQUEST_TIMEOUT": "4", "GATE": str(gate)}
+        settings = {"REQUEST_TIMEOUT": "6", "SESSION_TIMEOUT": "3", "GATE": str(gate)}
         worker = PlainFaust(topics.app_id, topics.bootstrap_servers, tmp_path / "worker", settings)
         successor = PlainFaust(topics.app_id, topics.bootstrap_servers, tmp_path / "successor")
         try:
@@ -346,9 +347,8 @@ def test_a_recovery_step_that_takes_too_long_ends_recovery_for_good(tmp_path: Pa
             # At the next rebalance it keeps its share of the partitions, and nobody ever recovers them.
             successor.start()
             generation = successor.wait_until_ready()["generation"]
-            status = worker.wait(lambda status: status.get("generation") == generation)
             status = worker.wait(
-                lambda status: status.get("generation") == generation and len(status["changelog_partitions"]) == 1
+                lambda status: status.get("generation", 0) >= generation and len(status["changelog_partitions"]) == 1
             )
             assert not status["recovery_task_runs"]
             assert not status["ready"]

@@ -101,7 +101,7 @@ def test_a_broker_that_dies_and_comes_back_costs_no_click(deployment: Deployment
         deployment.produce(clicks(3000, 6000))
         await_offsets(deployment, 6000, process)
         process.terminate()
-        output, errors = process.communicate(timeout=60)
+        output, errors = process.communicate(timeout=120)
     finally:
         end(process)
     assert process.returncode == 0, errors

@@ -14,13 +14,13 @@ from deploy.demo.oracle import read_topic
 from schemas.click import Click, RejectReason
 from schemas.rejected import decode_rejected
 from tests.conftest import KafkaUnderTest
-from tests.faults.deployment import PARTITIONS, Deployment
+from tests.faults.deployment import NEVER_TAKEN_FOR_DEAD, PARTITIONS, Deployment
 
 
 @pytest.mark.parametrize("keep_data", [True, False], ids=["with its data", "without its data"])
 def test_killed_at_random_moments(deployment: Deployment, stream: list[Click], keep_data: bool) -> None:
     rng = random.Random(f"kills {keep_data}")
-    load = deployment.load(stream, per_second=600)
+    load = deployment.load(stream, per_second=400)
     for _ in range(3):
         worker = deployment.start_ready()
         time.sleep(rng.uniform(0.1, 2.0))
@@ -47,7 +47,7 @@ def test_killed_while_restoring(deployment: Deployment, clicks: list[Click]) -> 
     def kill_while_restoring() -> None:
         shutil.rmtree(first.data_dir)
         worker = deployment.start()
-        deployment.wait(lambda: "restoring tables" in worker.output(), "it restores its tables", 60)
+        deployment.wait(lambda: "restoring tables" in worker.output(), "it restores its tables")
         time.sleep(rng.uniform(0.0, 0.2))
         worker.kill()
 
@@ -61,8 +61,9 @@ def test_killed_while_restoring(deployment: Deployment, clicks: list[Click]) -> 
 
 
 def test_one_to_two_to_one_workers(deployment: Deployment, stream: list[Click]) -> None:
+    deployment.extra |= NEVER_TAKEN_FOR_DEAD
     first = deployment.start_ready("a")
-    load = deployment.load(stream, per_second=600)
+    load = deployment.load(stream, per_second=400)
     second = deployment.start_ready("b")
     deployment.wait_until_more_clicks(second, 500)
     assert first.stop() == 0
@@ -78,6 +79,7 @@ def test_one_to_two_to_one_workers(deployment: Deployment, stream: list[Click]) 
 
 
 def test_partition_comes_back_to_a_worker_with_old_rows(deployment: Deployment, clicks: list[Click]) -> None:
+    deployment.extra |= NEVER_TAKEN_FOR_DEAD
     third = len(clicks) // 3
     first = deployment.start_ready("a")
     deployment.send(clicks[:third])
@@ -98,7 +100,7 @@ def test_partition_comes_back_to_a_worker_with_old_rows(deployment: Deployment, 
 
 def test_frozen_worker_wakes_after_its_partitions_moved(deployment: Deployment, stream: list[Click]) -> None:
     frozen = deployment.start_ready("a")
-    load = deployment.load(stream, per_second=600)
+    load = deployment.load(stream, per_second=400)
     deployment.wait_until_more_clicks(frozen, 500)
     frozen.process.send_signal(signal.SIGSTOP)
     second = deployment.start_ready("b")
@@ -118,7 +120,7 @@ def test_broker_restart(deployment: Deployment, stream: list[Click], kafka: Kafk
     if kafka.local is None:
         pytest.skip("needs a broker of its own to stop; KAFKA_BOOTSTRAP_SERVERS names one that is not ours")
     worker = deployment.start_ready()
-    load = deployment.load(stream, per_second=600)
+    load = deployment.load(stream, per_second=400)
     deployment.wait_until_more_clicks(worker, 500)
     kafka.local.stop_broker(0)
     time.sleep(3)
@@ -135,6 +137,7 @@ def test_broker_restart(deployment: Deployment, stream: list[Click], kafka: Kafk
 
 
 def test_redelivered_clicks_are_skipped(deployment: Deployment, clicks: list[Click]) -> None:
+    deployment.extra |= NEVER_TAKEN_FOR_DEAD
     worker = deployment.start_ready()
     deployment.send(clicks)
     deployment.wait_until_acknowledged()
@@ -144,7 +147,7 @@ def test_redelivered_clicks_are_skipped(deployment: Deployment, clicks: list[Cli
     worker = deployment.start_ready()
     deployment.wait_until_acknowledged()
     deployment.wait(
-        lambda: worker.metric("nextclick_redelivered_total") == len(clicks), "every click seen a second time", 30
+        lambda: worker.metric("nextclick_redelivered_total") == len(clicks), "every click seen a second time"
     )
     assert worker.stop() == 0
     verdict = deployment.verdict(worker)
@@ -208,7 +211,7 @@ def test_corrupt_bundle_leaves_the_old_model_serving(deployment: Deployment, cli
     graph.write_bytes(graph.read_bytes()[:-100])
     deployment.send(clicks[:2000])
     deployment.announce(damaged)
-    deployment.wait(lambda: worker.metric("nextclick_refused_bundles_total") == 1, "the bundle is refused", 60)
+    deployment.wait(lambda: worker.metric("nextclick_refused_bundles_total") == 1, "the bundle is refused")
     deployment.send(clicks[2000:4000])
     deployment.wait_until_acknowledged()
     assert "rank.onnx" in worker.output()
@@ -226,7 +229,7 @@ def test_swaps_under_load(deployment: Deployment, stream: list[Click]) -> None:
         deployment.root / "registry" / "v1",  # a roll-back is announcing an older version
     ]
     worker = deployment.start_ready()
-    load = deployment.load(stream, per_second=1000)
+    load = deployment.load(stream, per_second=600)
     for swaps, model in enumerate(models, start=2):
         deployment.wait_until_more_clicks(worker, 2000)
         deployment.announce(model)
@@ -245,7 +248,7 @@ def test_swaps_under_load(deployment: Deployment, stream: list[Click]) -> None:
 def test_killed_during_a_swap(deployment: Deployment, stream: list[Click]) -> None:
     model = deployment.bundle("v2")
     worker = deployment.start_ready()
-    load = deployment.load(stream, per_second=1000)
+    load = deployment.load(stream, per_second=600)
     deployment.wait_until_more_clicks(worker, 2000)
     deployment.announce(model)
     deployment.wait_until_swapped(worker, 2)
@@ -261,7 +264,8 @@ def test_killed_during_a_swap(deployment: Deployment, stream: list[Click]) -> No
 
 
 def test_drained_by_sigterm_under_load(deployment: Deployment, stream: list[Click]) -> None:
-    load = deployment.load(stream, per_second=1000)
+    deployment.extra |= NEVER_TAKEN_FOR_DEAD
+    load = deployment.load(stream, per_second=600)
     for _ in range(2):
         worker = deployment.start_ready()
         deployment.wait_until_more_clicks(worker, 1000)
@@ -300,8 +304,8 @@ def _commit(deployment: Deployment, offset: int) -> None:
         for future in admin.alter_consumer_group_offsets(
             [ConsumerGroupTopicPartitions(deployment.app_id, parts)]
         ).values():
-            if future.exception(30) is not None:  # the group still has a member for a moment
+            if future.exception(60) is not None:  # the group still has a member for a moment
                 return False
         return True
 
-    deployment.wait(moved, "offsets moved", 60)
+    deployment.wait(moved, "offsets moved")

@@ -16,8 +16,8 @@ from typing import Final
 
 import pytest
 
-from deploy.demo.ports import free_port
 from deploy.demo.shop import Shop, ShopSettings
+from deploy.kafka.ports import free_port
 from tests.conftest import KafkaUnderTest
 from tests.doc_pages import README, blocks, lines
 
@@ -156,7 +156,6 @@ def write_clicks(file: Path) -> int:
     return len(clicks)
 
 
-@pytest.mark.timeout(500)
 def test_every_line_of_the_readme(reader: Reader) -> None:
     clicks = write_clicks(reader.folder / "clicks.tsv.gz")
     told = [line for block in blocks(README, "sh") for line in lines(block)]

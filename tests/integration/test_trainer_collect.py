@@ -170,7 +170,7 @@ def test_the_command_collects_until_sigterm_and_tells_what_it_did(deployment: De
             assert process.poll() is None, process.communicate()
             time.sleep(0.1)
         process.terminate()
-        output, errors = process.communicate(timeout=60)
+        output, errors = process.communicate(timeout=120)
     finally:
         process.kill()
     assert process.returncode == 0, errors

@@ -252,7 +252,7 @@ def test_the_loop_runs_cycle_after_cycle_and_stops_on_sigterm(deployment: Deploy
         produce_live(deployment)
         await_(lambda: champion(deployment).version != first, process)
         process.terminate()
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=120)
     finally:
         process.kill()
     assert process.returncode == 0, errors
@@ -270,7 +270,7 @@ def test_sigterm_during_training_stops_at_once(deployment: Deployment) -> None:
             if json.loads(line)["event"] == "training":
                 break
         process.terminate()
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=120)
     finally:
         process.kill()
     assert process.returncode == 0
@@ -333,7 +333,7 @@ def run_until_it_has_worked(deployment: Deployment, command: list[str]) -> None:
         else:
             await_(lambda: len(list(deployment.log_dir.glob("*.parquet"))) > before, process)
         process.terminate()
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=120)
     finally:
         process.kill()
     assert process.returncode == 0, errors

@@ -15,10 +15,11 @@ import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from deploy.kafka.ports import free_port
 from schemas.announcement import ModelAnnouncement, encode_announcement
 from schemas.click import Click
 from tests.conftest import REPOSITORY, KafkaUnderTest
-from tests.faults.deployment import Deployment, WorkerProcess, free_port
+from tests.faults.deployment import Deployment, WorkerProcess
 from tests.integration.workers import ITEMS, Group, running, until
 
 # Stopped in the middle of a rebalance, Faust's consumer thread ends with the cancellation; a real worker ends with it.
