@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import sys
 import uuid
 from collections.abc import Iterator
@@ -20,6 +21,10 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 # Neither the speed of the machine nor chance decides whether the tests pass: the same examples in every run.
 settings.register_profile("tests", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tests")
+
+# A shell starts its background jobs with Ctrl-C ignored, which the commands under test would inherit.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True)
