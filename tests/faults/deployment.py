@@ -36,6 +36,10 @@ PARTITIONS = 4
 SESSION_TIMEOUT = 6
 PATIENCE = 120.0
 """Seconds until a test gives up; none of them measures time."""
+OUTAGE_PATIENCE = 240.0
+"""After an outage: a request that a broker never answers is given up after 90 s, a stalled worker after 120 s."""
+GAVE_UP = (1, 70)
+"""A worker's exit codes when it cannot go on: an error that it tells of, and the watchdog."""
 COORDINATOR_AWAY = (
     KafkaError.NOT_COORDINATOR,
     KafkaError.COORDINATOR_NOT_AVAILABLE,
@@ -368,11 +372,11 @@ class Deployment:
         def is_true() -> bool:
             nonlocal worker
             if (code := worker.process.poll()) is not None:
-                assert code == 1, f"exit code {code}:\n{worker.output()[-3000:]}"
+                assert code in GAVE_UP, f"exit code {code}:\n{worker.output()[-3000:]}"
                 worker = self.start_ready()
             return until()
 
-        self.wait(is_true, what)
+        self.wait(is_true, what, OUTAGE_PATIENCE)
         return worker
 
     def verdict(self, holder: WorkerProcess | None = None) -> Verdict:
