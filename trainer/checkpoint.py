@@ -53,14 +53,16 @@ def identity(
     settings: TrainingSettings,
     warm_start: Weights | None,
     early_stopping: EarlyStopping | None,
+    *,
     engine: EngineName,
+    device: torch.device,
 ) -> str:
     """Digest of what decides a run's bits (with the versions of the libraries), SHA-256 in hex."""
     digest = hashlib.sha256()
     facts: dict[str, Any] = {
         "format": _FORMAT,
         "numpy": np.__version__,
-        "engine": engine_identity(engine),
+        "engine": engine_identity(engine, device),
         "settings": settings.model_dump(exclude={"epochs"}),
         "item_ids": sessions.item_ids,
     }
@@ -117,7 +119,7 @@ def load(path: Path, identity: str) -> Checkpoint | None:
         about = json.loads(arrays["about"].tobytes())
         if about["identity"] != identity:
             raise CheckpointError(
-                f"{path}: is of another run (other sessions, settings, start or library versions); "
+                f"{path}: is of another run (other sessions, settings, start, device or library versions); "
                 "remove it to start over, or name another file"
             )
         best, mean = _under("best.", arrays), _under("mean.", arrays)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from trainer.batches import Schedule
+from trainer.device import CPU, LEAST_TRANSITIONS, device_identity, device_of
+from trainer.device_steps import DeviceSteps
 from trainer.errors import TrainingSettingsError
 from trainer.gru4rec import Weights
 from trainer.optimizer import Optimizer
@@ -32,10 +34,10 @@ def use_threads(threads: int) -> None:
     torch.set_flush_denormal(True)  # numbers below 1e-38 are slow, and zero to any purpose here
 
 
-def engine_identity(engine: EngineName) -> dict[str, str | int]:
-    """What of an engine decides a run's bits."""
+def engine_identity(engine: EngineName, device: torch.device) -> dict[str, str | int]:
+    """What of an engine, and of the device it runs on, decides a run's bits."""
     if engine == "torch":
-        return {"engine": engine, "torch": torch.__version__}
+        return {"engine": engine, "torch": torch.__version__, **device_identity(device)}
     return {"engine": engine, "threads": _threads, **{name: version(name) for name in ("numba", "scipy", "torch")}}
 
 
@@ -51,10 +53,6 @@ class Steps(Protocol):
         ...
 
 
-LEAST_TRANSITIONS = 50_000
-"""An epoch of fewer is over before the compiled code could pay for its compilation."""
-
-
 def engine_of(settings: TrainingSettings, transitions: int) -> EngineName:
     """Who will run a training with these settings and so many transitions an epoch.
 
@@ -63,7 +61,7 @@ def engine_of(settings: TrainingSettings, transitions: int) -> EngineName:
     """
     if settings.engine == "torch":
         return "torch"
-    hindrance = _why_not_compiled(settings)
+    hindrance = _why_not_compiled(settings, device_of(settings, transitions))
     if hindrance is None:
         pays = settings.engine == "compiled" or transitions >= LEAST_TRANSITIONS
         return "compiled" if pays else "torch"
@@ -72,7 +70,9 @@ def engine_of(settings: TrainingSettings, transitions: int) -> EngineName:
     return "torch"
 
 
-def _why_not_compiled(settings: TrainingSettings) -> str | None:
+def _why_not_compiled(settings: TrainingSettings, device: torch.device) -> str | None:
+    if device != CPU:
+        return f"the compiled code runs on the CPU, and device={device} was chosen"
     if importlib.util.find_spec("numba") is None:
         return "Numba is not installed"
     if settings.layers != 1:
@@ -88,8 +88,11 @@ def steps_of(
     optimizers: Mapping[str, Optimizer],
     support: Tensor,
     sampler: NegativeSampler,
+    device: torch.device,
 ) -> Steps:
-    """The steps of a run, by the engine that :func:`engine_of` named."""
+    """The steps of a run, by the engine that :func:`engine_of` named, on the device of :func:`device_of`."""
+    if device != CPU:
+        return DeviceSteps(settings, weights, optimizers=optimizers, support=support, sampler=sampler, device=device)
     if engine == "torch":
         return ReferenceSteps(settings, weights, optimizers=optimizers, support=support, sampler=sampler)
     from trainer.compiled.engine import CompiledSteps  # Numba takes half a second

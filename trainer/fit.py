@@ -12,6 +12,7 @@ from trainer import checkpoint as checkpoints
 from trainer.averaging import averaged
 from trainer.batches import schedule
 from trainer.checkpoint import Arrays, Checkpoint
+from trainer.device import CPU, device_of
 from trainer.early_stopping import EarlyStopping, Epoch, best_epoch
 from trainer.engine import EngineName, engine_of, steps_of
 from trainer.errors import TrainingDivergedError
@@ -40,6 +41,7 @@ class FitResult:
     epochs: tuple[Epoch, ...]
     memory: SessionMemory = NO_MEMORY
     engine: EngineName = "torch"
+    device: torch.device = CPU  # where the steps ran; the weights are on the CPU
 
     @property
     def best_epoch(self) -> int:
@@ -67,16 +69,18 @@ def fit(
     not changed. With ``early_stopping`` every epoch is judged, and the best one's weights are returned. The file
     ``checkpoint`` is written after each epoch; where it exists already, the run goes on from it. ``progress`` hears the
     number of transitions done since it last heard (of a resumed run's earlier epochs at once), ``on_epoch`` of every
-    epoch that is trained. Runs with equal inputs and the same engine give equal bits, interrupted or not.
+    epoch that is trained. Runs with equal inputs and the same engine give equal bits on the CPU, interrupted or not.
 
     Raises :class:`TrainingDivergedError`, NonFiniteScoresError from the judging of a diverged model, and
     :class:`trainer.checkpoint.CheckpointError` for a checkpoint that is damaged or of another run.
     """
     progress = progress or (lambda _: None)
-    runs = engine_of(settings, sessions.transitions)
-    identity = checkpoints.identity(sessions, settings, warm_start, early_stopping, runs) if checkpoint else ""
+    runs, device = engine_of(settings, sessions.transitions), device_of(settings, sessions.transitions)
+    identity = ""
+    if checkpoint:
+        identity = checkpoints.identity(sessions, settings, warm_start, early_stopping, engine=runs, device=device)
     with torch.inference_mode():
-        training = _Training(sessions, settings, warm_start, runs)
+        training = _Training(sessions, settings, warm_start, runs, device)
         epochs: list[Epoch] = []
         best: Weights | None = None
         mean: Weights | None = None
@@ -99,14 +103,19 @@ def fit(
             if on_epoch:
                 on_epoch(epoch)
         kept = best or mean or training.weights
-    return FitResult(kept.clone(), sessions.item_ids, settings, tuple(epochs), engine=runs)
+    return FitResult(kept.clone(), sessions.item_ids, settings, tuple(epochs), engine=runs, device=device)
 
 
 class _Training:
     """The moving parts of a fit: weights, optimiser state, negatives."""
 
     def __init__(
-        self, sessions: SessionSet, settings: TrainingSettings, warm_start: Weights | None, engine: EngineName
+        self,
+        sessions: SessionSet,
+        settings: TrainingSettings,
+        warm_start: Weights | None,
+        engine: EngineName,
+        device: torch.device,
     ) -> None:
         self._settings = settings
         self._items = sessions.items
@@ -130,6 +139,7 @@ class _Training:
             optimizers=self._optimizers,
             support=torch.from_numpy(support),
             sampler=self._sampler,
+            device=device,
         )
 
     def state(self, identity: str, epochs: tuple[Epoch, ...], best: Weights | None, mean: Weights | None) -> Checkpoint:

@@ -32,13 +32,15 @@ class Rows:
     start: Tensor
 
     @classmethod
-    def of(cls, touched: Tensor) -> "Rows":
-        """From the table row of each gradient row, int64[n]."""
-        ordered, order = torch.sort(touched, stable=True)
-        first = torch.ones(len(touched), dtype=torch.bool)
-        torch.ne(ordered[1:], ordered[:-1], out=first[1:])
-        start = first.nonzero().squeeze(1)
-        return cls(ordered.index_select(0, start), order, start)
+    def of_steps(cls, touched: Tensor) -> "list[Rows]":
+        """By step, from the table row of each of its gradient rows, int64[k, n]."""
+        ordered, order = torch.sort(touched, dim=1, stable=True)
+        first = torch.ones_like(touched, dtype=torch.bool)
+        torch.ne(ordered[:, 1:], ordered[:, :-1], out=first[:, 1:])
+        step, start = first.nonzero().unbind(1)  # of all steps, one after the other
+        index = ordered[step, start]
+        counts = first.sum(1).cpu().tolist()
+        return [cls(*rows) for rows in zip(torch.split(index, counts), order, torch.split(start, counts), strict=True)]
 
     def sum(self, gradient: Tensor) -> Tensor:
         """[n, D] or [n] -> [U, D] or [U], duplicates summed."""

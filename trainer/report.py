@@ -58,6 +58,7 @@ def fit_report(
         "ties": ties,
         "transitions_per_second": result.transitions_per_second,
         "engine": result.engine,
+        "device": str(result.device),
         "threads": threads,
         "epochs": len(result.epochs),
         "best_epoch": result.best_epoch,

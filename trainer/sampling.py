@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 _POOL = 1 << 18  # ids drawn at once: enough to make the call's cost vanish, small enough for the cache
 
@@ -34,14 +33,6 @@ class NegativeSampler:
         self._rng = np.random.default_rng(seed)
         self._pool = torch.empty(0, dtype=torch.int64)
         self._next = 0
-
-    def draw(self) -> Tensor:
-        """The next step's samples, int64[n_sample]."""
-        if self._next + self._n_sample > len(self._pool):
-            self._refill()
-        drawn = self._pool[self._next : self._next + self._n_sample]
-        self._next += self._n_sample
-        return drawn
 
     def draw_steps(self, steps: int) -> npt.NDArray[np.int64]:
         """The samples of the next steps, int64[k, n_sample]: of ``steps`` steps, or as many as the pool still has."""

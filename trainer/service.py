@@ -10,6 +10,7 @@ from trainer.assembly import championship_of, collector_of, registry_of
 from trainer.click_log import ClickLogFolder
 from trainer.collect import Collected
 from trainer.cycle import Cycle, CycleResult, Progress
+from trainer.device import use_device
 from trainer.engine import use_threads
 from trainer.errors import TrainerError
 from trainer.service_errors import StopRequested
@@ -32,6 +33,7 @@ def run(
     """
     settings = root.trainer
     use_threads(settings.threads)
+    use_device(settings.device)
 
     def watched(phase: str, done: int, total: int) -> None:
         if stopping():

@@ -105,6 +105,12 @@ class TrainerSettings(Section):
 
     delivery_timeout: Duration = Field(default=60.0, ge=1, description="Kafka must confirm an announcement within it.")
     threads: int = Field(default=1, ge=1, le=256, description="Threads of the arithmetic.")
+    device: str = Field(
+        default="auto",
+        pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$",
+        description="Where the network is trained: `cpu`, `cuda`, `cuda:1` and so on; "
+        "`auto` takes a GPU where torch has one and it pays.",
+    )
     log_format: Literal["human", "json"] = Field(default="human", description="For people, or a JSON object a line.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="The least told.")
     training: PeriodicTraining = PeriodicTraining()

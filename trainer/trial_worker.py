@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from trainer.baselines import BASELINES, BaselineSpec
+from trainer.device import use_device
 from trainer.early_stopping import EarlyStopping, Epoch, Measure
 from trainer.engine import use_threads
 from trainer.errors import NonFiniteScoresError, TrainingDivergedError, TrainingSettingsError
@@ -64,6 +65,7 @@ class _GivenUpError(Exception):
 def work(connection: Connection, judging: Judging) -> None:
     """Try what comes through the connection until it closes."""
     use_threads(1)
+    use_device("cpu")  # a core for each of the trials that run side by side
     try:
         while True:
             task = msgspec.json.decode(connection.recv_bytes(), type=Task)

@@ -42,6 +42,7 @@ def test_what_is_no_duration_is_told_with_an_example(text: str) -> None:
         ({"BASELINES": "[]"}, "gate_beats names pop, not among baselines"),
         ({"BASELINES": '["pop", "knn"]'}, "item-knn"),
         ({"MODEL_ALIAS": "../x"}, "pattern"),
+        ({"DEVICE": "gpu"}, "pattern"),
         ({"TRAINING__EPOCHS": "0"}, "greater than or equal to 1"),
         ({"TRAINING__EPOCH": "5"}, "did you mean NEXTCLICK_TRAINER__TRAINING__EPOCHS"),
     ],

@@ -12,6 +12,7 @@ from trainer.commands.options import (
     AsJson,
     CollapseRepeats,
     Core,
+    Device,
     IdleGap,
     MinSupport,
     Out,
@@ -61,6 +62,7 @@ def ablate(
     ties: Ties = TieMode.CONSERVATIVE,
     resamples: Resamples = 2000,
     threads: Threads = 1,
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Train once as it is and once for each part that is left out or exchanged, and compare with significance."""
@@ -71,6 +73,7 @@ def ablate(
         # After the settings: torch takes seconds to import, and a mistake must be answered at once.
         from trainer.comparison import comparison_report, comparison_table
         from trainer.datasets import DataOptions, load
+        from trainer.device import use_device
         from trainer.engine import use_threads
         from trainer.evaluate import GruScorer, ranks_of
         from trainer.plot import check_plot, plot_comparison
@@ -80,6 +83,7 @@ def ablate(
 
         check_plot(plot)
         use_threads(threads)
+        use_device(device)
         data = load(
             DataOptions(
                 train,

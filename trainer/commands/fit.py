@@ -4,7 +4,7 @@ import json
 import time
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -15,6 +15,7 @@ from trainer.commands.options import (
     Checkpoint,
     CollapseRepeats,
     Core,
+    Device,
     IdleGap,
     Measure,
     MinSupport,
@@ -36,6 +37,9 @@ from trainer.errors import TrainingSettingsError
 from trainer.presets import load_preset
 from trainer.settings import TrainingSettings
 from trainer.versions import version_at
+
+if TYPE_CHECKING:
+    from trainer.train import Start
 
 
 def fit(
@@ -71,6 +75,7 @@ def fit(
     ties: Ties = TieMode.CONSERVATIVE,
     with_baselines: Annotated[bool, typer.Option("--baselines/--no-baselines", help="Evaluate them too.")] = True,
     threads: Threads = 1,
+    device: Device = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors and what was left out.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -84,16 +89,17 @@ def fit(
         # After the settings: torch takes seconds to import, and a mistake must be answered at once.
         from trainer import baselines as counting
         from trainer.datasets import DataOptions, load
+        from trainer.device import use_device
         from trainer.early_stopping import EarlyStopping
         from trainer.engine import use_threads
         from trainer.evaluate import GruScorer, evaluate
-        from trainer.export import read_bundle_weights, save_bundle
+        from trainer.export import save_bundle
         from trainer.report import fit_report, manifest_metrics, metrics_table, training_record
         from trainer.train import TOO_FEW_TO_REMEMBER, transitions_to_fit, transitions_to_learn
         from trainer.train import train as train_model
-        from trainer.warm_start import warm_start as start_from
 
         use_threads(threads)
+        use_device(device)
         data = load(
             DataOptions(
                 train,
@@ -114,15 +120,16 @@ def fit(
         stopping = None
         if early_stopping is not None and data.holdout is not None:
             stopping = EarlyStopping(data.holdout, patience=early_stopping, measure=stop_by.value)
-        start = None
-        if warm_start is not None:
-            weights, item_ids = read_bundle_weights(warm_start)
-            start = partial(start_from, weights, item_ids, settings=chosen)
         show = errors.is_terminal and not quiet
         total = transitions_to_fit(data.train, chosen) + transitions_to_learn(data.train, chosen)
         with progress_bar(errors, "training", total, show=show) as advance:
             result = train_model(
-                data.train, chosen, start=start, early_stopping=stopping, checkpoint=checkpoint, progress=advance
+                data.train,
+                chosen,
+                start=_start(warm_start, chosen),
+                early_stopping=stopping,
+                checkpoint=checkpoint,
+                progress=advance,
             )
         if chosen.memory and not result.memory and not quiet:
             warn(errors, TOO_FEW_TO_REMEMBER)
@@ -164,6 +171,17 @@ def _chosen(preset: str | None, settings: list[str] | None) -> TrainingSettings:
     if preset is None:
         return TrainingSettings.from_assignments(settings or [])
     return load_preset(preset).with_changes(settings or [])
+
+
+def _start(bundle: Path | None, settings: TrainingSettings) -> "Start | None":
+    """Where the weights come from, with --warm-start."""
+    if bundle is None:
+        return None
+    from trainer.export import read_bundle_weights
+    from trainer.warm_start import warm_start
+
+    weights, item_ids = read_bundle_weights(bundle)
+    return partial(warm_start, weights, item_ids, settings=settings)
 
 
 def _check_version(out: Path, version: str) -> None:

@@ -71,6 +71,13 @@ CollapseRepeats = Annotated[bool, typer.Option(help="Before the split, keep one 
 SkipBadRows = Annotated[bool, typer.Option(help="Count rows that are no clicks, and go on.")]
 Ties = Annotated[TieMode, typer.Option(help="Whether an equal score ranks before the target.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of the arithmetic; with one, runs repeat to the bit.")]
+Device = Annotated[
+    str,
+    typer.Option(
+        help="Where the network is trained: cpu, cuda, cuda:1 and so on; "
+        "auto takes a GPU where torch has one and it pays."
+    ),
+]
 Checkpoint = Annotated[
     Path | None,
     typer.Option(help="File that holds the run after each epoch; a run that finds it there goes on from it."),

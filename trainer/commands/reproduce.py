@@ -12,6 +12,7 @@ from rich.table import Table
 from trainer.commands.options import (
     AsJson,
     Checkpoint,
+    Device,
     IdleGap,
     Out,
     Settings,
@@ -65,6 +66,7 @@ def reproduce(
     skip_bad_rows: SkipBadRows = False,
     ties: Ties = TieMode.CONSERVATIVE,
     threads: Threads = 1,
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Train by a preset and print our figures beside the published ones.
@@ -78,6 +80,7 @@ def reproduce(
         training = chosen.with_changes(settings or [])
         published = chosen.published_for(training)
         from trainer.datasets import DataOptions, load
+        from trainer.device import use_device
         from trainer.engine import use_threads
         from trainer.evaluate import GruScorer, evaluate
         from trainer.report import metrics_report
@@ -86,6 +89,7 @@ def reproduce(
         from trainer.train import transitions_to_fit, transitions_to_learn
 
         use_threads(threads)
+        use_device(device)
         options = DataOptions(train, test, idle_gap_minutes=idle_gap, skip_bad_rows=skip_bad_rows)
         if test is None:
             split = chosen.data

@@ -14,7 +14,8 @@ from tests.unit.trainer.builders import random_sessions
 from trainer import dropout
 from trainer.compiled import arithmetic
 from trainer.compiled.gru import scrambled
-from trainer.engine import LEAST_TRANSITIONS, engine_of, use_threads
+from trainer.device import LEAST_TRANSITIONS
+from trainer.engine import engine_of, use_threads
 from trainer.errors import TrainingDivergedError, TrainingSettingsError
 from trainer.fit import FitResult, fit
 from trainer.gru4rec import Weights
@@ -181,8 +182,8 @@ def test_elementary_functions(name: str, exact: np.ufunc) -> None:
 
 def test_masks_are_those_of_the_plain_step() -> None:
     (key,) = dropout.keys(seed=3, first_step=5, steps=1, masks=1)[0]
-    places = np.arange(1000, dtype=np.uint32)
-    assert [scrambled(place, key) for place in range(1000)] == dropout.scrambled(places, key).tolist()
+    places = torch.arange(1000)
+    assert [scrambled(place, key) for place in range(1000)] == dropout.scrambled(places, int(key)).tolist()
 
 
 def test_another_code_is_kept_under_another_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

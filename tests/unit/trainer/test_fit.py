@@ -50,7 +50,8 @@ def test_an_epoch_is_that_of_the_papers(
         total = 0.0
         for step, n in enumerate(plan.alive.tolist()):
             at = torch.from_numpy(plan.position[step, :n])
-            inputs, targets, samples = items[at], items[at + 1], sampler.draw()
+            inputs, targets = items[at], items[at + 1]
+            samples = torch.from_numpy(sampler.draw_steps(1)[0])
             hidden = hidden[:, :n].clone()
             hidden[:, torch.from_numpy(plan.fresh[step, :n])] = 0
             value, hidden = reference.loss(

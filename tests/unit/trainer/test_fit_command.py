@@ -11,6 +11,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner, Result
 
 from schemas.bundle import open_bundle
@@ -53,7 +54,7 @@ def test_trains_evaluates_and_writes_a_bundle_and_a_report(tmp_path: Path) -> No
     assert found["recall"].keys() == found["mrr"].keys() == {"1", "5", "10", "20"}
     assert 0 < found["mrr"]["20"] <= found["recall"]["20"] <= 1
     assert found["transitions_per_second"] > 0
-    assert found["engine"] == "torch"  # so few sessions
+    assert (found["engine"], found["device"]) == ("torch", "cpu")  # so few sessions
     assert found["epochs"] == 2
     assert found["settings"]["hidden_size"] == 8
     assert found["baselines"].keys() == {"pop", "s-pop", "markov-chain", "item-knn"}
@@ -199,3 +200,10 @@ def test_versions_sort_as_they_were_made() -> None:
     names = [version_at(int(t)) for t in times]
     assert names == sorted(names)
     assert names[0].endswith("Z")
+
+
+def test_a_gpu_that_is_not_there_is_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    result = run("--train", tmp_path / "none.tsv", "--out", tmp_path / "out", "--device", "cuda")
+    assert result.exit_code == 2
+    assert "error: device=cuda: torch" in result.output

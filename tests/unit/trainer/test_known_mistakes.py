@@ -189,7 +189,7 @@ def stop_at_the_first_exhausted_lane(patch: Patch) -> None:
 
 
 def no_extra_samples(patch: Patch) -> None:
-    patch.setattr(sampling.NegativeSampler, "draw", lambda _: torch.empty(0, dtype=torch.int64))
+    patch.setattr(sampling.NegativeSampler, "draw_steps", lambda _, steps: np.empty((steps, 0), dtype=np.int64))
 
 
 def dropout_between_layers_only(patch: Patch) -> None:
@@ -200,7 +200,7 @@ def dropout_between_layers_only(patch: Patch) -> None:
 
 def keep_for_drop(patch: Patch) -> None:
     right = dropout.mask
-    exchange(patch, right, lambda shape, rate, key: right(shape, 1 - rate, key))
+    exchange(patch, right, lambda shape, rate, *which: right(shape, 1 - rate, *which))
 
 
 def bounds_of_torchs_gru(patch: Patch) -> None:
@@ -285,7 +285,7 @@ def test_a_step_makes_nothing_of_the_catalogues_size() -> None:
     inputs, targets, samples = torch.tensor([0, 1]), torch.tensor([2, 3]), torch.tensor([4, 5, 6, 7, 8])
     with Sizes([*weights.tensors().values(), *mover.tensors().values(), support]) as sizes:
         found = math_of_step(weights, inputs, targets, samples, torch.zeros(1, 2, 4))
-        rows = Rows.of(torch.cat([targets, samples]))
+        (rows,) = Rows.of_steps(torch.cat([targets, samples]).unsqueeze(0))
         mover.step_rows(rows, rows.sum(found.columns))
     assert catalogue not in sizes.made
     assert len(targets) + len(samples) in sizes.made  # it has seen the columns

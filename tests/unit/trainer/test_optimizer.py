@@ -39,7 +39,7 @@ def test_rows_follow_the_formula(kind: str, momentum: float) -> None:
     weight = torch.from_numpy(start.astype(np.float32))
     optimizer = KINDS[kind](weight, learning_rate=0.1, momentum=momentum)
     for step, (touched, scale) in enumerate(STEPS):
-        rows = Rows.of(torch.tensor(touched))
+        (rows,) = Rows.of_steps(torch.tensor([touched]))
         gradient = torch.from_numpy(gradient_of(step, len(touched), 4, scale).astype(np.float32))
         optimizer.step_rows(rows, rows.sum(gradient))
     np.testing.assert_allclose(weight.numpy(), expected, rtol=1e-4, atol=1e-6)
@@ -56,7 +56,7 @@ def test_dense_and_by_rows_are_the_same_where_all_rows_are_touched(kind: str, mo
     for step in range(4):
         gradient = torch.randn(3, 2, generator=torch.Generator().manual_seed(step))
         of_dense.step(gradient)
-        rows = Rows.of(torch.arange(3))
+        (rows,) = Rows.of_steps(torch.arange(3).unsqueeze(0))
         of_sparse.step_rows(rows, rows.sum(gradient))
     torch.testing.assert_close(dense, sparse)
 
@@ -69,7 +69,7 @@ def test_the_accumulator_starts_at_zero_and_epsilon_is_inside_the_root() -> None
 
 
 def test_sums_a_vector_too() -> None:
-    rows = Rows.of(torch.tensor([5, 2, 5]))
+    (rows,) = Rows.of_steps(torch.tensor([[5, 2, 5]]))
     assert rows.index.tolist() == [2, 5]
     assert rows.sum(torch.tensor([1.0, 2.0, 3.0])).tolist() == [2.0, 4.0]
 

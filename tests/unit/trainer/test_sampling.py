@@ -11,7 +11,7 @@ def drawn(
     alpha: float, steps: int, n_sample: int = 1000, seed: int = 1
 ) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
     sampler = NegativeSampler(SUPPORT, n_sample=n_sample, alpha=alpha, seed=seed)
-    return np.concatenate([sampler.draw().numpy() for _ in range(steps)])
+    return np.concatenate([sampler.draw_steps(1)[0] for _ in range(steps)])
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
