@@ -19,6 +19,7 @@ from stream_app.metrics import Metrics
 from stream_app.pipeline import Pipeline, PipelineSettings
 from stream_app.session import SessionRules
 from stream_app.settings import StreamSettings
+from stream_app.settling import SettlingSettings
 from stream_app.store import StoreOptions
 from stream_app.table import SessionTable
 from stream_app.transport import ChunkConsumer, ChunkSchema, ChunkTransport
@@ -101,13 +102,15 @@ def create_app(
     app.tables.add(app.sessions)
     app.pipeline = Pipeline(
         PipelineSettings(
-            rankings=settings.topics.rankings,
-            rejected=settings.topics.rejected,
-            changelog=changelog_topic(worker.app_id),
-            published=worker.published,
+            settling=SettlingSettings(
+                rankings=settings.topics.rankings,
+                rejected=settings.topics.rejected,
+                changelog=changelog_topic(worker.app_id),
+                published=worker.published,
+                session_timeout=worker.session_timeout,
+            ),
             clicks_in_flight=worker.chunks_in_flight * worker.chunk_clicks,
             clicks_together=worker.chunk_clicks,
-            session_timeout=worker.session_timeout,
             rules=SessionRules(idle_gap_ms=int(worker.idle_gap * 1000), recent_items=worker.recent_items),
             limits=ClickLimits(max_bytes=worker.max_click_bytes, max_future_ms=int(worker.max_future * 1000)),
         ),

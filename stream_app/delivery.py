@@ -6,6 +6,7 @@ Faust's own producer keeps one task and one pending message a record (about 350 
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -49,7 +50,12 @@ class Batch:
     """Records handed to librdkafka together; `delivered` waits until the broker has confirmed them all.
 
     `send` and `seal` belong to one thread; confirmations arrive on the producer's own.
+
+    Attributes:
+        finished_at: when the last of them came, seconds since the epoch; 0 before.
     """
+
+    finished_at: float = 0.0
 
     def __init__(self, producer: Producer, loop: asyncio.AbstractEventLoop) -> None:
         self._producer = producer
@@ -109,6 +115,7 @@ class Batch:
     def _finish(self) -> None:
         if self._done.done():
             return
+        self.finished_at = time.time()
         if self._error is None:
             self._done.set_result(self._last_offset)
         else:

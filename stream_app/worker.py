@@ -29,7 +29,7 @@ EXIT_FAILED: Final = 1
 _STOP_SECONDS: Final = 30.0
 _FAILED_STOP_SECONDS: Final = 5.0
 _MODEL_POLL_SECONDS: Final = 0.1
-_SWITCH_SECONDS: Final = 0.0005
+_SWITCH_SECONDS: Final = 0.0001
 
 
 class Worker:
@@ -232,4 +232,7 @@ def main(settings: StreamSettings) -> None:
     else:
         import uvloop
 
+        # Not only for this loop: Faust's consumer makes one for its thread, which took 26 % of a core at 1,000 clicks a
+        # second and takes 23 % with this one.
+        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
         uvloop.run(_run_and_exit(settings))

@@ -160,6 +160,9 @@ class HandPipeline(Pipeline):
             self.fail_next = False
             raise RuntimeError("the agent fails on purpose")
 
+    async def wants_more(self) -> None:
+        return
+
     async def drained(self) -> None:
         self.draining.set()
         while self.in_flight:

@@ -1,6 +1,7 @@
 """The app as it is put together: chunks through Faust's own agent, rows in a real RocksDB, only Kafka is a fake."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ from tests.unit.models import exact_model
 CLICKS = TP("clicks", 2)
 RANKINGS, CHANGELOG, REJECTED = "rankings", "nextclick-sessions-changelog", "clicks.rejected"
 GENERATION = 1
+PATIENCE = 30.0  # seconds until a test gives up
 
 
 @dataclass
@@ -199,6 +201,32 @@ async def test_what_waits_becomes_durable_together(running: Running) -> None:
     rows = [decode_state(row) for row in kafka.on_topic(CHANGELOG)]
     assert [(row.offset, row.recent) for row in rows] == [(0, ("a",)), (2, ("a", "b", "c")), (3, ("c",))]
     assert kafka.acked == [0, 1, 3]
+
+
+async def test_no_fetch_is_wanted_while_clicks_wait_for_the_model(running: Running) -> None:
+    pipeline = running.app.pipeline
+    entered, leave, compute = threading.Event(), threading.Event(), pipeline._compute
+
+    def compute_slowly(*args: Any) -> None:
+        entered.set()
+        leave.wait(PATIENCE)
+        compute(*args)
+
+    pipeline._compute = compute_slowly  # type: ignore[method-assign, assignment]
+    await running.take(("s", "a"), at=0)
+    await asyncio.to_thread(entered.wait, PATIENCE)
+    async with asyncio.timeout(PATIENCE):
+        await pipeline.wants_more()  # the next clicks may come while these are computed
+    await running.take(("s", "b"), at=1)
+    await running.settle()
+    wanted = asyncio.create_task(pipeline.wants_more())
+    await running.settle()
+    assert not wanted.done()
+    leave.set()
+    async with asyncio.timeout(PATIENCE):
+        await wanted
+    await running.ended()
+    assert running.recent("s") == ("a", "b")
 
 
 async def test_a_row_goes_to_the_changelog_partition_of_its_clicks(running: Running) -> None:

@@ -23,7 +23,10 @@ MAY_IMPORT = {
 
 # Outside package -> the files of the product that may know it.
 KEPT_IN: dict[str, set[str]] = {
-    "faust": {f"stream_app/{name}.py" for name in ("app", "credentials", "pipeline", "store", "table", "transport")},
+    "faust": {
+        f"stream_app/{name}.py"
+        for name in ("app", "credentials", "in_flight", "pipeline", "settling", "store", "table", "transport")
+    },
     "mode": set(),
     "aiokafka": {"stream_app/credentials.py", "stream_app/transport.py"},
     "rocksdict": {"stream_app/store.py", "deploy/demo/oracle.py"},  # the demo compares the stopped worker's rows

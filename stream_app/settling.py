@@ -1,0 +1,235 @@
+"""From what was computed to the acknowledgement: the order in which a chunk's effects become durable.
+
+rankings -> changelog -> RocksDB -> acknowledgement. A row says "the rankings up to this offset are out", so it must
+never become durable before they are; an acknowledgement says the same of the row. What has been computed while other
+chunks became durable becomes durable together.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final, ParamSpec, TypeVar
+
+from faust.types import TP
+
+from schemas.model import Model
+from schemas.ranking import RankedItem, Ranking, encode_ranking
+from schemas.rejected import RejectedClick, encode_rejected
+from schemas.source import Source
+from stream_app.delivery import Batch, Delivery
+from stream_app.in_flight import Part
+from stream_app.metrics import Metrics
+from stream_app.recommend import RankedClick, Recommended
+from stream_app.state_codec import encode_state
+from stream_app.table import SessionTable
+from stream_app.transport import Chunk, ChunkConsumer
+
+_HEARTBEAT_CHECK_SECONDS: Final = 0.05
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class SettlingSettings:
+    """What settling has to know.
+
+    Attributes:
+        rankings: topic of the rankings.
+        rejected: topic of the records that are no click.
+        changelog: the table's changelog topic.
+        published: length of a published ranking.
+        session_timeout: seconds after the last confirmed heartbeat in which no other worker can have the partitions.
+    """
+
+    rankings: str
+    rejected: str
+    changelog: str
+    published: int = 20
+    session_timeout: float = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """What the model's thread made of a part's clicks.
+
+    Attributes:
+        result: rankings and rows.
+        rejected: records that are no click.
+        model: which ranked.
+        at_ms: when, in milliseconds since the epoch.
+    """
+
+    part: Part
+    result: Recommended
+    rejected: Sequence[RejectedClick]
+    model: Model
+    at_ms: int
+
+
+class Settling:
+    """Sees computed parts through to their acknowledgement; those of one partition in the order of their offsets.
+
+    Works on the thread that computes: one of its own answered 0.9 times as many clicks at 5,000 items, since the two
+    took the interpreter from each other.
+    """
+
+    def __init__(
+        self,
+        settings: SettlingSettings,
+        *,
+        thread: ThreadPoolExecutor,
+        table: SessionTable,
+        delivery: Delivery,
+        metrics: Metrics,
+        consumer: Callable[[], ChunkConsumer],
+        on_ended: Callable[[Iterable[Part]], None],
+        on_failure: Callable[[BaseException], None],
+    ) -> None:
+        self._settings = settings
+        self._table = table
+        self._delivery = delivery
+        self._metrics = metrics
+        self._consumer = consumer
+        self._on_ended = on_ended
+        self._on_failure = on_failure
+        self._waiting: list[Part] = []
+        self._settling: asyncio.Task[None] | None = None
+        self._thread = thread
+
+    def settle(self, parts: Sequence[Part]) -> None:
+        """Make durable and acknowledge what was sent; goes on by itself."""
+        self._waiting += parts
+        if self._settling is None and self._waiting:
+            self._settling = asyncio.create_task(self._settle(), name="settling")
+
+    def stop(self) -> None:
+        """Abandon what is not durable yet."""
+        if self._settling is not None:
+            self._settling.cancel()
+
+    # -- on the event loop --------------------------------------------------------------------------------------------
+
+    async def _settle(self) -> None:
+        while self._waiting:
+            waiting, self._waiting = self._waiting, []
+            together: dict[int, Part] = {}
+            for part in waiting:
+                if id(part.partition) in together:
+                    together[id(part.partition)].join(part)
+                else:
+                    together[id(part.partition)] = part
+            try:
+                await self._make_durable(list(together.values()))
+            except Exception as error:  # noqa: BLE001 - the loop's edge: nothing is acknowledged, the worker stops
+                for part in together.values():
+                    part.partition.left = True
+                self._on_failure(error)
+            self._on_ended(together.values())
+        self._settling = None
+
+    async def _make_durable(self, parts: Sequence[Part]) -> None:
+        metrics = self._metrics
+        started = time.perf_counter()
+        for part in parts:
+            for rankings in part.rankings:
+                await rankings.delivered()
+            self._count(part)
+        delivered = time.perf_counter()
+        for part in parts:
+            part.partition.left = part.partition.left or not await self._still_owned(part.last)
+        changelogs = [(part, self._delivery.batch()) for part in parts if not part.partition.left]
+        if not changelogs:
+            return
+        await self._in_thread(self._send_changelogs, changelogs)
+        offsets = [await changelog.delivered() for _, changelog in changelogs]
+        await self._in_thread(self._write, [part for part, _ in changelogs], offsets)
+        for part, _ in changelogs:
+            if part.partition.left:
+                continue
+            rows = part.partition.rows
+            for session_id, state in part.states.items():
+                if rows.get(session_id) is state:
+                    del rows[session_id]  # RocksDB has it now
+            for chunk, message in part.chunks:
+                chunk.durable = True
+                self._consumer().ack(message)
+            if (end := part.last.end_offset) is not None:
+                behind = max(0, end - 1 - part.last.records[-1].offset)
+                metrics.lag.labels(partition=str(part.last.tp.partition)).set(behind)
+        metrics.step_seconds.labels(step="deliver").observe(delivered - started)
+        metrics.step_seconds.labels(step="write").observe(time.perf_counter() - delivered)
+
+    async def _still_owned(self, chunk: Chunk) -> bool:
+        """Whether the partition is still this worker's. Asked before each step that would outlive the worker.
+
+        While heartbeats are overdue (this host was frozen, or cut off) another worker may have the partition without
+        our knowing: wait for the broker's word.
+        """
+        consumer = self._consumer()
+        while consumer.owns(chunk.tp, chunk.generation):
+            if consumer.seconds_since_heartbeat() < self._settings.session_timeout:
+                return True
+            await asyncio.sleep(_HEARTBEAT_CHECK_SECONDS)
+        return False
+
+    def _count(self, part: Part) -> None:
+        for reason, count in part.reasons.items():
+            self._metrics.rankings.labels(reason=reason).inc(count)
+        # The oldest click: the others waited less.
+        oldest, confirmed = part.chunks[0][0].records[0], part.rankings[0].finished_at
+        self._metrics.end_to_end_seconds.observe(max(0.0, confirmed - oldest.timestamp / 1000))
+
+    async def _in_thread(self, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: call(*args, **kwargs))
+
+    # -- on the thread that computes ----------------------------------------------------------------------------------
+
+    def send(self, computed: Sequence[Computed]) -> None:
+        """Hand rankings to librdkafka; `settle` has to follow on the event loop, in the same order."""
+        started = time.perf_counter()
+        topics = self._settings
+        for one in computed:
+            part, tp = one.part, one.part.last.tp
+            [delivery] = part.rankings
+            for parked in one.rejected:
+                delivery.send(topics.rejected, parked.key, encode_rejected(parked))
+            for answer in one.result.ranked:
+                ranking = self._ranking(answer, tp, one.model, one.at_ms)
+                delivery.send(topics.rankings, answer.click.session_id.encode(), encode_ranking(ranking))
+            delivery.seal()
+            part.reasons = Counter(answer.reason.value for answer in one.result.ranked)
+        self._metrics.step_seconds.labels(step="encode").observe(time.perf_counter() - started)
+
+    def _ranking(self, answer: RankedClick, tp: TP, model: Model, now_ms: int) -> Ranking:
+        click, published = answer.click, self._settings.published
+        item = model.vocabulary.items.__getitem__  # a top k holds no negative index
+        return Ranking(
+            session_id=click.session_id,
+            event_id=click.event_id,
+            item_id=click.item_id,
+            model_version=model.version,
+            items=tuple(map(RankedItem, map(item, answer.top_index[:published]), answer.top_score[:published])),
+            source=Source(tp.topic, tp.partition, answer.offset),
+            click_timestamp=click.timestamp,
+            produced_at=now_ms,
+            reason=answer.reason,
+        )
+
+    def _send_changelogs(self, changelogs: Sequence[tuple[Part, Batch]]) -> None:
+        for part, changelog in changelogs:
+            # Only now: of the rows that came meanwhile the newest of each session is enough.
+            part.rows = {session_id.encode(): encode_state(state) for session_id, state in part.states.items()}
+            for key, row in part.rows.items():
+                changelog.send(self._settings.changelog, key, row, partition=part.last.tp.partition)
+            changelog.seal()
+
+    def _write(self, parts: Sequence[Part], changelog_offsets: Sequence[int]) -> None:
+        for part, changelog_offset in zip(parts, changelog_offsets, strict=True):
+            if not self._consumer().owns(part.last.tp, part.last.generation):
+                part.partition.left = True  # lost since the last look
+            elif part.rows:
+                self._table.write(part.last.tp.partition, part.rows, changelog_offset)
