@@ -22,9 +22,11 @@ from schemas.vocabulary import Vocabulary
 from trainer import gru4rec
 from trainer.fit import FitResult
 from trainer.gru4rec import Weights
-from trainer.memory_graph import memory_graph
+from trainer.memory_graph import add_memory
+from trainer.onnx_graph import Graph
 from trainer.session_memory import NO_MEMORY, RECENT, SessionMemory, remember
-from trainer.shortlist import LEAST_ITEMS, Head, shortlist_graph
+from trainer.shortlist import LEAST_ITEMS, shortlist_graph
+from trainer.shortlist_memory import ListedMemory
 
 TOP_K = 30  # a few more than a ranking publishes, so that exclusions leave enough
 _OPSET, _IR = 17, 8  # every ONNX Runtime since 1.12 knows them, and nothing newer is needed
@@ -178,19 +180,14 @@ def _advance_graph(weights: Weights) -> onnx.ModelProto:
 
 def _rank_graph(weights: Weights, memory: SessionMemory, k: int, recent_size: int) -> onnx.ModelProto:
     if weights.items >= LEAST_ITEMS:
-        nodes, constants = shortlist_graph(
-            weights.output.numpy(),
-            weights.output_bias.numpy(),
-            k,
-            _memory_head(memory, recent_size) if memory else None,
-        )
+        listed = ListedMemory(memory, recent_size) if memory else None
+        nodes, constants = shortlist_graph(weights.output.numpy(), weights.output_bias.numpy(), k, listed)
     else:
-        added, constants, scores = memory_graph(memory, "scores", weights.items, recent_size)
-        nodes = [
-            helper.make_node("Gemm", ["hidden", "output", "output_bias"], ["scores"], transB=1),  # [B, I]
-            *added,
-            helper.make_node("TopK", [scores, "k"], ["top_score", "top_index"], axis=1, largest=1, sorted=1),
-        ]
+        whole = Graph()
+        whole.apply("Gemm", ["hidden", "output", "output_bias"], "scores", transB=1)  # [B, I]
+        scores = add_memory(whole.part("remember"), memory, "scores", weights.items, recent_size)
+        nodes, constants = whole.nodes, list(whole.constants.values())
+        nodes.append(helper.make_node("TopK", [scores, "k"], ["top_score", "top_index"], axis=1, largest=1, sorted=1))
     graph = helper.make_graph(
         nodes,
         "rank",
@@ -210,15 +207,6 @@ def _rank_graph(weights: Weights, memory: SessionMemory, k: int, recent_size: in
         ],
     )
     return _model(graph)
-
-
-def _memory_head(memory: SessionMemory, recent_size: int) -> Head:
-    """The session memory as what a shortlist takes."""
-
-    def head(scores: str, width: int, own: str, best: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto], str]:
-        return memory_graph(memory, scores, width, recent_size, own=own, best=best)
-
-    return head
 
 
 def save_bundle(

@@ -12,8 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from schemas.golden import recent_items, same_ranking
 from tests.unit.trainer.test_session_memory import whole_memory
-from trainer import export, gru4rec
-from trainer.session_memory import RECENT, remember
+from trainer import export, gru4rec, shortlist
+from trainer.gru4rec import Weights
+from trainer.session_memory import NO_MEMORY, PLACES, RECENT, RepeatTerm, SessionMemory, remember
 from trainer.settings import TrainingSettings
 from trainer.shortlist import shortlist_graph
 
@@ -21,6 +22,7 @@ UNITS, K = 24, 10
 UNPROVEN = "shortlist.unproven"
 
 Floats = NDArray[np.float32]
+Ranking = tuple[NDArray[np.int64], Floats]
 
 
 def run(output: Floats, bias: Floats, hidden: Floats) -> tuple[NDArray[np.int64], Floats, int]:
@@ -72,6 +74,26 @@ def test_the_best_are_those_of_the_whole_catalogue(items: int) -> None:
     assert unproven < len(hidden)  # most are proven, or the shortlist would be in vain
 
 
+@pytest.mark.parametrize("items", [640, 1024, 1025, 5_000])
+def test_blocks_and_pieces_of_a_larger_catalogue(items: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shortlist, "_LARGE", 100)
+    monkeypatch.setattr(shortlist, "_PIECE", 512)
+    output, bias, hidden = random(items, seed=items)
+    index, score, unproven = run(output, bias, hidden)
+    assert same_ranking(by_hand(output, bias, hidden), (index, score))
+    assert unproven < len(hidden)
+
+
+def test_items_alike_are_all_found() -> None:
+    """Ties across the end of the list: any of them will do, none may be missing for an item that is worse."""
+    output, bias, hidden = random(3_000, seed=8)
+    output[100:150], bias[100:150] = output[100], 500
+    index, score, _ = run(output, bias, hidden)
+    assert ((index >= 100) & (index < 150)).all()
+    assert np.allclose(score, (hidden @ output[100] + 500)[:, None], rtol=1e-5)
+    assert all(len(set(row)) == K for row in index.tolist())
+
+
 def test_a_shortlist_that_proves_nothing_is_computed_again() -> None:
     """All items nearly alike: the integers cannot tell them apart, and the best are anywhere."""
     rng = np.random.default_rng(0)
@@ -83,10 +105,11 @@ def test_a_shortlist_that_proves_nothing_is_computed_again() -> None:
 
 
 def test_only_the_sessions_without_proof_are_computed_again() -> None:
-    """A state that is small beside the others is far from its rounded self."""
+    """A state with one large component loses the others, which alone decide here."""
     output, bias, hidden = random(2_000, seed=2)
-    output *= 4
+    output[:, 0] = 0
     hidden[3] /= 500
+    hidden[3, 0] = 1
     index, score, unproven = run(output, bias, hidden)
     assert same_ranking(by_hand(output, bias, hidden), (index, score))
     assert 0 < unproven < len(hidden)
@@ -128,29 +151,95 @@ def test_rows_of_zeros_and_negative_scores() -> None:
     assert same_ranking(by_hand(output, bias, hidden), (index, score))
 
 
-def test_the_session_memory_counts_for_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its terms move items up and down the list and depend on the scores themselves: all of it in float32."""
-    items, sessions = 700, 60
-    memory = whole_memory(items)
-    weights = gru4rec.initial_weights(items, TrainingSettings(hidden_size=UNITS), torch.Generator().manual_seed(0))
-    weights = replace(weights, output=weights.output * 6)
-    monkeypatch.setattr(export, "LEAST_ITEMS", 1)
-    session = ort.InferenceSession(export.export(weights, memory).rank, providers=["CPUExecutionProvider"])
-    rng = np.random.default_rng(0)
-    hidden = np.tanh(rng.standard_normal((sessions, UNITS))).astype(np.float32)
-    hidden[5] /= 500  # lost in the integers' steps: computed again
-    clicked = rng.integers(items, size=(6, sessions))
+def remembered(
+    weights: Weights, memory: SessionMemory, hidden: Floats, clicked: NDArray[np.int64]
+) -> tuple[Ranking, Ranking, int]:
+    """The rankings by hand and by the graph of an export, and how many sessions were computed again.
+
+    The second session has no recent item.
+    """
     recent, counts, clicks = recent_items(clicked, RECENT)
-    recent[7] = -1
+    recent[1:2] = -1
     z = torch.from_numpy(hidden @ weights.output.numpy().T + weights.output_bias.numpy())
     scores = remember(memory, z, *map(torch.from_numpy, (recent, counts, clicks))).numpy()
+    rank = onnx.load_from_string(export.export(weights, memory).rank)
+    rank.graph.output.append(helper.make_tensor_value_info(UNPROVEN, TensorProto.INT64, ["unproven", 1]))
+    session = ort.InferenceSession(rank.SerializeToString(), providers=["CPUExecutionProvider"])
     inputs = {"hidden": hidden, "recent": recent, "counts": counts, "clicks": clicks}
-    found = tuple(session.run(["top_index", "top_score"], inputs))
-    k = found[0].shape[1]
-    index = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    assert same_ranking((index, np.take_along_axis(scores, index, axis=1)), found)
-    without = np.argsort(-z.numpy(), axis=1, kind="stable")[:, :k]
-    assert (without[:, 0] != index[:, 0]).any()
+    inputs = {given.name: inputs[given.name] for given in session.get_inputs()}
+    index, score, unproven = session.run(["top_index", "top_score", UNPROVEN], inputs)
+    best = np.argsort(-scores, axis=1, kind="stable")[:, : index.shape[1]]
+    return (best, np.take_along_axis(scores, best, axis=1)), (index, score), len(unproven)
+
+
+def weights_of(output: Floats, bias: Floats) -> Weights:
+    start = gru4rec.initial_weights(
+        len(output), TrainingSettings(hidden_size=output.shape[1]), torch.Generator().manual_seed(0)
+    )
+    return replace(start, output=torch.from_numpy(output), output_bias=torch.from_numpy(bias))
+
+
+def best_items(output: Floats, bias: Floats, hidden: Floats, count: int) -> NDArray[np.int64]:
+    """The best of each session as its clicks, int64[count, B]."""
+    return np.argsort(-(hidden @ output.T + bias), axis=1)[:, :count].T.astype(np.int64)
+
+
+@pytest.fixture(params=[100, 100_000])
+def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small catalogues with a shortlist, in blocks of 8 items and of 1."""
+    monkeypatch.setattr(export, "LEAST_ITEMS", 1)
+    monkeypatch.setattr(shortlist, "_LARGE", request.param)
+
+
+@pytest.mark.usefixtures("blocks")
+def test_the_session_memory_counts_for_what_it_says() -> None:
+    """Its terms move items up and down the list and depend on the scores themselves: all of it in float32."""
+    output, bias, hidden = random(700, seed=9, sessions=60)
+    clicked = np.random.default_rng(0).integers(len(output), size=(6, len(hidden)))
+    expected, found, _ = remembered(weights_of(output, bias), whole_memory(len(output)), hidden, clicked)
+    assert same_ranking(expected, found)
+    without = best_items(output, bias, hidden, 1)[0]
+    assert (without != expected[0][:, 0]).any()
+
+
+@pytest.mark.usefixtures("blocks")
+@pytest.mark.parametrize("place", [-20.0, -3.0, 3.0])
+@pytest.mark.parametrize("score", [-0.5, 0.5])
+def test_a_memory_that_lowers_the_best_lowers_no_other(place: float, score: float) -> None:
+    """The best item was the last click, the next ones those before: what these get depends on the best one's score."""
+    output, bias, hidden = random(5_000, seed=10, sessions=60)
+    places = torch.zeros(PLACES)
+    places[0] = place
+    term = RepeatTerm(places, torch.tensor(0.0), torch.tensor(score), torch.tensor(0.0))
+    clicked = best_items(output, bias, hidden, 4)[::-1]
+    memory = replace(NO_MEMORY, repeat=term)
+    expected, found, unproven = remembered(weights_of(output, bias), memory, hidden, clicked)
+    assert same_ranking(expected, found)
+    assert unproven < len(hidden)
+
+
+@pytest.mark.usefixtures("blocks")
+def test_the_session_memory_counts_where_all_is_computed_again() -> None:
+    """All items nearly alike: no list is proven."""
+    output, _, hidden = random(2_000, seed=11, sessions=33)
+    output = (output[:1] + 1e-4 * np.random.default_rng(1).standard_normal(output.shape)).astype(np.float32)
+    bias = np.zeros(len(output), np.float32)
+    clicked = np.random.default_rng(2).integers(len(output), size=(6, len(hidden)))
+    expected, found, unproven = remembered(weights_of(output, bias), whole_memory(len(output)), hidden, clicked)
+    assert same_ranking(expected, found)
+    assert unproven == len(hidden)
+
+
+@pytest.mark.parametrize("sessions", [1, 3, 33])
+@pytest.mark.parametrize("memory", [False, True], ids=["plain", "memory"])
+@pytest.mark.parametrize("items", [20_001, 37_000])
+def test_catalogues_and_batches_as_they_are_served(items: int, memory: bool, sessions: int) -> None:
+    output, bias, hidden = random(items, seed=items, sessions=sessions)
+    clicked = np.random.default_rng(3).integers(items, size=(6, sessions))
+    clicked[:2] = best_items(output, bias, hidden, 2)
+    known = whole_memory(items) if memory else NO_MEMORY
+    expected, found, _ = remembered(weights_of(output, bias), known, hidden, clicked)
+    assert same_ranking(expected, found)
 
 
 def test_one_session_at_a_time_gives_the_same() -> None:
