@@ -276,7 +276,7 @@ def _io(name: str, kind: int, shape: list[int | str]) -> onnx.ValueInfoProto:
 def _model(graph: onnx.GraphProto) -> onnx.ModelProto:
     model = helper.make_model(
         graph,
-        opset_imports=[helper.make_opsetid("", _OPSET), helper.make_opsetid("com.microsoft", 1)],
+        opset_imports=[helper.make_opsetid("", _OPSET)],
         ir_version=_IR,
         producer_name="nextclick",
     )

@@ -28,10 +28,6 @@ class Graph:
         """A graph of its own, for a branch of an `If`; its constants are the whole graph's."""
         return replace(self, prefix=f"{self.prefix}{name}.", nodes=[])
 
-    def constant(self, name: str, values: npt.ArrayLike, dtype: type[np.generic]) -> str:
-        """A constant under `prefix` and a name."""
-        return self.shared(self.prefix + name, values, dtype)
-
     def shared(self, name: str, values: npt.ArrayLike, dtype: type[np.generic]) -> str:
         """A constant under exactly this name."""
         if name not in self.constants:
@@ -51,9 +47,9 @@ class Graph:
         """float32 scalar."""
         return self.shared(f"float.{np.float32(value)!s}", value, np.float32)
 
-    def apply(self, operator: str, inputs: list[str], output: str, *, domain: str = "", **attributes: Any) -> str:
+    def apply(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> str:
         """One operator with one output; the name of that."""
-        self.nodes.append(helper.make_node(operator, inputs, [self.prefix + output], domain=domain, **attributes))
+        self.nodes.append(helper.make_node(operator, inputs, [self.prefix + output], **attributes))
         return self.prefix + output
 
     def top(self, values: str, k: str, output: str, *, in_order: bool) -> tuple[str, str]:

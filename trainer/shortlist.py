@@ -179,7 +179,10 @@ def shortlist_graph(
     enough = graph.apply("Add", [shortlist.bound, state.error], "enough")  # [B, 1]
     proven = shortlist.short
     if raises is not None:
-        sums = graph.apply("Add", [scores, raises.of_items(scores, shortlist.place)], "sums")
+        added = graph.apply("Add", [scores, raises.of_items(scores, shortlist.place)], "with_memory")
+        # Where a list is shorter there is no item: what is added there is another's.
+        item = graph.apply("Greater", [scores, graph.float(_NEVER / 2)], "is_item")
+        sums = graph.apply("Where", [item, added, scores], "sums")
         # What is added depends on the best score of all, which the list must hold as well.
         highest = graph.apply("ReduceMax", [scores], "highest_score", axes=[1], keepdims=1)
         above = graph.apply("Add", [threshold, state.error], "above_threshold")
@@ -206,16 +209,21 @@ def _state(graph: Graph, catalogue: _Catalogue) -> _State:
     largest = graph.apply("ReduceMax", [sizes], "largest", axes=[1], keepdims=1)  # [B, 1]
     step_or_0 = graph.apply("Mul", [largest, graph.float(1 / _STATE_STEPS)], "step_or_0")
     step = graph.apply("Max", [step_or_0, graph.float(_TINY)], "step")
-    steps = graph.apply("Round", [graph.apply("Div", [hidden, step], "in_steps")], "steps")  # p
+    in_steps = graph.apply("Div", [hidden, step], "in_steps")
+    steps = graph.apply("Round", [in_steps], "steps")  # p
     shifted = graph.apply("Add", [steps, graph.float(_STATE_STEPS + 1)], "shifted")
     integers = graph.apply("Cast", [shifted], "integers", to=TensorProto.UINT8)
-    state = graph.apply("Mul", [steps, step], "state")  # β p
-    rest = graph.apply("Sub", [hidden, state], "rest")
     weights, rounded = catalogue.extended(), catalogue.rounded()
     lost = np.linalg.norm(weights - rounded * catalogue.step, axis=1).max()
     longest = np.linalg.norm(weights, axis=1).max()
-    length = graph.apply("ReduceL2", [state], "state_length", axes=[1], keepdims=1)
-    rest_length = graph.apply("ReduceL2", [rest], "rest_length", axes=[1], keepdims=1)
+
+    def length_of(values: str, name: str) -> str:
+        """In steps first: the squares of a small state are 0 in float32, and an error of 0 would prove anything."""
+        in_steps = graph.apply("ReduceL2", [values], f"{name}_in_steps", axes=[1], keepdims=1)
+        return graph.apply("Mul", [in_steps, step], name)
+
+    length = length_of(steps, "state_length")  # of β p
+    rest_length = length_of(graph.apply("Sub", [in_steps, steps], "rest"), "rest_length")
     of_weights = graph.apply("Mul", [length, graph.float(lost * (1 + _ROUNDING) + longest * _ROUNDING)], "of_weights")
     of_state = graph.apply("Mul", [rest_length, graph.float(longest * (1 + _ROUNDING))], "of_state")
     error = graph.apply("Add", [of_weights, of_state], "error")
@@ -226,9 +234,10 @@ def _maxima(graph: Graph, catalogue: _Catalogue, state: _State) -> str:
     """The highest q · p of each block, int32[B, J]."""
     rounded, block = catalogue.rounded(), catalogue.block
     items = block * catalogue.blocks
-    # The last block is filled up with items that are there already: they change no maximum by much, and their scores
-    # in float32 are never the best.
-    filled = rounded[np.minimum(np.arange(items), catalogue.items - 1)]
+    # The last blocks are filled up with items from all over the catalogue: copies of one would raise many maxima if it
+    # is among the best, and with them the threshold. Their scores in float32 are never the best.
+    copies = np.linspace(0, catalogue.items - 1, items - catalogue.items).astype(np.int64)
+    filled = rounded[np.concatenate([np.arange(catalogue.items), copies])]
     zero = graph.shared("shortlist.zero", _STATE_STEPS + 1, np.uint8)
     parts = []
     size = _PIECE if block > 1 else items

@@ -44,8 +44,7 @@ def run(output: Floats, bias: Floats, hidden: Floats) -> tuple[NDArray[np.int64]
             *constants,
         ],
     )
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model)
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     index, score, unproven = session.run(None, {"hidden": hidden})
@@ -138,9 +137,22 @@ def test_states_of_any_size(size: float) -> None:
     output, bias, hidden = random(1_000, seed=7)
     hidden *= np.float32(size)
     index, score, unproven = run(output, bias * np.float32(size), hidden)
-    assert same_ranking(by_hand(output, bias * np.float32(size), hidden), (index, score))
+    by_size = np.float32(size or 1)  # or scores that are all small would pass for equal
+    expected, expected_score = by_hand(output, bias * np.float32(size), hidden)
+    assert same_ranking((expected, expected_score / by_size), (index, score / by_size))
     if size:
         assert unproven < len(hidden)
+
+
+@pytest.mark.parametrize("items", [5_000, 37_000])
+def test_the_last_item_may_be_the_best(items: int) -> None:
+    """What the last blocks are filled up with must not be taken for so many more of the best."""
+    output, bias, hidden = random(items, seed=3, sessions=16)
+    bias[-1] += 100
+    index, score, unproven = run(output, bias, hidden)
+    assert same_ranking(by_hand(output, bias, hidden), (index, score))
+    assert (index[:, 0] == items - 1).all()
+    assert unproven < len(hidden) / 2
 
 
 def test_rows_of_zeros_and_negative_scores() -> None:
@@ -152,13 +164,14 @@ def test_rows_of_zeros_and_negative_scores() -> None:
 
 
 def remembered(
-    weights: Weights, memory: SessionMemory, hidden: Floats, clicked: NDArray[np.int64]
+    weights: Weights, memory: SessionMemory, hidden: Floats, clicked: NDArray[np.int64], *, first_length: float = 6
 ) -> tuple[Ranking, Ranking, int]:
     """The rankings by hand and by the graph of an export, and how many sessions were computed again.
 
-    The second session has no recent item.
+    The first session is of `first_length` clicks, the second one has no recent item.
     """
     recent, counts, clicks = recent_items(clicked, RECENT)
+    clicks[0] = first_length
     recent[1:2] = -1
     z = torch.from_numpy(hidden @ weights.output.numpy().T + weights.output_bias.numpy())
     scores = remember(memory, z, *map(torch.from_numpy, (recent, counts, clicks))).numpy()
@@ -216,6 +229,21 @@ def test_a_memory_that_lowers_the_best_lowers_no_other(place: float, score: floa
     expected, found, unproven = remembered(weights_of(output, bias), memory, hidden, clicked)
     assert same_ranking(expected, found)
     assert unproven < len(hidden)
+
+
+@pytest.mark.usefixtures("blocks")
+def test_what_one_session_adds_is_no_others() -> None:
+    """Where another's list is shorter than its own, too."""
+    output, bias, hidden = random(5_000, seed=12, sessions=8)
+    clicked = best_items(output, bias, hidden, 6)
+    clicked[:, 0] = 16 * np.arange(6)
+    term = RepeatTerm(torch.zeros(PLACES), torch.tensor(0.0), torch.tensor(0.0), torch.tensor(1.0))
+    memory = replace(NO_MEMORY, repeat=term)
+    weights = weights_of(output, bias)
+    expected, found, _ = remembered(weights, memory, hidden, clicked, first_length=np.inf)
+    assert (found[0] < len(output)).all()
+    others = slice(1, None)
+    assert same_ranking((expected[0][others], expected[1][others]), (found[0][others], found[1][others]))
 
 
 @pytest.mark.usefixtures("blocks")
