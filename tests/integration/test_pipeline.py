@@ -75,7 +75,8 @@ async def test_no_session_id_reaches_what_the_store_keeps_beside_the_rows(group:
 
 async def test_an_agent_that_is_cancelled_over_a_chunk_ends_the_worker(group: Group, tmp_path: Path) -> None:
     """Faust starts it anew; but no chunk may pass the one that it dropped, or its clicks would never be ranked."""
-    async with running(group.settings(tmp_path, chunk_clicks=10, chunks_in_flight=1)) as worker:
+    # One click at a time: how many a fetch brings of more depends on when it comes.
+    async with running(group.settings(tmp_path, chunk_clicks=1, chunks_in_flight=1)) as worker:
         await worker.ready()
         entered, leave, compute = threading.Event(), threading.Event(), worker.app.pipeline._compute
 
@@ -85,7 +86,7 @@ async def test_an_agent_that_is_cancelled_over_a_chunk_ends_the_worker(group: Gr
             return compute(*args)
 
         worker.app.pipeline._compute = compute_slowly  # type: ignore[method-assign, assignment]
-        group.produce(30)
+        group.produce(3)
         await until(lambda: entered.is_set() and worker.app.pipeline.in_flight == 2, "a chunk waits behind another")
         [agent] = worker.app.agents.values()
         for actor in agent._actors:
@@ -96,4 +97,4 @@ async def test_an_agent_that_is_cancelled_over_a_chunk_ends_the_worker(group: Gr
             await worker.app.pipeline.drained()
         await worker.consumer.commit()
         assert {type(error) for error in worker.errors} == {StalledError}
-    assert group.committed() in {None, 10}
+    assert group.committed() in {None, 1}
