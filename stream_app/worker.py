@@ -1,6 +1,7 @@
 """A worker from start to exit: wait for a model, run the Faust app, drain on a signal, never end silently."""
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -30,6 +31,7 @@ _STOP_SECONDS: Final = 30.0
 _FAILED_STOP_SECONDS: Final = 5.0
 _MODEL_POLL_SECONDS: Final = 0.1
 _SWITCH_SECONDS: Final = 0.0001
+_YOUNG_OBJECTS: Final = 50_000
 
 
 class Worker:
@@ -162,6 +164,10 @@ class Worker:
         if (error := starting.exception()) is not None:
             self.fail(error)
         self._started = True
+        # What has been made by now stays; the collector went through all of it a few times a second. Without that, and
+        # with fewer rounds for what is young (`main`), 1.25 times as many clicks are answered at 5,000 items.
+        gc.collect()
+        gc.freeze()
 
     async def _watch_for_crash(self, app: RecommenderApp) -> None:
         while not app.crashed:
@@ -227,6 +233,7 @@ def main(settings: StreamSettings) -> None:
     # A thread that holds the interpreter gives it up when another has waited so long: 5 ms by default, which a click
     # would meet at each hop between the event loop, the pipeline's thread and the delivery's.
     sys.setswitchinterval(_SWITCH_SECONDS)
+    gc.set_threshold(_YOUNG_OBJECTS)  # see `_on_started`
     if sys.platform == "win32":
         asyncio.run(_run_and_exit(settings))
     else:
