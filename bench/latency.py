@@ -20,11 +20,11 @@ import numpy as np
 from confluent_kafka import Consumer, TopicPartition
 from numpy.typing import NDArray
 
+from bench.broker import warm_broker
 from bench.bundles import bundle
 from bench.clicks import item_ids
 from bench.deployment import BenchmarkError, Deployment
 from bench.report import Report, console
-from deploy.kafka import LocalKafka
 from schemas.click import Click, encode_click
 
 PERCENTILES = (50, 90, 99, 99.9)
@@ -102,7 +102,7 @@ def measure(cases: tuple[Case, ...], rounds: int) -> Report:
     """Every case in each round, in turn."""
     sys.setswitchinterval(_SWITCH_SECONDS)
     runs: dict[Case, list[Run]] = {case: [] for case in cases}
-    with LocalKafka() as kafka, tempfile.TemporaryDirectory(prefix="nextclick-bench-") as name:
+    with warm_broker() as kafka, tempfile.TemporaryDirectory(prefix="nextclick-bench-") as name:
         for number in range(rounds):
             for case in cases:
                 with console.status(f"round {number + 1} of {rounds}: {case.items:,} items, {case.rate:,} a second"):

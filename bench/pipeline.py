@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from bench.broker import warm_broker
 from bench.bundles import UNITS, bundle
 from bench.clicks import shop_clicks
 from bench.deployment import Deployment
 from bench.report import Report, console, spread
-from deploy.kafka import LocalKafka
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def main() -> None:
 def measure(cases: tuple[Case, ...], rounds: int) -> Report:
     """Every case in each round, in turn."""
     runs: dict[Case, list[Run]] = {case: [] for case in cases}
-    with LocalKafka() as kafka, tempfile.TemporaryDirectory(prefix="nextclick-bench-") as name:
+    with warm_broker() as kafka, tempfile.TemporaryDirectory(prefix="nextclick-bench-") as name:
         folder = Path(name)
         for number in range(rounds):
             for case in cases:

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.broker import warm_broker
 from bench.bundles import UNITS, bundle
 from bench.clicks import item_ids
 from bench.deployment import Deployment
@@ -59,7 +60,7 @@ def main() -> None:
         for size in sizes:
             with console.status(f"{size:,} sessions"):
                 rows.append(_in_process("fill", folder / f"fill-{size}", size))
-        with console.status("restoring"), LocalKafka() as kafka:
+        with console.status("restoring"), warm_broker() as kafka:
             rows.append(restore(kafka, folder))
     ratios = {"removal_seconds_expired_to_live_rows": removal["expired_s"] / removal["live_s"]}
     filled = [row for row in rows if "rss_mb" in row]

@@ -13,11 +13,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from bench.broker import warm_broker
 from bench.bundles import bundle
 from bench.clicks import MEAN_SESSION, item_ids
 from bench.deployment import Deployment
 from bench.report import Report, console, spread
-from deploy.kafka import LocalKafka
 from schemas.click import Click
 
 CATALOGUES = (5_000, 37_000, 330_000)
@@ -28,7 +28,7 @@ ROUNDS = 3
 def main() -> None:
     """All catalogues, each round in turn."""
     runs: dict[int, list[dict[str, float]]] = {items: [] for items in CATALOGUES}
-    with LocalKafka() as kafka, tempfile.TemporaryDirectory(prefix="nextclick-bench-") as name:
+    with warm_broker() as kafka, tempfile.TemporaryDirectory(prefix="nextclick-bench-") as name:
         for number in range(ROUNDS):
             for items in CATALOGUES:
                 with console.status(f"round {number + 1} of {ROUNDS}: {items:,} items"):

@@ -26,9 +26,10 @@ log = structlog.get_logger(__name__)
 _RECOVERY_CHECK_SECONDS = 0.02
 # A rebalance waits for the fetch under way, and a fetch at most so long for a record.
 _LONGEST_FETCH_SECONDS = 0.1
-# Clicks come one by one, and a fetch for each would cost more than ranking it: wait so long for company. At 2 ms a
-# click of 1,000 a second costs 0.85 ms of processor time, at 4 ms 0.77 ms, and waits as long or shorter.
-_FETCH_SECONDS = 0.004
+# Clicks come one by one, and a fetch for each would cost more than ranking it: wait so long for company. At 1,000 a
+# second half of them waited 22 ms with 4 ms between fetches, 16 ms with 6, and 18 ms with 10 for a fifth less of the
+# processor's time.
+_FETCH_SECONDS = 0.006
 
 
 def now() -> float:
@@ -79,13 +80,35 @@ class ChunkSchema(faust.Schema):
 
 
 class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
-    """Remembers when the broker last confirmed that this worker is a member of its group."""
+    """Remembers when the broker last confirmed that this worker is a member of its group, and fetches at a pace."""
 
     logger = logging.getLogger("faust")  # as quiet as the services it is one of
     last_heartbeat: float = 0.0
+    pace: float = 0.0  # seconds between two fetches of a broker
+    fetched_at: dict[int, float]  # when the last one was sent, by broker
 
     async def on_start(self) -> None:
         await super().on_start()
+        self._observe_heartbeats()
+        self._pace_fetches()
+
+    def _pace_fetches(self) -> None:
+        """Wait before a fetch is sent: aiokafka sends the next one when the last one's records are taken.
+
+        To wait before they are taken instead would let them grow old: they came right after the fetch before.
+        """
+        fetcher = self._ensure_consumer()._fetcher
+        send = fetcher._proc_fetch_request
+        self.fetched_at = {}
+
+        async def paced(assignment: Any, node_id: int, request: Any) -> Any:
+            await asyncio.sleep(max(0.0, self.fetched_at.get(node_id, 0.0) + self.pace - now()))
+            self.fetched_at[node_id] = now()
+            return await send(assignment, node_id, request)
+
+        fetcher._proc_fetch_request = paced
+
+    def _observe_heartbeats(self) -> None:
         coordinator = self._ensure_consumer()._coordinator
         beat = coordinator._do_heartbeat
 
@@ -134,7 +157,6 @@ class ChunkConsumer(driver.Consumer):
     logger = logging.getLogger("faust")  # as quiet as the services it is one of
     _thread: _ChunkConsumerThread
     _joining_since: float = 0.0
-    _next_fetch: float = 0.0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -170,11 +192,10 @@ class ChunkConsumer(driver.Consumer):
         if not partitions:
             await asyncio.sleep(_RECOVERY_CHECK_SECONDS)
             return {}
-        await asyncio.sleep(max(0.0, self._next_fetch - now()))
         await self.app.pipeline.wants_more()
         records = await super()._getmany(partitions, timeout)
         few = sum(map(len, records.values())) < self.app.conf.broker_max_poll_records
-        self._next_fetch = now() + _FETCH_SECONDS if few else 0.0
+        self._thread.pace = _FETCH_SECONDS if few else 0.0
         return records
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Message]]:

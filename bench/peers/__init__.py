@@ -18,11 +18,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
+from bench.broker import warm_broker
 from bench.bundles import bundle
 from bench.clicks import shop_clicks
 from bench.deployment import BenchmarkError, Deployment, cpu_seconds
 from bench.report import Report, console, spread
-from deploy.kafka import LocalKafka
 
 FOLDER: Final = Path(__file__).parent / "jobs"
 """No package: Bytewax would import those above it, and ours are not installed there."""
@@ -81,7 +81,7 @@ def measure(catalogues: tuple[int, ...], rounds: int, peers: tuple[Peer, ...], s
     if not PYTHON.exists():
         raise BenchmarkError(f"{PYTHON} is missing; `make bench BENCH=peers` makes it")
     runs: dict[tuple[int, Peer], list[tuple[float, float]]] = {}
-    with LocalKafka() as kafka, tempfile.TemporaryDirectory(prefix="nextclick-bench-") as folder:
+    with warm_broker() as kafka, tempfile.TemporaryDirectory(prefix="nextclick-bench-") as folder:
         for number in range(rounds):
             for items in catalogues:
                 for peer in peers:

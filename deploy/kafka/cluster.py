@@ -30,6 +30,7 @@ class LocalKafka:
                 end, but kept when the start failed or the `with` block ended by an exception
     ports       one client port a broker; else free ones
     overrides   Kafka settings that win over those of `node_properties`, the same for every broker
+    optimise    for a long run: Java's optimising compiler, which first costs more than it saves
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class LocalKafka:
         ports: Sequence[int] | None = None,
         overrides: Mapping[str, str] | None = None,
         heap_mb: int = 512,
+        optimise: bool = False,
         start_timeout: float = 90.0,
         stop_timeout: float = 20.0,
     ) -> None:
@@ -54,6 +56,7 @@ class LocalKafka:
         self._ports = ports
         self._overrides = dict(overrides or {})
         self._heap_mb = heap_mb
+        self._optimise = optimise
         self._start_timeout = start_timeout
         self._stop_timeout = stop_timeout
         self._folder: Path | None = None
@@ -93,7 +96,7 @@ class LocalKafka:
             self._nodes = self._lay_out()
             self._format()
             for node in self._nodes:
-                node.spawn(self._java, self._jars, self._heap_mb)
+                node.spawn(self._java, self._jars, self._heap_mb, optimise=self._optimise)
             self.wait_until_healthy()
         except BaseException:
             self._end(keep_logs=True)
@@ -120,7 +123,7 @@ class LocalKafka:
 
         After two of three were stopped, start the first with `wait=False`: alone it cannot be healthy.
         """
-        self._node(broker).spawn(self._java, self._jars, self._heap_mb)
+        self._node(broker).spawn(self._java, self._jars, self._heap_mb, optimise=self._optimise)
         if wait:
             self.wait_until_healthy()
 

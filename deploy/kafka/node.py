@@ -44,7 +44,7 @@ class Node:
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
-    def spawn(self, java: Path, jars: Path, heap_mb: int) -> None:
+    def spawn(self, java: Path, jars: Path, heap_mb: int, *, optimise: bool) -> None:
         """Start the process; health is the cluster's to judge."""
         if self.running:
             raise LocalKafkaError(f"broker {self.id} is running already; stop it first")
@@ -52,7 +52,8 @@ class Node:
         config.write_text(to_text(self.settings))
         options = [f"-Dlog4j2.configurationFile={LOG4J.as_uri()}", f"-Dnextclick.log={self.log_file}"]
         options.append(f"-Djava.io.tmpdir={self.data.parent}")  # native libraries, which a killed JVM leaves behind
-        broker = [*java_command(java, jars, heap_mb=heap_mb, options=options), "kafka.Kafka", str(config)]
+        machine = java_command(java, jars, heap_mb=heap_mb, options=options, optimise=optimise)
+        broker = [*machine, "kafka.Kafka", str(config)]
         guard = [sys.executable, "-I", "-S", str(GUARD), str(os.getpid())]
         with self.out_file.open("ab") as out:
             # A session of its own: Ctrl-C in the terminal is ours to handle, in our order.

@@ -55,6 +55,7 @@ async def test_one_chunk_a_partition_and_fetch_with_every_record_in_order(group:
         await until(lambda: len(hand.offsets(0)) == 150 and len(hand.offsets(1)) == 40, "every click handed over")
 
         assert [(chunk.tp, [record.offset for record in chunk.records]) for chunk, _ in hand.got] == fetched
+        assert worker.consumer._thread.fetched_at  # aiokafka sends its fetches at our pace
         assert max(len(offsets) for _, offsets in fetched) == 25  # worker.chunk_clicks
         clicks = [
             decode_click(record.key, record.value, now_ms=10_000, limits=ClickLimits())
