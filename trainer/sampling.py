@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-_POOL = 1 << 18  # ids drawn at once: enough to make the call's cost vanish, small enough for the cache
+_POOL = 1 << 18  # ids drawn ahead
+_BLOCK = 1 << 13  # ids drawn by one call: enough to make its cost vanish, small enough for the cache
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,15 @@ class NegativeSampler:
 
     def _refill(self) -> None:
         size = max(1, _POOL // max(1, self._n_sample)) * self._n_sample
-        # One uniform number gives both: its whole part the column, its fraction the coin.
-        u = self._rng.random(size) * len(self._keep)
-        column = u.astype(np.int64)
-        heads = (u - column) < self._keep[column]
-        self._pool = torch.from_numpy(np.where(heads, column, self._alias[column]))
+        pool = np.empty(size, np.int64)
+        for first in range(0, size, _BLOCK):
+            block = pool[first : first + _BLOCK]
+            # One uniform number gives both: its whole part the column, its fraction the coin.
+            u = self._rng.random(len(block)) * len(self._keep)
+            column = u.astype(np.int64)
+            heads = (u - column) < self._keep[column]
+            block[:] = np.where(heads, column, self._alias[column])
+        self._pool = torch.from_numpy(pool)
         self._next = 0
 
 

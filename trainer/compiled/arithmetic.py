@@ -71,26 +71,27 @@ def _two_to_the(_context: Any, rounded: Any) -> Any:
 
 
 @intrinsic
-def _fetch(_context: Any, table: Any, row: Any, column: Any) -> Any:
-    """Ask for the cache line of an element that will be needed soon."""
+def fetch(_context: Any, array: Any, at: Any) -> Any:
+    """Ask for the cache line of an element of an array [n] that will be needed soon."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        array = context.make_array(signature.args[0])(context, builder, arguments[0])
-        place = cgutils.get_item_pointer(context, builder, signature.args[0], array, list(arguments[1:]))  # type: ignore[no-untyped-call]
+        of = context.make_array(signature.args[0])(context, builder, arguments[0])
+        place = cgutils.get_item_pointer(context, builder, signature.args[0], of, [arguments[1]])  # type: ignore[no-untyped-call]
         pointer, word = ir.IntType(8).as_pointer(), ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [pointer, word, word, word])
         call = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")  # type: ignore[no-untyped-call]
         builder.call(call, [builder.bitcast(place, pointer), word(1), word(3), word(1)])  # to write, keep, data
         return context.get_dummy_value()
 
-    return types.void(table, types.intp, types.intp), generate
+    return types.void(array, types.intp), generate
 
 
 @compiled
 def fetch_row(table: Any, row: int) -> None:
     """Ask for a row of a table, so that it is there when its turn comes: rows of a step lie anywhere in memory."""
-    for column in range(0, table.shape[1], 16):  # a cache line has 16 numbers
-        _fetch(table, row, column)  # type: ignore[call-arg]
+    numbers = table[row]
+    for k in range(0, len(numbers), 16):  # a cache line has 16 numbers
+        fetch(numbers, k)  # type: ignore[call-arg]
 
 
 @strictly_compiled

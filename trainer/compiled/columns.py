@@ -4,9 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from trainer.compiled.arithmetic import ONE, compiled
+from trainer.compiled.arithmetic import ONE, compiled, fetch, fetch_row
 
 Ints = Any  # integers [n]
+_AHEAD = 16  # elements, or rows, that are asked for before their turn
 
 
 @compiled
@@ -24,6 +25,8 @@ def place_of(item: int, found: int, items: Ints, place: Ints) -> int:
 def add_distinct(touched: Ints, found: int, items: Ints, place: Ints, slot: Ints) -> int:
     """Append the touched items that are not among ``items`` yet; ``slot[i]`` is where touched[i] is. The new count."""
     for i in range(len(touched)):
+        if i + _AHEAD < len(touched):
+            fetch(place, touched[i + _AHEAD])  # type: ignore[call-arg]
         item = touched[i]
         at = place_of(item, found, items, place)
         if at < 0:
@@ -46,6 +49,8 @@ def weigh(slot: Ints, touched: Ints, each: Any, weight: Any) -> None:
 def gather(items: Ints, table: Any, first: int, last: int, rows: Any) -> None:
     """rows[u] = table[items[u]] for u of first..last."""
     for u in range(first, last):
+        if u + _AHEAD < last:
+            fetch_row(table, items[u + _AHEAD])
         source, target = table[items[u]], rows[u]
         for k in range(len(target)):
             target[k] = source[k]

@@ -9,6 +9,7 @@ from trainer.compiled.arithmetic import ONE, ZERO, compiled
 from trainer.compiled.arrays import Array, Data, Options, Scratch, Tables
 from trainer.compiled.columns import add_distinct, weigh
 from trainer.compiled.losses import CROSS_ENTROPY, cross_entropy, ranking_loss
+from trainer.compiled.products import product
 
 
 @compiled
@@ -62,12 +63,14 @@ def score_lanes(p: int, a: int, b: int, columns: int, n: int, samples: int, scra
     for i in range(b - a):
         r, target = scores[i], scratch.target_slot[a + i]
         if options.loss == CROSS_ENTROPY:
-            loss += cross_entropy(r, bias, d_bias, target, scratch.shift[a + i], options.per_lane)
+            loss += cross_entropy(
+                r, bias, d_bias, target, scratch.shift[a + i], options.per_lane, scratch.temporary[p, 0, :columns]
+            )
         else:
             loss += ranking_loss(r, bias, d_bias, target, count, n + samples - 1, scratch.temporary[p], options)
     scratch.loss[p] = loss
-    np.dot(scores, rows, scratch.d_out[a:b])
-    np.dot(scores.T, top, scratch.d_rows[p, : columns * size].reshape((columns, size)))
+    product(scores, rows, scratch.d_out[a:b])
+    product(scores.T, top, scratch.d_rows[p, : columns * size].reshape((columns, size)))
 
 
 @compiled
@@ -127,12 +130,12 @@ def run_lanes(
     if options.hidden_threshold > 0:
         gru.drop(d_out, options.hidden_threshold, keys[1], a, options.hidden_scale, size)
     gru.backward(gates, from_h, hidden, d_out, scratch.d_b[p, 0])
-    np.dot(from_h.T, hidden, scratch.d_u[p])
+    product(from_h.T, hidden, scratch.d_u[p])
     if options.one_hot:
         d_x[:] = gates
     else:
-        np.dot(gates.T, x, scratch.d_w[p])
-        np.dot(gates, model.w, d_x)
+        product(gates.T, x, scratch.d_w[p])
+        product(gates, model.w, d_x)
     if options.input_threshold > 0:
         gru.drop(d_x, options.input_threshold, keys[0], a, options.input_scale, width)
     hidden[:] = out

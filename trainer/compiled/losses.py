@@ -20,6 +20,8 @@ from trainer.losses import EPSILON
 CROSS_ENTROPY, BPR, TOP1, BPR_MAX, TOP1_MAX = range(5)
 LINEAR, ELU, TANH, RELU = range(4)
 
+_LARGE = np.float32(1e30)  # a sum of exponentials this side of it has no member that was cut off
+
 Row = Any  # float32[C]
 
 
@@ -45,25 +47,37 @@ def add_and_find_greatest(r: Row, more: Row) -> np.float32:
 
 
 @compiled
-def cross_entropy(r: Row, bias: Row, d_bias: Row, target: int, shift: np.float32, scale: np.float32) -> float:
-    """-log softmax(r + bias)_t; the gradient is added to ``d_bias`` as well.
+def exponentials(r: Row, bias: Row, off: np.float32, e: Row) -> np.float32:
+    """e becomes exp(r + bias - off); its sum."""
+    total = ZERO
+    for j in range(len(r)):
+        x = exp(r[j] + bias[j] - off)
+        e[j] = x
+        total += x
+    return total
+
+
+@compiled
+def cross_entropy(r: Row, bias: Row, d_bias: Row, target: int, shift: np.float32, scale: np.float32, e: Row) -> float:
+    """-log softmax(r + bias)_t; the gradient is added to ``d_bias`` as well. ``e`` float32[C] is room.
 
     A column's count is in its bias, as a logarithm: ``shift`` is the target's share of that.
     """
-    top = add_and_find_greatest(r, bias)
-    loss = top - (r[target] - shift)
-    total = ZERO
-    for j in range(len(r)):
-        e = exp(r[j] - top)
-        r[j] = e
-        total += e
+    own = r[target] + bias[target]
+    off = own  # the greatest score would do for any row; the target's is at hand, and does for almost all
+    total = exponentials(r, bias, off, e)
+    if not total < _LARGE:
+        for j in range(len(r)):
+            e[j] = r[j]
+        off = add_and_find_greatest(e, bias)
+        total = exponentials(r, bias, off, e)
     factor = scale / total
-    r[target] -= total  # (e - total) / total = p - 1
+    e[target] -= total  # (e - total) / total = p - 1
     for j in range(len(r)):
-        g = r[j] * factor
+        g = e[j] * factor
         r[j] = g
         d_bias[j] += g
-    return float(loss) + math.log(total)
+    return float(off - own + shift) + math.log(total)
 
 
 @compiled

@@ -49,21 +49,26 @@ def move_bias(
     p: int, columns: int, model: Tables, accumulators: Tables, velocities: Tables, scratch: Scratch, options: Options
 ) -> None:
     """Move the output bias: gathered, moved as one row, and put back."""
-    first, last = part(columns, p, len(scratch.d_bias))
-    items, moved = scratch.items[first:last], scratch.temporary[p, :, : last - first]
-    d_bias = scratch.d_bias[:, first:last]
-    for c in range(last - first):
-        moved[0, c] = model.bias[items[c]]
-        moved[1, c] = accumulators.bias[items[c]] if options.adagrad else ZERO
-        moved[2, c] = velocities.bias[items[c]] if options.momentum > ZERO else ZERO
-        moved[3, c] = d_bias[:, c].sum()
-    move_rows(scratch.identity, 0, 1, moved[3:4], moved[0:1], moved[1:2], moved[2:3], options)
-    for c in range(last - first):
-        model.bias[items[c]] = moved[0, c]
+    parts = len(scratch.d_bias)
+    first, last = part(columns, p, parts)
+    n, items = last - first, scratch.items[first:last]
+    sum_parts(scratch.d_bias.reshape((parts, 1, -1))[:, :, first:last], 0, 1)
+    g, temporary = scratch.d_bias[0, first:last], scratch.temporary[p]
+    w, accumulator, velocity = temporary[0, :n], temporary[1, :n], temporary[2, :n]
+    for c in range(n):
+        w[c] = model.bias[items[c]]
+        accumulator[c] = accumulators.bias[items[c]] if options.adagrad else ZERO
+        velocity[c] = velocities.bias[items[c]] if options.momentum > ZERO else ZERO
+    row = (1, n)
+    move_rows(
+        scratch.identity, 0, 1, g.reshape(row), w.reshape(row), accumulator.reshape(row), velocity.reshape(row), options
+    )
+    for c in range(n):
+        model.bias[items[c]] = w[c]
         if options.adagrad:
-            accumulators.bias[items[c]] = moved[1, c]
+            accumulators.bias[items[c]] = accumulator[c]
         if options.momentum > ZERO:
-            velocities.bias[items[c]] = moved[2, c]
+            velocities.bias[items[c]] = velocity[c]
 
 
 @compiled

@@ -13,7 +13,10 @@ from hypothesis import strategies as st
 from tests.unit.trainer.builders import random_sessions
 from trainer import dropout
 from trainer.compiled import arithmetic
+from trainer.compiled.arithmetic import ONE, ZERO
 from trainer.compiled.gru import scrambled
+from trainer.compiled.losses import cross_entropy
+from trainer.compiled.products import product
 from trainer.device import LEAST_TRANSITIONS
 from trainer.engine import engine_of, use_threads
 from trainer.errors import TrainingDivergedError, TrainingSettingsError
@@ -178,6 +181,36 @@ def test_elementary_functions(name: str, exact: np.ufunc) -> None:
     np.testing.assert_allclose(found, exact(x.astype(np.float64)), rtol=5e-7, atol=2e-7)
     assert np.isnan(getattr(arithmetic, name)(np.float32(np.nan)))
     assert np.isfinite([getattr(arithmetic, name)(np.float32(number)) for number in (-1e30, 1e30)]).all()
+
+
+@pytest.mark.parametrize("width", [1, 4, 5, 16, 20, 100, 112, 113, 230, 300])
+def test_products(width: int) -> None:
+    """Whole tiles and rows left over, one block of the inner index and several, either way round."""
+    random = np.random.default_rng(width)
+    for rows, depth in ((1, 1), (2, 385), (3, 7), (7, 384), (8, 800)):
+        b = random.normal(size=(depth, width)).astype(np.float32)
+        for a in (random.normal(size=(rows, depth)), random.normal(size=(depth, rows)).T):
+            left = a.astype(np.float32, order="K")
+            out = np.full((rows + 2, width), np.nan, np.float32)
+            product(left, b, out[1:-1])
+            np.testing.assert_allclose(out[1:-1], left.astype(np.float64) @ b, rtol=1e-4, atol=1e-3)
+            assert np.isnan(out[[0, -1]]).all()  # nothing beside the result
+
+
+@pytest.mark.parametrize("own", [-3.0, 0.0, 200.0, -200.0, -1e6])
+def test_cross_entropy_wherever_the_target_stands(own: float) -> None:
+    """Exponentials of the distance to a target that others tower over are no numbers of float32."""
+    r = np.linspace(-4, 5, 150, dtype=np.float32)
+    bias = np.cos(r)
+    r[40] = own
+    scores = torch.from_numpy((r + bias).astype(np.float64)).requires_grad_()
+    loss = torch.nn.functional.cross_entropy(scores, torch.tensor(40))
+    (gradient,) = torch.autograd.grad(loss, scores)
+    d_bias = np.ones_like(r)
+    found = cross_entropy(r, bias, d_bias, 40, ZERO, ONE, np.empty_like(r))
+    assert found == pytest.approx(float(loss.detach()), rel=1e-5, abs=1e-6)
+    np.testing.assert_allclose(r, gradient, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(d_bias, 1 + r, atol=1e-6)
 
 
 def test_masks_are_those_of_the_plain_step() -> None:
