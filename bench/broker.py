@@ -8,13 +8,14 @@ from typing import Final
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from bench.deployment import BenchmarkError
 from bench.report import console
 from deploy.kafka import LocalKafka
 
 _TOPIC: Final = "warm-up"
 _PARTITIONS: Final = 8
 _REQUESTS: Final = 40_000
-_LONGEST_SECONDS: Final = 60.0
+_LONGEST_SECONDS: Final = 120.0
 
 
 @contextmanager
@@ -31,7 +32,7 @@ def warm_broker() -> Iterator[LocalKafka]:
 
 
 def _warm_up(bootstrap: str) -> None:
-    """Small requests of the kinds that a measurement makes; as many as it takes, and no longer than a minute."""
+    """Small requests of the kinds that a measurement makes, as many as it takes. Raises BenchmarkError."""
     servers = {"bootstrap.servers": bootstrap}
     admin = AdminClient(servers)
     admin.create_topics([NewTopic(_TOPIC, _PARTITIONS, 1)])[_TOPIC].result()
@@ -42,8 +43,10 @@ def _warm_up(bootstrap: str) -> None:
     for _ in range(_REQUESTS // _PARTITIONS):
         for partition in range(_PARTITIONS):
             producer.produce(_TOPIC, bytes(500), partition=partition)
-        producer.flush()
+        if producer.flush(max(0.0, deadline - time.monotonic())):
+            raise BenchmarkError(
+                f"the broker did not take {_REQUESTS:,} requests within {_LONGEST_SECONDS:g} s: is something else "
+                f"running on this machine?"
+            )
         consumer.consume(_PARTITIONS, 0)
-        if time.monotonic() > deadline:
-            break
     consumer.close()

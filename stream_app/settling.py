@@ -202,7 +202,7 @@ class Settling:
                 delivery.send(topics.rankings, answer.click.session_id.encode(), encode_ranking(ranking))
             delivery.seal()
             part.reasons = Counter(answer.reason.value for answer in one.result.ranked)
-        self._delivery.serve()
+        self._delivery.serve(sum(len(one.result.ranked) for one in computed))
         self._metrics.step_seconds.labels(step="encode").observe(time.perf_counter() - started)
 
     def _ranking(self, answer: RankedClick, tp: TP, model: Model, now_ms: int) -> Ranking:
@@ -227,7 +227,7 @@ class Settling:
             for key, row in part.rows.items():
                 changelog.send(self._settings.changelog, key, row, partition=part.last.tp.partition)
             changelog.seal()
-        self._delivery.serve()
+        self._delivery.serve(sum(len(part.rows) for part, _ in changelogs))
 
     def _write(self, parts: Sequence[Part], changelog_offsets: Sequence[int]) -> None:
         for part, changelog_offset in zip(parts, changelog_offsets, strict=True):

@@ -57,7 +57,7 @@ class FakeKafka:
             confirm = partial(on_delivery, KafkaError(KafkaError._MSG_TIMED_OUT), None)
         self.waiting.append(confirm) if topic in self.held else confirm()
 
-    def serve(self) -> None:
+    def serve(self, sent: int) -> None:
         """Has confirmed already."""
 
     def release(self) -> None:

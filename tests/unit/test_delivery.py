@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from stream_app.delivery import ANY_PARTITION, Batch, Delivery, producer_config
+from stream_app import delivery as delivery_module
+from stream_app.delivery import _MANY, ANY_PARTITION, Batch, Delivery, producer_config
 from stream_app.errors import DeliveryError
 
 TIMED_OUT = KafkaError(KafkaError._MSG_TIMED_OUT)
@@ -162,3 +163,39 @@ async def test_without_brokers_a_batch_fails_after_its_timeout_and_the_stop_ends
     await asyncio.to_thread(delivery.stop, PATIENCE)
     assert not delivery._thread.is_alive()
     assert fatal == []  # the batch's owner decides; a broker that is away is not the producer's end
+
+
+async def test_who_sends_much_serves_the_confirmations_and_the_delivery_thread_whatever_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The real librdkafka, which gives every record up."""
+    config = producer_config({"bootstrap.servers": "127.0.0.1:1"}, client_id="w", linger_ms=0, timeout_ms=50)
+    delivery = Delivery(config, on_fatal=lambda _: None)
+    served_by: list[int] = []
+    confirmed = Batch._on_delivery
+
+    def observed(batch: Batch, error: KafkaError | None, message: Message) -> None:
+        served_by.append(threading.get_ident())
+        confirmed(batch, error, message)
+
+    monkeypatch.setattr(Batch, "_on_delivery", observed)
+    monkeypatch.setattr(delivery_module, "_LEFT_ALONE_SECONDS", 3600.0)
+    first = delivery.batch()
+    send(first, _MANY)
+    delivery.serve(_MANY)
+    delivery.start()
+    async with asyncio.timeout(PATIENCE):
+        while len(served_by) < _MANY:
+            delivery.serve(1)
+            await asyncio.sleep(0.01)
+    assert set(served_by) == {threading.get_ident()}
+
+    delivery._left_alone_until = 0.0  # nobody has sent much for a while
+    second = delivery.batch()
+    send(second, 1)
+    delivery.serve(1)
+    async with asyncio.timeout(PATIENCE):
+        with pytest.raises(DeliveryError):
+            await second.delivered()
+    assert served_by[-1] == delivery._thread.ident
+    await asyncio.to_thread(delivery.stop, PATIENCE)

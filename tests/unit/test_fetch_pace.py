@@ -1,12 +1,22 @@
 """A broker's fetches keep their distance, by a clock that only sleeping moves."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from stream_app import transport
+
+
+def paced(send: Callable[..., Awaitable[Any]]) -> tuple[transport._ChunkConsumerThread, SimpleNamespace]:
+    """A consumer thread that is none, and the fetcher whose requests it paces."""
+    fetcher = SimpleNamespace(_proc_fetch_request=send)
+    thread = transport._ChunkConsumerThread.__new__(transport._ChunkConsumerThread)
+    thread._ensure_consumer = lambda: cast(Any, SimpleNamespace(_fetcher=fetcher))
+    thread._pace_fetches()
+    return thread, fetcher
 
 
 async def test_a_fetch_waits_for_the_pace_since_the_last_one_of_its_broker(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,10 +31,7 @@ async def test_a_fetch_waits_for_the_pace_since_the_last_one_of_its_broker(monke
 
     monkeypatch.setattr(transport, "now", lambda: clock[0])
     monkeypatch.setattr(asyncio, "sleep", sleep)
-    fetcher = SimpleNamespace(_proc_fetch_request=send)
-    thread = transport._ChunkConsumerThread.__new__(transport._ChunkConsumerThread)
-    thread._ensure_consumer = lambda: cast(Any, SimpleNamespace(_fetcher=fetcher))
-    thread._pace_fetches()
+    thread, fetcher = paced(send)
 
     thread.pace = 0.5
     assert await fetcher._proc_fetch_request(None, 1, "request") == "request"  # the first at once
@@ -35,3 +42,18 @@ async def test_a_fetch_waits_for_the_pace_since_the_last_one_of_its_broker(monke
     thread.pace = 0.0  # a backlog
     await fetcher._proc_fetch_request(None, 1, "")
     assert sent == [(1, 100.0), (2, 100.0), (1, 100.5), (1, 101.0), (1, 101.0)]
+
+
+async def test_a_fetch_that_is_cancelled_while_it_waits_has_brought_nothing() -> None:
+    """aiokafka's fetcher waits for what it cancels when it closes, and expects no CancelledError."""
+
+    async def send(*_: Any) -> bool:
+        return True
+
+    thread, fetcher = paced(send)
+    thread.pace = 3600.0
+    assert await fetcher._proc_fetch_request(None, 1, "") is True
+    waiting = asyncio.create_task(fetcher._proc_fetch_request(None, 1, ""))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    assert await waiting is False
