@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, Producer, TopicPartition
 
 from bench.random_model import random_bundle
 from deploy.demo.oracle import Published, mismatches, read_topic, recompute, stored_rows
@@ -31,6 +31,7 @@ from schemas.topics_admin import ensure_topics
 from stream_app.click_file import ClickFileFormat, read_click_file
 from stream_app.session import SessionState
 from stream_app.state_codec import decode_state
+from tests.committed import committed
 
 PARTITIONS = 4
 SESSION_TIMEOUT = 6
@@ -40,12 +41,6 @@ OUTAGE_PATIENCE = 240.0
 """After an outage: a request that a broker never answers is given up after 90 s, a stalled worker after 120 s."""
 GAVE_UP = (1, 70)
 """A worker's exit codes when it cannot go on: an error that it tells of, and the watchdog."""
-COORDINATOR_AWAY = (
-    KafkaError.NOT_COORDINATOR,
-    KafkaError.COORDINATOR_NOT_AVAILABLE,
-    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
-)
-"""A broker that has just started says so for a moment."""
 NEVER_TAKEN_FOR_DEAD = {"NEXTCLICK_WORKER__SESSION_TIMEOUT": "30"}
 """For workers that nobody kills: on a busy machine one may be late with its heartbeats, and its clicks come twice."""
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -337,17 +332,8 @@ class Deployment:
 
     def committed(self) -> int:
         """Sum of the group's committed offsets: clicks that are acknowledged."""
-        parts = [TopicPartition(self.topics.clicks, p) for p in range(PARTITIONS)]
-        while True:
-            consumer = Consumer({**self.connection.librdkafka(), "group.id": self.app_id})
-            try:
-                return sum(max(0, tp.offset) for tp in consumer.committed(parts, timeout=60))
-            except KafkaException as error:
-                if error.args[0].code() not in COORDINATOR_AWAY:
-                    raise
-            finally:
-                consumer.close()
-            time.sleep(0.2)
+        offsets = committed(self.connection.librdkafka(), self.app_id, self.topics.clicks, PARTITIONS)
+        return sum(max(0, offset) for offset in offsets)
 
     def has_acknowledged_all(self) -> bool:
         """Whether every record of the clicks topic is."""

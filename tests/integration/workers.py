@@ -24,6 +24,7 @@ from stream_app.metrics import Metrics
 from stream_app.pipeline import Pipeline
 from stream_app.settings import StreamSettings, WorkerSettings
 from stream_app.transport import Chunk, ChunkConsumer, Fetch
+from tests.committed import committed
 from tests.unit.models import exact_model
 
 PARTITIONS = 2
@@ -104,12 +105,8 @@ class Group:
 
     def committed(self, partition: int = 0) -> int | None:
         """The group's committed offset; None without one."""
-        consumer = Consumer({**self.connection.librdkafka(), "group.id": self.prefix})
-        try:
-            [found] = consumer.committed([TopicPartition(self.topics.clicks, partition)], timeout=60)
-        finally:
-            consumer.close()
-        return None if found.offset < 0 else int(found.offset)
+        offset = committed(self.connection.librdkafka(), self.prefix, self.topics.clicks, PARTITIONS)[partition]
+        return None if offset < 0 else offset
 
     def marks(self, topic: str, partition: int = 0) -> tuple[int, int]:
         """First offset and end offset of a partition."""
