@@ -32,6 +32,7 @@ class Costs:
 
     Attributes:
         batch_ms: of clicks computed together in a worker, however many.
+        weights_ms: of reading the weights for them, for each thousand items.
         click_us: of a click in a worker but for the catalogue.
         catalogue_us: of ranking, for each thousand items.
         broker_us: of a click in the broker: one record each of clicks, rankings and changelog, in and out.
@@ -40,11 +41,12 @@ class Costs:
         stored_bytes: of a row in RocksDB.
     """
 
-    batch_ms: float = 1.5
-    click_us: float = 60.0
-    catalogue_us: float = 2.0
+    batch_ms: float = 5.5
+    weights_ms: float = 0.011
+    click_us: float = 85.0
+    catalogue_us: float = 1.6
     broker_us: float = 20.0
-    transit_ms: float = 3.0
+    transit_ms: float = 2.5
     click_bytes: float = 110.0
     ranking_bytes: float = 550.0
     row_bytes: float = 235.0
@@ -99,12 +101,13 @@ def simulate(rate: float, items: int, costs: Costs, *, seconds: float, seed: int
     rng = np.random.default_rng(seed)
     arrivals = np.cumsum(rng.exponential(1 / rate, max(int(rate * seconds), 1)))  # [N] seconds
     service = 1e-6 * costs.service_us(items)
+    batch = 1e-3 * (costs.batch_ms + costs.weights_ms * items / 1000)
     done = np.empty_like(arrivals)
     now, first = 0.0, 0
     while first < len(arrivals):
         now = max(now, arrivals[first])
         last = first + int(np.searchsorted(arrivals[first : first + CHUNK], now, side="right"))
-        now += 1e-3 * costs.batch_ms + (last - first) * service
+        now += batch + (last - first) * service
         done[first:last] = now
         first = last
     latency = 1000 * (done - arrivals) + costs.transit_ms
