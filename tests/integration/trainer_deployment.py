@@ -105,4 +105,5 @@ class Deployment:
         return subprocess.Popen(
             [sys.executable, "-m", "trainer", *arguments],
             env=self.environ | environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            pipesize=1 << 20,  # nobody reads while a broker is away: what is logged then must not stop the process
         )  # fmt: skip
