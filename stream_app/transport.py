@@ -264,6 +264,13 @@ class ChunkConsumer(driver.Consumer):
         except (AssertionError, TypeError):  # aiokafka's thread has just lost the partition, or was not told yet
             return None
 
+    async def verify_all_partitions_active(self) -> None:
+        """Do without Faust's look for partitions that stand still, which the watchdog has an eye on.
+
+        It reads positions that aiokafka's thread is changing, and one that a rebalance is seeking has none: aiokafka's
+        assertion then ends the consumer, and the worker with it.
+        """
+
     async def perform_seek(self) -> None:
         """Seek to the committed offsets; clicks without one to their beginning.
 

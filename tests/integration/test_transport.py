@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiokafka.consumer.fetcher import OffsetResetStrategy
+from aiokafka.structs import TopicPartition
 from faust.types import TP
 
 from schemas.click import ClickLimits, decode_click
@@ -188,6 +190,20 @@ async def test_a_rebalance_waits_for_chunks_in_flight_and_commits_them(group: Gr
         await rebalance
         assert group.committed() == 10
         assert hand.chunks(0, worker.generation) == []
+
+
+async def test_a_partition_whose_position_is_being_sought_does_not_end_the_consumer(
+    group: Group, tmp_path: Path
+) -> None:
+    group.produce(1)
+    async with running(group.settings(tmp_path), by_hand=True) as worker:
+        await until(lambda: bool(worker.hand.offsets(0)), "the click")
+        subscription = worker.consumer._thread._ensure_consumer()._subscription.subscription
+        state = subscription.assignment.state_value(TopicPartition(group.topics.clicks, 0))
+        assert state.timestamp is not None  # else Faust looks no further
+        state.await_reset(OffsetResetStrategy.EARLIEST)  # as a rebalance does, a moment before its seek
+        await worker.consumer.verify_all_partitions_active()
+        assert not state.has_valid_position
 
 
 async def test_a_slow_pipeline_stops_the_fetching(group: Group, tmp_path: Path) -> None:
