@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
 from deploy.kafka.ports import free_port
 from schemas.announcement import ModelAnnouncement, encode_announcement
@@ -181,13 +181,23 @@ class Deployment:
     ) -> None:
         """Wait until the condition holds; BenchmarkError when it does not come, or a worker ends."""
         deadline = time.monotonic() + seconds
-        while not condition():
+        while not _holds(condition):
             for worker in self.workers:
                 worker.check()
             if time.monotonic() > deadline:
                 logs = "\n".join(worker.log.read_text()[-2000:] for worker in self.workers)
                 raise BenchmarkError(f"not within {seconds:g} s: {what}\n{logs}")
             time.sleep(every)
+
+
+def _holds(condition: Callable[[], bool]) -> bool:
+    """The condition; not yet, while a topic that has just been made has no leader."""
+    try:
+        return condition()
+    except KafkaException as error:
+        if not error.args[0].retriable():
+            raise
+        return False
 
 
 def cpu_seconds(pid: int) -> float:
