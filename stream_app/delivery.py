@@ -7,7 +7,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import structlog
@@ -16,6 +16,9 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from stream_app.errors import DeliveryError
 
 log = structlog.get_logger(__name__)
+
+Record = tuple[bytes | None, bytes]
+"""Key and value."""
 
 ANY_PARTITION: Final = -1
 _POLL_SECONDS: Final = 0.1
@@ -72,22 +75,26 @@ class Batch:
         self._error: KafkaError | None = None
         self._last_offset = -1
 
-    def send(self, topic: str, key: bytes | None, value: bytes, *, partition: int = ANY_PARTITION) -> None:
-        """Queue one record; waits while librdkafka's queue is full.
+    def send(self, topic: str, records: Sequence[Record], *, partition: int = ANY_PARTITION) -> None:
+        """Queue records; waits while librdkafka's queue is full.
+
+        All at once, so that librdkafka, which does not wait for more, puts those of a partition into one request.
 
         Raises:
-            DeliveryError: librdkafka does not take the record at all, being too large for example.
+            DeliveryError: librdkafka does not take a record at all, being too large for example.
         """
-        self._sent += 1
-        while True:
-            try:
-                self._producer.produce(topic, value, key, partition, on_delivery=self._on_delivery)
-            except BufferError:
-                self._producer.poll(_POLL_SECONDS)
-            except KafkaException as error:
-                raise DeliveryError(f"a record for {topic} was refused: {error.args[0].str()}") from error
-            else:
-                return
+        produce, on_delivery = self._producer.produce, self._on_delivery
+        for key, value in records:
+            self._sent += 1
+            while True:
+                try:
+                    produce(topic, value, key, partition, on_delivery)
+                except BufferError:
+                    self._producer.poll(_POLL_SECONDS)
+                except KafkaException as error:
+                    raise DeliveryError(f"a record for {topic} was refused: {error.args[0].str()}") from error
+                else:
+                    break
 
     def seal(self) -> None:
         """No more records will be sent; without any, the batch is delivered at once."""

@@ -8,7 +8,6 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -19,6 +18,7 @@ from schemas.click import ClickLimits, ClickRejectedError, decode_click
 from schemas.model import Model
 from schemas.rejected import RejectedClick, reject
 from schemas.source import Source
+from stream_app.computing import Computing
 from stream_app.delivery import Delivery
 from stream_app.errors import StalledError, StoreError
 from stream_app.hot_swap import LiveModel
@@ -58,8 +58,7 @@ class PipelineSettings:
 class Pipeline:
     """Takes chunks from the agent and sees each of them through.
 
-    Decoding, the model, encoding and RocksDB run on one thread of the pipeline's own: in order, and beside the event
-    loop.
+    Decoding, the model, encoding and RocksDB run one at a time, and beside the event loop where they take long.
     """
 
     def __init__(
@@ -78,10 +77,10 @@ class Pipeline:
         self._table = table
         self._delivery = delivery
         self._metrics = metrics
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pipeline")
+        self._computing = Computing()
         self._settling = Settling(
             settings.settling,
-            thread=self._thread,
+            computing=self._computing,
             table=table,
             delivery=delivery,
             metrics=metrics,
@@ -96,7 +95,7 @@ class Pipeline:
         self._room = asyncio.Event()
         self._taken = asyncio.Event()
         self._waiting: deque[tuple[Chunk, Message]] = deque()
-        self._computing: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
         self._abandoned: set[tuple[TP, int]] = set()
         self._partitions: dict[TP, Partition] = {}
         self.in_flight = 0
@@ -119,8 +118,8 @@ class Pipeline:
             raise
         self._clicks_in_flight += clicks
         self._waiting.extend(fetch.chunks)
-        if self._computing is None:
-            self._computing = asyncio.create_task(self._compute_waiting(), name="computing")
+        if self._task is None:
+            self._task = asyncio.create_task(self._compute_waiting(), name="computing")
 
     async def wants_more(self) -> None:
         """Wait until the model has taken all that was submitted: a fetch before that only costs time of its own."""
@@ -135,12 +134,12 @@ class Pipeline:
 
     async def stop(self) -> None:
         """Abandon what is still in flight; it is not acknowledged and will be redelivered."""
-        if self._computing is not None:
-            self._computing.cancel()
+        if self._task is not None:
+            self._task.cancel()
         self._settling.stop()
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        self._computing.stop()
 
-    # -- computing, on the pipeline's thread --------------------------------------------------------------------------
+    # -- computing ----------------------------------------------------------------------------------------------------
 
     async def _compute_waiting(self) -> None:
         """Compute what waits, together as far as it goes, until nothing does."""
@@ -151,7 +150,8 @@ class Pipeline:
             try:
                 parts = list(self._take())
                 if parts:
-                    await asyncio.get_running_loop().run_in_executor(self._thread, self._compute, parts, model)
+                    clicks = sum(len(chunk.records) for part in parts for chunk, _ in part.chunks)
+                    await self._computing.run("compute", clicks, self._compute, parts, model)
             except Exception as error:  # noqa: BLE001 - the loop's edge: nothing is acknowledged, the worker stops
                 self._ended(parts)
                 self._fail(error)
@@ -159,7 +159,8 @@ class Pipeline:
             for part in parts:
                 part.partition.rows.update(part.states)
             self._settling.settle(parts)
-        self._computing = None
+            await asyncio.sleep(0)  # what was computed here kept the loop from fetching and settling
+        self._task = None
 
     def _take(self) -> Iterable[Part]:
         """Of the chunks that wait those that are computed together, by partition."""

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 
-@dataclass(frozen=True, slots=True)
-class SessionState:
+class SessionState(msgspec.Struct, frozen=True, gc=False):
     """The row that the sessions table keeps for one evolving session.
 
     The clicks are the truth, the hidden state is a cache of them: ``recent`` is what another model replays.

@@ -35,7 +35,7 @@ class WorkerSettings(Section):
     chunks_in_flight: int = Field(
         default=16, ge=1, le=1000, description="Clicks not yet acknowledged, at most, in full chunks."
     )
-    linger: float = Field(default=0.0005, ge=0, le=1, description="How long a record may wait to share a request.")
+    linger: float = Field(default=0.0, ge=0, le=1, description="How long a record may wait to share a request.")
     delivery_timeout: float = Field(
         default=60.0, ge=1, description="The worker stops when Kafka does not confirm a record for so long."
     )

@@ -3,10 +3,9 @@
 Bytes that must change are a new `FORMAT_VERSION`, which must read or refuse the old ones; say so in the changelog.
 """
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from stream_app.session import SessionState
 from stream_app.state_codec import FORMAT_VERSION, decode_state, encode_state, row_offset

@@ -49,7 +49,7 @@ class FakeKafka:
     def batch(self) -> Batch:
         return Batch(cast(Producer, self), asyncio.get_running_loop())
 
-    def produce(self, topic: str, value: bytes, key: bytes, partition: int, *, on_delivery: Any) -> None:
+    def produce(self, topic: str, value: bytes, key: bytes, partition: int, on_delivery: Any) -> None:
         offset = len(self.sent)
         self.sent.append((topic, partition, value))
         confirm = partial(on_delivery, None, SimpleNamespace(offset=lambda: offset))

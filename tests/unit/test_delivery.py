@@ -37,7 +37,7 @@ class FakeProducer:
     taken: list[tuple[str, bytes, bytes | None, int]] = field(default_factory=list)
     callbacks: list[Callable[..., None]] = field(default_factory=list)
 
-    def produce(self, topic: str, value: bytes, key: bytes | None, partition: int, *, on_delivery: Any) -> None:
+    def produce(self, topic: str, value: bytes, key: bytes | None, partition: int, on_delivery: Any) -> None:
         if self.refuses is not None:
             raise self.refuses
         if self.polls < self.full:
@@ -60,8 +60,7 @@ class FakeProducer:
 
 
 def send(batch: Batch, count: int) -> None:
-    for number in range(count):
-        batch.send("rankings", b"s", b"%d" % number)
+    batch.send("rankings", [(b"s", b"%d" % number) for number in range(count)])
     batch.seal()
 
 
@@ -95,10 +94,10 @@ async def test_delivered_when_every_record_is_confirmed_in_whatever_order() -> N
 async def test_confirmed_before_the_last_record_was_sent() -> None:
     producer = FakeProducer()
     batch = producer.batch()
-    batch.send("rankings", b"s", b"0")
+    batch.send("rankings", [(b"s", b"0")])
     producer.confirm(0, at=5)
     assert await is_waiting(batch)  # more may come
-    batch.send("rankings", b"s", b"1")
+    batch.send("rankings", [(b"s", b"1")])
     producer.confirm(1, at=6)
     batch.seal()
     assert await batch.delivered() == 6
@@ -130,7 +129,7 @@ async def test_who_stops_waiting_does_not_end_the_wait_of_others() -> None:
 async def test_a_full_queue_is_waited_for() -> None:
     producer = FakeProducer(full=3)
     batch = producer.batch()
-    batch.send("changelog", b"s", b"row", partition=2)
+    batch.send("changelog", [(b"s", b"row")], partition=2)
     assert producer.polls == 3
     assert producer.taken == [("changelog", b"row", b"s", 2)]
 
@@ -138,7 +137,7 @@ async def test_a_full_queue_is_waited_for() -> None:
 async def test_a_record_that_is_refused_at_once() -> None:
     producer = FakeProducer(refuses=KafkaException(KafkaError(KafkaError.MSG_SIZE_TOO_LARGE)))
     with pytest.raises(DeliveryError, match=r"a record for rankings was refused: .*too large"):
-        producer.batch().send("rankings", b"s", b"x")
+        producer.batch().send("rankings", [(b"s", b"x")])
 
 
 def test_records_are_durable_ordered_and_lie_where_java_puts_them() -> None:

@@ -34,7 +34,17 @@ KEPT_IN: dict[str, set[str]] = {
 
 PURE = {"session", "recommend", "state_codec", "pacing"}
 # What a pure module may take from outside: no clock, no files, no network, no threads.
-PURE_MAY_IMPORT = {"collections", "dataclasses", "math", "numpy", "schemas", "stream_app", "struct", "typing"}
+PURE_MAY_IMPORT = {
+    "collections",
+    "dataclasses",
+    "math",
+    "msgspec",
+    "numpy",
+    "schemas",
+    "stream_app",
+    "struct",
+    "typing",
+}
 
 
 def sources(package: str) -> list[Path]:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from msgspec import structs
 from rich.console import Console
 
 from stream_app.errors import RowError
@@ -20,7 +21,7 @@ FOUND = FoundRow("s", STATE, partition=5, changelog_offset=9, written_at=CLICKED
 
 
 def row(offset: int, clicks: int = 1) -> bytes:
-    return encode_state(replace(STATE, offset=offset, clicks=clicks))
+    return encode_state(structs.replace(STATE, offset=offset, clicks=clicks))
 
 
 def test_no_row() -> None:
@@ -76,7 +77,7 @@ def test_for_programs() -> None:
         "source": {"partition": 5, "offset": 41},
         "changelog": {"offset": 9, "written_at": CLICKED + 1500},
     }
-    unknown = replace(FOUND, state=replace(STATE, model_version="", hidden=None))
+    unknown = replace(FOUND, state=structs.replace(STATE, model_version="", hidden=None))
     shown = json.loads(as_json(unknown))
     assert (shown["model_version"], shown["hidden"]) == (None, None)
 
@@ -107,14 +108,16 @@ def test_an_ended_session_says_so() -> None:
 
 
 def test_a_session_without_state_says_why() -> None:
-    unknown = replace(FOUND, state=replace(STATE, model_version="", hidden=None))
+    unknown = replace(FOUND, state=structs.replace(STATE, model_version="", hidden=None))
     text = printed(unknown, CLICKED)
     assert "no model has known an item of it so far" in text
     assert "hidden" not in text
 
 
 def test_an_id_cannot_take_the_terminal_over() -> None:
-    hostile = replace(FOUND, session_id="\x1b[31mred", state=replace(STATE, recent=("[bold]x[/]", "a\nb\x1b]0;t\x07")))
+    hostile = replace(
+        FOUND, session_id="\x1b[31mred", state=structs.replace(STATE, recent=("[bold]x[/]", "a\nb\x1b]0;t\x07"))
+    )
     text = printed(hostile, CLICKED)
     assert "\x1b" not in text
     assert "\x07" not in text

@@ -1,11 +1,10 @@
 """Rows: what is written is read, and whatever else the bytes are is refused with RowError."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from stream_app.errors import RowError
