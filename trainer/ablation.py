@@ -52,16 +52,28 @@ class Planned:
 
 
 def planned(base: Mapping[str, Any], only: Collection[str] = ()) -> tuple[Planned, ...]:
-    """The rows to train for settings by name, those that change nothing left out; the base first.
+    """The rows to train for settings by name, the base first.
 
-    ``only`` names some of the rows. Raises :class:`TrainingSettingsError`.
+    Rows that change nothing are left out, and so are those that do not go with the settings, such as a thousand units
+    for more members than the limit of all units allows; unless ``only``, which names some of the rows, asks for one.
+    Raises :class:`TrainingSettingsError`.
     """
     names = [row.name for row in ROWS]
     if unknown := [name for name in only if name not in names]:
         raise TrainingSettingsError(f"--only: no {', '.join(unknown)}; there are {', '.join(names)}")
     settings = TrainingSettings.parse(base)
-    rows = [Planned(row, changed(base, row.changes)) for row in ROWS if not only or row.name in only]
-    rest = [one for one in rows if one.row.name != BASE and one.settings != settings]
+    rest = []
+    for row in ROWS[1:]:
+        if only and row.name not in only:
+            continue
+        try:
+            one = Planned(row, changed(base, row.changes))
+        except TrainingSettingsError:
+            if row.name in only:
+                raise
+            continue
+        if one.settings != settings:
+            rest.append(one)
     if not rest:
         raise TrainingSettingsError("--only: these rows change nothing in the settings")
     return (Planned(ROWS[0], settings), *rest)

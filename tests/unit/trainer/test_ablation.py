@@ -44,6 +44,17 @@ def test_rows_that_change_nothing_are_left_out_and_the_base_is_the_first() -> No
     assert "loss-cross-entropy" in [one.row.name for one in planned({"loss": "bpr"})]
 
 
+def test_a_row_that_the_settings_cannot_have_is_left_out_and_told_to_whoever_asks_for_it() -> None:
+    base: dict[str, object] = {"members": 5, "hidden_size": 64}
+    names = [one.row.name for one in planned({"hidden_size": 64})]
+    assert "units-1000" in names
+    assert [one.row.name for one in planned(base)] == [
+        name for row in ROWS if (name := row.name) in {*names, "one-member"} - {"units-1000"}
+    ]
+    with pytest.raises(TrainingSettingsError, match="members=5 of hidden_size=1000"):
+        planned(base, ["no-gru", "units-1000"])
+
+
 @pytest.mark.parametrize("name", ["rsc15-2016-top1", "retailrocket", "rees46"])
 def test_every_preset_can_be_ablated(name: str) -> None:
     preset = load_preset(name)
