@@ -29,7 +29,7 @@ _READ = """
 import sys
 from pathlib import Path
 from trainer.datasets import DataOptions, load
-data = load(DataOptions(Path(sys.argv[1]), valid_days=1.0))
+data = load(DataOptions([Path(sys.argv[1])], valid_days=1.0))
 print(data.train.clicks + data.test.clicks)
 """
 

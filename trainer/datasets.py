@@ -1,12 +1,13 @@
 """From files and options to the sessions that a model is trained and evaluated on."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from trainer.errors import ClickFileError, TooFewSessionsError
+from trainer.joined_log import BadRows, read_log
 from trainer.preprocessing import collapse_repeats, core
-from trainer.public_formats import form_of, read_public
 from trainer.readers import BadRow, ClickLog
 from trainer.sessions import SessionSet, drop_short, encode, group_sessions, temporal_holdout, train_and_test
 
@@ -17,6 +18,8 @@ _MINUTE_MS = 60_000
 @dataclass(frozen=True)
 class DataOptions:
     """Where the clicks are and how they become sessions.
+
+    ``train`` and ``test`` are files, each read in this order as one log.
 
     Without ``test`` the newest sessions of ``train`` are held out: those of the last ``valid_days``, or else the last
     ``valid_fraction``. With ``test_fraction`` those after the held-out ones are set aside: 0.1 and 0.2 are the split
@@ -31,8 +34,8 @@ class DataOptions:
     on an item; ``core_support`` drops items with fewer clicks and sessions of one click until none is left.
     """
 
-    train: Path
-    test: Path | None = None
+    train: Sequence[Path]
+    test: Sequence[Path] = ()
     valid_fraction: float = 0.1
     valid_days: float | None = None
     idle_gap_minutes: float | None = None
@@ -59,10 +62,10 @@ class Dataset:
 
 def load(options: DataOptions) -> Dataset:
     """Raises :class:`ClickFileError` and :class:`TooFewSessionsError`."""
-    train, log = _sessions(options.train, options)
-    logs = {str(options.train): log}
-    if options.test is not None:
-        test, logs[str(options.test)] = _sessions(options.test, options)
+    train, bad_rows = _sessions(options.train, options)
+    if options.test:
+        test, of_test = _sessions(options.test, options)
+        bad_rows |= of_test
     else:
         train, test = _split(train, options)
     newest = None
@@ -73,9 +76,9 @@ def load(options: DataOptions) -> Dataset:
         newest = encode(newest, train.item_ids)
         if not len(newest):
             raise TooFewSessionsError("no session of the holdout has two clicks on items of the vocabulary")
-    bad_rows = {name: log.bad_rows for name, log in logs.items()}
-    examples = {name: log.bad_examples for name, log in logs.items() if log.bad_rows}
-    return Dataset(train, test, bad_rows, examples, newest)
+    counts = {name: bad.count for name, bad in bad_rows.items()}
+    examples = {name: bad.examples for name, bad in bad_rows.items() if bad.count}
+    return Dataset(train, test, counts, examples, newest)
 
 
 def _newest(sessions: SessionSet, options: DataOptions) -> tuple[SessionSet, SessionSet]:
@@ -86,7 +89,8 @@ def _newest(sessions: SessionSet, options: DataOptions) -> tuple[SessionSet, Ses
 
 def _last_days(sessions: SessionSet, days: float, options: DataOptions) -> tuple[SessionSet, SessionSet]:
     if not sessions.timed:
-        raise ClickFileError(f"{options.train}: has no timestamps to hold out days by: name a fraction, or a test file")
+        path = options.train[0]  # all of them have times, or none
+        raise ClickFileError(f"{path}: has no timestamps to hold out days by: name a fraction, or a test file")
     return temporal_holdout(sessions, duration_ms=round(days * _DAY_MS))
 
 
@@ -107,17 +111,16 @@ def _split(sessions: SessionSet, options: DataOptions) -> tuple[SessionSet, Sess
     return train, valid if options.part == "valid" else test
 
 
-def _sessions(path: Path, options: DataOptions) -> tuple[SessionSet, ClickLog]:
-    """The sessions of a file, filtered, and the log that they are of."""
-    form = form_of(path)
-    log = read_public(path, form, skip_bad_rows=options.skip_bad_rows)
-    gap = form.idle_gap_minutes if options.idle_gap_minutes is None else options.idle_gap_minutes
-    sessions = drop_short(_grouped(path, log, gap))
+def _sessions(paths: Sequence[Path], options: DataOptions) -> tuple[SessionSet, dict[str, BadRows]]:
+    """The sessions of the files, filtered, and by file what was left out."""
+    log = read_log(paths, skip_bad_rows=options.skip_bad_rows)
+    gap = log.form.idle_gap_minutes if options.idle_gap_minutes is None else options.idle_gap_minutes
+    sessions = drop_short(_grouped(paths[0], log.clicks, gap))
     if options.collapse_repeats:
         sessions = collapse_repeats(sessions)
     if options.core_support > 1:
         sessions = core(sessions, options.core_support)
-    return sessions, log
+    return sessions, log.bad_rows
 
 
 def _grouped(path: Path, log: ClickLog, gap_minutes: float | None) -> SessionSet:

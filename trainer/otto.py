@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from trainer.readers import EXAMPLES, BadRow, ClickLog, open_text
 
@@ -45,7 +46,7 @@ def read_otto(path: Path) -> tuple[ClickLog, npt.NDArray[np.bool_]]:
                     items.append(event.aid)
                     times.append(event.ts)
     ids, item = np.unique(np.frombuffer(items, np.int64), return_inverse=True)
-    _, session_code = np.unique(np.frombuffer(sessions, np.int64), return_inverse=True)
+    session_ids, session_code = np.unique(np.frombuffer(sessions, np.int64), return_inverse=True)
     timestamp = np.frombuffer(times, np.int64).copy()
     log = ClickLog(
         session_code.astype(np.int64),
@@ -54,5 +55,6 @@ def read_otto(path: Path) -> tuple[ClickLog, npt.NDArray[np.bool_]]:
         timestamp,
         bad,
         tuple(examples),
+        pa.array(session_ids).cast(pa.string()).cast(pa.binary()),
     )
     return log, np.ones(len(log), np.bool_)

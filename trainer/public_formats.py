@@ -201,7 +201,7 @@ def _read_table(path: Path, form: Form) -> tuple[ClickLog, Bools]:
         known = pc.is_in(kind, value_set=pa.array([one.encode() for one in form.kinds]))
         unknown = len(table) - int(pc.sum(known).as_py() or 0)
         table = table.filter(pc.equal(kind, form.kinds[0].encode()))
-    session, good_session, _ = codes(table[form.session])
+    session, good_session, session_ids = codes(table[form.session])
     item, good_item, item_ids = codes(table[form.item])
     times = table.select(form.time)
     del table
@@ -209,7 +209,7 @@ def _read_table(path: Path, form: Form) -> tuple[ClickLog, Bools]:
     good = good_session & good_item & good_time
     bad = malformed + unknown + int(np.count_nonzero(~good))
     examples = tuple(_locate(path, form, names)) if bad else ()
-    return ClickLog(session, item, texts(item_ids), timestamp, bad, examples), good
+    return ClickLog(session, item, texts(item_ids), timestamp, bad, examples, session_ids), good
 
 
 def _timestamps(table: Any, form: Form) -> tuple[npt.NDArray[np.int64], Bools]:

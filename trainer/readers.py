@@ -8,7 +8,7 @@ Click files are TSV or CSV with a header, gzipped or not: ``session_id``, ``item
 import csv
 import gzip
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -45,6 +45,9 @@ class ClickLog:
     session    int64[n]  code of the click's session
     item       int64[n]  position of the click's item in ``item_ids``
     timestamp  int64[n]  milliseconds since the epoch, or None where the order of the rows is all there is
+
+    ``session_ids`` are the ids by code, an Arrow array of bytes: another file goes on with these sessions. None once
+    nothing is to be joined any more.
     """
 
     session: npt.NDArray[np.int64]
@@ -53,6 +56,7 @@ class ClickLog:
     timestamp: npt.NDArray[np.int64] | None
     bad_rows: int = 0
     bad_examples: tuple[BadRow, ...] = field(default=())
+    session_ids: Any = None
 
     def __len__(self) -> int:
         return len(self.session)
@@ -104,7 +108,7 @@ def _read_text(path: Path, skip_bad_rows: bool) -> ClickLog:
         )
     except (pa.ArrowInvalid, OSError, EOFError) as error:
         raise ClickFileError(f"{path}: {error}") from error
-    session, good_session, _ = codes(table["session_id"])
+    session, good_session, session_ids = codes(table["session_id"])
     item, good_item, item_ids = codes(table["item_id"])
     good = good_session & good_item
     timestamp = None
@@ -113,7 +117,8 @@ def _read_text(path: Path, skip_bad_rows: bool) -> ClickLog:
         good &= good_time
     bad = malformed + int(np.count_nonzero(~good))
     examples = tuple(_locate(path, header, delimiter)) if bad else ()
-    return checked(path, ClickLog(session, item, texts(item_ids), timestamp, bad, examples), good, skip_bad_rows)
+    log = ClickLog(session, item, texts(item_ids), timestamp, bad, examples, session_ids)
+    return checked(path, log, good, skip_bad_rows)
 
 
 def _header(path: Path) -> tuple[list[str], str]:
@@ -174,7 +179,7 @@ def _read_parquet(path: Path, skip_bad_rows: bool) -> ClickLog:
         raise ClickFileError(f"{path}: no .parquet files in this folder")
     tables = [_parquet_table(file) for file in files]
     table = pa.concat_tables(tables)
-    session, good_session, _ = codes(table["session_id"])
+    session, good_session, session_ids = codes(table["session_id"])
     item, good_item, item_ids = codes(table["item_id"])
     good_time = pc.is_valid(table["timestamp"]).to_numpy()
     timestamp = pc.fill_null(table["timestamp"], 0).to_numpy()
@@ -188,7 +193,8 @@ def _read_parquet(path: Path, skip_bad_rows: bool) -> ClickLog:
             if not ok[row]:
                 cause = f"{name} {id_reason(table[name][row].as_py() or b'')}"
         examples.append(BadRow(f"{files[of].name} row {row - starts[of] + 1}", cause))
-    log = ClickLog(session, item, texts(item_ids), timestamp, int(np.count_nonzero(~good)), tuple(examples))
+    bad = int(np.count_nonzero(~good))
+    log = ClickLog(session, item, texts(item_ids), timestamp, bad, tuple(examples), session_ids)
     return checked(path, log, good, skip_bad_rows)
 
 
@@ -269,11 +275,5 @@ def checked(path: Path, log: ClickLog, good: npt.NDArray[np.bool_], skip_bad_row
         raise ClickFileError(f"{path}: holds no clicks")
     if good.all():
         return log
-    return ClickLog(
-        log.session[good],
-        log.item[good],
-        log.item_ids,
-        None if log.timestamp is None else log.timestamp[good],
-        log.bad_rows,
-        log.bad_examples,
-    )
+    timestamp = None if log.timestamp is None else log.timestamp[good]
+    return replace(log, session=log.session[good], item=log.item[good], timestamp=timestamp)

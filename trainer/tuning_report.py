@@ -48,7 +48,7 @@ def _settings(winner: Found) -> TrainingSettings:
 
 
 def tuned_preset(search: Search, winner: Found, data: Dataset, split: Split, *, measure: str, source: str) -> str:
-    """The best settings as a preset's text, ``source`` the file of clicks."""
+    """The best settings as a preset's text, ``source`` the file or files of clicks."""
     trained, judged = f"{len(data.train):,}", f"{len(data.test):,}"
     comments = [
         f"The best by {measure} on the newest {judged} sessions of {source}, trained on the {trained} before them:",

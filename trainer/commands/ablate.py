@@ -87,7 +87,7 @@ def ablate(
         data = load(
             DataOptions(
                 train,
-                test,
+                test or (),
                 valid_fraction,
                 valid_days,
                 idle_gap,

@@ -91,7 +91,7 @@ def evaluate(
         data = load(
             DataOptions(
                 train,
-                test,
+                test or (),
                 valid_fraction,
                 valid_days,
                 idle_gap,

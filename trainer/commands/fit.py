@@ -103,7 +103,7 @@ def fit(
         data = load(
             DataOptions(
                 train,
-                test,
+                test or (),
                 valid_fraction,
                 valid_days,
                 idle_gap,

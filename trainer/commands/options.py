@@ -26,15 +26,17 @@ class Measure(StrEnum):
 
 
 Train = Annotated[
-    Path,
+    list[Path],
     typer.Option(
         help="Click file (TSV or CSV with a header, gzip or not), Parquet file or folder of them, "
-        "or a public log as it is downloaded."
+        "or a public log as it is downloaded. Several are read one after the other as one log."
     ),
 ]
 Test = Annotated[
-    Path | None,
-    typer.Option(help="Clicks to evaluate on. Without it the newest sessions of --train are held out."),
+    list[Path] | None,
+    typer.Option(
+        help="Clicks to evaluate on, one file or several. Without it the newest sessions of --train are held out."
+    ),
 ]
 Settings = Annotated[
     list[str] | None,

@@ -71,7 +71,7 @@ def reproduce(
 ) -> None:
     """Train by a preset and print our figures beside the published ones.
 
-    With --test both files are taken as they are. Without it --train is the whole log: it is filtered and split as the
+    With --test both are taken as they are. Without it --train is the whole log: it is filtered and split as the
     preset says.
     """
     errors = Console(stderr=True)
@@ -90,8 +90,8 @@ def reproduce(
 
         use_threads(threads)
         use_device(device)
-        options = DataOptions(train, test, idle_gap_minutes=idle_gap, skip_bad_rows=skip_bad_rows)
-        if test is None:
+        options = DataOptions(train, test or (), idle_gap_minutes=idle_gap, skip_bad_rows=skip_bad_rows)
+        if not test:
             split = chosen.data
             options = replace(
                 options, valid_days=split.test_days, collapse_repeats=split.collapse_repeats, core_support=split.core

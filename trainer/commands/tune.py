@@ -149,7 +149,8 @@ def tune(
         if out is not None:
             out.parent.mkdir(parents=True, exist_ok=True)
             split = Split(core=core, collapse_repeats=collapse_repeats)
-            text = tuned_preset(planned, winner, data, split, measure=_NAMES[by], source=train.name)
+            sources = " and ".join(path.name for path in train)
+            text = tuned_preset(planned, winner, data, split, measure=_NAMES[by], source=sources)
             out.write_text(text, encoding="utf-8")
     if as_json:
         typer.echo(json.dumps(summary))

@@ -39,18 +39,18 @@ def ten(tmp_path: Path) -> Path:
 
 
 def test_seventy_ten_twenty(ten: Path) -> None:
-    options = DataOptions(ten, valid_fraction=0.1, test_fraction=0.2)
+    options = DataOptions([ten], valid_fraction=0.1, test_fraction=0.2)
     valid, test = load(options), load(replace(options, part="test"))
     assert valid.train.lengths.tolist() == test.train.lengths.tolist() == [2, 3, 4, 5, 6, 7, 8]
     assert (valid.test.lengths.tolist(), test.test.lengths.tolist()) == ([9], [10, 11])
 
 
 def test_by_days(ten: Path) -> None:
-    assert load(DataOptions(ten, valid_days=2)).test.lengths.tolist() == [10, 11]
+    assert load(DataOptions([ten], valid_days=2)).test.lengths.tolist() == [10, 11]
 
 
 def test_the_last_days_can_be_set_aside_before_anything_is_held_out(ten: Path) -> None:
-    options = DataOptions(ten, valid_days=1, test_days=2)
+    options = DataOptions([ten], valid_days=1, test_days=2)
     valid, test = load(options), load(replace(options, part="test"))
     assert valid.train.lengths.tolist() == test.train.lengths.tolist() == [2, 3, 4, 5, 6, 7, 8]
     assert (valid.test.lengths.tolist(), test.test.lengths.tolist()) == ([9], [10, 11])
@@ -58,18 +58,18 @@ def test_the_last_days_can_be_set_aside_before_anything_is_held_out(ten: Path) -
 
 @pytest.mark.parametrize("by", [{"valid_days": 2}, {"valid_fraction": 0.2}])
 def test_the_newest_of_the_training_part_can_be_held_out_as_well(ten: Path, by: dict[str, float]) -> None:
-    data = load(DataOptions(ten, holdout=True, **by))  # type: ignore[arg-type]
+    data = load(DataOptions([ten], holdout=True, **by))  # type: ignore[arg-type]
     assert data.holdout is not None
     assert [part.lengths.tolist()[-1] for part in (data.train, data.holdout, data.test)] == [7, 9, 11]
     assert data.holdout.item_ids == data.train.item_ids
-    with_file = load(DataOptions(ten, ten, holdout=True, **by))  # type: ignore[arg-type]
+    with_file = load(DataOptions([ten], [ten], holdout=True, **by))  # type: ignore[arg-type]
     assert with_file.holdout is not None
     assert [len(part) for part in (with_file.train, with_file.holdout, with_file.test)] == [8, 2, 10]
-    assert load(DataOptions(ten, **by)).holdout is None  # type: ignore[arg-type]
+    assert load(DataOptions([ten], **by)).holdout is None  # type: ignore[arg-type]
 
 
 def test_filters_come_before_the_split(ten: Path) -> None:
-    data = load(DataOptions(ten, valid_fraction=0.5, collapse_repeats=True, core_support=10))
+    data = load(DataOptions([ten], valid_fraction=0.5, collapse_repeats=True, core_support=10))
     assert items_of(data.test) == [["a", "b"]] * 5
 
 
@@ -78,16 +78,16 @@ def test_a_visitor_is_no_session(tmp_path: Path) -> None:
     minutes = [0, 59, 59 + 61, 59 + 62, 500, 501]
     rows = [f"{minute * 60_000},7,view,{item},\n" for item, minute in zip("ababab", minutes, strict=True)]
     path.write_text("timestamp,visitorid,event,itemid,transactionid\n" + "".join(rows))
-    assert len(load(DataOptions(path, valid_fraction=0.3)).train) == 2
-    assert len(load(DataOptions(path, valid_fraction=0.5, idle_gap_minutes=100)).train) == 1
+    assert len(load(DataOptions([path], valid_fraction=0.3)).train) == 2
+    assert len(load(DataOptions([path], valid_fraction=0.5, idle_gap_minutes=100)).train) == 1
 
 
 def test_bad_rows_are_told_by_file(ten: Path, tmp_path: Path) -> None:
     bad = tmp_path / "yoochoose-clicks.dat"
     bad.write_text("1,2014-04-07T10:51:09.277Z,a,0\n1,noon,a,0\n1,2014-04-07T10:52:09.277Z,b,0\n")
     with pytest.raises(ClickFileError, match="line 2"):
-        load(DataOptions(ten, bad))
-    data = load(DataOptions(ten, bad, skip_bad_rows=True))
+        load(DataOptions([ten], [bad]))
+    data = load(DataOptions([ten], [bad], skip_bad_rows=True))
     assert data.bad_rows == {str(ten): 0, str(bad): 1}
     (row,) = data.bad_examples[str(bad)]
     assert (list(data.bad_examples), row.place) == ([str(bad)], "line 2")

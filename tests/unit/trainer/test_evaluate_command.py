@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner, Result
 
 from tests.unit.trainer.builders import random_sessions
@@ -94,6 +95,34 @@ def test_a_model_that_has_seen_the_test_sessions_is_marked(clicks: Path, tmp_pat
 def test_the_baselines_asked_for_in_their_order(clicks: Path) -> None:
     result = run("evaluate", "--train", clicks, "--baselines", "stan, pop,stan", "--json", "--resamples", "100")
     assert list(json.loads(result.stdout)["models"]) == ["stan", "pop"]
+
+
+def test_several_files_are_one_log(clicks: Path, tmp_path: Path) -> None:
+    header, *rows = clicks.read_text().splitlines(keepends=True)
+    middle = next(n for n in range(len(rows) // 2, len(rows)) if rows[n].split()[0] == rows[n - 1].split()[0])
+    parts = [tmp_path / "first.tsv", tmp_path / "second.tsv"]  # cut within a session
+    parts[0].write_text("".join([header, *rows[:middle]]))
+    parts[1].write_text("".join([header, *rows[middle:]]))
+    whole = run("evaluate", "--train", clicks, "--test", clicks, "--baselines", "stan", "--json")
+    files = [argument for option in ("--train", "--test") for part in parts for argument in (option, part)]
+    joined = run("evaluate", *files, "--baselines", "stan", "--json")
+    assert joined.exit_code == 0, joined.output
+    report, expected = json.loads(joined.stdout), json.loads(whole.stdout)
+    assert report["data"].pop("bad_rows") == {str(part): 0 for part in parts}
+    assert expected["data"].pop("bad_rows") == {str(clicks): 0}
+    assert report == expected
+
+
+def test_every_command_that_trains_takes_several_files() -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    several = {
+        name: [option.name for option in command.params if option.name in ("train", "test") and option.multiple]
+        for name, command in commands.items()
+    }
+    assert {name: options for name, options in several.items() if options} == {
+        **{name: ["train", "test"] for name in ("fit", "evaluate", "reproduce", "ablate")},
+        "tune": ["train"],
+    }
 
 
 def test_options_and_a_plot(clicks: Path, tmp_path: Path) -> None:
