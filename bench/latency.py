@@ -42,7 +42,7 @@ class Case:
 
     items: int
     rate: int
-    seconds: float = 20.0
+    seconds: float = 12.0
     swap: bool = False
 
 
@@ -53,8 +53,9 @@ CASES = (
     Case(5_000, 10_000),
     Case(37_000, 2_000, swap=True),
     Case(1_000_000, 200),
+    Case(1_000_000, 500),
 )
-ROUNDS = 1
+ROUNDS = 3
 WARM_UP_SECONDS = 5.0
 
 
