@@ -287,7 +287,11 @@ async def test_more_workers_than_partitions(kafka: KafkaUnderTest, topic_prefix:
         async with running(group.settings(tmp_path / "c")) as third:
             workers = [first, second, third]
             await until(lambda: all(w.app.tables.actives_ready for w in workers), "all are ready")
-            await until(lambda: sorted(len(w.consumer.assignment()) for w in workers) == [0, 2, 2], "one has none")
+            await until(
+                lambda: sorted(len(w.consumer.assignment()) for w in workers) == [0, 2, 2],
+                "one has none",
+                seen=lambda: [(w.consumer.assignment(), w.app.rebalancing, w.errors) for w in workers],
+            )
             group.produce(20, partition=0)
             group.produce(20, partition=1, session="other")
             await until(lambda: (group.committed(0), group.committed(1)) == (20, 20), "all is answered")

@@ -34,11 +34,11 @@ DEADLINE = 120.0
 ITEMS = tuple(f"item-{n}" for n in range(40))
 
 
-async def until(condition: Callable[[], bool], what: str) -> None:
-    """Wait for a condition; AssertionError with `what` when it does not come."""
+async def until(condition: Callable[[], bool], what: str, *, seen: Callable[[], object] | None = None) -> None:
+    """Wait for a condition; AssertionError with `what`, and what is `seen` in its place, when it does not come."""
     deadline = time.monotonic() + DEADLINE
     while not condition():
-        assert time.monotonic() < deadline, f"never: {what}"
+        assert time.monotonic() < deadline, f"never: {what}{f'; {seen()}' if seen is not None else ''}"
         await asyncio.sleep(0.02)
 
 
