@@ -41,12 +41,12 @@ class Costs:
         stored_bytes: of a row in RocksDB.
     """
 
-    batch_ms: float = 5.5
-    weights_ms: float = 0.011
-    click_us: float = 85.0
-    catalogue_us: float = 1.6
+    batch_ms: float = 2.0
+    weights_ms: float = 0.008
+    click_us: float = 44.0
+    catalogue_us: float = 0.65
     broker_us: float = 20.0
-    transit_ms: float = 2.5
+    transit_ms: float = 1.5
     click_bytes: float = 110.0
     ranking_bytes: float = 550.0
     row_bytes: float = 235.0

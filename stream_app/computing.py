@@ -4,22 +4,21 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, Final, TypeVar
 
-P = ParamSpec("P")
 R = TypeVar("R")
 
-# The event loop waits for a short call, and with it rebalances and the web server.
-_SHORT_SECONDS: Final = 0.05
+# The event loop waits for a short call, and with it fetches, rebalances and the web server.
+_SHORT_SECONDS: Final = 0.01
+_FEW: Final = 128
 _LEARNING: Final = 1 / 8
 
 
 class Computing:
     """One call at a time, in the order in which they were asked for.
 
-    To hand a call to another thread and back costs both of them the interpreter, and a core that wakes: with six
-    clicks together it was a tenth of their processor time, and a millisecond of their latency. Only calls that would
+    To hand a call to another thread and back costs both of them the interpreter, and a core that wakes: with two clicks
+    together it was a tenth of the worker's processor time, and two milliseconds of a click's wait. Only calls that may
     take long go there, as far as can be told from the last ones of their kind.
     """
 
@@ -27,24 +26,33 @@ class Computing:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pipeline")
         self._last: Future[Any] | None = None  # on the thread, which ends them in order
         self._seconds_each: dict[str, float] = {}  # by kind
+        self._stopped = False
 
-    async def run(self, kind: str, size: int, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    async def run(self, kind: str, size: int, call: Callable[[], R], *, may_wait: bool) -> R:
         """Call, and return what it returns.
 
         Args:
             kind: calls of one kind take about as long for each of `size`.
             size: clicks or rows.
+            may_wait: whether it may have to wait for others, however little there is to do.
+
+        Raises:
+            RuntimeError: after `stop`.
         """
+        if self._stopped:
+            raise RuntimeError(f"nothing is computed any more: {kind}")
         known = self._seconds_each.get(kind)
-        timed = partial(self._timed, kind, size, partial(call, *args, **kwargs))
-        if known is not None and known * size < _SHORT_SECONDS and (self._last is None or self._last.done()):
-            return timed()
-        self._last = self._thread.submit(timed)
-        result: R = await asyncio.wrap_future(self._last)
+        short = known is not None and size <= _FEW and known * size < _SHORT_SECONDS and not may_wait
+        if short and (self._last is None or self._last.done()):
+            return self._timed(kind, size, call)
+        self._last = self._thread.submit(self._timed, kind, size, call)
+        # Shielded: who stops waiting must not make a call that is still to come look done.
+        result: R = await asyncio.shield(asyncio.wrap_future(self._last))
         return result
 
     def stop(self) -> None:
         """Wait for the call under way; those behind it are abandoned."""
+        self._stopped = True
         self._thread.shutdown(wait=True, cancel_futures=True)
 
     def _timed(self, kind: str, size: int, call: Callable[[], R]) -> R:
@@ -52,7 +60,8 @@ class Computing:
         try:
             return call()
         finally:
-            taken = (time.perf_counter() - began) / max(size, 1)
-            known = self._seconds_each.get(kind, 0.0)
-            # Up at once, down by and by: a slow disk, or many rows to rebuild, seldom ends with one call.
-            self._seconds_each[kind] = max(taken, known + _LEARNING * (taken - known))
+            if size:
+                taken = (time.perf_counter() - began) / size
+                known = self._seconds_each.get(kind, 0.0)
+                # Up at once, down by and by: what makes a disk slow seldom ends with one call.
+                self._seconds_each[kind] = max(taken, known + _LEARNING * (taken - known))

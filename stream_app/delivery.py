@@ -26,6 +26,8 @@ _POLL_SECONDS: Final = 0.1
 _MANY: Final = 64
 _LEFT_ALONE_SECONDS: Final = 0.05
 _LOOK_SECONDS: Final = 0.005
+# Records on their way beyond which the next ones may find the queue full: the largest take 175 KB of its 256 MiB.
+_ROOM: Final = 1024
 
 
 def producer_config(
@@ -78,7 +80,7 @@ class Batch:
     def send(self, topic: str, records: Sequence[Record], *, partition: int = ANY_PARTITION) -> None:
         """Queue records; waits while librdkafka's queue is full.
 
-        All at once, so that librdkafka, which does not wait for more, puts those of a partition into one request.
+        All at once: librdkafka does not wait for more, and the faster they come the more share a request.
 
         Raises:
             DeliveryError: librdkafka does not take a record at all, being too large for example.
@@ -102,7 +104,7 @@ class Batch:
             self._sealed = True
             complete = self._confirmed == self._sent
         if complete:
-            self._loop.call_soon_threadsafe(self._finish)
+            self._finished()
 
     async def delivered(self) -> int:
         """Wait until every record is durable; returns the highest offset that one of them was given, -1 without any.
@@ -121,12 +123,15 @@ class Batch:
                 self._last_offset = max(self._last_offset, message.offset())
             complete = self._sealed and self._confirmed == self._sent
         if complete:
-            self._loop.call_soon_threadsafe(self._finish)
+            self._finished()
+
+    def _finished(self) -> None:
+        self.finished_at = time.time()  # not on the loop, which may be busy
+        self._loop.call_soon_threadsafe(self._finish)
 
     def _finish(self) -> None:
         if self._done.done():
             return
-        self.finished_at = time.time()
         if self._error is None:
             self._done.set_result(self._last_offset)
         else:
@@ -156,6 +161,11 @@ class Delivery:
     def start(self) -> None:
         """Start serving confirmations."""
         self._thread.start()
+
+    @property
+    def may_wait(self) -> bool:
+        """Whether `Batch.send` may have to wait for room."""
+        return len(self._producer) > _ROOM
 
     def batch(self) -> Batch:
         """An empty batch of the running event loop's."""

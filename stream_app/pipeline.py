@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import structlog
@@ -151,7 +152,10 @@ class Pipeline:
                 parts = list(self._take())
                 if parts:
                     clicks = sum(len(chunk.records) for part in parts for chunk, _ in part.chunks)
-                    await self._computing.run("compute", clicks, self._compute, parts, model)
+                    # By model: the first clicks of a new one have rows to rebuild.
+                    kind = f"compute by {model.version}"
+                    call = partial(self._compute, parts, model)
+                    await self._computing.run(kind, clicks, call, may_wait=self._delivery.may_wait)
             except Exception as error:  # noqa: BLE001 - the loop's edge: nothing is acknowledged, the worker stops
                 self._ended(parts)
                 self._fail(error)

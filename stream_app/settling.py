@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from faust.types import TP
@@ -51,7 +52,7 @@ class SettlingSettings:
 
 @dataclass(frozen=True, slots=True)
 class Computed:
-    """What the model's thread made of a part's clicks.
+    """What was made of a part's clicks.
 
     Attributes:
         result: rankings and rows.
@@ -142,9 +143,11 @@ class Settling:
         if not changelogs:
             return
         changed = sum(len(part.states) for part, _ in changelogs)
-        await self._computing.run("changelog", changed, self._send_changelogs, changelogs)
+        send = partial(self._send_changelogs, changelogs)
+        await self._computing.run("changelog", changed, send, may_wait=self._delivery.may_wait)
         offsets = [await changelog.delivered() for _, changelog in changelogs]
-        await self._computing.run("write", changed, self._write, [part for part, _ in changelogs], offsets)
+        write = partial(self._write, [part for part, _ in changelogs], offsets)
+        await self._computing.run("write", changed, write, may_wait=False)
         for part, _ in changelogs:
             if part.partition.left:
                 continue

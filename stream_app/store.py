@@ -48,7 +48,7 @@ class SessionStore(rocksdb.Store):
     def __init__(self, *args: Any, store_options: StoreOptions, **kwargs: Any) -> None:
         super().__init__(*args, driver="rocksdict", **kwargs)
         self._store_options = store_options
-        # The pipeline's thread reads and writes, the event loop opens, restores and closes.
+        # The pipeline's thread reads and writes, as the event loop does, which also opens, restores and closes.
         self._lock = threading.RLock()
         self._cache = rocksdict.Cache(store_options.cache_mb * _MIB)
 

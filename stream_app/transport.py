@@ -263,10 +263,12 @@ class ChunkConsumer(driver.Consumer):
             return None
 
     async def verify_all_partitions_active(self) -> None:
-        """Do without Faust's look for partitions that stand still, which the watchdog has an eye on.
+        """Do without Faust's look for partitions that stand still.
 
         It reads positions that aiokafka's thread is changing, and one that a rebalance is seeking has none: aiokafka's
-        assertion then ends the consumer, and the worker with it.
+        assertion then ends the consumer, and the worker with it. What it finds it only logs, and of a fetch it knows
+        the first partition alone. The watchdog ends a worker of which no partition moves; one that stands still alone
+        shows in the metric of its lag.
         """
 
     async def perform_seek(self) -> None:

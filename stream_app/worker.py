@@ -230,7 +230,7 @@ async def _run_and_exit(settings: StreamSettings) -> NoReturn:
 def main(settings: StreamSettings) -> None:
     """`stream-app worker`: run, then leave with the exit code even if something of a library's hangs."""
     # A thread that holds the interpreter gives it up when another has waited so long: 5 ms by default, which a click
-    # would meet at each hop between the event loop, the pipeline's thread and the delivery's.
+    # would meet at each hop between the event loop, the consumer's thread, the pipeline's and the delivery's.
     sys.setswitchinterval(_SWITCH_SECONDS)
     gc.set_threshold(_YOUNG_OBJECTS)  # see `_on_started`
     if sys.platform == "win32":

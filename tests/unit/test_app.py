@@ -57,6 +57,8 @@ class FakeKafka:
             confirm = partial(on_delivery, KafkaError(KafkaError._MSG_TIMED_OUT), None)
         self.waiting.append(confirm) if topic in self.held else confirm()
 
+    may_wait = False
+
     def serve(self, sent: int) -> None:
         """Has confirmed already."""
 

@@ -3,7 +3,8 @@
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
@@ -13,9 +14,16 @@ from stream_app.computing import Computing
 PATIENCE = 30.0
 
 
+class Turns(Computing):
+    """What a call of a kind takes can be told."""
+
+    def known(self, kind: str, seconds_each: float = 0.0) -> None:
+        self._seconds_each[kind] = seconds_each
+
+
 @pytest.fixture
-def turns() -> Iterator[Computing]:
-    made = Computing()
+def turns() -> Iterator[Turns]:
+    made = Turns()
     yield made
     made.stop()
 
@@ -24,78 +32,109 @@ def here() -> int:
     return threading.get_ident()
 
 
-def after(seconds: float) -> int:
-    time.sleep(seconds)
-    return threading.get_ident()
+def held() -> tuple[Callable[[], None], threading.Event, threading.Event]:
+    """A call that begins, and goes on when it is told to."""
+    began, go_on = threading.Event(), threading.Event()
 
-
-async def test_a_call_of_an_unknown_kind_may_be_long_and_goes_to_the_thread(turns: Computing) -> None:
-    assert await turns.run("rank", 1, here) != here()
-
-
-async def test_short_calls_run_where_they_are_asked_for(turns: Computing) -> None:
-    await turns.run("rank", 1, here)
-    assert await turns.run("rank", 1, here) == here()
-    assert await turns.run("write", 1, here) != here()  # another kind
-
-
-async def test_what_was_short_is_long_for_many(turns: Computing) -> None:
-    await turns.run("rank", 1, after, 0.001)
-    assert await turns.run("rank", 10_000, here) != here()
-
-
-async def test_one_slow_call_sends_the_next_to_the_thread_until_a_few_were_short(turns: Computing) -> None:
-    await turns.run("rank", 1, here)
-    await turns.run("rank", 1, after, 2 * computing._SHORT_SECONDS)
-    ran = [await turns.run("rank", 1, here) for _ in range(20)]
-    assert ran[0] != here()
-    assert ran[-1] == here()
-
-
-async def test_a_short_call_waits_for_the_long_one_before_it(turns: Computing) -> None:
-    await turns.run("rank", 1, here)
-    began, go_on, order = threading.Event(), threading.Event(), []
-
-    def long() -> None:
+    def call() -> None:
         began.set()
         assert go_on.wait(PATIENCE)
-        order.append("long")
 
-    first = asyncio.ensure_future(turns.run("write", 1, long))
+    return call, began, go_on
+
+
+async def test_a_call_of_an_unknown_kind_may_be_long_and_goes_to_the_thread(turns: Turns) -> None:
+    assert await turns.run("rank", 1, here, may_wait=False) != here()
+    assert "rank" in turns._seconds_each  # it is known now
+
+
+@pytest.mark.parametrize(
+    ("seconds_each", "size", "may_wait", "on_the_loop"),
+    [
+        (0.001, 5, False, True),
+        (0.001, 0, False, True),
+        (0.001, 20, False, False),  # long
+        (0.0, computing._FEW, False, True),
+        (0.0, computing._FEW + 1, False, False),  # whatever the last ones took
+        (0.001, 5, True, False),
+    ],
+)
+async def test_only_short_calls_run_where_they_are_asked_for(
+    turns: Turns, seconds_each: float, size: int, may_wait: bool, on_the_loop: bool
+) -> None:
+    turns.known("rank", seconds_each)
+    assert (await turns.run("rank", size, here, may_wait=may_wait) == here()) is on_the_loop
+
+
+async def test_one_slow_call_makes_its_kind_long_at_once_and_short_ones_by_and_by(turns: Turns) -> None:
+    turns.known("write")
+    await turns.run("write", 2, partial(time.sleep, 2 * computing._SHORT_SECONDS), may_wait=False)
+    assert turns._seconds_each["write"] >= computing._SHORT_SECONDS
+    after_it = turns._seconds_each["write"]
+    await turns.run("write", 1_000_000, here, may_wait=False)
+    assert after_it * 0.8 < turns._seconds_each["write"] < after_it
+    await turns.run("write", 0, here, may_wait=False)  # nothing to learn from
+    assert after_it * 0.8 < turns._seconds_each["write"] < after_it
+
+
+async def test_a_short_call_waits_for_the_long_one_before_it(turns: Turns) -> None:
+    turns.known("rank")
+    order: list[str] = []
+    long, began, go_on = held()
+    first = asyncio.ensure_future(turns.run("write", 1, long, may_wait=False))
+    first.add_done_callback(lambda _: order.append("long"))
     await asyncio.to_thread(began.wait, PATIENCE)
-    second = asyncio.ensure_future(turns.run("rank", 1, order.append, "short"))
+    second = asyncio.ensure_future(turns.run("rank", 1, lambda: order.append("short"), may_wait=False))
     await asyncio.sleep(0.01)
     assert order == []
     go_on.set()
     await asyncio.gather(first, second)
-    assert order == ["long", "short"]
+    assert sorted(order) == ["long", "short"]
 
 
-@pytest.mark.parametrize("calls", [1, 2])
-async def test_an_error_reaches_who_asked_wherever_the_call_ran(turns: Computing, calls: int) -> None:
+async def test_who_stops_waiting_does_not_let_the_next_call_in(turns: Turns) -> None:
+    turns.known("rank")
+    long, began, go_on = held()
+    first = asyncio.ensure_future(turns.run("write", 1, long, may_wait=False))
+    await asyncio.to_thread(began.wait, PATIENCE)
+    impatient = asyncio.ensure_future(turns.run("write", 1, here, may_wait=False))
+    await asyncio.sleep(0)
+    impatient.cancel()
+    await asyncio.gather(impatient, return_exceptions=True)
+    third = asyncio.ensure_future(turns.run("rank", 1, here, may_wait=False))
+    await asyncio.sleep(0.01)
+    assert not third.done()
+    go_on.set()
+    await first
+    assert await third != here()
+
+
+async def test_an_error_reaches_who_asked_wherever_the_call_ran(turns: Turns) -> None:
+    ran = []
+
     def broken() -> None:
+        ran.append(here())
         raise OSError("disk full")
 
-    for _ in range(calls):  # the second one runs here
+    for _ in range(2):
         with pytest.raises(OSError, match="disk full"):
-            await turns.run("write", 1, broken)
+            await turns.run("write", 1, broken, may_wait=False)
+        turns.known("write")
+    assert ran[0] != here()
+    assert ran[1] == here()
 
 
-async def test_stopping_waits_for_the_call_under_way_and_drops_those_behind() -> None:
-    made, done = Computing(), []
-    began = threading.Event()
-
-    def long() -> None:
-        began.set()
-        time.sleep(0.05)
-        done.append("under way")
-
-    calls = [
-        asyncio.ensure_future(made.run("write", 1, long)),
-        asyncio.ensure_future(made.run("rank", 1, done.append, "behind")),
-    ]
+async def test_stopping_waits_for_the_call_under_way_and_drops_those_behind(turns: Turns) -> None:
+    turns.known("rank")
+    long, began, go_on = held()
+    under_way = asyncio.ensure_future(turns.run("write", 1, long, may_wait=False))
+    behind = asyncio.ensure_future(turns.run("write", 1, here, may_wait=False))
     await asyncio.to_thread(began.wait, PATIENCE)
-    made.stop()
-    assert done == ["under way"]
-    results = await asyncio.gather(*calls, return_exceptions=True)
-    assert isinstance(results[1], asyncio.CancelledError)
+    threading.Timer(0.05, go_on.set).start()
+    turns.stop()
+    assert go_on.is_set()
+    await under_way
+    with pytest.raises(asyncio.CancelledError):
+        await behind
+    with pytest.raises(RuntimeError, match="nothing is computed any more: rank"):
+        await turns.run("rank", 1, here, may_wait=False)

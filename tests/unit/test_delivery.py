@@ -49,6 +49,9 @@ class FakeProducer:
         self.polls += 1
         return 0
 
+    def __len__(self) -> int:
+        return len(self.taken)
+
     def confirm(self, number: int, at: int = -1, error: KafkaError | None = None) -> None:
         """From a thread of its own, as librdkafka's confirmations come."""
         thread = threading.Thread(target=self.callbacks[number], args=(error, Record(at)))
@@ -198,3 +201,15 @@ async def test_who_sends_much_serves_the_confirmations_and_the_delivery_thread_w
             await second.delivered()
     assert served_by[-1] == delivery._thread.ident
     await asyncio.to_thread(delivery.stop, PATIENCE)
+
+
+async def test_many_records_on_their_way_may_leave_no_room_for_the_next() -> None:
+    config = producer_config({"bootstrap.servers": "127.0.0.1:1"}, client_id="w", linger_ms=0, timeout_ms=60_000)
+    delivery = Delivery(config, on_fatal=lambda _: None)
+    send(delivery.batch(), delivery_module._ROOM)
+    assert not delivery.may_wait
+    send(delivery.batch(), 1)
+    assert delivery.may_wait
+    delivery._producer.purge()
+    delivery._producer.flush(PATIENCE)
+    assert not delivery.may_wait
