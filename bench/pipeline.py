@@ -111,7 +111,10 @@ def drain(bootstrap: str, case: Case, folder: Path, **settings: object) -> Run:
     return Run(
         clicks_per_second=measured / elapsed,
         cpu_us_per_click=1e6 * cpu / measured,
-        steps_us_per_click={step: 1e6 * sum(one[step] for one in steps) / case.clicks for step in steps[0]},
+        # A worker that joined when the others had answered all has made no step.
+        steps_us_per_click={
+            step: 1e6 * sum(one.get(step, 0.0) for one in steps) / case.clicks for step in sorted(set().union(*steps))
+        },
     )
 
 
