@@ -206,8 +206,8 @@ async def test_who_sends_much_serves_the_confirmations_and_the_delivery_thread_w
 async def test_many_records_on_their_way_may_leave_no_room_for_the_next() -> None:
     config = producer_config({"bootstrap.servers": "127.0.0.1:1"}, client_id="w", linger_ms=0, timeout_ms=60_000)
     delivery = Delivery(config, on_fatal=lambda _: None)
-    send(delivery.batch(), delivery_module._ROOM)
+    send(delivery.batch(), delivery_module._ROOM // 2)  # errors to be told count too
     assert not delivery.may_wait
-    send(delivery.batch(), 1)
+    send(delivery.batch(), delivery_module._ROOM)
     assert delivery.may_wait
     delivery._producer.purge()
