@@ -18,8 +18,8 @@ class Computing:
     """One call at a time, in the order in which they were asked for.
 
     To hand a call to another thread and back costs both of them the interpreter, and a core that wakes: with two clicks
-    together it was a tenth of the worker's processor time, and two milliseconds of a click's wait. Only calls that may
-    take long go there, as far as can be told from the last ones of their kind.
+    together it was a tenth of the worker's processor time, and most of a millisecond of a click's wait. Only calls that
+    may take long go there, as far as can be told from the last ones of their kind.
     """
 
     def __init__(self) -> None:
