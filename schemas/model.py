@@ -19,6 +19,7 @@ from schemas.vocabulary import Vocabulary
 Indices = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
+_K: Final = "k"
 _INT64: Final = "tensor(int64)"
 _FLOAT32: Final = "tensor(float)"
 _ERRORS_ONLY: Final = 3  # ONNX Runtime's log severity
@@ -43,15 +44,27 @@ class Model:
         popularity: Indices,
         advance: ort.InferenceSession,
         rank: ort.InferenceSession,
+        *,
+        k: int | None = None,
     ) -> None:
         self.manifest: Final = manifest
         self.vocabulary: Final = vocabulary
         self.popularity: Final = popularity  # int64[N], clicks in the training window
-        self.popular: Final = most_popular(popularity, manifest.k)
+        self.k: Final = manifest.k if k is None else k  # length of the lists of `rank` and `popular`
+        self.popular: Final = most_popular(popularity, self.k)
         for shared in (popularity, *self.popular):
             shared.setflags(write=False)
         self._advance = advance
         self._rank = rank
+        # A graph that was exported before `k` became an input ranks as many as it was exported for.
+        chooses_k = _K in (given.name for given in rank.get_overridable_initializers())
+        self._chosen: dict[str, Indices] = {_K: np.array([self.k])} if chooses_k else {}
+
+    def ranking(self, k: int) -> "Model":
+        """The same model with lists of `k` items, or of as many as there are: what is ranked beyond costs time."""
+        return Model(
+            self.manifest, self.vocabulary, self.popularity, self._advance, self._rank, k=min(k, self.manifest.k)
+        )
 
     @property
     def version(self) -> str:
@@ -64,11 +77,6 @@ class Model:
     @property
     def hidden_size(self) -> int:
         return self.manifest.hidden_size
-
-    @property
-    def k(self) -> int:
-        """Length of the lists of `rank` and `popular`."""
-        return self.manifest.k
 
     @property
     def recent_size(self) -> int:
@@ -102,13 +110,13 @@ class Model:
         inputs: dict[str, NDArray[Any]] = {"hidden": hidden, "recent": recent, "counts": counts, "clicks": clicks}
         parts = [
             self._rank.run(
-                ["top_index", "top_score"], {name: rows_of[at : at + rows] for name, rows_of in inputs.items()}
+                ["top_index", "top_score"],
+                {name: rows_of[at : at + rows] for name, rows_of in inputs.items()} | self._chosen,
             )
             for at in range(0, max(len(hidden), 1), rows)
         ]
-        if len(parts) == 1:
-            return parts[0][0], parts[0][1]
-        return np.concatenate([index for index, _ in parts]), np.concatenate([score for _, score in parts])
+        index, score = (column[0] if runs == 1 else np.concatenate(column) for column in zip(*parts, strict=True))
+        return index[:, : self.k], score[:, : self.k]
 
     def warm_up(self, batch_sizes: Iterable[int]) -> None:
         """Run both graphs once at each batch size, so that no click pays for the first allocation."""
@@ -136,7 +144,8 @@ def open_graphs(
     """Both graphs of a bundle as ONNX Runtime sessions, their inputs and outputs checked. Raises BundleError.
 
     advance: `item_index` int64[B], `hidden` f32[L, B, H] -> `hidden_out` f32[L, B, H]. rank: `hidden` f32[B, H],
-    `recent` int64[B, R], `counts` f32[B, R], `clicks` f32[B] -> `top_index` int64[B, k], `top_score` f32[B, k].
+    `recent` int64[B, R], `counts` f32[B, R], `clicks` f32[B] -> `top_index` int64[B, k], `top_score` f32[B, k]. It may
+    have an input `k` int64[1] with the manifest's as its default, for shorter lists.
     """
     layers, hidden_size, recent, k = manifest.layers, manifest.hidden_size, manifest.recent_size, manifest.k
     advance_session = _session(ADVANCE, advance, threads)

@@ -106,7 +106,6 @@ def create_app(
                 rankings=settings.topics.rankings,
                 rejected=settings.topics.rejected,
                 changelog=changelog_topic(worker.app_id),
-                published=worker.published,
                 session_timeout=worker.session_timeout,
             ),
             clicks_in_flight=worker.chunks_in_flight * worker.chunk_clicks,

@@ -39,14 +39,12 @@ class SettlingSettings:
         rankings: topic of the rankings.
         rejected: topic of the records that are no click.
         changelog: the table's changelog topic.
-        published: length of a published ranking.
         session_timeout: seconds after the last confirmed heartbeat in which no other worker can have the partitions.
     """
 
     rankings: str
     rejected: str
     changelog: str
-    published: int = 20
     session_timeout: float = 15.0
 
 
@@ -205,14 +203,14 @@ class Settling:
         self._metrics.step_seconds.labels(step="encode").observe(time.perf_counter() - started)
 
     def _ranking(self, answer: RankedClick, tp: TP, model: Model, now_ms: int) -> Ranking:
-        click, published = answer.click, self._settings.published
+        click = answer.click
         item = model.vocabulary.items.__getitem__  # a top k holds no negative index
         return Ranking(
             session_id=click.session_id,
             event_id=click.event_id,
             item_id=click.item_id,
             model_version=model.version,
-            items=tuple(map(RankedItem, map(item, answer.top_index[:published]), answer.top_score[:published])),
+            items=tuple(map(RankedItem, map(item, answer.top_index), answer.top_score)),
             source=Source(tp.topic, tp.partition, answer.offset),
             click_timestamp=click.timestamp,
             produced_at=now_ms,

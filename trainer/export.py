@@ -28,7 +28,7 @@ from trainer.session_memory import NO_MEMORY, RECENT, SessionMemory, remember
 from trainer.shortlist import LEAST_ITEMS, shortlist_graph
 from trainer.shortlist_memory import ListedMemory
 
-TOP_K = 30  # a few more than a ranking publishes, so that exclusions leave enough
+TOP_K = 30  # a few more than a ranking publishes by default; a worker computes no more than it publishes
 _OPSET, _IR = 17, 8  # every ONNX Runtime since 1.12 knows them, and nothing newer is needed
 _GOLDEN_SESSIONS, _GOLDEN_CLICKS = 4, 8
 
@@ -197,8 +197,9 @@ def _rank_graph(weights: Weights, memory: SessionMemory, k: int, recent_size: in
             _io("recent", TensorProto.INT64, ["batch", recent_size]),
             _io("counts", TensorProto.FLOAT, ["batch", recent_size]),
             _io("clicks", TensorProto.FLOAT, ["batch"]),
+            _io("k", TensorProto.INT64, [1]),  # its initializer is the default
         ],
-        [_io("top_index", TensorProto.INT64, ["batch", k]), _io("top_score", TensorProto.FLOAT, ["batch", k])],
+        [_io("top_index", TensorProto.INT64, ["batch", "k"]), _io("top_score", TensorProto.FLOAT, ["batch", "k"])],
         [
             _initializer("output", weights.output.numpy()),
             _initializer("output_bias", weights.output_bias.numpy()),

@@ -157,13 +157,14 @@ def shortlist_graph(
 ) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
     """Operators from `hidden` f32[B, H] (a memory: from more) to `top_index` and `top_score`, and their constants.
 
-    They use the initializers `output`, `output_bias` and `k` int64[1] of the rank graph.
+    They use the initializers `output` and `output_bias` and the input `k` int64[1] of the rank graph, which is `k` at
+    most.
     """
     graph, catalogue = Graph("shortlist."), _Catalogue(output, bias)
     state = _state(graph, catalogue)
     blocks = _maxima(graph, catalogue, state)  # int32[B, J], in steps
     tall = _tall(graph, catalogue, blocks, state)  # [B, T]
-    threshold = _threshold(graph, catalogue, tall, state, k)  # [B, 1]
+    threshold = _threshold(graph, catalogue, tall, state)  # [B, 1]
     raises = None
     if memory is not None:
         best = graph.apply("ReduceMax", [tall], "best", axes=[1], keepdims=1)
@@ -190,7 +191,9 @@ def shortlist_graph(
         proven = graph.apply("And", [proven, best_proven], "short_and_best_proven")
     score, place = graph.top(sums, "k", "score", in_order=True)
     index = graph.apply("GatherElements", [f"{graph.prefix}item", place], "index", axis=1)
-    worst = graph.apply("Gather", [score, graph.integers(k - 1)], "worst", axis=1)  # [B, 1]
+    worst = graph.apply(
+        "Gather", [score, graph.apply("Sub", ["k", graph.integer(1)], "k_th")], "worst", axis=1
+    )  # [B, 1]
     reached = graph.apply("GreaterOrEqual", [worst, enough], "worst_proven")  # not `Less`: a NaN proves nothing
     proven = graph.apply("And", [proven, reached], "proven")  # bool[B, 1]
     unsure = graph.apply("Squeeze", [graph.apply("Not", [proven], "not_proven"), graph.integers(1)], "not_proven_line")
@@ -267,12 +270,13 @@ def _tall(graph: Graph, catalogue: _Catalogue, blocks: str, state: _State) -> st
     return _scaled(graph, graph.apply("ReduceMax", [by_tall], "tall_maxima", axes=[2], keepdims=0), state.step, "tall")
 
 
-def _threshold(graph: Graph, catalogue: _Catalogue, tall: str, state: _State, k: int) -> str:
+def _threshold(graph: Graph, catalogue: _Catalogue, tall: str, state: _State) -> str:
     """t, [B, 1]."""
     groups, group = catalogue.tall // catalogue.group, catalogue.group
     by_group = graph.apply("Reshape", [tall, graph.integers(0, group, groups)], "by_group")
     highest = graph.apply("ReduceMax", [by_group], "groups", axes=[1], keepdims=0)
-    best, _ = graph.top(highest, graph.integers(min(k, groups)), "best_groups", in_order=False)
+    as_many = graph.apply("Min", ["k", graph.integers(groups)], "as_many")
+    best, _ = graph.top(highest, as_many, "best_groups", in_order=False)
     reached = graph.apply("ReduceMin", [best], "reached", axes=[1], keepdims=1)
     room = graph.apply("Mul", [state.error, graph.float(_MARGIN)], "room")
     return graph.apply("Sub", [reached, room], "threshold")

@@ -79,6 +79,22 @@ def test_a_model_answers_as_its_graphs_do(bundle: Path) -> None:
     assert [array.dtype.name for array in (top_index, top_score, hidden)] == ["int64", "float32", "float32"]
 
 
+@pytest.mark.parametrize("chooses_k", [False, True], ids=["exported for 5", "with k as an input"])
+def test_a_model_ranks_fewer_items_if_told_to(tmp_path: Path, chooses_k: bool) -> None:
+    tiny, golden = TinyModel(chooses_k=chooses_k), TINY.golden()
+    model = open_bundle(tiny.write(tmp_path))
+    sessions = golden.hidden[-1], golden.recent, golden.counts, golden.clicks
+    index, score = model.rank(*sessions)
+    short = model.ranking(3)
+    assert (short.k, short.version) == (3, model.version)
+    np.testing.assert_array_equal(short.popular[0], model.popular[0][:3])
+    short_index, short_score = short.rank(*sessions)
+    np.testing.assert_array_equal(short_index, index[:, :3])
+    np.testing.assert_array_equal(short_score, score[:, :3])
+    assert model.ranking(100).k == model.k == 5
+    np.testing.assert_array_equal(model.ranking(100).rank(*sessions)[0], index)
+
+
 def test_the_most_popular_items_are_best_first(tmp_path: Path) -> None:
     counts = np.asarray([3, 9, 0, 3, 1, 0, 0, 0, 0, 0, 0, 0], dtype=np.int64)
     index, share = open_bundle(TINY.write(tmp_path, popularity=counts)).popular

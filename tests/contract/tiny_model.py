@@ -18,7 +18,11 @@ F32, I64 = TensorProto.FLOAT, TensorProto.INT64
 
 @dataclass(frozen=True)
 class TinyModel:
-    """The size and seed of a model; the same values give the same weights."""
+    """The size and seed of a model; the same values give the same weights.
+
+    Attributes:
+        chooses_k: whether the length of a ranking is an input of the graph, as in those that the trainer exports.
+    """
 
     items: tuple[str, ...] = tuple(f"item-{index}" for index in range(12))
     layers: int = 1
@@ -26,6 +30,7 @@ class TinyModel:
     k: int = 5
     recent_size: int = 6
     seed: int = 0
+    chooses_k: bool = False
 
     def weights(self, *shape: int, salt: int) -> NDArray[np.float32]:
         return np.random.default_rng((self.seed, salt)).normal(size=shape).astype(np.float32)
@@ -60,13 +65,14 @@ class TinyModel:
         )
 
     def rank(self) -> bytes:
+        listed = "k" if self.chooses_k else self.k
         return graph_bytes(
             [
                 helper.make_node("MatMul", ["hidden", "output"], ["scores"]),
                 helper.make_node("TopK", ["scores", "k"], ["top_score", "top_index"]),
             ],
             inputs=self.rank_inputs(),
-            outputs=[("top_index", I64, ["batch", self.k]), ("top_score", F32, ["batch", self.k])],
+            outputs=[("top_index", I64, ["batch", listed]), ("top_score", F32, ["batch", listed])],
             constants=[
                 _constant("output", self.weights(self.hidden_size, len(self.items), salt=2)),
                 _constant("k", np.asarray([self.k], dtype=np.int64)),
@@ -74,12 +80,13 @@ class TinyModel:
         )
 
     def rank_inputs(self) -> list[tuple[str, int, list[int | str]]]:
-        return [
+        inputs: list[tuple[str, int, list[int | str]]] = [
             ("hidden", F32, ["batch", self.hidden_size]),
             ("recent", I64, ["batch", self.recent_size]),
             ("counts", F32, ["batch", self.recent_size]),
             ("clicks", F32, ["batch"]),
         ]
+        return [*inputs, ("k", I64, [1])] if self.chooses_k else inputs
 
     def golden(self) -> Golden:
         """Recorded by running the graphs outside the bundle runtime: 4 clicks of 3 sessions."""

@@ -160,7 +160,8 @@ def test_a_first_model_and_a_swap(watched: Watched) -> None:
     assert watched.count("nextclick_swaps_total") == 2
     assert watched.metrics.registry.get_sample_value("nextclick_model_info", {"version": "v2"}) == 1
     assert watched.metrics.registry.get_sample_value("nextclick_model_info", {"version": "v1"}) is None
-    assert watched.live.is_loaded
+    assert watched.live.current is not None
+    assert watched.live.current.k == 4  # no more than is published
 
 
 def test_a_model_that_ranks_too_few_items_is_refused(watched: Watched) -> None:

@@ -276,3 +276,19 @@ def test_one_session_at_a_time_gives_the_same() -> None:
     for lane in range(len(hidden)):
         alone = run(output, bias, hidden[lane : lane + 1])
         assert same_ranking((together[0][lane : lane + 1], together[1][lane : lane + 1]), (alone[0], alone[1]))
+
+
+@pytest.mark.parametrize("k", [1, 7, 29])
+@pytest.mark.parametrize("memory", [False, True], ids=["plain", "memory"])
+@pytest.mark.parametrize("items", [300, 20_001, 100_001])
+def test_shorter_lists_are_the_beginning_of_longer_ones(items: int, memory: bool, k: int) -> None:
+    output, bias, hidden = random(items, seed=items, sessions=5)
+    recent, counts, clicks = recent_items(best_items(output, bias, hidden, 6), RECENT)
+    rank = export.export(weights_of(output, bias), whole_memory(items) if memory else NO_MEMORY, k=30).rank
+    session = ort.InferenceSession(rank, providers=["CPUExecutionProvider"])
+    inputs = {"hidden": hidden, "recent": recent, "counts": counts, "clicks": clicks}
+    inputs = {given.name: inputs[given.name] for given in session.get_inputs()}
+    index, score = session.run(["top_index", "top_score"], inputs)
+    short = session.run(["top_index", "top_score"], {**inputs, "k": np.array([k])})
+    assert index.shape == (5, 30)
+    assert same_ranking((index[:, :k], score[:, :k]), (short[0], short[1]))
