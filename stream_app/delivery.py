@@ -22,7 +22,8 @@ Record = tuple[bytes | None, bytes]
 
 ANY_PARTITION: Final = -1
 _POLL_SECONDS: Final = 0.1
-# From so many records on, whoever sends them serves confirmations too, and is left alone with them for so long.
+# From so many records on, a sender who has more to send serves confirmations too, and is left alone with them for so
+# long: 1.05 times the clicks of a backlog at 5,000 items.
 _MANY: Final = 64
 _LEFT_ALONE_SECONDS: Final = 0.05
 _LOOK_SECONDS: Final = 0.005
@@ -149,7 +150,12 @@ class Delivery:
 
     Each confirmation takes the interpreter once. On a thread of its own that is a fight with whoever computes, twice a
     click, so under load `serve` does it on the thread that sends.
+
+    Attributes:
+        busy: whether more will be sent at once, and served.
     """
+
+    busy: bool = False
 
     def __init__(self, config: Mapping[str, Any], *, on_fatal: Callable[[BaseException], None]) -> None:
         self._on_fatal = on_fatal
@@ -187,7 +193,7 @@ class Delivery:
 
     def _serve(self) -> None:
         while not self._stopping.is_set():
-            if time.monotonic() < self._left_alone_until:
+            if self.busy and time.monotonic() < self._left_alone_until:
                 self._stopping.wait(_LOOK_SECONDS)
             else:
                 self._producer.poll(_POLL_SECONDS)

@@ -44,7 +44,7 @@ class PipelineSettings:
     Attributes:
         settling: what comes behind the model.
         clicks_in_flight: clicks that may be unacknowledged at once; beyond that consumption waits.
-        clicks_together: clicks after which no further chunk is computed together with those before it.
+        clicks_together: so many are computed together at most, unless one chunk has more.
         rules: of sessions.
         limits: of clicks.
     """
@@ -144,6 +144,7 @@ class Pipeline:
 
     async def _compute_waiting(self) -> None:
         """Compute what waits, together as far as it goes, until nothing does."""
+        self._delivery.busy = True
         while self._waiting:
             parts: list[Part] = []
             model = self._live.current
@@ -164,18 +165,22 @@ class Pipeline:
                 part.partition.rows.update(part.states)
             self._settling.settle(parts)
             await asyncio.sleep(0)  # what was computed here kept the loop from fetching and settling
+        self._delivery.busy = False
         self._task = None
 
     def _take(self) -> Iterable[Part]:
         """Of the chunks that wait those that are computed together, by partition."""
         parts: dict[TP, Part] = {}
         clicks = 0
-        while self._waiting and clicks < self._settings.clicks_together:
-            chunk, message = self._waiting.popleft()
-            clicks += len(chunk.records)
+        while self._waiting:
+            chunk, message = self._waiting[0]
+            if parts and clicks + len(chunk.records) > self._settings.clicks_together:
+                break
+            self._waiting.popleft()
             if self._failed or not self._consumer().owns(chunk.tp, chunk.generation):
                 self._ended([Part(Partition(chunk.generation), [], [(chunk, message)])])
                 continue
+            clicks += len(chunk.records)
             if chunk.tp not in parts:
                 parts[chunk.tp] = Part(self._partition(chunk), [])
             parts[chunk.tp].chunks.append((chunk, message))

@@ -130,11 +130,11 @@ class Running:
 
 
 @asynccontextmanager
-async def _running(data_dir: Path) -> AsyncIterator[Running]:
+async def _running(data_dir: Path, **worker: int) -> AsyncIterator[Running]:
     live, kafka, metrics, fatal = LiveModel(), FakeKafka(), Metrics(), list[BaseException]()
     live.replace(exact_model("v1", tuple("abcdef")))
     app = create_app(
-        StreamSettings(worker=WorkerSettings(data_dir=data_dir)),
+        StreamSettings(worker=WorkerSettings(data_dir=data_dir, **worker)),
         live=live,
         delivery=cast(Delivery, kafka),
         metrics=metrics,
@@ -190,6 +190,15 @@ async def test_partitions_are_computed_together_and_kept_apart(running: Running)
     assert sorted(running.kafka.acked) == [5, 11]
     assert running.dropped == 1
     assert running.metrics.registry.get_sample_value("nextclick_chunk_clicks_count") == 1
+
+
+async def test_no_more_clicks_are_computed_together_than_told(tmp_path: Path) -> None:
+    async with _running(tmp_path, chunk_clicks=3) as running:
+        partitions = [TP("clicks", number) for number in range(3)]
+        await running.take_chunks(*(running.chunk(("s", "a"), ("t", "b"), at=10, tp=tp) for tp in partitions))
+        await running.ended()
+        assert running.metrics.registry.get_sample_value("nextclick_chunk_clicks_count") == 3
+        assert len(running.kafka.on_topic(RANKINGS)) == 6
 
 
 async def test_what_waits_becomes_durable_together(running: Running) -> None:

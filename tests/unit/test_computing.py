@@ -5,6 +5,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import count
+from types import SimpleNamespace
 
 import pytest
 
@@ -51,12 +53,13 @@ async def test_a_call_of_an_unknown_kind_may_be_long_and_goes_to_the_thread(turn
 @pytest.mark.parametrize(
     ("seconds_each", "size", "may_wait", "on_the_loop"),
     [
-        (0.001, 5, False, True),
-        (0.001, 0, False, True),
-        (0.001, 20, False, False),  # long
+        (0.0002, 5, False, True),
+        (0.0002, 0, False, True),
+        (0.0002, 40, False, False),  # long
+        (0.002, 1, False, False),  # long, however few
         (0.0, computing._FEW, False, True),
         (0.0, computing._FEW + 1, False, False),  # whatever the last ones took
-        (0.001, 5, True, False),
+        (0.0002, 5, True, False),
     ],
 )
 async def test_only_short_calls_run_where_they_are_asked_for(
@@ -69,12 +72,23 @@ async def test_only_short_calls_run_where_they_are_asked_for(
 async def test_one_slow_call_makes_its_kind_long_at_once_and_short_ones_by_and_by(turns: Turns) -> None:
     turns.known("write")
     await turns.run("write", 2, partial(time.sleep, 2 * computing._SHORT_SECONDS), may_wait=False)
-    assert turns._seconds_each["write"] >= computing._SHORT_SECONDS
+    assert await turns.run("write", 2, here, may_wait=False) != here()
     after_it = turns._seconds_each["write"]
     await turns.run("write", 1_000_000, here, may_wait=False)
     assert after_it * 0.8 < turns._seconds_each["write"] < after_it
     await turns.run("write", 0, here, may_wait=False)  # nothing to learn from
     assert after_it * 0.8 < turns._seconds_each["write"] < after_it
+
+
+async def test_one_short_call_does_not_make_the_next_one_of_many_look_long(
+    turns: Turns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Most of what a call with one click takes is not the click's."""
+    turns.known("rank")
+    clock = count(0, computing._SHORT_SECONDS / 10)  # what each call takes
+    monkeypatch.setattr(computing, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    await turns.run("rank", 1, here, may_wait=False)
+    assert await turns.run("rank", computing._BASE, here, may_wait=False) == here()
 
 
 async def test_a_short_call_waits_for_the_long_one_before_it(turns: Turns) -> None:
