@@ -30,7 +30,6 @@ EXIT_FAILED: Final = 1
 _STOP_SECONDS: Final = 30.0
 _FAILED_STOP_SECONDS: Final = 5.0
 _MODEL_POLL_SECONDS: Final = 0.1
-_SWITCH_SECONDS: Final = 0.0001
 _YOUNG_OBJECTS: Final = 50_000
 
 
@@ -229,16 +228,10 @@ async def _run_and_exit(settings: StreamSettings) -> NoReturn:
 
 def main(settings: StreamSettings) -> None:
     """`stream-app worker`: run, then leave with the exit code even if something of a library's hangs."""
-    # A thread that holds the interpreter gives it up when another has waited so long: 5 ms by default, which a click
-    # would meet at each hop between the event loop, the consumer's thread, the pipeline's and the delivery's.
-    sys.setswitchinterval(_SWITCH_SECONDS)
     gc.set_threshold(_YOUNG_OBJECTS)  # see `_on_started`
     if sys.platform == "win32":
         asyncio.run(_run_and_exit(settings))
     else:
         import uvloop
 
-        # Not only for this loop: Faust's consumer makes one for its thread, which took 25 % of a core at 1,000 clicks a
-        # second and takes 24 % with this one.
-        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
         uvloop.run(_run_and_exit(settings))
