@@ -11,13 +11,16 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from types import TracebackType
+from typing import Self
 
 import msgspec
 import numpy as np
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from numpy.typing import NDArray
 
 from bench.broker import warm_broker
@@ -125,7 +128,7 @@ def measure(cases: tuple[Case, ...], rounds: int) -> Report:
 
 
 def _during_swap(run: Run) -> float:
-    assert run.new_model is not None
+    assert run.new_model is not None  # or `run` had raised
     during = (run.due > run.new_model - _SWAP_SECONDS / 10) & (run.due < run.new_model + _SWAP_SECONDS)
     return float(np.percentile(run.latency_ms[during], 99))
 
@@ -134,7 +137,7 @@ def run(bootstrap: str, case: Case, folder: Path, **settings: object) -> Run:
     """One case on a fresh deployment: warm up, measure, and count that no click went unanswered."""
     first, second = bundle(folder, case.items), bundle(folder, case.items, seed=1) if case.swap else None
     rng = np.random.default_rng(case.rate)
-    total = WARM_UP_SECONDS + case.seconds
+    total, announced = WARM_UP_SECONDS + case.seconds, WARM_UP_SECONDS + case.seconds / 2
     due = np.cumsum(rng.exponential(1 / case.rate, int(case.rate * total)))  # [N] seconds
     items = (case.items * rng.random(len(due)) ** 2).astype(np.int64)  # [N]
     # A session clicks every few seconds: those that are open at once follow from the rate.
@@ -142,38 +145,41 @@ def run(bootstrap: str, case: Case, folder: Path, **settings: object) -> Run:
     with Deployment(bootstrap, folder, settings=settings) as deployment:
         deployment.announce(first)
         worker = deployment.start_worker()
-        arrivals = _Arrivals(deployment, len(due))
         deployment.wait_for(lambda: "tables recovered" in worker.log.read_text(), "a worker that serves")
-        cpu = worker.cpu_seconds
-        began = time.perf_counter() + 0.1
-        announced = None
-        swapper = None
-        if second is not None:
-            announced = WARM_UP_SECONDS + case.seconds / 2
-            swapper = threading.Timer(announced + 0.1, deployment.announce, [second])
-            swapper.start()
-        _generate(deployment, began + due, items, sessions, item_ids(case.items))
-        deadline = time.perf_counter() + 60
-        while arrivals.seen < len(due) and time.perf_counter() < deadline:
-            worker.check()
-            time.sleep(0.05)
-        cpu = worker.cpu_seconds - cpu
-        metrics = worker.metrics()
-        arrivals.stop()
-        if swapper is not None:
-            swapper.join()
+        with Arrivals(_ranking_consumer(deployment), len(due)) as arrivals:
+            cpu = worker.cpu_seconds
+            began = time.perf_counter() + 0.1
+            with _swap(deployment, second, announced + 0.1) as swap:
+                _generate(deployment, began + due, items, sessions, item_ids(case.items))
+                deadline = time.perf_counter() + 60
+                while arrivals.seen < len(due) and time.perf_counter() < deadline:
+                    for part in (worker, arrivals, swap):
+                        part.check()
+                    time.sleep(0.05)
+            swap.check()
+            arrivals.check()
+            cpu = worker.cpu_seconds - cpu
+            metrics = worker.metrics()
     lost = int(np.isnan(arrivals.at).sum())
     if lost:
         raise BenchmarkError(f"{lost} of {len(due)} clicks got no ranking")
     at = arrivals.at - began
     kept = due > WARM_UP_SECONDS
-    by_second = np.flatnonzero(arrivals.by == second.name) if second is not None else np.array([], dtype=np.int64)
+    new_model = None
+    if second is not None:
+        by_second = arrivals.by == second.name
+        if not by_second.any():
+            raise BenchmarkError(
+                f"no ranking by the second model, announced {case.seconds / 2:g} s before the last click: give the "
+                f"case more seconds"
+            )
+        new_model = float(at[by_second].min())
     return Run(
         latency_ms=1000 * (at - due)[kept],
         due=due[kept],
         longest_gap_ms=1000 * float(np.diff(np.sort(at[kept])).max()),
-        announced=announced,
-        new_model=float(at[by_second].min()) if len(by_second) else None,
+        announced=None if second is None else announced,
+        new_model=new_model,
         rebuilt_rows=int(metrics["nextclick_rebuilt_rows_total"]),
         cpu_us_per_click=1e6 * cpu / len(due),
         worker_ms=1000 * _mean(metrics, "nextclick_end_to_end_seconds"),
@@ -201,7 +207,7 @@ def _generate(
             click = Click(
                 f"session-{sessions[position]}", ids[items[position]], time.time_ns() // 1_000_000, str(position)
             )
-            producer.produce(deployment.topics.clicks, encode_click(click), click.session_id.encode())
+            _produce(producer, deployment.topics.clicks, click)
             position += 1
         producer.poll(0)
         if position < len(times):
@@ -209,8 +215,75 @@ def _generate(
     producer.flush()
 
 
-class _Arrivals:
-    """Notes when each ranking reaches a consumer, in a thread of its own.
+def _produce(producer: Producer, topic: str, click: Click) -> None:
+    """Hand a click to the producer; wait while its queue is full."""
+    while True:
+        try:
+            producer.produce(topic, encode_click(click), click.session_id.encode())
+        except BufferError:
+            producer.poll(0.01)
+        else:
+            return
+
+
+class Background(threading.Thread):
+    """Work beside the main thread, which learns of its failure by `check`. A context manager: it ends with the context.
+
+    `work` is given the event that tells it to stop.
+    """
+
+    def __init__(self, work: Callable[[threading.Event], None], what: str) -> None:
+        super().__init__(name=what, daemon=True)
+        self._work = work
+        self._stopping = threading.Event()
+        self._failure: Exception | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopping.set()
+        self.join()
+
+    def run(self) -> None:
+        """Do the work."""
+        try:
+            self._work(self._stopping)
+        except Exception as error:  # noqa: BLE001 - raised by `check`
+            self._failure = error
+
+    def check(self) -> None:
+        """Raise BenchmarkError if it failed."""
+        if self._failure is not None:
+            raise BenchmarkError(f"{self.name}: {self._failure!r}") from self._failure
+
+
+def _swap(deployment: Deployment, second: Path | None, seconds: float) -> Background:
+    """Announces the second model, if there is one, in so many seconds."""
+
+    def announce(stopping: threading.Event) -> None:
+        if second is not None and not stopping.wait(seconds):
+            deployment.announce(second)
+
+    return Background(announce, "announcing the second model")
+
+
+def _ranking_consumer(deployment: Deployment) -> Consumer:
+    """Reads all rankings from the first one on."""
+    consumer = Consumer(
+        {**deployment.connection.librdkafka(), "group.id": f"{deployment.name}-rankings", "fetch.wait.max.ms": 100}
+    )
+    consumer.assign(
+        [TopicPartition(deployment.topics.rankings, partition, 0) for partition in range(deployment.partitions)]
+    )
+    return consumer
+
+
+class Arrivals(Background):
+    """Notes when each ranking reaches a consumer, which it closes at the end.
 
     Attributes:
         at: float64[N] `time.perf_counter` at the first ranking of click n, NaN before.
@@ -218,35 +291,27 @@ class _Arrivals:
         seen: how many clicks have one.
     """
 
-    def __init__(self, deployment: Deployment, clicks: int) -> None:
+    def __init__(self, consumer: Consumer, clicks: int) -> None:
+        super().__init__(self._read, "reading rankings")
         self.at = np.full(clicks, np.nan)
         self.by = np.full(clicks, "", dtype="U40")
         self.seen = 0
-        self._consumer = Consumer(
-            {**deployment.connection.librdkafka(), "group.id": f"{deployment.name}-rankings", "fetch.wait.max.ms": 100}
-        )
-        self._consumer.assign(
-            [TopicPartition(deployment.topics.rankings, partition, 0) for partition in range(deployment.partitions)]
-        )
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
+        self._consumer = consumer
 
-    def stop(self) -> None:
-        """No more."""
-        self._stopping.set()
-        self._thread.join()
-        self._consumer.close()
-
-    def _run(self) -> None:
+    def _read(self, stopping: threading.Event) -> None:
         decoder = msgspec.json.Decoder(_Answer)
-        while not self._stopping.is_set():
-            message = self._consumer.poll(0.1)
-            if message is None or message.error() is not None:
-                continue
-            now = time.perf_counter()
-            answer = decoder.decode(message.value() or b"")
-            n = int(answer.event_id)
-            if np.isnan(self.at[n]):
-                self.at[n], self.by[n] = now, answer.model_version
-                self.seen += 1
+        try:
+            while not stopping.is_set():
+                message = self._consumer.poll(0.1)
+                if message is None:
+                    continue
+                now = time.perf_counter()
+                if (problem := message.error()) is not None:
+                    raise KafkaException(problem)
+                answer = decoder.decode(message.value() or b"")
+                n = int(answer.event_id)
+                if np.isnan(self.at[n]):
+                    self.at[n], self.by[n] = now, answer.model_version
+                    self.seen += 1
+        finally:
+            self._consumer.close()
