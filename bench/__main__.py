@@ -1,6 +1,11 @@
-"""`make bench`: every benchmark, or those that BENCH names. Each is a module of its own with a `main`."""
+"""`make bench`: every benchmark, or those that BENCH names. Each is a module of its own with a `main`.
+
+Several run in a process each: what one does to its process (threads, the core it keeps to, children it had) would be in
+the figures of the next.
+"""
 
 import importlib
+import subprocess
 import sys
 
 BENCHMARKS = (
@@ -20,12 +25,17 @@ EXTRA = ("ci", "capacity")
 
 
 def main(names: list[str]) -> None:
-    """Run the named benchmarks, all of BENCHMARKS without a name."""
+    """Run the named benchmarks, all of BENCHMARKS without a name. The exit code tells whether one failed."""
     known = (*BENCHMARKS, *EXTRA)
     for unknown in (name for name in names if name not in known):
         sys.exit(f"no benchmark {unknown!r}; there are {', '.join(known)}")
-    for name in names or BENCHMARKS:
-        importlib.import_module(f"bench.{name}").main()
+    if len(names) == 1:
+        importlib.import_module(f"bench.{names[0]}").main()
+        return
+    commands = {name: [sys.executable, "-m", "bench", name] for name in names or BENCHMARKS}
+    failed = [name for name, command in commands.items() if subprocess.run(command, check=False).returncode]
+    if failed:
+        sys.exit(f"failed, see above: {', '.join(failed)}")
 
 
 if __name__ == "__main__":
