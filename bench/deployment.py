@@ -8,7 +8,8 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +25,7 @@ from schemas.settings import KafkaConnection, TopicSettings
 from schemas.topics import changelog_topic, topic_table
 from schemas.topics_admin import ensure_topics
 
+_RANKINGS = "nextclick_rankings_total{"
 _STEP = re.compile(r'nextclick_step_seconds_sum\{step="(\w+)"\}')
 _SESSION_TTL_MS = 6 * 3_600_000
 _STOP_SECONDS = 60.0
@@ -70,6 +72,11 @@ class Worker:
     def steps(self) -> dict[str, float]:
         """Seconds spent in each step so far; steps of several chunks overlap."""
         return {found[1]: seconds for name, seconds in self.metrics().items() if (found := _STEP.fullmatch(name))}
+
+    @property
+    def answered(self) -> float:
+        """Rankings that Kafka has confirmed to it so far."""
+        return sum(value for name, value in self.metrics().items() if name.startswith(_RANKINGS))
 
     def check(self) -> None:
         """Raise BenchmarkError if it has ended."""
@@ -167,6 +174,17 @@ class Deployment:
             process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
         self.workers.append(Worker(process, port, log, data_dir))
         return self.workers[-1]
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """The workers stand still: what is sent meanwhile waits. After their session timeout they lose partitions."""
+        for worker in self.workers:
+            worker.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for worker in self.workers:
+                worker.process.send_signal(signal.SIGCONT)
 
     def records(self, topic: str) -> int:
         """Records ever written to a topic, by its end offsets: costs the machine nearly nothing."""

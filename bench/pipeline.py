@@ -1,8 +1,10 @@
 """How many clicks a second do one and two workers answer? Drains a backlog through a real Kafka, by catalogue.
 
-The guarantees are those of production: RocksDB state, changelog, idempotent producers, acknowledgement after delivery.
-Every case is measured in each round, in turn, because the machine's other work comes and goes; the figures are medians
-over the rounds. Rates include the time that the broker takes from the same cores.
+The clock starts when all clicks are there and every worker serves: the last one may join the group seconds after the
+first. So they answer a few clicks, and stand still (SIGSTOP) while the backlog is sent. The guarantees are those of
+production: RocksDB state, changelog, idempotent producers, acknowledgement after delivery. Every case is measured in
+each round, in turn, because the machine's other work comes and goes; the figures are medians over the rounds. Rates
+include the time that the broker takes from the same cores.
 
     python -m bench pipeline
 """
@@ -12,11 +14,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Self
 
 from bench.broker import warm_broker
 from bench.bundles import UNITS, bundle
 from bench.clicks import shop_clicks
-from bench.deployment import Deployment
+from bench.deployment import Deployment, Worker
 from bench.report import Report, console, spread
 
 
@@ -45,14 +48,16 @@ class Run:
     """One drained backlog.
 
     Attributes:
-        clicks_per_second: from the first ranking to the last.
-        cpu_us_per_click: processor time of all workers, their start excluded.
-        steps_us_per_click: wall time of each step, by name; steps of several chunks overlap.
+        clicks_per_second: from when the workers go on to the last ranking.
+        cpu_us_per_click: processor time of all workers in that time.
+        steps_us_per_click: wall time of each step in it, by name; steps of several chunks overlap.
+        shares: of the clicks, one a worker, the smallest first.
     """
 
     clicks_per_second: float
     cpu_us_per_click: float
     steps_us_per_click: dict[str, float]
+    shares: list[float]
 
 
 def main() -> None:
@@ -83,6 +88,7 @@ def measure(cases: tuple[Case, ...], rounds: int) -> Report:
                 "steps_us_per_click": {
                     step: median(run.steps_us_per_click[step] for run in done) for step in done[0].steps_us_per_click
                 },
+                "shares": [median(shares) for shares in zip(*(run.shares for run in done), strict=True)],
             }
         )
     return Report("pipeline", rows, _ratios(runs))
@@ -91,31 +97,57 @@ def measure(cases: tuple[Case, ...], rounds: int) -> Report:
 def drain(bootstrap: str, case: Case, folder: Path, **settings: object) -> Run:
     """Answer a backlog, with fresh topics and fresh workers."""
     with Deployment(bootstrap, folder) as deployment:
-        deployment.send(shop_clicks(case.clicks, case.items))
         for _ in range(case.workers):
             deployment.start_worker(**settings)
         deployment.wait_for(lambda: all(worker.is_up for worker in deployment.workers), "the workers' start")
-        deployment.announce(bundle(folder, case.items))  # what they wait for: so they begin together
+        deployment.announce(bundle(folder, case.items))
+        sent = 0
 
-        def answered() -> int:
-            return deployment.records(deployment.topics.rankings)
+        def all_answered() -> bool:
+            return deployment.records(deployment.topics.rankings) >= sent
 
-        deployment.wait_for(lambda: answered() > 0, "the first ranking")
-        began, first = time.monotonic(), answered()
-        cpu = sum(worker.cpu_seconds for worker in deployment.workers)
-        deployment.wait_for(lambda: answered() >= case.clicks, f"{case.clicks} rankings")
+        def every_worker_answered() -> bool:
+            nonlocal sent
+            sent += deployment.send(shop_clicks(8 * deployment.partitions, case.items))
+            return all(worker.answered for worker in deployment.workers)
+
+        deployment.wait_for(every_worker_answered, "a ranking by every worker", every=0.2)
+        deployment.wait_for(all_answered, "the first rankings")
+        before = [_Spent.of(worker) for worker in deployment.workers]
+        with deployment.paused():
+            sent += deployment.send(shop_clicks(case.clicks, case.items))
+            began = time.monotonic()
+        deployment.wait_for(all_answered, f"{case.clicks} rankings")
         elapsed = time.monotonic() - began
-        cpu = sum(worker.cpu_seconds for worker in deployment.workers) - cpu
-        steps = [worker.steps() for worker in deployment.workers]
-    measured = case.clicks - first
+        after = [_Spent.of(worker) for worker in deployment.workers]
+    spent = [now.since(earlier) for now, earlier in zip(after, before, strict=True)]
+    answered = sum(one.answered for one in spent)
     return Run(
-        clicks_per_second=measured / elapsed,
-        cpu_us_per_click=1e6 * cpu / measured,
-        # A worker that joined when the others had answered all has made no step.
+        clicks_per_second=case.clicks / elapsed,
+        cpu_us_per_click=1e6 * sum(one.cpu_seconds for one in spent) / case.clicks,
         steps_us_per_click={
-            step: 1e6 * sum(one.get(step, 0.0) for one in steps) / case.clicks for step in sorted(set().union(*steps))
+            step: 1e6 * sum(one.steps.get(step, 0.0) for one in spent) / case.clicks
+            for step in sorted(set().union(*(one.steps for one in spent)))
         },
+        shares=sorted(one.answered / answered for one in spent),
     )
+
+
+@dataclass(frozen=True)
+class _Spent:
+    """What a worker has done so far, and what it took."""
+
+    cpu_seconds: float
+    answered: float
+    steps: dict[str, float]
+
+    @classmethod
+    def of(cls, worker: Worker) -> Self:
+        return cls(worker.cpu_seconds, worker.answered, worker.steps())
+
+    def since(self, earlier: Self) -> Self:
+        steps = {step: seconds - earlier.steps.get(step, 0.0) for step, seconds in self.steps.items()}
+        return type(self)(self.cpu_seconds - earlier.cpu_seconds, self.answered - earlier.answered, steps)
 
 
 def _ratios(runs: dict[Case, list[Run]]) -> dict[str, float]:
