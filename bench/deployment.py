@@ -15,8 +15,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
+from bench.report import console
 from deploy.kafka.ports import free_port
 from schemas.announcement import ModelAnnouncement, encode_announcement
 from schemas.bundle import manifest_digest
@@ -28,7 +29,9 @@ from schemas.topics_admin import ensure_topics
 _RANKINGS = "nextclick_rankings_total{"
 _STEP = re.compile(r'nextclick_step_seconds_sum\{step="(\w+)"\}')
 _SESSION_TTL_MS = 6 * 3_600_000
-_STOP_SECONDS = 60.0
+_STOP_SECONDS = 80.0
+"""A worker gives itself 75."""
+_DELIVERY_SECONDS = 60.0
 
 
 class BenchmarkError(RuntimeError):
@@ -83,10 +86,16 @@ class Worker:
         if (code := self.process.poll()) is not None:
             raise BenchmarkError(f"the worker ended with {code}; its log ends with\n{self.log.read_text()[-2000:]}")
 
-    def stop(self) -> None:
-        """SIGTERM, and wait."""
+    def stop(self, seconds: float = _STOP_SECONDS) -> None:
+        """SIGTERM, and SIGKILL for one that does not end in time."""
         self.process.send_signal(signal.SIGTERM)
-        self.process.wait(_STOP_SECONDS)
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            console.print(f"a worker did not stop within {seconds:g} s and is killed; its log ends with")
+            console.print(self.log.read_text()[-2000:], markup=False)
+            self.process.kill()
+            self.process.wait()
 
 
 @dataclass
@@ -118,6 +127,7 @@ class Deployment:
         self.changelog = changelog_topic(self.name)
         self.connection = KafkaConnection(bootstrap_servers=self.bootstrap)
         ensure_topics(self.connection, topic_table(self.topics, self.name, session_ttl_ms=_SESSION_TTL_MS))
+        self._errors: list[str] = []
         self._marks = Consumer({**self.connection.librdkafka(), "group.id": f"{self.name}-marks"})
 
     def __enter__(self) -> Self:
@@ -132,15 +142,35 @@ class Deployment:
         self._marks.close()
 
     def producer(self, **config: object) -> Producer:
-        """A producer that places records as the workers do."""
-        return Producer({**self.connection.librdkafka(), "partitioner": "murmur2_random", **config})
+        """A producer that places records as the workers do; `flush` tells what became of them."""
+        return Producer(
+            {
+                **self.connection.librdkafka(),
+                "partitioner": "murmur2_random",
+                "message.timeout.ms": int(1000 * _DELIVERY_SECONDS),
+                "delivery.report.only.error": True,
+                "on_delivery": self._undelivered,
+                **config,
+            }
+        )
+
+    def flush(self, producer: Producer) -> None:
+        """Wait until everything is durable. Raises BenchmarkError when a record is not."""
+        left = producer.flush(2 * _DELIVERY_SECONDS)
+        if self._errors or left:
+            cause = f"{self._errors[0]}, the first of {len(self._errors)}" if self._errors else "no answer"
+            raise BenchmarkError(f"Kafka did not take all records: {cause}")
+
+    def _undelivered(self, error: KafkaError | None, message: Message) -> None:
+        if error is not None:
+            self._errors.append(f"{message.topic()}: {error}")
 
     def announce(self, bundle: Path) -> None:
         """Make the bundle the champion; returns when the announcement is durable."""
         producer = self.producer()
         announcement = ModelAnnouncement("champion", bundle.name, str(bundle), manifest_digest(bundle), 0, "benchmark")
         producer.produce(self.topics.models, encode_announcement(announcement), b"champion")
-        producer.flush()
+        self.flush(producer)
 
     def send(self, clicks: Iterable[Click]) -> int:
         """Put clicks on the topic as fast as it takes them; returns how many when all are durable."""
@@ -150,7 +180,7 @@ class Deployment:
             count += 1
             while len(producer) > 50_000:
                 producer.poll(0.05)
-        producer.flush()
+        self.flush(producer)
         return count
 
     def start_worker(self, **settings: object) -> Worker:

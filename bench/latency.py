@@ -212,7 +212,7 @@ def _generate(
         producer.poll(0)
         if position < len(times):
             time.sleep(max(0.0, min(times[position] - time.perf_counter(), 0.01)))
-    producer.flush()
+    deployment.flush(producer)
 
 
 def _produce(producer: Producer, topic: str, click: Click) -> None:

@@ -109,7 +109,7 @@ def _restored(kafka: LocalKafka, folder: Path, count: int) -> dict[str, float]:
             producer.produce(deployment.changelog, row, key, partition=n % PARTITIONS)
             while len(producer) > 50_000:
                 producer.poll(0.05)
-        producer.flush()
+        deployment.flush(producer)
         segments = list(kafka.data_dir.rglob(f"{deployment.changelog}-*/*.log"))
         began = time.monotonic()
         worker = deployment.start_worker()

@@ -1,11 +1,16 @@
-"""`python -m bench` with several names: each in a process of its own."""
+"""Benchmarks that fail say so: `python -m bench` by its exit code, a deployment by a BenchmarkError."""
 
 import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
-from tests.conftest import REPOSITORY
+import pytest
+
+from bench.deployment import BenchmarkError, Deployment
+from schemas.click import Click
+from tests.conftest import REPOSITORY, KafkaUnderTest
 
 
 def bench(*names: str, **environment: str) -> "subprocess.CompletedProcess[str]":
@@ -34,3 +39,13 @@ def test_an_unknown_one_stops_all_before_they_run() -> None:
 
     assert (done.returncode, done.stdout) == (1, "")
     assert "no benchmark 'speed'" in done.stderr
+
+
+def test_a_record_that_kafka_does_not_take_is_told(kafka: KafkaUnderTest, tmp_path: Path) -> None:
+    with Deployment(kafka.bootstrap_servers, tmp_path) as deployment:
+        assert deployment.send([Click("s", "i", 1), Click("t", "i", 2)]) == 2
+        nobody = deployment.producer(**{"bootstrap.servers": "127.0.0.1:1", "message.timeout.ms": 500, "log_level": 0})
+        nobody.produce(deployment.topics.clicks, b"{}")
+
+        with pytest.raises(BenchmarkError, match=rf"{deployment.topics.clicks}: .*_MSG_TIMED_OUT"):
+            deployment.flush(nobody)
