@@ -30,8 +30,8 @@ class Computing:
         self._seconds_each: dict[str, float] = {}  # by kind
         self._stopped = False
 
-    async def run(self, kind: str, size: int, call: Callable[[], R], *, may_wait: bool) -> R:
-        """Call, and return what it returns.
+    def run(self, kind: str, size: int, call: Callable[[], R], *, may_wait: bool) -> "asyncio.Future[R]":
+        """Call in turn; the future has what it returns, or raises. To cancel it does not cancel the call.
 
         Args:
             kind: calls of one kind take about as long for each of `size`.
@@ -46,16 +46,23 @@ class Computing:
         known = self._seconds_each.get(kind)
         short = known is not None and size <= _FEW and known * (_BASE + size) < _SHORT_SECONDS and not may_wait
         if short and (self._last is None or self._last.done()):
-            return self._timed(kind, size, call)
+            return self._here(kind, size, call)
         self._last = self._thread.submit(self._timed, kind, size, call)
         # Shielded: who stops waiting must not make a call that is still to come look done.
-        result: R = await asyncio.shield(asyncio.wrap_future(self._last))
-        return result
+        return asyncio.shield(asyncio.wrap_future(self._last))
 
     def stop(self) -> None:
         """Wait for the call under way; those behind it are abandoned."""
         self._stopped = True
         self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _here(self, kind: str, size: int, call: Callable[[], R]) -> "asyncio.Future[R]":
+        done: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        try:
+            done.set_result(self._timed(kind, size, call))
+        except Exception as error:  # noqa: BLE001 - whoever waits is told
+            done.set_exception(error)
+        return done
 
     def _timed(self, kind: str, size: int, call: Callable[[], R]) -> R:
         began = time.perf_counter()

@@ -92,10 +92,12 @@ class Pipeline:
         self._consumer = consumer
         self._on_fatal = on_fatal
         self._failed = False
+        self._broken_off = False
         self._clicks_in_flight = 0
         self._room = asyncio.Event()
         self._taken = asyncio.Event()
         self._waiting: deque[tuple[Chunk, Message]] = deque()
+        self._begun: deque[tuple[list[Part], asyncio.Future[None]]] = deque()
         self._task: asyncio.Task[None] | None = None
         self._abandoned: set[tuple[TP, int]] = set()
         self._partitions: dict[TP, Partition] = {}
@@ -121,6 +123,8 @@ class Pipeline:
         self._waiting.extend(fetch.chunks)
         if self._task is None:
             self._task = asyncio.create_task(self._compute_waiting(), name="computing")
+        else:
+            self._begin_waiting()
 
     async def wants_more(self) -> None:
         """Wait until the model has taken all that was submitted: a fetch before that only costs time of its own."""
@@ -145,28 +149,46 @@ class Pipeline:
     async def _compute_waiting(self) -> None:
         """Compute what waits, together as far as it goes, until nothing does."""
         self._delivery.busy = True
-        while self._waiting:
-            parts: list[Part] = []
-            model = self._live.current
-            assert model is not None, "the app does not start before there is a model"
+        while self._waiting or self._begun:
+            self._begin_waiting()
+            if not self._begun:
+                continue
+            parts, computed = self._begun[0]
             try:
-                parts = list(self._take())
-                if parts:
-                    clicks = sum(len(chunk.records) for part in parts for chunk, _ in part.chunks)
-                    # By model: the first clicks of a new one have rows to rebuild.
-                    kind = f"compute by {model.version}"
-                    call = partial(self._compute, parts, model)
-                    await self._computing.run(kind, clicks, call, may_wait=self._delivery.may_wait)
+                await computed
             except Exception as error:  # noqa: BLE001 - the loop's edge: nothing is acknowledged, the worker stops
                 self._ended(parts)
                 self._fail(error)
-                continue
-            for part in parts:
-                part.partition.rows.update(part.states)
-            self._settling.settle(parts)
+            else:
+                self._settling.settle(parts)
+            self._begun.popleft()
             await asyncio.sleep(0)  # what was computed here kept the loop from fetching and settling
         self._delivery.busy = False
         self._task = None
+
+    def _begin_waiting(self) -> None:
+        """Begin to compute what waits if nothing else is computed, and a whole batch behind one that is.
+
+        The pipeline's thread stood still for a tenth of the time until the event loop gave it the next batch.
+        """
+        while self._waiting and (not self._begun or (len(self._begun) == 1 and self._whole_batch_waits())):
+            parts: list[Part] = []
+            try:
+                parts = list(self._take())
+                if parts:
+                    model = self._live.current
+                    assert model is not None, "the app does not start before there is a model"
+                    clicks = sum(len(chunk.records) for part in parts for chunk, _ in part.chunks)
+                    # By model: the first clicks of a new one have rows to rebuild.
+                    kind, call = f"compute by {model.version}", partial(self._compute, parts, model)
+                    computed = self._computing.run(kind, clicks, call, may_wait=self._delivery.may_wait)
+                    self._begun.append((parts, computed))
+            except Exception as error:  # noqa: BLE001 - as above
+                self._ended(parts)
+                self._fail(error)
+
+    def _whole_batch_waits(self) -> bool:
+        return sum(len(chunk.records) for chunk, _ in self._waiting) >= self._settings.clicks_together // 2
 
     def _take(self) -> Iterable[Part]:
         """Of the chunks that wait those that are computed together, by partition."""
@@ -198,6 +220,9 @@ class Pipeline:
         return partition
 
     def _compute(self, parts: Sequence[Part], model: Model) -> None:
+        if self._broken_off:
+            raise StalledError("the clicks before these could not be computed")
+        self._broken_off = True  # unless it comes to its end
         metrics, settings = self._metrics, self._settings
         now_ms = time.time_ns() // 1_000_000
         started = time.perf_counter()
@@ -215,6 +240,7 @@ class Pipeline:
         ranked = time.perf_counter()
         for part, result in zip(parts, results, strict=True):
             part.states = result.rows
+            part.partition.rows.update(result.rows)
         self._settling.send(
             [
                 Computed(part, result, parked, model, now_ms)
@@ -235,6 +261,7 @@ class Pipeline:
         metrics.chunk_clicks.observe(records)
         metrics.redelivered.inc(sum(result.redelivered for result in results))
         metrics.rebuilt_rows.inc(sum(result.rebuilt for result in results))
+        self._broken_off = False
 
     def _decode(self, part: Part, now_ms: int) -> tuple[list[SourcedClick], list[RejectedClick]]:
         clicks: list[SourcedClick] = []
@@ -258,8 +285,7 @@ class Pipeline:
         self, chunk: Chunk, clicks: list[SourcedClick], pending: Mapping[str, SessionState]
     ) -> dict[str, SessionState]:
         session_ids = {sourced.click.session_id for sourced in clicks}
-        # One look each: the event loop takes out what RocksDB has got meanwhile. What is gone by now is read below.
-        states = {session_id: state for session_id in session_ids if (state := pending.get(session_id)) is not None}
+        states = {session_id: pending[session_id] for session_id in session_ids & pending.keys()}
         stored = self._table.states(chunk.tp.partition, session_ids - states.keys())
         if chunk.end_offset is not None:
             ahead = next((state for state in stored.values() if state.offset > chunk.records[-1].offset), None)
@@ -296,5 +322,6 @@ class Pipeline:
         self._metrics.chunks_in_flight.set(self.in_flight)
 
     def _fail(self, error: BaseException) -> None:
-        self._failed = True
-        self._on_fatal(error)
+        if not self._failed:  # the first error tells why
+            self._failed = True
+            self._on_fatal(error)

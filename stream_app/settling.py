@@ -149,10 +149,6 @@ class Settling:
         for part, _ in changelogs:
             if part.partition.left:
                 continue
-            rows = part.partition.rows
-            for session_id, state in part.states.items():
-                if rows.get(session_id) is state:
-                    del rows[session_id]  # RocksDB has it now
             for chunk, message in part.chunks:
                 chunk.durable = True
                 self._consumer().ack(message)
@@ -229,5 +225,10 @@ class Settling:
         for part, changelog_offset in zip(parts, changelog_offsets, strict=True):
             if not self._consumer().owns(part.last.tp, part.last.generation):
                 part.partition.left = True  # lost since the last look
-            elif part.rows:
+                continue
+            if part.rows:
                 self._table.write(part.last.tp.partition, part.rows, changelog_offset)
+            rows = part.partition.rows
+            for session_id, state in part.states.items():
+                if rows.get(session_id) is state:
+                    del rows[session_id]  # RocksDB has it now

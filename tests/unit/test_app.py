@@ -23,6 +23,7 @@ from stream_app.delivery import Batch, Delivery
 from stream_app.errors import DeliveryError
 from stream_app.hot_swap import LiveModel
 from stream_app.metrics import Metrics
+from stream_app.pipeline import Pipeline
 from stream_app.settings import StreamSettings, WorkerSettings
 from stream_app.state_codec import decode_state
 from stream_app.transport import Chunk, ChunkSchema, Fetch
@@ -241,6 +242,63 @@ async def test_no_fetch_is_wanted_while_clicks_wait_for_the_model(running: Runni
         await wanted
     await running.ended()
     assert running.recent("s") == ("a", "b")
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+class HeldReads:
+    """Reads of rows by the pipeline's thread wait until they are let go; the first one then raises `error`."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.entered, self.leave = threading.Event(), threading.Event()
+        self.error: Exception | None = None
+        self._read = pipeline._read
+        pipeline._read = self  # type: ignore[method-assign, assignment]
+
+    def __call__(self, *arguments: Any) -> Any:
+        self.entered.set()
+        assert self.leave.wait(PATIENCE)
+        error, self.error = self.error, None
+        if error is not None:
+            raise error
+        return self._read(*arguments)
+
+
+async def test_one_whole_batch_is_begun_behind_the_one_that_is_computed(tmp_path: Path) -> None:
+    async with _running(tmp_path, chunk_clicks=2) as running:
+        pipeline, kafka = running.app.pipeline, running.kafka
+        reads = HeldReads(pipeline)
+        kafka.held.add(RANKINGS)  # no row gets to RocksDB before all are computed
+        await running.take(("s", "a"), ("s", "b"), at=0)
+        await asyncio.to_thread(reads.entered.wait, PATIENCE)
+        await running.take(("s", "c"), ("s", "d"), at=2)
+        await running.take(("s", "e"), ("s", "f"), at=4)
+        await until(lambda: (len(pipeline._begun), len(pipeline._waiting)) == (2, 1))
+        reads.leave.set()
+        await until(lambda: len(kafka.on_topic(RANKINGS)) == 6)
+        kafka.release()
+        await running.ended()
+        assert (running.recent("s"), kafka.acked) == (("a", "b", "c", "d", "e", "f"), [1, 3, 5])
+
+
+async def test_nothing_is_computed_behind_a_batch_that_failed(tmp_path: Path) -> None:
+    """Its rankings would come from sessions that lack the clicks before."""
+    async with _running(tmp_path, chunk_clicks=2) as running:
+        pipeline, kafka = running.app.pipeline, running.kafka
+        reads = HeldReads(pipeline)
+        await running.take(("s", "a"), ("s", "b"), at=0)
+        await asyncio.to_thread(reads.entered.wait, PATIENCE)
+        await running.take(("s", "c"), ("s", "d"), at=2)
+        await until(lambda: len(pipeline._begun) == 2)
+        reads.error = OSError("disk failure")
+        reads.leave.set()
+        await pipeline.drained()
+        assert [str(error) for error in running.fatal] == ["disk failure"]
+        assert (kafka.sent, kafka.acked, running.recent("s")) == ([], [], None)
 
 
 async def test_a_row_goes_to_the_changelog_partition_of_its_clicks(running: Running) -> None:
