@@ -47,5 +47,7 @@ def test_a_record_that_kafka_does_not_take_is_told(kafka: KafkaUnderTest, tmp_pa
         nobody = deployment.producer(**{"bootstrap.servers": "127.0.0.1:1", "message.timeout.ms": 500, "log_level": 0})
         nobody.produce(deployment.topics.clicks, b"{}")
 
-        with pytest.raises(BenchmarkError, match=rf"{deployment.topics.clicks}: .*_MSG_TIMED_OUT"):
+        with pytest.raises(
+            BenchmarkError, match=rf"1 records; the first was {deployment.topics.clicks}: .*_MSG_TIMED_OUT"
+        ):
             deployment.flush(nobody)
