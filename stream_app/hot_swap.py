@@ -34,7 +34,6 @@ class LiveModel:
 
     def __init__(self) -> None:
         self._model: Model | None = None
-        self._loaded = threading.Event()
 
     @property
     def current(self) -> Model | None:
@@ -44,12 +43,11 @@ class LiveModel:
     def replace(self, model: Model) -> None:
         """Serve `model` from the next chunk on."""
         self._model = model
-        self._loaded.set()
 
     @property
     def is_loaded(self) -> bool:
         """Whether there is a model."""
-        return self._loaded.is_set()
+        return self._model is not None
 
 
 @dataclass(frozen=True, slots=True)

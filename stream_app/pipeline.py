@@ -127,7 +127,10 @@ class Pipeline:
             self._begin_waiting()
 
     async def wants_more(self) -> None:
-        """Wait until the model has taken all that was submitted: a fetch before that only costs time of its own."""
+        """Wait until the model has taken all that was submitted.
+
+        A fetch before that only costs time of its own: 7 % of the processor time at 1,000 clicks a second.
+        """
         while self._waiting:
             self._taken.clear()
             await self._taken.wait()
@@ -242,10 +245,9 @@ class Pipeline:
             part.states = result.rows
             part.partition.rows.update(result.rows)
         self._settling.send(
-            [
-                Computed(part, result, parked, model, now_ms)
-                for part, result, (_, parked) in zip(parts, results, decoded, strict=True)
-            ]
+            [Computed(part, result, parked) for part, result, (_, parked) in zip(parts, results, decoded, strict=True)],
+            model,
+            now_ms,
         )
 
         steps = {

