@@ -24,6 +24,8 @@ from stream_app.errors import DeliveryError
 from stream_app.hot_swap import LiveModel
 from stream_app.metrics import Metrics
 from stream_app.pipeline import Pipeline
+from stream_app.recommend import SourcedClick, recommend
+from stream_app.session import SessionRules
 from stream_app.settings import StreamSettings, WorkerSettings
 from stream_app.state_codec import decode_state
 from stream_app.transport import Chunk, ChunkSchema, Fetch
@@ -218,6 +220,23 @@ async def test_what_waits_becomes_durable_together(running: Running) -> None:
     assert kafka.acked == [0, 1, 3]
 
 
+async def test_the_newest_row_is_kept_until_it_is_stored_itself(running: Running) -> None:
+    pipeline, kafka = running.app.pipeline, running.kafka
+    kafka.held.add(RANKINGS)
+    await running.take(("s", "a"), at=0)
+    await until(lambda: len(kafka.on_topic(RANKINGS)) == 1)
+    await running.take(("s", "b"), at=1)
+    await until(lambda: len(kafka.on_topic(RANKINGS)) == 2)
+    kafka.waiting.pop(0)()
+    await until(lambda: kafka.acked == [0])  # the first click's row is stored, the second one's is on its way
+    await running.take(("s", "c"), at=2)
+    await until(lambda: len(kafka.on_topic(RANKINGS)) == 3)
+    kafka.release()
+    await running.ended()
+    assert running.recent("s") == ("a", "b", "c")
+    assert pipeline._partitions[CLICKS].rows == {}
+
+
 async def test_no_fetch_is_wanted_while_clicks_wait_for_the_model(running: Running) -> None:
     pipeline = running.app.pipeline
     entered, leave, compute = threading.Event(), threading.Event(), pipeline._compute
@@ -283,6 +302,45 @@ async def test_one_whole_batch_is_begun_behind_the_one_that_is_computed(tmp_path
         kafka.release()
         await running.ended()
         assert (running.recent("s"), kafka.acked) == (("a", "b", "c", "d", "e", "f"), [1, 3, 5])
+
+
+async def test_a_swap_between_two_batches_that_are_begun(tmp_path: Path) -> None:
+    async with _running(tmp_path, chunk_clicks=2) as running:
+        pipeline, kafka = running.app.pipeline, running.kafka
+        reads, second = HeldReads(pipeline), exact_model("v2", tuple("abcdef"), salt=5)
+        await running.take(("s", "a"), ("s", "b"), at=0)
+        await asyncio.to_thread(reads.entered.wait, PATIENCE)
+        pipeline._live.replace(second)
+        await running.take(("s", "c"), ("s", "d"), at=2)
+        await until(lambda: len(pipeline._begun) == 2)
+        reads.leave.set()
+        await running.ended()
+        rankings = [decode_ranking(value) for value in kafka.on_topic(RANKINGS)]
+        assert [one.model_version for one in rankings] == ["v1", "v1", "v2", "v2"]
+        clicks = [SourcedClick(Click("s", item, timestamp=n), n) for n, item in enumerate("abcd")]
+        expected = recommend({}, clicks, second, SessionRules())
+        assert [item.score for item in rankings[-1].items] == list(expected.ranked[-1].top_score)
+        row = running.app.sessions.states(CLICKS.partition, ["s"])["s"]
+        assert row.hidden is not None
+        assert row.hidden.tolist() == cast(Any, expected.rows["s"].hidden).tolist()
+
+
+async def test_a_partition_lost_under_two_batches_that_are_begun(tmp_path: Path) -> None:
+    async with _running(tmp_path, chunk_clicks=2) as running:
+        pipeline, kafka = running.app.pipeline, running.kafka
+        reads = HeldReads(pipeline)
+        await running.take(("s", "a"), ("s", "b"), at=0)
+        await asyncio.to_thread(reads.entered.wait, PATIENCE)
+        await running.take(("s", "c"), ("s", "d"), at=2)
+        await until(lambda: len(pipeline._begun) == 2)
+        kafka.generation += 1
+        reads.leave.set()
+        await running.ended()
+        assert running.dropped == 2
+        assert (kafka.on_topic(CHANGELOG), kafka.acked, running.recent("s")) == ([], [], None)
+        await running.take(("s", "a"), ("s", "b"), at=0, generation=kafka.generation)
+        await running.ended()
+        assert (running.recent("s"), kafka.acked) == (("a", "b"), [1])
 
 
 async def test_nothing_is_computed_behind_a_batch_that_failed(tmp_path: Path) -> None:

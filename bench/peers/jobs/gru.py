@@ -23,9 +23,11 @@ class Gru:
             "recent": np.full((1, manifest["recent_size"]), -1, dtype=np.int64),
             "counts": np.zeros((1, manifest["recent_size"]), dtype=np.float32),
             "clicks": np.ones(1, dtype=np.float32),
+            "k": np.array([PUBLISHED]),
         }
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
+        options.log_severity_level = 3  # errors; `k` is an input with a default, which it takes for a mistake
         self._advance = ort.InferenceSession(bundle / "advance.onnx", options)
         self._rank = ort.InferenceSession(bundle / "rank.onnx", options)
 
@@ -36,7 +38,7 @@ class Gru:
         index = np.array([self._index[click["item_id"]]], dtype=np.int64)
         (hidden,) = self._advance.run(None, {"item_index": index, "hidden": hidden})
         top_index, top_score = self._rank.run(["top_index", "top_score"], {"hidden": hidden[-1], **self._nothing_else})
-        best = zip(top_index[0, :PUBLISHED].tolist(), top_score[0, :PUBLISHED].tolist(), strict=True)
+        best = zip(top_index[0].tolist(), top_score[0].tolist(), strict=True)
         ranking = {
             "session_id": click["session_id"],
             "event_id": click["event_id"],

@@ -281,8 +281,11 @@ def test_one_session_at_a_time_gives_the_same() -> None:
 @pytest.mark.parametrize("k", [1, 7, 29])
 @pytest.mark.parametrize("memory", [False, True], ids=["plain", "memory"])
 @pytest.mark.parametrize("items", [300, 20_001, 100_001])
-def test_shorter_lists_are_the_beginning_of_longer_ones(items: int, memory: bool, k: int) -> None:
+@pytest.mark.parametrize("alike", [False, True], ids=["", "all computed again"])
+def test_shorter_lists_are_the_beginning_of_longer_ones(items: int, memory: bool, k: int, alike: bool) -> None:
     output, bias, hidden = random(items, seed=items, sessions=5)
+    if alike:
+        output, bias = (output[:1] + np.float32(1e-4) * output), np.zeros_like(bias)
     recent, counts, clicks = recent_items(best_items(output, bias, hidden, 6), RECENT)
     rank = export.export(weights_of(output, bias), whole_memory(items) if memory else NO_MEMORY, k=30).rank
     session = ort.InferenceSession(rank, providers=["CPUExecutionProvider"])
