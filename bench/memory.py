@@ -6,7 +6,6 @@ all of them do. Figures are medians over the rounds, of processor time: one thre
     python -m bench memory
 """
 
-import json
 import statistics
 import time
 from typing import Any
@@ -14,9 +13,8 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import torch
-from rich.console import Console
-from rich.table import Table
 
+from bench.report import Report, console
 from trainer.export import export
 from trainer.gru4rec import initial_weights
 from trainer.memory_tables import ItemTable
@@ -32,18 +30,26 @@ ROUNDS = 40
 
 
 def main() -> None:
-    """Print a table, and as the last line one JSON object."""
-    table = Table(
-        "items", "sessions", "alone us", "repeat us", "all us", "repeat / alone", "all / alone", "rank.onnx MB"
-    )
-    rows = [row for items in CATALOGUES for row in _measured(items)]
-    for row in rows:
-        table.add_row(*(f"{value:.2f}" if isinstance(value, float) else f"{value:,}" for value in row.values()))
-    Console(stderr=True).print(table)
-    print(json.dumps({"bench": "memory", "rows": rows}))
+    """All catalogues and batches."""
+    measure(CATALOGUES, BATCHES, ROUNDS).show("Ranking with and without the session memory, one core")
 
 
-def _measured(items: int) -> list[dict[str, Any]]:
+def measure(catalogues: tuple[int, ...], batches: tuple[int, ...], rounds: int) -> Report:
+    """Each catalogue's three graphs in turn."""
+    rows: list[dict[str, Any]] = []
+    for items in catalogues:
+        with console.status(f"{items:,} items"):
+            rows += _measured(items, batches, rounds)
+    ratios = {
+        f"{name}_to_alone_{row['items']}_items_batch_{row['batch']}": row[f"{name}_us_per_row"]
+        / row["alone_us_per_row"]
+        for row in rows
+        for name in ("repeat", "all")
+    }
+    return Report("memory", rows, ratios)
+
+
+def _measured(items: int, batches: tuple[int, ...], most_rounds: int) -> list[dict[str, Any]]:
     weights = initial_weights(items, TrainingSettings(hidden_size=UNITS), torch.Generator().manual_seed(0))
     whole = _memory(items)
     graphs = {
@@ -52,21 +58,19 @@ def _measured(items: int) -> list[dict[str, Any]]:
     }
     sessions = {name: _session(graph) for name, graph in graphs.items()}
     rows = []
-    for batch in BATCHES:
+    for batch in batches:
         inputs = _inputs(items, batch)
         took: dict[str, list[float]] = {name: [] for name in sessions}
-        rounds = max(5, min(ROUNDS, 10_000_000 // (items * batch) * 10))
+        rounds = max(5, min(most_rounds, 10_000_000 // (items * batch) * 10))
         for _ in range(rounds):
             for name, session in sessions.items():
                 began = time.process_time()
                 session.run(["top_index", "top_score"], inputs)
                 took[name].append((time.process_time() - began) / batch * 1e6)
-        medians = {name: statistics.median(times[1:]) for name, times in took.items()}
         rows.append(
             {"items": items, "batch": batch}
-            | {f"{name}_us": of for name, of in medians.items()}
-            | {f"{name}_ratio": medians[name] / medians["alone"] for name in ("repeat", "all")}
-            | {"megabytes": len(graphs["all"]) / 1e6}
+            | {f"{name}_us_per_row": statistics.median(times[1:]) for name, times in took.items()}
+            | {"rank_onnx_mb": len(graphs["all"]) / 1e6}
         )
     return rows
 

@@ -6,9 +6,6 @@ writes so many clicks as a yoochoose-clicks.dat, reads them in a process of its 
 that process's time and greatest resident set. Without a number there are three million.
 """
 
-import json
-import os
-import platform
 import resource
 import subprocess
 import sys
@@ -19,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
-from rich.console import Console
 
 from bench.generated_clicks import ITEMS, popularity, session_lengths
+from bench.report import Report, console
 
 CLICKS = 3_000_000
 _SESSIONS_AT_ONCE = 250_000
@@ -35,8 +32,7 @@ print(data.train.clicks + data.test.clicks)
 
 
 def main(clicks: int = CLICKS) -> None:
-    """Print a line for people, and as the last line one JSON object."""
-    console = Console(stderr=True)
+    """One log of so many clicks."""
     with tempfile.TemporaryDirectory(prefix="nextclick-bench-") as folder:
         log = Path(folder) / "yoochoose-clicks.dat"
         with console.status(f"writing {clicks:,} clicks"):
@@ -53,12 +49,8 @@ def main(clicks: int = CLICKS) -> None:
         "cpu_seconds": used.ru_utime + used.ru_stime,
         "peak_gib": used.ru_maxrss / 2**20,  # kilobytes on Linux
     }
-    console.print(
-        f"{clicks:,} clicks: {seconds:,.0f} s, {row['cpu_seconds']:,.0f} of a core; {row['peak_gib']:.2f} GiB"
-    )
-    machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
     ratios = {"peak_bytes_per_click": row["peak_gib"] * 2**30 / clicks}
-    print(json.dumps({"bench": "preprocessing", "machine": machine, "rows": [row], "ratios": ratios}))
+    Report("preprocessing", [row], ratios).show("From a downloaded log to sessions")
 
 
 def write_log(path: Path, clicks: int) -> None:

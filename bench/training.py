@@ -10,10 +10,7 @@ Two threads are compared with one by the clock, on all cores, before the rest.
     python -m bench training
 """
 
-import json
 import os
-import platform
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,10 +19,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from bench.generated_clicks import generated_sessions
+from bench.report import Report, console, spread
 from bench.textbook_gru4rec import TextbookTraining
 from trainer.device import use_device
 from trainer.engine import use_threads
@@ -54,8 +50,7 @@ class Case:
 
 
 def main() -> None:
-    """Print a table, and as the last line one JSON object."""
-    console = Console(stderr=True)
+    """All variants on all shapes. Pins the process to one core, for good."""
     threads = _threads() if len(os.sched_getaffinity(0)) > 1 else []
     use_threads(1)
     use_device("cpu")  # `torch` is measured on the core that the others have
@@ -69,9 +64,7 @@ def main() -> None:
             if round_number:
                 found.append(transitions / seconds)
     rows = threads + [_row(case, found) for case, found in zip(cases, rates, strict=True)]
-    console.print(_table(rows))
-    machine = f"1 of {os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
-    print(json.dumps({"bench": "training", "machine": machine, "rows": rows, "ratios": _ratios(rows)}))
+    Report("training", rows, _ratios(rows)).show("Training, one core but where two threads are named")
 
 
 def _data() -> Iterator[tuple[str, SessionSet]]:
@@ -173,30 +166,16 @@ def _products(sessions: SessionSet, settings: TrainingSettings) -> Callable[[], 
 
 
 def _row(case: Case, rates: list[float]) -> dict[str, Any]:
+    rate, rates = spread(rates)
     return {
         "data": case.data,
         "variant": case.variant,
         "batch_size": case.batch_size,
         "n_sample": case.n_sample,
         "units": UNITS,
-        "transitions_per_second": statistics.median(rates),
-        "spread": [min(rates), max(rates)],
+        "transitions_per_second": rate,
+        "transitions_per_second_spread": rates,
     }
-
-
-def _table(rows: list[dict[str, Any]]) -> Table:
-    table = Table("clicks", "batch", "samples", "variant", "transitions/s", "spread", title="Training, one core")
-    for row in rows:
-        low, high = row["spread"]
-        table.add_row(
-            row["data"],
-            f"{row['batch_size']}",
-            f"{row['n_sample']}",
-            row["variant"],
-            f"{row['transitions_per_second']:,.0f}",
-            f"{low:,.0f}-{high:,.0f}",
-        )
-    return table
 
 
 def _ratios(rows: list[dict[str, Any]]) -> dict[str, float]:

@@ -3,15 +3,11 @@
 python -m bench training_memory
 """
 
-import json
-import os
-import platform
 import subprocess
 import sys
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+from bench.report import Report, console
 
 # (sessions, units, batch_size, n_sample): more clicks, more units, more lanes, one at a time; the first is the base.
 FITS = (
@@ -38,24 +34,27 @@ print(data.clicks, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
 def main() -> None:
-    """Print a table, and as the last line one JSON object."""
-    table = Table("clicks", "units", "batch", "samples", "MiB", title="What a fit of 37,483 items adds to the process")
+    """All fits."""
+    measure(FITS).show("What a fit of 37,483 items adds to the process")
+
+
+def measure(fits: tuple[tuple[int, int, int, int], ...]) -> Report:
+    """One fit after the other; the first is the base; the second has more clicks, the third more units."""
     rows: list[dict[str, Any]] = []
-    for sessions, units, batch_size, n_sample in FITS:
+    for sessions, units, batch_size, n_sample in fits:
         command = [sys.executable, "-c", _FIT, *map(str, (sessions, units, batch_size, n_sample))]
-        clicks, used = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+        with console.status(f"{sessions:,} sessions, {units} units, batch {batch_size}, {n_sample} samples"):
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        clicks, used = done.stdout.split()
         rows.append(
             {"clicks": int(clicks), "units": units, "batch_size": batch_size, "n_sample": n_sample, "mib": float(used)}
         )
-        table.add_row(f"{int(clicks):,}", str(units), str(batch_size), str(n_sample), f"{float(used):.0f}")
-    Console(stderr=True).print(table)
-    base, clicks_row = rows[0], rows[1]
+    base, clicks_row, units_row = rows[:3]
     ratios = {
         "bytes_per_click": (clicks_row["mib"] - base["mib"]) * 2**20 / (clicks_row["clicks"] - base["clicks"]),
-        "units_400_to_100": rows[2]["mib"] / base["mib"],
+        f"mib_units_{units_row['units']}_to_{base['units']}": units_row["mib"] / base["mib"],
     }
-    machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
-    print(json.dumps({"bench": "training_memory", "machine": machine, "rows": rows, "ratios": ratios}))
+    return Report("training_memory", rows, ratios)
 
 
 if __name__ == "__main__":
