@@ -28,7 +28,7 @@ CHUNK: Final = 512
 
 @dataclass(frozen=True)
 class Costs:
-    """What things cost, as measured; see docs/performance.md.
+    """What things cost; docs/capacity.md says what of it is measured and what assumed.
 
     Attributes:
         batch_ms: of clicks computed together in a worker, however many.
@@ -41,10 +41,10 @@ class Costs:
         stored_bytes: of a row in RocksDB.
     """
 
-    batch_ms: float = 2.0
-    weights_ms: float = 0.008
-    click_us: float = 44.0
-    catalogue_us: float = 0.65
+    batch_ms: float = 1.7
+    weights_ms: float = 0.007
+    click_us: float = 41.0
+    catalogue_us: float = 0.63
     broker_us: float = 20.0
     transit_ms: float = 1.5
     click_bytes: float = 110.0
