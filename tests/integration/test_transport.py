@@ -14,6 +14,7 @@ from faust.types import TP
 
 from schemas.click import ClickLimits, decode_click
 from stream_app.app import _QUEUED_FETCHES
+from stream_app.transport import _LONGEST_WAIT_MS
 from tests.conftest import KafkaUnderTest
 from tests.integration.workers import SESSION_TIMEOUT, AppUnderTest, Group, contiguous, running, until
 
@@ -82,6 +83,21 @@ async def test_one_chunk_a_partition_and_fetch_with_every_record_in_order(group:
             "Faust would take clicks for gaps, and keep them"
         )
         assert group.committed(1) is None
+
+
+async def test_the_broker_is_asked_to_wait_a_short_time_for_a_record(group: Group, tmp_path: Path) -> None:
+    async with running(group.settings(tmp_path), by_hand=True) as worker:
+        await until(lambda: worker.app.tables.actives_ready, "ready")
+        fetcher = worker.consumer._thread._ensure_consumer()._fetcher
+        paced, asked = fetcher._proc_fetch_request, []
+
+        async def observed(assignment: Any, node_id: int, request: Any) -> Any:
+            asked.append(request._max_wait_ms)
+            return await paced(assignment, node_id, request)
+
+        fetcher._proc_fetch_request = observed
+        await until(lambda: bool(asked), "a fetch")
+        assert set(asked) == {_LONGEST_WAIT_MS}
 
 
 async def test_only_durable_chunks_are_committed_whoever_acknowledges_them(group: Group, tmp_path: Path) -> None:

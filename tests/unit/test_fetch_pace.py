@@ -44,6 +44,12 @@ async def test_a_fetch_waits_for_the_pace_since_the_last_one_of_its_broker(monke
     assert sent == [(1, 100.0), (2, 100.0), (1, 100.5), (1, 101.0), (1, 101.0)]
 
 
+async def test_the_broker_does_not_wait_long_for_a_record() -> None:
+    """A fetch leaves out some partitions at times, and their clicks wait for its end."""
+    _, fetcher = paced(lambda *_: asyncio.sleep(0))
+    assert fetcher._fetch_max_wait_ms == transport._LONGEST_WAIT_MS
+
+
 async def test_a_fetch_that_is_cancelled_while_it_waits_has_brought_nothing() -> None:
     """aiokafka's fetcher waits for what it cancels when it closes, and expects no CancelledError."""
 
