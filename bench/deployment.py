@@ -52,6 +52,11 @@ class Worker:
         return cpu_seconds(self.process.pid)
 
     @property
+    def stands_still(self) -> bool:
+        """Whether it is stopped by a signal."""
+        return Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T"
+
+    @property
     def rss_mb(self) -> float:
         """Resident memory."""
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
@@ -204,11 +209,20 @@ class Deployment:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """The workers stand still: what is sent meanwhile waits. After their session timeout they lose partitions."""
+        """The workers stand still: what is sent meanwhile waits. After their session timeout they lose partitions.
+
+        Raises BenchmarkError when one was woken by somebody else.
+        """
         for worker in self.workers:
             worker.process.send_signal(signal.SIGSTOP)
         try:
+            for worker in self.workers:
+                while not worker.stands_still:
+                    worker.check()
+                    time.sleep(0.001)
             yield
+            if not all(worker.stands_still for worker in self.workers):
+                raise BenchmarkError("something has woken a worker that should stand still until all clicks were sent")
         finally:
             for worker in self.workers:
                 worker.process.send_signal(signal.SIGCONT)

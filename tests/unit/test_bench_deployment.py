@@ -1,11 +1,15 @@
-"""Cleaning up after a measurement: no worker outlives it, whatever it does."""
+"""Workers of a measurement: none outlives it, and one that stands still does so until it is told to go on."""
 
+import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
-from bench.deployment import Worker
+import pytest
+
+from bench.deployment import BenchmarkError, Deployment, Worker
 
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
 OBEDIENT = "import time; print('here', flush=True); time.sleep(600)"
@@ -35,3 +39,23 @@ def test_one_that_stops_is_left_to_it(tmp_path: Path) -> None:
     obedient.stop()
 
     assert obedient.process.returncode == -signal.SIGTERM
+
+
+def wake(one: Worker) -> None:
+    os.kill(one.process.pid, signal.SIGCONT)
+    while one.stands_still:
+        time.sleep(0.001)
+
+
+def test_a_worker_that_somebody_wakes_is_told(tmp_path: Path) -> None:
+    deployment = Deployment.__new__(Deployment)  # without its topics
+    deployment.workers = [worker(tmp_path, OBEDIENT), worker(tmp_path, OBEDIENT)]
+    try:
+        with deployment.paused():
+            pass
+        with pytest.raises(BenchmarkError, match="woken"), deployment.paused():
+            wake(deployment.workers[1])
+        assert not any(one.stands_still for one in deployment.workers)
+    finally:
+        for one in deployment.workers:
+            one.stop()
