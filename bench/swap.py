@@ -30,7 +30,7 @@ CATALOGUES = (5_000, 37_000, 330_000)
 SESSIONS = 20_000
 ROUNDS = 3
 _REST_SECONDS: Final = 3.0
-"""Before the announcement: a click that came just after a backlog has waited up to 0.9 s, swap or not."""
+"""Before the announcement, so that nothing of the backlog before it is in the time to the first ranking."""
 _REBUILT: Final = "nextclick_rebuilt_rows_total"
 
 

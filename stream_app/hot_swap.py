@@ -231,7 +231,7 @@ class ModelWatcher:
             raise BundleError(f"manifest.json: holds version {model.version}, announced was {announcement.version}")
         if model.k < min(self._published, len(model.vocabulary)):
             raise BundleError(f"manifest.json: it ranks {model.k} items, worker.published asks for {self._published}")
-        # To rank 20 items where a bundle has 30 saves a tenth of the time at 5,000 items.
+        # To rank 20 items where a bundle has 30 saves a fifth of a ranking's time at 5,000 items.
         model = model.ranking(self._published)
         model.warm_up(self._warm_up_batches)
         return model

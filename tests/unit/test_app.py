@@ -287,6 +287,21 @@ class HeldReads:
         return self._read(*arguments)
 
 
+@asynccontextmanager
+async def two_begun(
+    data_dir: Path, between: Callable[[Running], None] = lambda _: None
+) -> AsyncIterator[tuple[Running, HeldReads]]:
+    """Two batches of a session's clicks, a and b, c and d, begun and held; `between` comes after the first."""
+    async with _running(data_dir, chunk_clicks=2) as running:
+        reads = HeldReads(running.app.pipeline)
+        await running.take(("s", "a"), ("s", "b"), at=0)
+        await asyncio.to_thread(reads.entered.wait, PATIENCE)
+        between(running)
+        await running.take(("s", "c"), ("s", "d"), at=2)
+        await until(lambda: len(running.app.pipeline._begun) == 2)
+        yield running, reads
+
+
 async def test_one_whole_batch_is_begun_behind_the_one_that_is_computed(tmp_path: Path) -> None:
     async with _running(tmp_path, chunk_clicks=2) as running:
         pipeline, kafka = running.app.pipeline, running.kafka
@@ -305,14 +320,9 @@ async def test_one_whole_batch_is_begun_behind_the_one_that_is_computed(tmp_path
 
 
 async def test_a_swap_between_two_batches_that_are_begun(tmp_path: Path) -> None:
-    async with _running(tmp_path, chunk_clicks=2) as running:
-        pipeline, kafka = running.app.pipeline, running.kafka
-        reads, second = HeldReads(pipeline), exact_model("v2", tuple("abcdef"), salt=5)
-        await running.take(("s", "a"), ("s", "b"), at=0)
-        await asyncio.to_thread(reads.entered.wait, PATIENCE)
-        pipeline._live.replace(second)
-        await running.take(("s", "c"), ("s", "d"), at=2)
-        await until(lambda: len(pipeline._begun) == 2)
+    second = exact_model("v2", tuple("abcdef"), salt=5)
+    async with two_begun(tmp_path, lambda running: running.app.pipeline._live.replace(second)) as (running, reads):
+        kafka = running.kafka
         reads.leave.set()
         await running.ended()
         rankings = [decode_ranking(value) for value in kafka.on_topic(RANKINGS)]
@@ -326,13 +336,8 @@ async def test_a_swap_between_two_batches_that_are_begun(tmp_path: Path) -> None
 
 
 async def test_a_partition_lost_under_two_batches_that_are_begun(tmp_path: Path) -> None:
-    async with _running(tmp_path, chunk_clicks=2) as running:
-        pipeline, kafka = running.app.pipeline, running.kafka
-        reads = HeldReads(pipeline)
-        await running.take(("s", "a"), ("s", "b"), at=0)
-        await asyncio.to_thread(reads.entered.wait, PATIENCE)
-        await running.take(("s", "c"), ("s", "d"), at=2)
-        await until(lambda: len(pipeline._begun) == 2)
+    async with two_begun(tmp_path) as (running, reads):
+        kafka = running.kafka
         kafka.generation += 1
         reads.leave.set()
         await running.ended()
@@ -345,13 +350,8 @@ async def test_a_partition_lost_under_two_batches_that_are_begun(tmp_path: Path)
 
 async def test_nothing_is_computed_behind_a_batch_that_failed(tmp_path: Path) -> None:
     """Its rankings would come from sessions that lack the clicks before."""
-    async with _running(tmp_path, chunk_clicks=2) as running:
+    async with two_begun(tmp_path) as (running, reads):
         pipeline, kafka = running.app.pipeline, running.kafka
-        reads = HeldReads(pipeline)
-        await running.take(("s", "a"), ("s", "b"), at=0)
-        await asyncio.to_thread(reads.entered.wait, PATIENCE)
-        await running.take(("s", "c"), ("s", "d"), at=2)
-        await until(lambda: len(pipeline._begun) == 2)
         reads.error = OSError("disk failure")
         reads.leave.set()
         await pipeline.drained()
