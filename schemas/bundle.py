@@ -10,7 +10,6 @@ version/
 """
 
 import io
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from schemas import durable
 from schemas.announcement import VERSION_PATTERN, is_version
 from schemas.bundle_store import check_file, check_manifest_sha256, fetch, local_path, read_file, sha256
 from schemas.errors import BundleError, BundleExistsError, VocabularyError
@@ -157,17 +157,17 @@ def write_bundle(
     unfinished = Path(tempfile.mkdtemp(dir=parent, prefix=f"{_UNFINISHED}{version}-"))
     try:
         for name, content in data.items():
-            _write_durably(unfinished / name, content)
+            (unfinished / name).write_bytes(content)
+            durable.sync(unfinished / name)
         unfinished.chmod(0o755)  # mkdtemp makes it private; the worker may be another user
-        _sync_folder(unfinished)
+        durable.sync(unfinished)
         open_bundle(unfinished, limits=limits)
         try:
-            unfinished.rename(target)
+            durable.rename(unfinished, target)
         except OSError as error:
             if target.exists():
                 raise BundleExistsError(f"{target}: another process wrote it meanwhile") from error
             raise
-        _sync_folder(parent)
     except OSError as error:
         raise BundleError(f"{target}: cannot be written: {error}") from error
     finally:
@@ -217,18 +217,3 @@ def _load_npy(data: bytes) -> Any:
         return np.load(io.BytesIO(data), allow_pickle=False)
     except (ValueError, EOFError, OSError, MemoryError) as error:
         raise BundleError(f"{POPULARITY}: {error}") from error
-
-
-def _write_durably(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -14,6 +14,7 @@ import structlog
 from confluent_kafka import KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient
 
+from schemas import durable
 from schemas.settings import KafkaConnection
 from stream_app.errors import StoreError
 
@@ -69,6 +70,4 @@ def check_identity(data_dir: Path, *, clicks: tuple[str, str], changelog: tuple[
             f"`stream-app topics` and start again"
         )
     if before != now or not file.exists():
-        unfinished = file.with_suffix(".tmp")
-        unfinished.write_text(json.dumps(now))
-        unfinished.replace(file)
+        durable.replace(file, json.dumps(now).encode())

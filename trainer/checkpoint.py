@@ -7,7 +7,6 @@ decides the run's bits; only ``epochs`` is not part of it, so that a run can be 
 
 import hashlib
 import json
-import os
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from schemas import durable
 from trainer.early_stopping import EarlyStopping, Epoch
 from trainer.engine import EngineName, engine_identity
 from trainer.errors import TrainerError
@@ -95,17 +95,8 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         **_prefixed("optimizer.", checkpoint.optimizers),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    with part.open("wb") as file:
+    with durable.replacing(path) as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]  # its stub takes the names for its own options
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # without it a power cut may undo the rename
-    finally:
-        os.close(folder)
 
 
 def load(path: Path, identity: str) -> Checkpoint | None:

@@ -7,7 +7,6 @@ record is no click are in a file's range and have no row. One process writes at 
 
 import fcntl
 import itertools
-import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,6 +18,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from schemas import durable
 from trainer.service_errors import ClickLogError
 
 SCHEMA: Final = pa.schema(
@@ -30,7 +30,6 @@ SCHEMA: Final = pa.schema(
     ]
 )
 _NAME: Final = re.compile(r"clicks-p(\d{5})-(\d{20})-(\d{20})\.parquet")
-_UNFINISHED: Final = ".unfinished"
 _LOCK: Final = ".lock"
 _TOPIC, _TOPIC_ID, _EXPECTED = b"nextclick.topic", b"nextclick.topic_id", b"nextclick.expected_first"
 
@@ -158,7 +157,7 @@ class ClickLogFolder:
 
     def clean(self) -> list[Path]:
         """Remove what killed writers left: unfinished files, and files whose merged successor is there already."""
-        left = list(self.folder.glob(f"*{_UNFINISHED}"))
+        left = list(self.folder.glob(f"*{durable.UNFINISHED}"))
         previous: LogFile | None = None
         # The longer of two files that begin alike comes first, so what it contains follows it.
         for file in sorted(self._named(), key=lambda f: (f.partition, f.first, -f.last)):
@@ -258,17 +257,8 @@ class ClickLogFolder:
 
     def _put(self, file: LogFile, table: Any) -> Path:
         target = self.folder / file.name
-        unfinished = target.with_name(f".{file.name}{_UNFINISHED}")
-        with unfinished.open("wb") as sink:
+        with durable.replacing(target) as sink:
             pq.write_table(table, sink, compression="zstd")
-            sink.flush()
-            os.fsync(sink.fileno())
-        unfinished.rename(target)
-        descriptor = os.open(self.folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
         return target
 
 
