@@ -9,6 +9,7 @@ The overridden methods are private to faust-streaming, which is why its version 
 
 import asyncio
 import logging
+import math
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence, Set
@@ -83,7 +84,7 @@ class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
     """Remembers when the broker last confirmed that this worker is a member of its group, and fetches at a pace."""
 
     logger = logging.getLogger("faust")  # as quiet as the services it is one of
-    last_heartbeat: float = 0.0
+    last_heartbeat: float = -math.inf  # never: the clock begins when the machine does
     pace: float = 0.0  # seconds between two fetches of a broker
     fetched_at: dict[int, float]  # when the last one was sent, by broker
 
@@ -104,7 +105,7 @@ class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
 
         async def paced(assignment: Any, node_id: int, request: Any) -> Any:
             try:
-                await asyncio.sleep(max(0.0, self.fetched_at.get(node_id, 0.0) + self.pace - now()))
+                await asyncio.sleep(max(0.0, self.fetched_at.get(node_id, -math.inf) + self.pace - now()))
             except asyncio.CancelledError:
                 return False  # as aiokafka's own when it is cancelled: whoever closes the fetcher does not expect more
             self.fetched_at[node_id] = now()
@@ -163,7 +164,7 @@ class ChunkConsumer(driver.Consumer):
 
     logger = logging.getLogger("faust")  # as quiet as the services it is one of
     _thread: _ChunkConsumerThread
-    _joining_since: float = 0.0
+    _joining_since: float = -math.inf
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -44,6 +44,24 @@ async def test_a_fetch_waits_for_the_pace_since_the_last_one_of_its_broker(monke
     assert sent == [(1, 100.0), (2, 100.0), (1, 100.5), (1, 101.0), (1, 101.0)]
 
 
+async def test_the_first_fetch_does_not_wait_on_a_machine_that_has_just_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its clock begins at zero, and with a pace of an hour the first fetch waited for the clock to reach one."""
+
+    async def send(*_: Any) -> bool:
+        return True
+
+    async def sleep(seconds: float) -> None:
+        assert seconds == 0.0
+
+    monkeypatch.setattr(transport, "now", lambda: 1.0)
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    thread, fetcher = paced(send)
+    thread.pace = 3600.0
+    assert await fetcher._proc_fetch_request(None, 1, "") is True
+
+
 async def test_the_broker_does_not_wait_long_for_a_record() -> None:
     """A fetch leaves out some partitions at times, and their clicks wait for its end."""
     _, fetcher = paced(lambda *_: asyncio.sleep(0))
