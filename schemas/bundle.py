@@ -10,7 +10,6 @@ version/
 """
 
 import io
-import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 
 from schemas import durable
 from schemas.announcement import VERSION_PATTERN, is_version
-from schemas.bundle_store import check_file, check_manifest_sha256, fetch, local_path, read_file, sha256
+from schemas.bundle_store import check_file, check_manifest_sha256, fetch, local_path, read_file, remove_bundle, sha256
 from schemas.errors import BundleError, BundleExistsError, VocabularyError
 from schemas.golden import Golden, check_golden, decode_golden, encode_golden, recent_items
 from schemas.manifest import (
@@ -52,7 +51,6 @@ __all__ = [
     "open_bundle",
     "read_manifest",
     "recent_items",
-    "remove_unfinished",
     "write_bundle",
 ]
 
@@ -122,7 +120,7 @@ def write_bundle(
     `advance` and `rank` are ONNX files, `created_at` is in milliseconds since the epoch; see Manifest for `training`
     and `metrics`. What was written is opened as a worker would before it gets its name. Raises BundleExistsError when
     the version is there, BundleError when the bundle would not be served. A crash leaves at most a folder whose name
-    starts with a dot (see `remove_unfinished`).
+    starts with a dot, which whoever knows that no such process runs any more may remove.
     """
     if not is_version(version):
         raise BundleError(f"version {version!r} cannot name a folder; it must match {VERSION_PATTERN}")
@@ -171,16 +169,8 @@ def write_bundle(
     except OSError as error:
         raise BundleError(f"{target}: cannot be written: {error}") from error
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        remove_bundle(unfinished)
     return target
-
-
-def remove_unfinished(parent: Path) -> list[Path]:
-    """Remove what writers that were killed left behind. Only while no other process writes bundles there."""
-    left = [path for path in parent.glob(f"{_UNFINISHED}*") if path.is_dir()] if parent.is_dir() else []
-    for path in left:
-        shutil.rmtree(path)
-    return left
 
 
 def read_manifest(folder: Path, limits: BundleLimits = DEFAULT_LIMITS) -> Manifest:

@@ -1,13 +1,15 @@
 """Where bundles lie: a local folder is read in place, any other fsspec URL through a cache on the local disk.
 
 The cache is content-addressed: a folder is named by the SHA-256 of the manifest in it, which vouches for every file.
+Whatever else lies beside those folders is not ours, and stays.
 """
 
 import hashlib
 import os
-import shutil
+import re
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote
@@ -20,6 +22,7 @@ from schemas.manifest import FILES, MANIFEST, BundleLimits, Manifest, decode_man
 CACHED_BUNDLES: Final = 4
 """How many bundles a cache keeps: the one in service, the one before it to roll back to, and some for other workers."""
 
+_CACHED: Final = re.compile(r"[0-9a-f]{64}")
 _UNFINISHED: Final = ".unfinished-"
 _ABANDONED_SECONDS: Final = 3_600
 
@@ -70,6 +73,20 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def remove_bundle(folder: Path) -> None:
+    """Remove a local folder that holds a bundle or a part of one. Other things in it stay, and so does it then.
+
+    Raises OSError.
+    """
+    if folder.is_symlink():
+        return
+    for name in (MANIFEST, *FILES):
+        (folder / name).unlink(missing_ok=True)
+    with suppress(FileNotFoundError):
+        if not any(folder.iterdir()):
+            folder.rmdir()
+
+
 def fetch(uri: str, manifest_sha256: str | None, cache_dir: Path | None, limits: BundleLimits) -> Path:
     """Copy a remote bundle into the cache, or find it there; returns its local folder. Raises BundleError.
 
@@ -97,7 +114,7 @@ def fetch(uri: str, manifest_sha256: str | None, cache_dir: Path | None, limits:
             (unfinished / MANIFEST).write_bytes(manifest_bytes)
             _move_into_place(unfinished, target, digest, limits)
         finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+            remove_bundle(unfinished)
         _forget_old(cache_dir, keep=target)
     except BundleError:
         raise
@@ -139,22 +156,24 @@ def _move_into_place(unfinished: Path, target: Path, digest: str, limits: Bundle
     except OSError:
         if _cached(target, digest, limits):  # another process was faster
             return
-        shutil.rmtree(target)
+        remove_bundle(target)
         unfinished.rename(target)
 
 
 def _forget_old(cache_dir: Path, *, keep: Path) -> None:
     """Keep the newest bundles, and drop what killed processes left half fetched."""
     bundles: list[tuple[float, Path]] = []
+    old: list[Path] = []
     for path in cache_dir.iterdir():
         try:
             age = path.stat().st_mtime
         except FileNotFoundError:
             continue  # another process tidies up, too
-        if not path.name.startswith(_UNFINISHED):
+        if _CACHED.fullmatch(path.name) and path.is_dir():
             bundles.append((age, path))
-        elif age < time.time() - _ABANDONED_SECONDS:
-            shutil.rmtree(path, ignore_errors=True)
-    for _, path in sorted(bundles, reverse=True)[CACHED_BUNDLES:]:
-        if path != keep:
-            shutil.rmtree(path, ignore_errors=True)
+        elif path.name.startswith(_UNFINISHED) and path.is_dir() and age < time.time() - _ABANDONED_SECONDS:
+            old.append(path)
+    old += [path for _, path in sorted(bundles, reverse=True)[CACHED_BUNDLES:] if path != keep]
+    for path in old:
+        with suppress(OSError):  # another process tidies up too, perhaps under another user
+            remove_bundle(path)

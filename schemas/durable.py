@@ -14,6 +14,11 @@ UNFINISHED: Final = ".unfinished"
 """End of the name of a file that a killed writer may leave; it begins with a dot and is overwritten by the next one."""
 
 
+def unfinished(name: str) -> str:
+    """Where the new content of a file of that name is written, beside it."""
+    return f".{name}{UNFINISHED}"
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file to write into; it takes the place of `path` when the block ends, and is removed when the block raises.
@@ -23,15 +28,15 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OSError: it cannot be written; `path` is as it was.
     """
-    unfinished = path.with_name(f".{path.name}{UNFINISHED}")
+    part = path.with_name(unfinished(path.name))
     try:
-        with unfinished.open("wb") as file:
+        with part.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        rename(unfinished, path)
+        rename(part, path)
     except BaseException:
-        unfinished.unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
         raise
 
 

@@ -11,8 +11,8 @@ from trainer.registry import Registry
 from trainer.service_settings import TrainerRoot
 
 
-def registry_of(root: TrainerRoot) -> Registry:
-    return Registry(root.trainer.registry, cache_dir=root.trainer.work_dir / "cache")
+def registry_of(root: TrainerRoot, writer: str | None = None) -> Registry:
+    return Registry(root.trainer.registry, cache_dir=root.trainer.work_dir / "cache", writer=writer)
 
 
 def championship_of(root: TrainerRoot, registry: Registry) -> Championship:

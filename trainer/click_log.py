@@ -8,6 +8,7 @@ record is no click are in a file's range and have no row. One process writes at 
 import fcntl
 import itertools
 import re
+import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from schemas import durable
@@ -31,6 +33,8 @@ SCHEMA: Final = pa.schema(
 )
 _NAME: Final = re.compile(r"clicks-p(\d{5})-(\d{20})-(\d{20})\.parquet")
 _LOCK: Final = ".lock"
+_WRITER: Final = ".writer"
+_WRITER_NAME: Final = re.compile(r"[0-9a-f]{32}")
 _TOPIC, _TOPIC_ID, _EXPECTED = b"nextclick.topic", b"nextclick.topic_id", b"nextclick.expected_first"
 
 
@@ -104,9 +108,13 @@ class ClickLogFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Make this process the one writer. Raises ClickLogError when there is another."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / _LOCK).open("w") as lock:
+        """Make this process the one writer. Raises ClickLogError when there is another, or the folder is not usable."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file = (self.folder / _LOCK).open("a")
+        except OSError as error:
+            raise self._unwritable(self.folder / _LOCK, error) from error
+        with file as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -114,6 +122,18 @@ class ClickLogFolder:
                     f"{self.folder}: another process collects into it; stop that one, or name another trainer.log_dir"
                 ) from None
             yield
+
+    def writer(self) -> str:
+        """The name of whoever writes this log, the same over restarts. Only inside `locked()`. Raises ClickLogError."""
+        file = self.folder / _WRITER
+        try:
+            name = file.read_text(encoding="ascii", errors="replace").strip() if file.exists() else ""
+            if not _WRITER_NAME.fullmatch(name):  # the first start, or a damaged file: nothing else depends on it
+                name = uuid.uuid4().hex
+                durable.replace(file, f"{name}\n".encode())
+        except OSError as error:
+            raise self._unwritable(file, error) from error
+        return name
 
     def scan(self) -> LogState:
         """Read the names, and of files after a gap why there is one. Raises ClickLogError for files that cannot be
@@ -153,21 +173,34 @@ class ClickLogFolder:
 
     def rows(self, file: LogFile) -> Any:
         """A file as a pyarrow table with the columns of SCHEMA. Raises ClickLogError."""
-        return self._open(file).read(columns=SCHEMA.names)
+        opened = self._open(file)
+        try:
+            return opened.read(columns=SCHEMA.names)
+        except (pa.ArrowException, OSError) as error:
+            raise self._unreadable(file, error) from error
 
     def clean(self) -> list[Path]:
-        """Remove what killed writers left: unfinished files, and files whose merged successor is there already."""
-        left = list(self.folder.glob(f"*{durable.UNFINISHED}"))
+        """Remove what killed writers left: unfinished files, and files whose joined successor is there already.
+
+        Files of other names are not ours, and one whose rows the longer file does not hold was never joined into it:
+        they stay, and `scan` tells what is wrong with the latter.
+        """
+        left = [path for path in self.folder.glob(durable.unfinished("*")) if _of_ours(path.name)]
         previous: LogFile | None = None
         # The longer of two files that begin alike comes first, so what it contains follows it.
         for file in sorted(self._named(), key=lambda f: (f.partition, f.first, -f.last)):
             if previous and file.partition == previous.partition and file.last <= previous.last:
-                left.append(self.folder / file.name)
+                left.extend([self.folder / file.name] if self._was_joined(file, previous) else [])
             else:
                 previous = file
         for path in left:
             path.unlink()
         return left
+
+    def _was_joined(self, part: LogFile, whole: LogFile) -> bool:
+        offsets = pc.field("offset")
+        within = self.rows(whole).filter((offsets >= part.first) & (offsets <= part.last))
+        return self.topic_of(part) == self.topic_of(whole) and self.rows(part).equals(within)
 
     def prune(self, keep_ms: int) -> list[LogFile]:
         """Remove, from each partition's beginning, files of clicks older than `keep_ms` before the log's newest click.
@@ -247,19 +280,34 @@ class ClickLogFolder:
         return self._open(file).schema_arrow.metadata or {}
 
     def _open(self, file: LogFile) -> Any:
-        path = self.folder / file.name
         try:
-            return pq.ParquetFile(path)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise ClickLogError(
-                f"{path}: cannot be read: {error}; restore it, or remove it with the partition's files before it"
-            ) from error
+            return pq.ParquetFile(self.folder / file.name)
+        except (pa.ArrowException, OSError) as error:
+            raise self._unreadable(file, error) from error
+
+    def _unreadable(self, file: LogFile, error: Exception) -> ClickLogError:
+        return ClickLogError(
+            f"{self.folder / file.name}: cannot be read: {error}; restore it, or remove it with the partition's files "
+            "before it"
+        )
+
+    def _unwritable(self, path: Path, error: Exception) -> ClickLogError:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        return ClickLogError(f"{path}: cannot be written: {reason}; see to the disk of trainer.log_dir")
 
     def _put(self, file: LogFile, table: Any) -> Path:
         target = self.folder / file.name
-        with durable.replacing(target) as sink:
-            pq.write_table(table, sink, compression="zstd")
+        try:
+            with durable.replacing(target) as sink:
+                pq.write_table(table, sink, compression="zstd")
+        except (pa.ArrowException, OSError) as error:
+            raise self._unwritable(target, error) from error
         return target
+
+
+def _of_ours(unfinished: str) -> bool:
+    file = LogFile.of_name(unfinished.removeprefix(".").removesuffix(durable.UNFINISHED))
+    return file is not None and unfinished == durable.unfinished(file.name)
 
 
 def newest_timestamp(metadata: Any) -> int | None:

@@ -93,7 +93,8 @@ class Cycle:
         self._registry = registry
         self._championship = championship
         self._progress = progress
-        self._staging = settings.work_dir / "staging"
+        # Nobody else's: no other process has this writer's name, and no folder of a user's has such a name.
+        self._staging = settings.work_dir / f".nextclick-staging-{registry.writer}"
 
     def recover(self) -> ModelAnnouncement | None:
         """Finish or remove what a killed process left; returns what was announced by that.

@@ -2,22 +2,27 @@
 
     <registry>/20251122T093000123Z-1a2b3c4d/manifest.json, advance.onnx, ...
     <registry>/_history/champion/<announced at>-<action>-<version>.json
+    <registry>/_unfinished/<version>.json     while that version is being written or removed: by whom, since when
 
-A version is published when its manifest is there. A local one appears by one rename; in an object store, where nothing
-can be renamed, the manifest is written last and removed first. One trainer writes to a registry; readers are free.
+A version is published when its manifest is there: it is written last and removed first.
+
+The folder belongs to whoever made it, and may hold other things. What is removed is proved to be ours first: a
+published version by its manifest, half of one by the entry in `_unfinished`, which was there before its first file.
+Only the files that a bundle has go, by name, and then the folder if nothing else is in it.
 """
 
-import os
-import shutil
-import tempfile
+import time
+import uuid
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-import fsspec
+import msgspec
+import structlog
 
+from schemas import durable
 from schemas.announcement import ModelAnnouncement, encode_announcement, is_version
 from schemas.bundle import Model, manifest_digest, open_bundle
 from schemas.bundle_store import fetch, local_path, sha256
@@ -25,10 +30,25 @@ from schemas.errors import BundleError
 from schemas.manifest import FILES, MANIFEST, BundleLimits, Manifest, decode_manifest
 from trainer.history import Entry
 from trainer.service_errors import RegistryError
+from trainer.store import Store
+
+log = structlog.get_logger(__name__)
 
 _HISTORY: Final = "_history"  # no version's name begins so
-_UNFINISHED: Final = ".unfinished-"
+_UNFINISHED: Final = "_unfinished"
+_ABANDONED_MS: Final = 24 * 3_600_000
+"""Another writer's half of a version is taken for abandoned after that: far more than any upload takes."""
+_OURS: Final = (MANIFEST, *FILES, durable.unfinished(MANIFEST))
+"""What a version's folder may hold, the manifest first."""
 _LIMITS: Final = BundleLimits()
+
+
+class _Unfinished(msgspec.Struct, frozen=True):
+    """An entry in `_unfinished`."""
+
+    version: str
+    writer: str
+    since: int  # milliseconds since the epoch
 
 
 @dataclass(frozen=True)
@@ -50,25 +70,35 @@ def version_name(created_at: int, content: bytes) -> str:
 class Registry:
     """Published versions. Every method raises RegistryError when the registry cannot be used."""
 
-    def __init__(self, url: str, *, cache_dir: Path) -> None:
-        """`cache_dir` is a local folder for copies of remote bundles."""
-        local = local_path(url)
-        self._local = None if local is None else local.resolve()
-        self.url = url.rstrip("/") if self._local is None else str(self._local)
+    def __init__(self, url: str, *, cache_dir: Path, writer: str | None = None) -> None:
+        """`cache_dir` is a local folder for copies of remote bundles.
+
+        `writer` names who publishes: a restarted process by the name of before knows its own leftovers at once.
+        """
+        self.store = Store(url)
+        self.url = self.store.url
+        self.writer = writer or uuid.uuid4().hex
         self._cache_dir = cache_dir
-        try:
-            self._fs, root = fsspec.core.url_to_fs(self.url)
-        except (ImportError, ValueError) as error:
-            raise RegistryError(
-                f"{url}: {error}; set trainer.registry to a folder or a URL that fsspec knows"
-            ) from error
-        self._root: str = root.rstrip("/")
+        self._told: set[str] = set()
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def versions(self) -> list[PublishedModel]:
-        """Every published version, oldest first."""
-        return [found for name in self._version_folders() if (found := self._read(name)) is not None]
+        """Every published version that this program can read, in the order of their making, oldest first.
+
+        Others, of another release or damaged, are warned of once and left alone.
+        """
+        found = []
+        for name, kind in self.store.list().items():
+            if kind == "file" or not is_version(name):
+                continue
+            try:
+                model = self._read(name)
+            except BundleError as error:
+                self._tell(name, f"cannot be used, and is not removed either: {error}")
+                continue
+            found.extend([model] if model is not None else [])
+        return sorted(found, key=lambda model: (model.manifest.created_at, model.version))
 
     def find(self, version: str) -> PublishedModel | None:
         """A published version, None when there is none of that name. BundleError when its manifest is damaged."""
@@ -108,80 +138,116 @@ class Registry:
     def publish(self, bundle: Path) -> PublishedModel:
         """Publish a local, verified bundle under the name of its folder. All or nothing."""
         version = bundle.name
-        if self._exists(f"{version}/{MANIFEST}"):
-            raise RegistryError(f"{self.url}: has a version {version} already; versions are immutable")
-        try:
-            if self._local is not None:
-                self._publish_locally(bundle, self._local)
-            else:
-                self._upload(bundle)
-        except OSError as error:
-            raise RegistryError(f"{self.url}: {version} cannot be published: {error}") from error
+        if self.store.list(version):
+            raise RegistryError(f"{self.url}: has a {version} already; versions are immutable")
+        self._begin(version)
+        for name in FILES:
+            self.store.upload(bundle / name, f"{version}/{name}")
+        self.store.sync(version)
+        self.store.sync()
+        self.store.write(f"{version}/{MANIFEST}", (bundle / MANIFEST).read_bytes())  # the last: it is what publishes
+        self._end(version)
         published = self.get(version)
         if published.manifest_sha256 != manifest_digest(bundle):
             raise RegistryError(f"{self.url}: {version} did not arrive as it was written; do not announce it")
         return published
 
-    def remove(self, version: str) -> None:
-        """Unpublish a version, then remove its files."""
-        try:
-            if self._fs.exists(f"{self._root}/{version}/{MANIFEST}"):
-                self._fs.rm_file(f"{self._root}/{version}/{MANIFEST}")
-            self._fs.rm(f"{self._root}/{version}", recursive=True)
-        except FileNotFoundError:
-            pass  # in an object store a folder goes with its last file
-        except OSError as error:
-            raise RegistryError(f"{self.url}: {version} cannot be removed: {error}") from error
+    def remove(self, version: str) -> bool:
+        """Unpublish a version and remove its files; what else lies in its folder stays there, and False is returned.
+
+        Raises BundleError when the manifest in that folder is not the version's.
+        """
+        if self.find(version) is None:
+            return False
+        if self.store.list()[version] != "folder":
+            self._tell(version, "is a link, so it is not removed")
+            return False
+        self._begin(version)
+        return self._finish_removing(version)
 
     def prune(self, *, keep: int, protected: Collection[str]) -> list[str]:
         """Remove all but the newest `keep` versions and the protected ones; returns the names removed."""
-        published = [name for name in self._version_folders() if self._exists(f"{name}/{MANIFEST}")]
-        removed = [name for name in published[:-keep] if name not in protected]
-        for name in removed:
-            self.remove(name)
-        return removed
+        published = [model.version for model in self.versions()]
+        return [name for name in published[:-keep] if name not in protected and self.remove(name)]
 
     def remove_leftovers(self) -> list[str]:
-        """Remove what a killed trainer left half-published. Only while no other trainer publishes here."""
-        left = [name for name in self._version_folders() if not self._exists(f"{name}/{MANIFEST}")]
-        for name in left:
-            self.remove(name)
-        if self._local is not None and self._local.is_dir():
-            for path in self._local.glob(f"{_UNFINISHED}*"):
-                shutil.rmtree(path)
-                left.append(path.name)
-        return left
+        """Remove the halves of versions that this writer left when it was killed, and others' of long ago."""
+        removed = []
+        for name in self.store.list(_UNFINISHED):
+            found = self._unfinished(name)
+            if found is None:
+                continue
+            if self.store.read(f"{found.version}/{MANIFEST}") is not None:
+                self._end(found.version)  # it was published, or its removal had not begun
+            elif foreign := self._foreign(found.version):
+                self._tell(found.version, f"was left half-published, and holds what is not ours: {', '.join(foreign)}")
+            elif self._finish_removing(found.version):
+                removed.append(found.version)
+        return removed
+
+    def _unfinished(self, name: str) -> _Unfinished | None:
+        """What an entry of that name says; None when it is nobody's, or another writer's who may still be at work."""
+        data = self.store.read(f"{_UNFINISHED}/{name}")
+        if name.startswith("."):
+            return None  # a writer was killed before its first word
+        try:
+            found = msgspec.json.decode(data or b"", type=_Unfinished)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            self._tell(f"{_UNFINISHED}/{name}", f"is no entry of ours: {error}")
+            return None
+        if name != f"{found.version}.json" or not is_version(found.version):
+            self._tell(f"{_UNFINISHED}/{name}", f"speaks of {found.version!r}")
+            return None
+        abandoned = found.since < _now_ms() - _ABANDONED_MS
+        return found if found.writer == self.writer or abandoned else None
+
+    def _begin(self, version: str) -> None:
+        """From now on this version's files are known to be ours, whether its manifest is there or not."""
+        entry = _Unfinished(version, self.writer, _now_ms())
+        self.store.write(f"{_UNFINISHED}/{version}.json", msgspec.json.encode(entry) + b"\n")
+
+    def _end(self, version: str) -> None:
+        self.store.remove(f"{_UNFINISHED}/{version}.json")
+
+    def _finish_removing(self, version: str) -> bool:
+        """Remove the files of a version that was begun, and its folder, unless that holds other things."""
+        for name in _OURS:
+            self.store.remove(f"{version}/{name}")
+        if foreign := self._foreign(version):
+            self._tell(version, f"the model in it is removed, what is not ours is not: {', '.join(foreign)}")
+        else:
+            self.store.remove_empty(version)
+        self._end(version)
+        return not foreign
+
+    def _foreign(self, version: str) -> list[str]:
+        """What lies in a version's folder and is no file of a bundle."""
+        return [name for name, kind in self.store.list(version).items() if kind != "file" or name not in _OURS]
 
     # -- history ------------------------------------------------------------------------------------------------------
 
     def history(self, alias: str) -> list[Entry]:
         """The entries of an alias, oldest first; see `trainer.history`."""
-        return sorted(entry for name in self._list(f"{_HISTORY}/{alias}") if (entry := Entry.of_name(name)) is not None)
+        names = self.store.list(f"{_HISTORY}/{alias}")
+        return sorted(entry for name in names if (entry := Entry.of_name(name)) is not None)
+
+    def aliases(self) -> list[str]:
+        """Those that have a history here."""
+        return [name for name, kind in self.store.list(_HISTORY).items() if kind == "folder"]
 
     def add_history(self, alias: str, entry: Entry, announcement: ModelAnnouncement) -> None:
         """Write an entry; its content is for people, its name says all that is needed."""
-        folder = f"{self._root}/{_HISTORY}/{alias}"
-        try:
-            self._fs.makedirs(folder, exist_ok=True)
-            self._fs.pipe_file(f"{folder}/{entry.name}", encode_announcement(announcement) + b"\n")
-        except OSError as error:
-            raise RegistryError(f"{self.url}: the history cannot be written: {error}") from error
+        self.store.write(f"{_HISTORY}/{alias}/{entry.name}", encode_announcement(announcement) + b"\n")
 
     def remove_history(self, alias: str, entry: Entry) -> None:
-        try:
-            self._fs.rm_file(f"{self._root}/{_HISTORY}/{alias}/{entry.name}")
-        except OSError as error:
-            raise RegistryError(f"{self.url}: the history cannot be written: {error}") from error
+        self.store.remove(f"{_HISTORY}/{alias}/{entry.name}")
 
-    # -- the file system ----------------------------------------------------------------------------------------------
+    # -- manifests ----------------------------------------------------------------------------------------------------
 
     def _read(self, version: str) -> PublishedModel | None:
-        try:
-            data: bytes = self._fs.cat_file(f"{self._root}/{version}/{MANIFEST}")
-        except FileNotFoundError:
+        data = self.store.read(f"{version}/{MANIFEST}")
+        if data is None:
             return None
-        except OSError as error:
-            raise RegistryError(f"{self.url}: {version} cannot be read: {error}") from error
         try:
             manifest = decode_manifest(data, _LIMITS)
         except BundleError as error:
@@ -190,49 +256,12 @@ class Registry:
             raise BundleError(f"{self.url}/{version}: its manifest is that of {manifest.version}")
         return PublishedModel(version, f"{self.url}/{version}", sha256(data), manifest)
 
-    def _version_folders(self) -> list[str]:
-        return sorted(name for name in self._list("") if is_version(name))
-
-    def _list(self, folder: str) -> list[str]:
-        path = f"{self._root}/{folder}".rstrip("/")
-        self._fs.invalidate_cache()
-        try:
-            return [str(entry).rstrip("/").rsplit("/", 1)[-1] for entry in self._fs.ls(path, detail=False)]
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise RegistryError(f"{self.url}: cannot be listed: {error}") from error
-
-    def _exists(self, path: str) -> bool:
-        try:
-            return bool(self._fs.exists(f"{self._root}/{path}"))
-        except OSError as error:
-            raise RegistryError(f"{self.url}: cannot be read: {error}") from error
-
-    def _publish_locally(self, bundle: Path, root: Path) -> None:
-        root.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(dir=root, prefix=f"{_UNFINISHED}{bundle.name}-"))
-        try:
-            for name in (*FILES, MANIFEST):
-                shutil.copyfile(bundle / name, unfinished / name)
-                _sync(unfinished / name)
-            unfinished.chmod(0o755)  # mkdtemp makes it private; the worker may be another user
-            _sync(unfinished)
-            unfinished.rename(root / bundle.name)
-            _sync(root)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
-
-    def _upload(self, bundle: Path) -> None:
-        target = f"{self._root}/{bundle.name}"
-        self._fs.makedirs(target, exist_ok=True)
-        for name in (*FILES, MANIFEST):  # the manifest last: it is what publishes
-            self._fs.pipe_file(f"{target}/{name}", (bundle / name).read_bytes())
+    def _tell(self, path: str, problem: str) -> None:
+        """Warn of something in the registry, once."""
+        if (told := f"{path}: {problem}") not in self._told:
+            self._told.add(told)
+            log.warning("something in the registry is left alone", path=f"{self.url}/{path}", problem=problem)
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

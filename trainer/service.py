@@ -41,11 +41,11 @@ def run(
         progress(phase, done, total)
 
     folder = ClickLogFolder(settings.log_dir)
-    registry = registry_of(root)
-    cycle = Cycle(settings, folder, registry, championship_of(root, registry), watched)
     result: CycleResult | None = None
     failures = 0
     with folder.locked(), collector_of(root, folder) as collector:
+        registry = registry_of(root, folder.writer())
+        cycle = Cycle(settings, folder, registry, championship_of(root, registry), watched)
         cycle.recover()
         while not stopping():
             due = time.monotonic() + settings.every

@@ -116,6 +116,26 @@ def test_what_a_killed_fetch_left_is_dropped_when_it_is_old(remote: str, cache: 
     assert new.exists()  # may be another process at work
 
 
+def test_what_is_not_of_the_cache_stays(tmp_path: Path, remote: str, cache: Path) -> None:
+    """A cache folder of a setting that names a folder of the user's."""
+    theirs = {
+        "thesis.odt": b"x",
+        "photos/2025/a.jpg": b"x",
+        ".unfinished-work/draft.txt": b"x",
+        f"{'0' * 64}/notes.txt": b"x",
+    }
+    for name, content in theirs.items():
+        (cache / name).parent.mkdir(parents=True, exist_ok=True)
+        (cache / name).write_bytes(content)
+        os.utime((cache / name).parent, (0, 0))
+    os.utime(cache / "thesis.odt", (0, 0))
+    open_bundle(remote, cache_dir=cache)
+    for number in range(CACHED_BUNDLES + 2):
+        open_bundle(upload(TinyModel(seed=number), tmp_path, f"n{number}"), cache_dir=cache)
+    assert {name: (cache / name).read_bytes() for name in theirs} == theirs
+    assert len(list(cache.iterdir())) == CACHED_BUNDLES + len(theirs)
+
+
 def test_several_may_fetch_at_once(remote: str, cache: Path) -> None:
     ready = threading.Barrier(4)
 

@@ -1,5 +1,6 @@
 """The click log's folder: names are positions, files appear whole, and what contradicts itself is refused."""
 
+import errno
 import itertools
 from pathlib import Path
 
@@ -270,3 +271,74 @@ def test_a_log_without_clicks_has_no_window(log: ClickLogFolder) -> None:
 def sessions_of(sessions: SessionSet) -> list[list[int]]:
     bounds = sessions.offsets.tolist()
     return [sessions.items[a:b].tolist() for a, b in itertools.pairwise(bounds)]
+
+
+# -- a folder that holds other things, a disk that is full -------------------------------------------------------------
+
+
+def test_what_is_not_of_the_log_is_never_removed(log: ClickLogFolder) -> None:
+    put(log, 0, 0, 9)
+    whole = LogFile(0, 0, 9)
+    foreign = {
+        "thesis.unfinished": b"theirs",
+        ".notes.unfinished": b"theirs",
+        f".{whole.name}.unfinished.bak": b"theirs",
+        ".lock": b"theirs",
+        "data/clicks-p00000-00000000000000000000-00000000000000000009.parquet": b"theirs",
+    }
+    for name, content in foreign.items():
+        (log.folder / name).parent.mkdir(exist_ok=True)
+        (log.folder / name).write_bytes(content)
+    (log.folder / f".{whole.name}.unfinished").write_bytes(b"ours, half written")
+    with log.locked():
+        assert [path.name for path in log.clean()] == [f".{whole.name}.unfinished"]
+        log.prune(0)
+        log.merge(at_least=2)
+    assert {name: (log.folder / name).read_bytes() for name in foreign} == foreign
+
+
+@pytest.mark.parametrize("difference", ["topic", "rows"])
+def test_a_file_that_was_never_joined_into_the_longer_one_is_refused_and_not_removed(
+    log: ClickLogFolder, difference: str
+) -> None:
+    put(log, 0, 0, 9)
+    topic = TopicIdentity("clicks", "id-2") if difference == "topic" else TOPIC
+    rows = Rows(["s0-0", "s0-0"], ["i0", "i1" if difference == "topic" else "i7"], [0, 1000], [0, 1])
+    log.write(0, 0, 1, rows, topic=topic, expected=0)
+    assert log.clean() == []
+    with pytest.raises(ClickLogError, match="overlap"):
+        log.scan()
+
+
+def test_a_log_keeps_the_name_of_its_writer(log: ClickLogFolder) -> None:
+    with log.locked():
+        name = log.writer()
+        assert log.writer() == name
+        (log.folder / ".writer").write_bytes(b"\xff")  # torn: the name is only there to know one's own things
+        assert log.writer() != name
+        assert log.writer() == log.writer()
+
+
+def test_a_disk_that_is_full_is_told_in_one_line(log: ClickLogFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(log, 0, 0, 9)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("schemas.durable.os.fsync", full)
+        with pytest.raises(
+            ClickLogError, match=r"parquet: cannot be written: No space left on device; see to the disk"
+        ):
+            put(log, 0, 10, 19)
+        with log.locked(), pytest.raises(ClickLogError, match=r"\.writer: cannot be written: No space left"):
+            log.writer()
+    put(log, 0, 10, 19)
+    assert log.scan().next_offsets == {0: 20}
+
+
+def test_a_log_folder_that_cannot_be_one_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    log = ClickLogFolder(tmp_path / "file" / "log")
+    with pytest.raises(ClickLogError, match=r"cannot be written: Not a directory; see to"), log.locked():
+        pass

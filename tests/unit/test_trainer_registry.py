@@ -1,13 +1,14 @@
 """The registry in a local folder and in an object store: whole versions or none, whenever the writer dies."""
 
-import shutil
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pytest
+import structlog
 from fsspec.implementations.memory import MemoryFileSystem
 
 from schemas.announcement import ModelAnnouncement
@@ -18,6 +19,7 @@ from trainer.champion import Championship
 from trainer.history import Entry
 from trainer.registry import Registry, version_name
 from trainer.service_errors import AnnounceError, RegistryError
+from trainer.store import Store
 
 TINY = TinyModel()
 
@@ -72,63 +74,164 @@ class Killed(BaseException):
     """Stands for kill -9: nothing after it runs."""
 
 
-def test_a_kill_while_publishing_leaves_nothing_half_published(
-    registry: Registry, staging: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The writer dies at its n-th write, for every n; its clean-up does not run either."""
-    bundle = TINY.write(staging, "v1")
-    writes = 0
-    while True:
-        writes += 1
-        with monkeypatch.context() as patched:
-            die_at_write(writes, patched)
-            try:
-                registry.publish(bundle)
-            except Killed:
-                assert published(registry) == []
-            else:
-                break
-        registry.remove_leftovers()
-        assert registry.remove_leftovers() == []
-    assert writes > 6  # every file was a place to die at
-    assert published(registry) == ["v1"]
+def die_at_call(number: int, patched: pytest.MonkeyPatch) -> None:
+    """Die before the `number`-th change of the store."""
+    calls = iter(range(1, 1000))
 
-
-def die_at_write(number: int, patched: pytest.MonkeyPatch) -> None:
-    """Die at the `number`-th file copied or uploaded, and let no `finally` tidy up."""
-    count = 0
-
-    def dying(write: Any) -> Any:
-        def wrapped(*arguments: Any, **options: Any) -> Any:
-            nonlocal count
-            count += 1
-            if count == number:
+    def dying(change: Callable[..., None]) -> Callable[..., None]:
+        def wrapped(*arguments: Any) -> None:
+            if next(calls) == number:
                 raise Killed
-            return write(*arguments, **options)
+            change(*arguments)
 
         return wrapped
 
-    patched.setattr("trainer.registry.shutil.copyfile", dying(shutil.copyfile))
-    patched.setattr("trainer.registry.shutil.rmtree", lambda *_, **__: None)
-    patched.setattr(MemoryFileSystem, "pipe_file", dying(MemoryFileSystem.pipe_file))
+    for name in ("write", "upload", "remove", "remove_empty"):
+        patched.setattr(Store, name, dying(getattr(Store, name)))
 
 
-def test_a_kill_while_removing_leaves_the_version_unpublished(
+def tree(registry: Registry) -> dict[str, bytes]:
+    """Every file of the registry but the history; and every folder that holds none, as `name/`."""
+    store = registry.store
+
+    def below(folder: str) -> Iterator[tuple[str, bytes]]:
+        for name, kind in store.list(folder).items():
+            path = f"{folder}/{name}".lstrip("/")
+            if kind == "folder":
+                yield from below(path)
+                yield from [] if store.list(path) else [(f"{path}/", b"")]
+            else:
+                yield path, store.read(path) or b""
+
+    return {path: data for path, data in below("") if path != "_unfinished/"}
+
+
+@pytest.mark.parametrize("change", ["publish", "remove"])
+def test_a_kill_anywhere_leaves_a_whole_version_or_what_the_next_start_removes(
+    registry: Registry, staging: Path, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The writer dies before its n-th change, for every n."""
+    bundle = TINY.write(staging, "v1")
+    places = 0
+    while True:
+        places += 1
+        if change == "remove" and not published(registry):
+            registry.publish(bundle)
+        with monkeypatch.context() as patched:
+            die_at_call(places, patched)
+            try:
+                registry.publish(bundle) if change == "publish" else registry.remove("v1")
+            except Killed:
+                pass
+            else:
+                break
+        whole = published(registry)  # what is listed is whole, whatever else lies there
+        assert all(registry.open(registry.get(version)) for version in whole)
+        registry.remove_leftovers()
+        assert published(registry) == whole
+        assert {path.split("/")[0] for path in tree(registry)} == set(whole)
+        if change == "publish" and whole:
+            registry.remove("v1")
+    assert places > 7  # every file was a place to die at
+    assert published(registry) == (["v1"] if change == "publish" else [])
+
+
+# -- what is not ours --------------------------------------------------------------------------------------------------
+
+
+def put_foreign(registry: Registry, staging: Path) -> None:
+    """Things of the folder's owner: files, folders named like versions, parts of bundles, folders within folders."""
+    model = TINY.write(staging / "foreign", "theirs")
+    for path in (
+        "README.md",
+        "v0",
+        "backup/2025/model.bin",
+        "other-project/src/main.py",
+        "20260101T000000000Z-2d711642/notes.txt",
+        ".unfinished-v7-abc/rank.onnx",
+        "_unfinished/not-ours.json",
+        "_unfinished/v9.txt",
+    ):
+        registry.store.write(path, b"theirs")
+    for name in ("advance.onnx", "rank.onnx", "vocabulary.json"):  # an upload of somebody's, by other means
+        registry.store.upload(model / name, f"half/{name}")
+    registry.store.upload(model / "manifest.json", "copied/manifest.json")  # says that it is `theirs`
+    registry.store.upload(model / "rank.onnx", "copied/rank.onnx")
+
+
+def test_what_is_not_ours_is_never_removed(registry: Registry, staging: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_foreign(registry, staging)
+    before = tree(registry)
+    for number in range(3):
+        registry.publish(TINY.write(staging, f"v{number + 1}"))
+    with monkeypatch.context() as patched:
+        die_at_call(3, patched)
+        with pytest.raises(Killed):
+            registry.publish(TINY.write(staging, "v4"))
+    assert registry.remove_leftovers() == ["v4"]
+    assert registry.prune(keep=1, protected=[]) == ["v1", "v2"]
+    assert registry.remove("v3")
+    assert tree(registry) == before
+    assert registry.remove_leftovers() == []
+    with pytest.raises(BundleError, match="its manifest is that of theirs"):
+        registry.remove("copied")
+    assert not registry.remove("half")
+    assert tree(registry) == before
+
+
+def test_what_somebody_put_into_a_version_stays_when_the_version_goes(registry: Registry, staging: Path) -> None:
+    registry.publish(TINY.write(staging, "v1"))
+    registry.store.write("v1/notes/today.txt", b"theirs")
+    assert not registry.remove("v1")
+    assert tree(registry) == {"v1/notes/today.txt": b"theirs"}
+    assert published(registry) == []
+
+
+def test_half_a_version_with_something_else_in_it_is_left_as_it_is(
     registry: Registry, staging: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    registry.publish(TINY.write(staging, "v1"))
-
-    def die(*_: Any, **__: Any) -> None:
-        raise Killed
-
-    filesystem = type(fsspec.core.url_to_fs(registry.url)[0])
     with monkeypatch.context() as patched:
-        patched.setattr(filesystem, "rm", die)
+        die_at_call(4, patched)
         with pytest.raises(Killed):
-            registry.remove("v1")
-    assert published(registry) == []
-    assert registry.remove_leftovers() == ["v1"]
+            registry.publish(TINY.write(staging, "v1"))
+    registry.store.write("v1/notes.txt", b"theirs")
+    before = tree(registry)
     assert registry.remove_leftovers() == []
+    assert tree(registry) == before
+
+
+def test_what_another_writer_has_begun_is_left_to_it_for_a_day(
+    registry: Registry, staging: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        die_at_call(4, patched)
+        with pytest.raises(Killed):
+            registry.publish(TINY.write(staging, "v1"))
+    before = tree(registry)
+    another = Registry(registry.url, cache_dir=tmp_path / "another")
+    assert another.remove_leftovers() == []
+    assert tree(registry) == before
+    tomorrow = time.time_ns() + 25 * 3_600 * 1_000_000_000
+    monkeypatch.setattr("trainer.registry.time.time_ns", lambda: tomorrow)
+    assert another.remove_leftovers() == ["v1"]
+    assert tree(registry) == {}
+
+
+def test_nothing_is_published_over_what_lies_there(registry: Registry, staging: Path) -> None:
+    registry.store.write("v1/notes.txt", b"theirs")
+    with pytest.raises(RegistryError, match="has a v1 already"):
+        registry.publish(TINY.write(staging, "v1"))
+    assert tree(registry) == {"v1/notes.txt": b"theirs"}
+
+
+def test_a_version_that_is_a_link_is_served_and_not_removed(tmp_path: Path, staging: Path) -> None:
+    registry = Registry(str(tmp_path / "registry"), cache_dir=tmp_path / "cache")
+    registry.publish(TINY.write(staging, "v2"))
+    elsewhere = TINY.write(tmp_path / "elsewhere", "v1")
+    (tmp_path / "registry" / "v1").symlink_to(elsewhere)
+    assert registry.prune(keep=1, protected=[]) == []
+    assert published(registry) == ["v1", "v2"]
+    assert len(list(elsewhere.iterdir())) == 6
 
 
 def test_pruning_keeps_the_newest_and_the_protected(registry: Registry, staging: Path) -> None:
@@ -139,12 +242,36 @@ def test_pruning_keeps_the_newest_and_the_protected(registry: Registry, staging:
     assert registry.prune(keep=2, protected=["v1"]) == []
 
 
-def test_a_damaged_manifest_is_told_and_not_taken_for_absent(registry: Registry, staging: Path) -> None:
-    model = registry.publish(TINY.write(staging, "v1"))
-    filesystem, root = fsspec.core.url_to_fs(model.uri)
-    filesystem.pipe_file(f"{root}/manifest.json", b"{")
-    with pytest.raises(BundleError, match=r"v1: manifest\.json"):
-        registry.versions()
+def test_what_cannot_be_read_is_warned_of_once_and_neither_stops_nor_goes(registry: Registry, staging: Path) -> None:
+    for version in ("damaged", "other", "newer", "renamed", "v1"):
+        registry.publish(TINY.write(staging, version))
+    manifest = registry.store.read("v1/manifest.json") or b""
+    for version, data in (
+        ("damaged", b"{"),
+        ("other", manifest.replace(b'"format_version": ', b'"format_version": 9').replace(b"v1", b"other")),
+        ("newer", b'{"format_version": 99, "who": "knows"}'),
+        ("renamed", manifest),
+    ):
+        registry.store.write(f"{version}/manifest.json", data)
+    with structlog.testing.capture_logs() as told:
+        for _ in range(2):
+            assert published(registry) == ["v1"]
+            assert registry.prune(keep=1, protected=[]) == []
+            assert registry.remove_leftovers() == []
+    assert [line["path"].rsplit("/", 1)[-1] for line in told] == ["damaged", "newer", "other", "renamed"]
+    assert "format version 99, this program reads" in told[1]["problem"]
+    assert set(registry.store.list()) >= {"damaged", "newer", "other", "renamed", "v1"}
+    with pytest.raises(BundleError, match=r"damaged: manifest\.json"):
+        registry.get("damaged")
+
+
+def test_versions_come_in_the_order_of_their_making_whatever_their_names(registry: Registry, staging: Path) -> None:
+    made = {"v1": 3, "20260101T000000000Z-2d711642": 1, "a": 4, "20251122T093000.123Z": 2}
+    for version, created_at in made.items():
+        registry.publish(TINY.write(staging, version, created_at=created_at))
+    assert published(registry) == ["20260101T000000000Z-2d711642", "20251122T093000.123Z", "v1", "a"]
+    assert registry.prune(keep=2, protected=[]) == ["20260101T000000000Z-2d711642", "20251122T093000.123Z"]
+    assert published(registry) == ["v1", "a"]
 
 
 def test_an_unknown_protocol_names_the_setting(tmp_path: Path) -> None:
