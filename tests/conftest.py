@@ -14,7 +14,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 from hypothesis import HealthCheck, settings
 
-from deploy.kafka import LocalKafka
+from deploy.kafka import LocalKafka, LocalKafkaError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -35,6 +35,9 @@ class KafkaUnderTest:
     local: LocalKafka | None  # None when KAFKA_BOOTSTRAP_SERVERS named one: then it is not ours to stop or kill
 
 
+SHARED_BROKER = pytest.StashKey[LocalKafka]()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whoever asks for the broker is marked `kafka`, so that `-m "not kafka"` runs without one."""
     for item in items:
@@ -43,11 +46,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaUnderTest]:
+def kafka(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaUnderTest]:
     """The Kafka that KAFKA_BOOTSTRAP_SERVERS names, else a local one of one broker, for the whole test session.
 
     Tests share it: they take their topic and group names from `topic_prefix`, and whoever stops its broker starts it
-    again. Tests that need more brokers or other settings start a LocalKafka of their own.
+    again (after one that did not, `pytest_runtest_setup` does). Tests that need more brokers or other settings start a
+    LocalKafka of their own.
     """
     named = os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
     if named:
@@ -59,7 +63,25 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaUnderTest]:
         return
     # The brokers' logs outlive the session, where pytest keeps those of the last three.
     with LocalKafka(log_dir=tmp_path_factory.mktemp("kafka-logs")) as local:
+        request.session.stash[SHARED_BROKER] = local
         yield KafkaUnderTest(local.bootstrap_servers, local)
+        del request.session.stash[SHARED_BROKER]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Start the shared broker again when the test before left it dead; when that fails, the run ends and says why.
+
+    Without it every later test would wait for minutes for a broker that does not answer.
+    """
+    local = item.session.stash.get(SHARED_BROKER, None)
+    if local is None or local.running_brokers:
+        return
+    try:
+        local.start_broker(0)
+    except LocalKafkaError as error:
+        item.session.shouldfail = f"the Kafka that tests share does not start again: {error}"
+        raise
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from deploy.kafka.health import wait_until_healthy
 from deploy.kafka.jars import kafka_version, resolve_jars
 from deploy.kafka.java import find_java
 from deploy.kafka.node import Node
-from deploy.kafka.ports import free_ports, is_free
-from deploy.kafka.properties import HOST, NodePorts, node_properties
+from deploy.kafka.ports import free_ports, hold
+from deploy.kafka.properties import NodePorts, node_properties
 from deploy.kafka.storage import cluster_id_of, format_storage, new_cluster_id
 
 log = logging.getLogger(__name__)
@@ -181,12 +181,8 @@ class LocalKafka:
         return [Node(i, ports[i], node_properties(i, ports, d, self._overrides), d, logs) for i, d in enumerate(data)]
 
     def _choose_ports(self) -> list[NodePorts]:
-        named = frozenset(self._ports or ())
-        taken = sorted(port for port in named if not is_free(port))
-        if taken:
-            raise LocalKafkaError(f"something else listens on {HOST} port {taken}; end it, or choose another port")
-        client = list(self._ports) if self._ports else free_ports(self._brokers)
-        controller = free_ports(self._brokers, but=frozenset(client))
+        client = [hold(port) for port in self._ports or [0] * self._brokers]
+        controller = free_ports(self._brokers)
         return [NodePorts(*pair) for pair in zip(client, controller, strict=True)]
 
     def _format(self) -> None:

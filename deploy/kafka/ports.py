@@ -1,40 +1,39 @@
-"""Free ports on the loopback address."""
+"""Ports on the loopback address that stay one's own while nobody listens on them."""
 
-import random
 import socket
+import sys
 
 from deploy.kafka.errors import LocalKafkaError
 from deploy.kafka.properties import HOST
 
-# Below the ports that systems give to outgoing connections (Linux from 32768, others from 49152): a broker that is
-# stopped for a while, or a worker that needs seconds to start, must not find its port taken by somebody's connection.
-FIRST, LAST = 12_000, 32_000
 
+def hold(port: int = 0) -> int:
+    """Keep this port (0: a free one) from everybody's connections as long as this process lives, and return it.
 
-def is_free(port: int) -> bool:
-    """Whether a server may listen on this port, as Java would (connections in TIME_WAIT do not matter)."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    A broker that is down for a while, or a worker that needs seconds to start, would else find its port taken: by an
+    outgoing connection of any process, even by a client's attempt to reach that very broker. Raises LocalKafkaError
+    when something listens on the port.
+    """
+    with socket.socket() as held:
+        # Whoever sets this option as well, as servers in Java and asyncio do, may listen beside a socket that doesn't.
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
-    return True
+            held.bind((HOST, port))
+        except OSError as error:
+            raise LocalKafkaError(
+                f"something else listens on {HOST} port {port} ({error}); end it, or choose another port"
+            ) from error
+        port = held.getsockname()[1]
+        if sys.platform == "linux":  # elsewhere nobody could listen beside it
+            held.detach()
+    return port
 
 
-def free_ports(count: int, *, but: frozenset[int] = frozenset()) -> list[int]:
-    """`count` different free ports, none of them in `but`, drawn at random so that two clusters rarely meet."""
-    chosen: list[int] = []
-    for port in random.SystemRandom().sample(range(FIRST, LAST), 2_000):
-        if len(chosen) == count:
-            break
-        if port not in but and is_free(port):
-            chosen.append(port)
-    if len(chosen) < count:
-        raise LocalKafkaError(f"no {count} free ports between {FIRST} and {LAST} on {HOST}; end what listens there")
-    return chosen
+def free_ports(count: int) -> list[int]:
+    """`count` different free ports, held as long as this process lives."""
+    return [hold() for _ in range(count)]
 
 
 def free_port() -> int:
     """One such port."""
-    return free_ports(1)[0]
+    return hold()
