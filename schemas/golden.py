@@ -50,9 +50,10 @@ _DTYPES: Final[dict[str, type[np.int64] | type[np.float32]]] = {
 def recent_items(
     item_index: NDArray[np.int64], recent_size: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
-    """The rank graph's view of sessions int64[T, B]: their distinct items, how often each came, and their length.
+    """The rank graph's view of sessions int64[T, B]: what their last R clicks were on, how often, and their length.
 
-    Returns recent int64[B, R] (most recent first, padded with -1), counts f32[B, R] (0 where padded) and clicks f32[B].
+    Returns recent int64[B, R] (the last R clicks' distinct items, most recent first, padded with -1), counts f32[B, R]
+    (how many of these clicks each has, 0 where padded) and clicks f32[B] (all of the session).
     The definition of these inputs: the worker and the trainer's evaluation must agree with it. -1 in `item_index` means
     no click (a shorter session).
     """
@@ -62,9 +63,10 @@ def recent_items(
     clicks = np.zeros(lanes, dtype=np.float32)
     for lane in range(lanes):
         items = [int(item) for item in item_index[:, lane] if item >= 0]
-        distinct = list(dict.fromkeys(reversed(items)))[:recent_size]
+        last = items[-recent_size:]
+        distinct = list(dict.fromkeys(reversed(last)))
         recent[lane, : len(distinct)] = distinct
-        counts[lane, : len(distinct)] = [items.count(item) for item in distinct]
+        counts[lane, : len(distinct)] = [last.count(item) for item in distinct]
         clicks[lane] = len(items)
     return recent, counts, clicks
 

@@ -18,6 +18,7 @@ from schemas.vocabulary import Vocabulary
 
 Indices = NDArray[np.int64]
 Floats = NDArray[np.float32]
+Truths = NDArray[np.bool_]
 
 _K: Final = "k"
 _INT64: Final = "tensor(int64)"
@@ -30,6 +31,12 @@ _SCORES_A_RUN: Final = 600_000
 _LARGE_CATALOGUE: Final = 100_000
 _ROWS_A_RUN: Final = 32
 _ROWS_A_RUN_OF_LARGE: Final = 64
+
+# Looked at when a bundle is opened, all over the catalogue: a few milliseconds at 37,000 items.
+_ITEMS_TRIED: Final = 4096
+_TRIED_TIMES_WEIGHTS: Final = 400_000_000  # half a second for the largest states
+_ITEMS_RANKED: Final = 64
+_LARGEST_STATE: Final = float(np.finfo(np.float16).max)
 
 Shape = tuple[int | None, ...]  # None: any size, and for an input: it must be dynamic
 
@@ -86,10 +93,27 @@ class Model:
         """f32[L, B, H]: the hidden state before a session's first click."""
         return np.zeros((self.layers, batch, self.hidden_size), dtype=np.float32)
 
-    def advance(self, item_index: Indices, hidden: Floats) -> Floats:
-        """One click of each of B sessions: (int64[B], f32[L, B, H]) -> f32[L, B, H].
+    def step(self, item_index: Indices, hidden: Floats) -> tuple[Floats, Truths]:
+        """One click of each of B sessions, as it counts: (int64[B], f32[L, B, H]) -> f32[L, B, H], bool[B].
+
+        The state is rounded to half precision, which is what a session's row keeps: so a session's rankings are the
+        same in the evaluation and in a worker, whatever shared a batch or was read back in between. A session whose
+        state would not be finite (or is beyond half precision) keeps the one that it had; false says so.
 
         Unknown items have no step: raises ValueError for an index outside the catalogue.
+        """
+        with np.errstate(over="ignore"):  # to an infinity, which is looked for
+            after = self.advance(item_index, hidden).astype(np.float16).astype(np.float32)
+        if np.isfinite(after).all():
+            return after, np.ones(len(item_index), dtype=np.bool_)
+        finite: Truths = np.asarray(np.isfinite(after).all(axis=(0, 2)))
+        return np.where(finite[:, None], after, hidden), finite
+
+    def advance(self, item_index: Indices, hidden: Floats) -> Floats:
+        """What the graph alone answers to one click of each of B sessions: (int64[B], f32[L, B, H]) -> f32[L, B, H].
+
+        Neither rounded nor checked: `step` is for sessions that go on. Unknown items have no step: raises ValueError
+        for an index outside the catalogue.
         """
         if item_index.size and not 0 <= item_index.min() <= item_index.max() < len(self.vocabulary):
             raise ValueError(f"item indices outside 0..{len(self.vocabulary) - 1}; unknown items have no step")
@@ -129,6 +153,11 @@ class Model:
                 np.zeros(padding, dtype=np.float32),
                 np.ones(batch, dtype=np.float32),
             )
+
+
+def finite_rows(score: Floats) -> Truths:
+    """bool[B]: which lists of f32[B, k] scores are finite. The others are no ranking; `popular` takes their place."""
+    return np.asarray(np.isfinite(score).all(axis=1))
 
 
 def most_popular(popularity: Indices, k: int) -> tuple[Indices, Floats]:
@@ -171,7 +200,7 @@ def open_graphs(
 
 
 def check_answers(model: Model, golden: Golden) -> None:
-    """Run the golden pair, all its sessions at once and the first alone, and the whole catalogue's ends.
+    """Run the golden pair, all its sessions at once and the first alone, and a click on items all over the catalogue.
 
     Raises BundleError when the answers are not finite, not those of the golden pair, or change with the batch.
     """
@@ -202,21 +231,32 @@ def check_answers(model: Model, golden: Golden) -> None:
                 f"{_largest_difference(golden.top_score[sessions], found[1])}; the graph is damaged, or this machine "
                 "computes it otherwise: export it again"
             )
-    ends = np.asarray([0, len(model.vocabulary) - 1], dtype=np.int64)
-    hidden = _run(ADVANCE, model.advance, ends, model.initial_hidden(2))
-    if hidden.shape != (model.layers, 2, model.hidden_size) or not np.isfinite(hidden).all():
-        raise BundleError(f"{ADVANCE}: the first and last items of the catalogue have no finite hidden state")
-    recent = np.full((2, model.recent_size), -1, dtype=np.int64)
-    recent[:, 0] = ends
+    # The golden pair knows a few dozen items; weights too large for float32's sums may belong to any.
+    of_a_step = model.layers * model.hidden_size**2
+    n_tried = max(min(_ITEMS_TRIED, _TRIED_TIMES_WEIGHTS // of_a_step), _ITEMS_RANKED)
+    tried = np.unique(np.linspace(0, len(model.vocabulary) - 1, n_tried).astype(np.int64))
+    hidden = _run(ADVANCE, model.advance, tried, model.initial_hidden(len(tried)))
+    if hidden.shape != (model.layers, len(tried), model.hidden_size):
+        raise BundleError(f"{ADVANCE}: returns hidden states of the shape {hidden.shape}")
+    bad = ~(np.abs(hidden) <= _LARGEST_STATE).all(axis=(0, 2))
+    if bad.any():
+        raise BundleError(
+            f"{ADVANCE}: a click on {model.vocabulary.item(int(tried[bad][0]))!r} leads to a state that is not finite, "
+            "or too large for the half precision that rows keep: train the model again"
+        )
+    ranked = tried[np.linspace(0, len(tried) - 1, min(len(tried), _ITEMS_RANKED)).astype(np.int64)]
+    recent = np.full((len(ranked), model.recent_size), -1, dtype=np.int64)
+    recent[:, 0] = ranked
     counts = (recent >= 0).astype(np.float32)
-    _check_ranking(model, _run(RANK, model.rank, hidden[-1], recent, counts, np.ones(2, dtype=np.float32)))
+    states = np.ascontiguousarray(hidden[-1, np.searchsorted(tried, ranked)])
+    _check_ranking(model, _run(RANK, model.rank, states, recent, counts, np.ones(len(ranked), dtype=np.float32)))
 
 
 def _check_ranking(model: Model, found: tuple[Indices, Floats]) -> None:
     index, score = found
     if index.shape[1:] != (model.k,) or score.shape != index.shape:
         raise BundleError(f"{RANK}: returns {index.shape} items and {score.shape} scores, expected lists of {model.k}")
-    if not np.isfinite(score).all():
+    if not finite_rows(score).all():
         raise BundleError(f"{RANK}: returns scores that are not finite")
     if index.min() < 0 or index.max() >= len(model.vocabulary):
         raise BundleError(f"{RANK}: returns items outside the catalogue of {len(model.vocabulary)}")

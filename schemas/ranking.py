@@ -19,6 +19,8 @@ class RankingReason(StrEnum):
     """The model does not know the clicked item: the session's hidden state as it was before this click."""
     POPULARITY = "popularity"
     """The session has no hidden state, none of its items is known: the most popular items."""
+    NOT_FINITE = "not-finite"
+    """The model answers this click with numbers that are not finite: the most popular items."""
 
 
 class RankedItem(msgspec.Struct, frozen=True, gc=False):
@@ -47,11 +49,18 @@ class Ranking(msgspec.Struct, frozen=True):
 
 _decoder: Final = msgspec.json.Decoder(Ranking)
 _encoder: Final = msgspec.json.Encoder()
+_NO_SCORE: Final = b'"score":null'  # in no text: JSON escapes its quotes
 
 
 def encode_ranking(ranking: Ranking) -> bytes:
-    """The JSON value of a ranking; its Kafka key is `ranking.session_id.encode()`."""
-    return _encoder.encode(ranking)
+    """The JSON value of a ranking; its Kafka key is `ranking.session_id.encode()`.
+
+    Raises MessageError for a score that is not finite, which JSON would show as null.
+    """
+    value = _encoder.encode(ranking)
+    if _NO_SCORE in value:
+        raise MessageError(f"a ranking by {ranking.model_version} holds a score that is not a finite number")
+    return value
 
 
 def decode_ranking(value: bytes) -> Ranking:

@@ -78,6 +78,7 @@ class ModelWatcher:
         cache_dir: Path,
         threads: int,
         published: int,
+        recent_items: int,
         warm_up_batches: tuple[int, ...],
         on_fatal: Callable[[BaseException], None],
     ) -> None:
@@ -95,6 +96,7 @@ class ModelWatcher:
         self._cache_dir = cache_dir
         self._threads = threads
         self._published = published
+        self._recent_items = recent_items
         self._warm_up_batches = warm_up_batches
         self._on_fatal = on_fatal
         self._stopping = threading.Event()
@@ -231,6 +233,11 @@ class ModelWatcher:
             raise BundleError(f"manifest.json: holds version {model.version}, announced was {announcement.version}")
         if model.k < min(self._published, len(model.vocabulary)):
             raise BundleError(f"manifest.json: it ranks {model.k} items, worker.published asks for {self._published}")
+        if model.recent_size > self._recent_items:
+            raise BundleError(
+                f"manifest.json: it looks at the last {model.recent_size} clicks of a session, and rows keep "
+                f"{self._recent_items}: set worker.recent_items to {model.recent_size} or more"
+            )
         # To rank 20 items where a bundle has 30 saves a fifth of a ranking's time at 5,000 items.
         model = model.ranking(self._published)
         model.warm_up(self._warm_up_batches)

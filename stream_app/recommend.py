@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.click import Click
-from schemas.model import Model
+from schemas.model import Model, finite_rows
 from schemas.ranking import RankingReason
 from stream_app.session import SessionRules, SessionState, is_over, is_redelivered
 
@@ -68,10 +68,6 @@ class _Chain(msgspec.Struct, gc=False):
     steps: list[int] = []
     ranked_after: list[tuple[int, int]] = []  # (steps done, position among the ranked)
 
-    @property
-    def has_state(self) -> bool:
-        return self.start is not None or bool(self.steps)
-
 
 class _Evolving(msgspec.Struct, gc=False):
     """A session while its chunk is being read; becomes a SessionState."""
@@ -103,14 +99,18 @@ class Advanced:
 
     Attributes:
         hidden: float16[L, C, H] at the end of each of C chains, those of the first plan first.
+        kept: bool[C] whether there is any state at the end of each chain.
         ranked_hidden: float32[N, H] of the last layer at each of N clicks, rounded to half precision as all states.
         has_state: bool[N] whether there was any state at that click.
+        finite: bool[N] whether the last step before that click's ranking gave a finite state.
         waves: how many ``advance`` calls it took.
     """
 
     hidden: NDArray[np.float16]
+    kept: NDArray[np.bool_]
     ranked_hidden: NDArray[np.float32]
     has_state: NDArray[np.bool_]
+    finite: NDArray[np.bool_]
     waves: int
 
 
@@ -163,7 +163,9 @@ def plan(rows: Mapping[str, SessionState], clicks: Sequence[SourcedClick], model
         session.recent = [*session.recent, click.item_id][-rules.recent_items :]
         chunk.clicks.append(sourced)
         chunk.unknown.append(index is None)
-        known = [known for item_id in session.recent if (known := index_of(item_id)) is not None]
+        # Of the same clicks as in the evaluation, however many more a row keeps.
+        recent = session.recent[-model.recent_size :]
+        known = [known for item_id in recent if (known := index_of(item_id)) is not None]
         chunk.recents.append((known, session.clicks))
     return chunk
 
@@ -199,8 +201,10 @@ def advance(plans: Sequence[Plan], model: Model) -> Advanced:
     waves = int(lengths[0]) if order else 0
     steps = np.zeros((waves, len(order)), dtype=np.int64)  # [W, C]
     hidden = model.initial_hidden(len(order))  # [L, C, H]
+    alive = np.array([chains[i].start is not None for i in order], dtype=np.bool_)  # [C]
+    finite = np.ones(len(order), dtype=np.bool_)  # [C] the last step of each
     ranked_hidden = np.zeros((n_ranked, model.hidden_size), dtype=np.float32)  # [N, H]
-    has_state = np.ones(n_ranked, dtype=np.bool_)  # [N]
+    ranked_alive, ranked_finite = np.ones((2, n_ranked), dtype=np.bool_)  # [N]
     captures: list[tuple[list[int], list[int]]] = [([], []) for _ in range(waves + 1)]
     for position, i in enumerate(order):
         chain = chains[i]
@@ -210,24 +214,27 @@ def advance(plans: Sequence[Plan], model: Model) -> Advanced:
         for done, ranked in chain.ranked_after:
             captures[done][0].append(position)
             captures[done][1].append(first_click[i] + ranked)
-            has_state[first_click[i] + ranked] = done > 0 or chain.start is not None
 
     for wave in range(waves + 1):
         positions, ranked_positions = captures[wave]
         ranked_hidden[ranked_positions] = hidden[-1, positions]  # [n, H]
+        ranked_alive[ranked_positions] = alive[positions]
+        ranked_finite[ranked_positions] = finite[positions]
         if wave < waves:
             active = int(np.searchsorted(-lengths, -wave, side="left"))  # chains longer than `wave`
-            # Rounded at once, not when the row is written: see SessionState.hidden.
-            hidden[:, :active] = model.advance(steps[wave, :active], hidden[:, :active]).astype(np.float16)
+            hidden[:, :active], finite[:active] = model.step(steps[wave, :active], hidden[:, :active])
+            alive[:active] |= finite[:active]
 
-    in_order = np.empty(hidden.shape, dtype=np.float16)
-    in_order[:, order] = hidden
-    return Advanced(in_order, ranked_hidden, has_state, waves)
+    in_order, kept = np.empty(hidden.shape, dtype=np.float16), np.empty(len(order), dtype=np.bool_)
+    in_order[:, order], kept[order] = hidden, alive
+    return Advanced(in_order, kept, ranked_hidden, ranked_alive, ranked_finite, waves)
 
 
 def rank(plans: Sequence[Plan], advanced: Advanced, model: Model) -> list[Recommended]:
     """The last third of ``recommend``: the rankings, and the rows."""
-    by_model = np.flatnonzero(advanced.has_state)  # [M]
+    unknown = np.fromiter((unknown for one in plans for unknown in one.unknown), dtype=np.bool_)  # [N]
+    failed = ~advanced.finite & ~unknown  # an unknown item has no step of its own
+    by_model = np.flatnonzero(advanced.has_state & ~failed)  # [M]
     row_of = {click: row for row, click in enumerate(by_model.tolist())}
     indices: list[list[int]] = []
     scores: list[list[float]] = []
@@ -237,36 +244,42 @@ def rank(plans: Sequence[Plan], advanced: Advanced, model: Model) -> list[Recomm
         top_index, top_score = model.rank(advanced.ranked_hidden[by_model], *memory)  # [M, k] each
         # At once: from an array a click it took 7.0 µs to encode a ranking, from its list 5.1.
         indices, scores = top_index.tolist(), top_score.tolist()
+        finite = finite_rows(top_score)
+        for click in by_model[~finite].tolist():
+            failed[click] = True
+            del row_of[click]
     popular_index, popular_score = (popular.tolist() for popular in model.popular)
     done, click, chain = [], 0, 0
     for one in plans:
         ranked = []
-        for sourced, unknown in zip(one.clicks, one.unknown, strict=True):
+        for sourced, is_unknown in zip(one.clicks, one.unknown, strict=True):
             row = row_of.get(click)
             if row is None:
-                top = popular_index, popular_score, RankingReason.POPULARITY
+                reason = RankingReason.NOT_FINITE if failed[click] else RankingReason.POPULARITY
+                top = popular_index, popular_score, reason
             else:
-                reason = RankingReason.UNKNOWN_ITEM if unknown else RankingReason.MODEL
+                reason = RankingReason.UNKNOWN_ITEM if is_unknown else RankingReason.MODEL
                 top = indices[row], scores[row], reason
             ranked.append(RankedClick(sourced.click, sourced.offset, *top))
             click += 1
-        rows = _rows(one, advanced.hidden[:, chain : chain + len(one.chains)], model)
+        theirs = slice(chain, chain + len(one.chains))
+        rows = _rows(one, advanced.hidden[:, theirs], advanced.kept[theirs].tolist(), model)
         chain += len(one.chains)
         done.append(Recommended(rows, ranked, one.redelivered, one.rebuilt, advanced.waves))
     return done
 
 
-def _rows(one: Plan, hidden: NDArray[np.float16], model: Model) -> dict[str, SessionState]:
-    """The new rows of a plan; hidden float16[L, C, H] of its chains."""
+def _rows(one: Plan, hidden: NDArray[np.float16], kept: Sequence[bool], model: Model) -> dict[str, SessionState]:
+    """The new rows of a plan; hidden float16[L, C, H] of its chains, and which of them have any state."""
     return {
         session_id: SessionState(
-            model_version=model.version if one.chains[session.chain].has_state else "",
+            model_version=model.version if kept[session.chain] else "",
             offset=session.offset,
             last_click=session.last_click,
             clicks=session.clicks,
             recent=tuple(session.recent),
             # A copy: a view would keep the whole batch's states alive for as long as one row is in flight.
-            hidden=hidden[:, session.chain].copy() if one.chains[session.chain].has_state else None,
+            hidden=hidden[:, session.chain].copy() if kept[session.chain] else None,
         )
         for session_id, session in one.sessions.items()
         if session.chain is not None

@@ -23,7 +23,12 @@ class WorkerSettings(Section):
     published: int = Field(default=20, ge=1, le=1000, description="Items of a published ranking.")
 
     idle_gap: float = Field(default=1800.0, gt=0, description="A later click starts the session anew.")
-    recent_items: int = Field(default=30, ge=1, le=255, description="Item ids that a session's row remembers.")
+    recent_items: int = Field(
+        default=30,
+        ge=1,
+        le=255,
+        description="Item ids that a session's row remembers; a model that looks at more clicks is refused.",
+    )
     session_ttl: float = Field(
         default=6 * 3600.0, gt=0, description="How long a row outlives its last click, locally and in the changelog."
     )

@@ -16,7 +16,11 @@ from stream_app.settings import StreamSettings
 from stream_app.terminal import shown
 
 _ITEMS_SHOWN = 5
-_REASONS = {RankingReason.UNKNOWN_ITEM: "item unknown", RankingReason.POPULARITY: "popular items"}
+_REASONS = {
+    RankingReason.UNKNOWN_ITEM: "item unknown",
+    RankingReason.POPULARITY: "popular items",
+    RankingReason.NOT_FINITE: "popular items: the model's numbers are not finite",
+}
 
 
 def rankings(

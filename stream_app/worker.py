@@ -64,6 +64,7 @@ class Worker:
             cache_dir=worker.data_dir / "bundles",
             threads=worker.model_threads,
             published=worker.published,
+            recent_items=worker.recent_items,
             warm_up_batches=(1, worker.chunk_clicks),
             on_fatal=self.fail,
         )

@@ -22,7 +22,7 @@ from trainer import baselines as counting
 from trainer.baselines import Baseline
 from trainer.champion import Championship, Standing
 from trainer.click_log import ClickLogFolder
-from trainer.errors import TooFewSessionsError
+from trainer.errors import NonFiniteScoresError, TooFewSessionsError
 from trainer.evaluate import DEFAULT_KS, Metrics, Scorer, evaluate
 from trainer.export import read_weights
 from trainer.fit import FitResult
@@ -276,8 +276,15 @@ class Cycle:
         def metrics(scorer: Scorer) -> Metrics:
             return evaluate(scorer, split.test, ks=ks, progress=lambda done: self._progress("evaluating", done, total))
 
+        scorer = ModelScorer(candidate, split.test)
+        judged = metrics(scorer)
+        if scorer.not_finite:
+            raise NonFiniteScoresError(
+                f"{scorer.not_finite} answers of the new model are no finite numbers: lower the learning_rate "
+                "of trainer.training"
+            )
         return Evaluated(
-            model=metrics(ModelScorer(candidate, split.test)),
+            model=judged,
             champion=metrics(ModelScorer(champion, split.test)) if champion else None,
             baselines={baseline.name: metrics(baseline) for baseline in (make() for make in makers)},
         )
@@ -286,8 +293,13 @@ class Cycle:
         """Whether a model that has seen the holdout is at least as good on it as the one that had not."""
         k, slack = self._settings.gate_k, max(0.0, self._settings.gate_margin)
         progress = lambda done: self._progress("checking", done, split.test.transitions)  # noqa: E731
-        seen = evaluate(ModelScorer(refitted, split.test), split.test, ks=[k], progress=progress)
-        if seen.recall[k] >= before.recall[k] - slack and seen.mrr[k] >= before.mrr[k] - slack:
+        scorer = ModelScorer(refitted, split.test)
+        seen = evaluate(scorer, split.test, ks=[k], progress=progress)
+        if (
+            not scorer.not_finite
+            and seen.recall[k] >= before.recall[k] - slack
+            and seen.mrr[k] >= before.mrr[k] - slack
+        ):
             return True
         log.warning(
             "the refit is worse on sessions it has seen than the model that had not seen them: publishing the latter",

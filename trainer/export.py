@@ -54,8 +54,11 @@ def export(
     recent_size: int = RECENT,
     seed: int = 0,
 ) -> Exported:
-    """Build both graphs. ``k`` is lowered to the catalogue's size where that is smaller."""
-    k = min(k, weights.items)
+    """Build both graphs. ``k`` is lowered to the catalogue's size where that is smaller.
+
+    ``recent_size`` clicks are what the memory looks at; without one the bundle asks for as few as there can be.
+    """
+    k, recent_size = min(k, weights.items), recent_size if memory else 1
     return Exported(
         advance=_advance_graph(weights).SerializeToString(deterministic=True),
         rank=_rank_graph(weights, memory, k, recent_size).SerializeToString(deterministic=True),

@@ -6,6 +6,7 @@ import numpy as np
 
 from schemas.bundle import Model
 from schemas.model import Floats as Float32s
+from schemas.model import Truths, finite_rows
 from trainer.evaluate import Floats, Ints, Lanes, Ties, ranks_in_top
 from trainer.sessions import SessionSet
 
@@ -13,20 +14,23 @@ from trainer.sessions import SessionSet
 @dataclass(frozen=True)
 class _State:
     hidden: Float32s  # [L, n, H]
-    known: Ints  # [n] clicks so far on items of the model
+    alive: Truths  # [n] whether any click so far gave a state
+    answered: Truths  # [n] whether the last click did; true for one on an unknown item, which asks for none
 
 
 class ModelScorer:
-    """An opened bundle as a scorer of sessions in any vocabulary.
+    """An opened bundle as a scorer of sessions in any vocabulary, which answers as the worker does.
 
-    As in the worker, a click on an item that the model does not know changes nothing, and before the first known click
-    the most popular items are the ranking. A target that it does not know is a miss. So models of different
-    vocabularies are compared on the same predictions. Only lists of the best ``model.k`` exist: metrics need k < that.
+    A click on an item that the model does not know changes nothing, and before the first state the most popular items
+    are the ranking; so they are where the model's numbers are not finite, which ``not_finite`` counts. A target that it
+    does not know is a miss. So models of different vocabularies are compared on the same predictions. Only lists of
+    the best ``model.k`` exist: metrics need k < that.
     """
 
     def __init__(self, model: Model, sessions: SessionSet) -> None:
         self._model = model
         self._index = model.vocabulary.encode(sessions.item_ids)  # the model's index of each item, -1 unknown
+        self.not_finite = 0
 
     @property
     def name(self) -> str:
@@ -37,29 +41,36 @@ class ModelScorer:
         return self._model.k
 
     def start(self, lanes: int) -> _State:
-        return _State(self._model.initial_hidden(lanes), np.zeros(lanes, np.int64))
+        return _State(self._model.initial_hidden(lanes), np.zeros(lanes, np.bool_), np.ones(lanes, np.bool_))
 
     def advance(self, state: object, lanes: Lanes) -> _State:
         assert isinstance(state, _State)
         n = len(lanes.position)
         carried = ~lanes.fresh
         hidden = state.hidden[:, :n] * carried[:, None].astype(np.float32)
+        alive, answered = state.alive[:n] & carried, np.ones(n, np.bool_)
         items = self._index[lanes.items]
         known = items >= 0
-        if known.all():
-            hidden = self._model.advance(items, hidden)
-        elif known.any():
-            hidden[:, known] = self._model.advance(items[known], np.ascontiguousarray(hidden[:, known]))
-        return _State(hidden, state.known[:n] * carried + known)
+        if known.any():
+            hidden[:, known], answered[known] = self._model.step(items[known], np.ascontiguousarray(hidden[:, known]))
+            alive |= known & answered
+        return _State(hidden, alive, answered)
 
     def ranks(self, state: object, lanes: Lanes, targets: Ints, ties: Ties) -> Floats:
         assert isinstance(state, _State)
-        memory = lanes.recent(self._model.recent_size, self._index)
-        index, score = self._model.rank(np.ascontiguousarray(state.hidden[-1]), *memory)
-        nothing = state.known == 0
-        if nothing.any():
-            index, score = index.copy(), score.copy()
-            index[nothing], score[nothing] = self._model.popular
+        popular_index, popular_score = self._model.popular
+        index = np.tile(popular_index, (len(targets), 1))  # [n, k]
+        score = np.tile(popular_score, (len(targets), 1))  # [n, k]
+        by_model = np.flatnonzero(state.alive & state.answered)
+        if len(by_model):
+            recent, counts, clicks = lanes.recent(self._model.recent_size, self._index)
+            top_index, top_score = self._model.rank(
+                np.ascontiguousarray(state.hidden[-1, by_model]), recent[by_model], counts[by_model], clicks[by_model]
+            )
+            finite = finite_rows(top_score)
+            index[by_model[finite]], score[by_model[finite]] = top_index[finite], top_score[finite]
+            self.not_finite += int((~finite).sum())
+        self.not_finite += int((~state.answered).sum())
         wanted = self._index[targets]
         # -2 is in no list; -1 might be mistaken for padding.
         return ranks_in_top(index, score, np.where(wanted < 0, -2, wanted), ties, self.name)

@@ -200,13 +200,12 @@ def _is_answer(ranking: Ranking, state: SessionState, model: Model) -> bool:
     if state.hidden is None:
         index, score = model.popular
     else:
-        distinct = list(dict.fromkeys(reversed([model.vocabulary.index(item_id) for item_id in state.recent])))
-        known = [item for item in distinct if item is not None][: model.recent_size]
-        all_known = [model.vocabulary.index(item_id) for item_id in state.recent]
+        last = [model.vocabulary.index(item_id) for item_id in state.recent[-model.recent_size :]]
+        known = [item for item in dict.fromkeys(reversed(last)) if item is not None]
         recent = np.full((1, model.recent_size), -1, dtype=np.int64)
         counts = np.zeros((1, model.recent_size), dtype=np.float32)
         recent[0, : len(known)] = known
-        counts[0, : len(known)] = [all_known.count(item) for item in known]
+        counts[0, : len(known)] = [last.count(item) for item in known]
         indices, scores = model.rank(
             state.hidden[-1:].astype(np.float32), recent, counts, np.array([state.clicks], dtype=np.float32)
         )

@@ -407,6 +407,35 @@ def test_nan_that_no_weight_holds_is_refused(bundle: Path) -> None:
         open_bundle(bundle)
 
 
+@pytest.mark.parametrize(("unseen", "added"), [(4, 70_000), (11, 3e38)])
+def test_an_item_with_a_state_that_no_row_can_hold_is_refused(bundle: Path, unseen: int, added: float) -> None:
+    """Its weights are finite, and the golden pair does not click on it: only a click on it shows."""
+    assert unseen not in TINY.golden().item_index
+
+    def enlarge(model: Any) -> None:
+        nodes = model.graph.node
+        assert nodes[-1].output[0] == "hidden_out"
+        nodes[-1].output[0] = "small"
+        nodes.append(helper.make_node("Gather", ["added", "item_index"], ["of_item"]))  # [B, 1]
+        nodes.append(helper.make_node("Add", ["small", "of_item"], ["hidden_out"]))
+        values = np.where(np.arange(12) == unseen, added, 0).astype(np.float32)[:, None]
+        model.graph.initializer.append(onnx.numpy_helper.from_array(values, "added"))
+
+    (bundle / "advance.onnx").write_bytes(changed_model(TINY.advance(), enlarge))
+    seal(bundle)
+    with pytest.raises(BundleError, match=rf"^advance\.onnx: a click on 'item-{unseen}' leads to a state"):
+        open_bundle(bundle)
+
+
+def test_a_step_is_rounded_to_what_a_row_keeps(bundle: Path) -> None:
+    model = open_bundle(bundle)
+    items, before = np.arange(12), np.full((1, 12, 4), 0.1, dtype=np.float32)
+    after, finite = model.step(items, before)
+    np.testing.assert_array_equal(after, model.advance(items, before).astype(np.float16))
+    assert finite.all()
+    assert after.dtype == np.float32
+
+
 def test_worst_first_is_refused(bundle: Path) -> None:
     top = helper.make_node("TopK", ["scores", "k"], ["top_score", "top_index"], largest=0)
     (bundle / "rank.onnx").write_bytes(rank_graph([SCORES, top]))

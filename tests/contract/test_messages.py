@@ -4,12 +4,14 @@ A golden file that must change is a change of the contract: raise `CONTRACT_VERS
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from schemas import examples
 from schemas.announcement import ModelAnnouncement, decode_announcement, encode_announcement, is_version
@@ -68,6 +70,14 @@ def test_model_announcement_as_it_was() -> None:
 )
 def test_ranking_round_trip(ranking: Ranking) -> None:
     assert decode_ranking(encode_ranking(ranking)) == ranking
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])
+def test_a_ranking_never_has_a_score_of_null(score: float) -> None:
+    items = (RankedItem('"score":null', 1.0), RankedItem("b", score))
+    with pytest.raises(MessageError, match="not a finite number"):
+        encode_ranking(replace(examples.RANKING, items=items))
+    encode_ranking(replace(examples.RANKING, items=items[:1]))  # the item's name is no score
 
 
 @given(

@@ -155,8 +155,10 @@ def test_the_session_memory_decides(tmp_path: Path) -> None:
     model = opened(result, sessions, tmp_path / "whole")
     plain = opened(replace(result, memory=NO_MEMORY), sessions, tmp_path / "plain")
     hidden = np.zeros((1, model.hidden_size), np.float32)
-    view = recent_items(np.array([[3], [4], [3]]), model.recent_size)
-    with_memory, without = model.rank(hidden, *view), plain.rank(hidden, *view)
+    with_memory, without = (
+        one.rank(hidden, *recent_items(np.array([[3], [4], [3]]), one.recent_size)) for one in (model, plain)
+    )
+    assert (model.recent_size, plain.recent_size) == (RECENT, 1)  # which asks for nothing that it does not look at
     assert with_memory[0].tolist() != without[0].tolist()
     with pytest.raises(ParityError):
         check_parity(result.weights, plain, sessions, memory=result.memory)

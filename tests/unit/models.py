@@ -15,6 +15,7 @@ class ExactModel:
     """Looks like `schemas.model.Model`. Each input leaves its trace in each answer; `salt` makes versions differ."""
 
     k, popular_share = 4, 0.25
+    step = Model.step
 
     def __init__(self, version: str, items: tuple[str, ...], *, salt: int, layers: int, recent_size: int) -> None:
         self.version, self.vocabulary = version, Vocabulary(items)
@@ -45,6 +46,29 @@ class ExactModel:
         return top, np.take_along_axis(scores, top, axis=1).astype(np.float32)
 
 
+class SickModel(ExactModel):
+    """Answers with numbers that are none, or too large for a row: after its items 1 and 2, and in rankings after 4."""
+
+    def advance(self, item_index: NDArray[np.int64], hidden: NDArray[np.float32]) -> NDArray[np.float32]:
+        out = super().advance(item_index, hidden)
+        out[-1, item_index == 1, 0] = np.nan
+        out[0, item_index == 2, -1] = 70_000
+        return out
+
+    def rank(
+        self, hidden: NDArray[np.float32], recent: NDArray[np.int64], counts: NDArray[np.float32], clicks: Any
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        assert np.isfinite(hidden).all()
+        top, score = super().rank(hidden, recent, counts, clicks)
+        score[recent[:, 0] == 4, 1] = np.inf
+        return top, score
+
+
 def exact_model(version: str, items: tuple[str, ...], *, salt: int = 0, layers: int = 1, recent_size: int = 4) -> Model:
     """An ExactModel where a Model is wanted."""
     return cast(Model, ExactModel(version, items, salt=salt, layers=layers, recent_size=recent_size))
+
+
+def sick_model(version: str, items: tuple[str, ...]) -> Model:
+    """A SickModel where a Model is wanted."""
+    return cast(Model, SickModel(version, items, salt=5, layers=2, recent_size=3))

@@ -107,8 +107,8 @@ class Watched:
     metrics: Metrics = field(default_factory=Metrics)
     fatal: list[BaseException] = field(default_factory=list)
 
-    def bundle(self, version: str, seed: int = 0, k: int = 5) -> Path:
-        return TinyModel(seed=seed, k=k).write(self.registry, version)
+    def bundle(self, version: str, seed: int = 0, k: int = 5, recent_size: int = 6) -> Path:
+        return TinyModel(seed=seed, k=k, recent_size=recent_size).write(self.registry, version)
 
     def announce(self, version: str, alias: str = "champion", /, **changed: str) -> Record:
         folder = self.registry / version
@@ -126,6 +126,7 @@ class Watched:
             cache_dir=self.registry / "cache",
             threads=1,
             published=4,
+            recent_items=6,
             warm_up_batches=(1, 3),
             on_fatal=self.fatal.append,
         )
@@ -171,6 +172,15 @@ def test_a_model_that_ranks_too_few_items_is_refused(watched: Watched) -> None:
     assert told.served == ["v1", "v1"]
     assert watched.count("nextclick_refused_bundles_total") == 1
     assert "worker.published asks for 4" in told.waited_for[-1]
+
+
+def test_a_model_that_looks_at_more_clicks_than_rows_keep_is_refused(watched: Watched) -> None:
+    watched.bundle("v1", recent_size=1)
+    watched.bundle("v2", recent_size=7)
+    told = watched.follow(watched.announce("v1"), END, IDLE, watched.announce("v2"), IDLE)
+    assert told.served == ["v1", "v1"]
+    assert watched.count("nextclick_refused_bundles_total") == 1
+    assert "set worker.recent_items to 7 or more" in told.waited_for[-1]
 
 
 def test_history_is_read_to_its_end_and_only_the_newest_is_loaded(watched: Watched) -> None:

@@ -21,13 +21,14 @@ from stream_app.recommend import RankedClick, SourcedClick, advance, plan, rank,
 from stream_app.session import SessionRules, SessionState
 from stream_app.state_codec import decode_state, encode_state
 from tests.contract.tiny_model import TinyModel
-from tests.unit.models import exact_model
+from tests.unit.models import exact_model, sick_model
 
 GAP = 1000
 RULES = SessionRules(idle_gap_ms=GAP, recent_items=5)
 ITEMS = ("a", "b", "c", "d", "e", "f")
 V1 = exact_model("v1", ITEMS)
 V2 = exact_model("v2", ("x", "c", "b", "a", "y", "käse"), salt=1)  # other items, and other indices for the same
+SICK = sick_model("sick", ("c", "a", "x", "b", "f"))
 DEEP = exact_model("deep", ITEMS, salt=2, layers=3, recent_size=2)
 
 Rows = dict[str, bytes]
@@ -76,8 +77,8 @@ def _apply(row: SessionState | None, sourced: SourcedClick, model: Model) -> tup
     if row is None or now.timestamp > row.last_click + GAP:
         row = SessionState("", sourced.offset, now.timestamp, 0, (), None)
     hidden = row.hidden if row.model_version == model.version else _replay(row.recent, model)
-    if known is not None:
-        hidden = _step(known, hidden, model)
+    after = hidden if known is None else _step(known, hidden, model)
+    hidden, finite = _if_finite(after, hidden)
     recent = (*row.recent, now.item_id)[-RULES.recent_items :]
     state = SessionState(
         model_version=model.version if hidden is not None else "",
@@ -87,11 +88,13 @@ def _apply(row: SessionState | None, sourced: SourcedClick, model: Model) -> tup
         recent=recent,
         hidden=hidden,
     )
-    if hidden is None:
-        index, score, reason = *model.popular, RankingReason.POPULARITY
-    else:
-        (index,), (score,) = model.rank(hidden[-1:].astype(np.float32), *_memory(recent, state.clicks, model))
-        reason = RankingReason.UNKNOWN_ITEM if known is None else RankingReason.MODEL
+    index, score, reason = *model.popular, RankingReason.POPULARITY if finite else RankingReason.NOT_FINITE
+    if hidden is not None and finite:
+        (found,), (found_score,) = model.rank(hidden[-1:].astype(np.float32), *_memory(recent, state.clicks, model))
+        reason = RankingReason.NOT_FINITE
+        if np.isfinite(found_score).all():
+            index, score = found, found_score
+            reason = RankingReason.UNKNOWN_ITEM if known is None else RankingReason.MODEL
     return state, answer(RankedClick(now, sourced.offset, index.tolist(), score.tolist(), reason))
 
 
@@ -99,20 +102,30 @@ def _replay(recent: Sequence[str], model: Model) -> NDArray[np.float16] | None:
     hidden = None
     for item_id in recent:
         if (index := model.vocabulary.index(item_id)) is not None:
-            hidden = _step(index, hidden, model)
+            hidden, _ = _if_finite(_step(index, hidden, model), hidden)
     return hidden
 
 
 def _step(index: int, hidden: NDArray[np.float16] | None, model: Model) -> NDArray[np.float16]:
     before = model.initial_hidden(1) if hidden is None else hidden[:, None, :].astype(np.float32)
-    return model.advance(np.array([index]), before)[:, 0, :].astype(np.float16)
+    with np.errstate(over="ignore"):
+        return model.advance(np.array([index]), before)[:, 0, :].astype(np.float16)
+
+
+def _if_finite(
+    after: NDArray[np.float16] | None, before: NDArray[np.float16] | None
+) -> tuple[NDArray[np.float16] | None, bool]:
+    """The state after a click, or the one before it where that is none; and whether it is the one after."""
+    finite = after is None or bool(np.isfinite(after).all())
+    return (after if finite else before), finite
 
 
 def _memory(
     recent: Sequence[str], clicks: int, model: Model
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
-    known = [index for item_id in reversed(recent) if (index := model.vocabulary.index(item_id)) is not None]
-    distinct = sorted(set(known), key=known.index)[: model.recent_size]
+    last = reversed(recent[-model.recent_size :])
+    known = [index for item_id in last if (index := model.vocabulary.index(item_id)) is not None]
+    distinct = sorted(set(known), key=known.index)
     padding = model.recent_size - len(distinct)
     counts = [known.count(index) for index in distinct] + [0] * padding
     return (
@@ -198,6 +211,41 @@ def test_a_rollback_replays_what_the_row_remembers() -> None:
     np.testing.assert_array_equal(state.hidden, _replay(("c", "d", "e", "f", "c", "a"), V1))  # five, then the click
 
 
+def test_a_state_that_is_not_finite_is_answered_by_popularity_and_not_kept() -> None:
+    rows, ranked = after({}, [click("s", "a", 0), click("s", "b", 1), click("s", "x", 2), click("s", "new", 3)], SICK)
+    # "a" gives NaN, "x" a number that no row can hold.
+    expected = [RankingReason.NOT_FINITE, RankingReason.MODEL, RankingReason.NOT_FINITE, RankingReason.UNKNOWN_ITEM]
+    assert [one.reason for one in ranked] == expected
+    assert [list(one.top_index) for one in ranked if one.reason is RankingReason.NOT_FINITE] == [[0, 1, 2, 3]] * 2
+    state = decode_state(rows["s"])
+    assert state.recent == ("a", "b", "x", "new")
+    np.testing.assert_array_equal(state.hidden, _replay(("b",), SICK))
+
+
+def test_a_session_whose_every_state_is_not_finite_has_none() -> None:
+    rows, ranked = after({}, [click("s", "a", 0), click("s", "new", 1)], SICK)
+    assert [one.reason for one in ranked] == [RankingReason.NOT_FINITE, RankingReason.POPULARITY]
+    state = decode_state(rows["s"])
+    assert (state.model_version, state.hidden, state.recent) == ("", None, ("a", "new"))
+
+
+def test_a_score_that_is_not_finite_is_answered_by_popularity() -> None:
+    rows, ranked = after({}, [click("s", "f", 0), click("t", "b", 1), click("s", "b", 2)], SICK)
+    assert [one.reason for one in ranked] == [RankingReason.NOT_FINITE, RankingReason.MODEL, RankingReason.MODEL]
+    assert list(ranked[0].top_score) == [0.25] * 4
+    np.testing.assert_array_equal(decode_state(rows["s"]).hidden, _replay(("f", "b"), SICK))  # which is a state
+
+
+def test_the_session_memory_sees_as_many_clicks_as_the_model_asks_for() -> None:
+    """However many more a row remembers: the evaluation shows it as many."""
+    clicks = [click("s", item_id, n) for n, item_id in enumerate("abcabcdeac")]
+    seen = []
+    for kept in (V1.recent_size, V1.recent_size + 1, 30):
+        done = recommend({}, clicks, V1, SessionRules(idle_gap_ms=GAP, recent_items=kept))
+        seen.append([answer(one) for one in done.ranked])
+    assert seen[0] == seen[1] == seen[2]
+
+
 def test_only_rows_that_a_click_needs_are_rebuilt() -> None:
     old, _ = after({}, [click(session_id, "a", n, 0) for n, session_id in enumerate(("live", "ended", "seen"))], V1)
     chunk = [click("live", "b", 3, GAP), click("ended", "b", 4, GAP + 1), click("seen", "a", 2, 0)]
@@ -263,7 +311,7 @@ def split(clicks: Sequence[SourcedClick], sizes: Sequence[int]) -> Iterator[Sequ
 
 
 sizes = st.lists(st.integers(1, 12), min_size=1, max_size=6)
-models = st.lists(st.sampled_from((V1, V2, DEEP)), min_size=1, max_size=6)
+models = st.lists(st.sampled_from((V1, V2, DEEP, SICK)), min_size=1, max_size=6)
 
 
 @settings(deadline=None)  # a busy machine is no failure

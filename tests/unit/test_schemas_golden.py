@@ -13,15 +13,15 @@ def test_recent_items() -> None:
     clicks = np.asarray([[1, 5, 2], [2, 5, 3], [1, -1, 4], [3, -1, 2]])
     recent, counts, lengths = recent_items(clicks, 3)
     assert recent.tolist() == [[3, 1, 2], [5, -1, -1], [2, 4, 3]]
-    assert counts.tolist() == [[1, 2, 1], [2, 0, 0], [2, 1, 1]]
+    assert counts.tolist() == [[1, 1, 1], [2, 0, 0], [1, 1, 1]]
     assert lengths.tolist() == [4, 2, 4]
     assert [array.dtype.name for array in (recent, counts, lengths)] == ["int64", "float32", "float32"]
 
 
-def test_only_the_most_recent_are_kept() -> None:
+def test_only_the_last_clicks_are_looked_at() -> None:
     recent, counts, lengths = recent_items(np.asarray([[1], [2], [3], [1]]), 2)
     assert recent.tolist() == [[1, 3]]
-    assert counts.tolist() == [[2, 1]]
+    assert counts.tolist() == [[1, 1]]
     assert lengths.tolist() == [4]
 
 

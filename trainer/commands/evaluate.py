@@ -120,6 +120,12 @@ def evaluate(
                 raise TrainingSettingsError(f"--model: {scorer.name} is named twice")
             with errors.status(f"evaluating {scorer.name}"):
                 ranks[scorer.name] = ranks_of(scorer, data.test, ties=ties.value)
+            if isinstance(scorer, ModelScorer) and scorer.not_finite:
+                warn(
+                    errors,
+                    f"{scorer.not_finite:,} answers of {scorer.name} are no finite numbers; judged is what a worker "
+                    "shows in their place, the most popular items",
+                )
         ks = sorted({k, *(one for one in DEFAULT_KS if one < k)})
         judged = judge(ranks, data.test, ks=ks, resamples=resamples, seed=seed)
         seen = [bundle.version for bundle in bundles if _has_seen(bundle, data)]
