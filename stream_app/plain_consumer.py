@@ -97,6 +97,7 @@ def plain_consumer(connection: KafkaConnection, topic: str, *, name: str) -> Ite
         "group.id": name,  # librdkafka wants one; nothing is ever committed to it
         "enable.auto.commit": False,
         "enable.partition.eof": True,
+        "isolation.level": "read_committed",
         "auto.offset.reset": "earliest",
     }
     try:

@@ -12,7 +12,7 @@ import logging
 import math
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence, Set
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,17 +81,53 @@ class ChunkSchema(faust.Schema):
 
 
 class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
-    """Remembers when the broker last confirmed that this worker is a member of its group, and fetches at a pace."""
+    """Reads committed records only, fetches at a pace, and remembers what it was told.
+
+    Attributes:
+        last_heartbeat: when the broker last confirmed that this worker is a member of its group.
+        empty: the offsets, from one up to below another, that the last fetch passed over without a click.
+    """
 
     logger = logging.getLogger("faust")  # as quiet as the services it is one of
     last_heartbeat: float = -math.inf  # never: the clock begins when the machine does
+    empty: Mapping[TP, tuple[int, int]]
     pace: float = 0.0  # seconds between two fetches of a broker
     fetched_at: dict[int, float]  # when the last one was sent, by broker
 
     async def on_start(self) -> None:
+        self.empty = {}
         await super().on_start()
         self._observe_heartbeats()
         self._pace_fetches()
+
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        consumer = super()._create_worker_consumer(transport)
+        # Faust asks for it with transactions of its own alone; a click of an aborted one has never been.
+        consumer._isolation_level = "read_committed"
+        return consumer
+
+    async def _fetch_records(
+        self, consumer: Any, active_partitions: set[TP], timeout: float | None = None, max_records: int | None = None
+    ) -> Any:
+        """Fetch, and see what the positions have passed over: marks of transactions, and clicks of aborted ones."""
+        before = {tp: (state, state._position) for tp, state in self._states(active_partitions).items()}
+        records = await super()._fetch_records(consumer, active_partitions, timeout, max_records)
+        empty = {}
+        for tp, state in self._states(active_partitions).items():
+            same, position = before.get(tp, (None, None))
+            begin = records[tp][-1].offset + 1 if records.get(tp) else position
+            if state is same and begin is not None and state._position is not None and begin < state._position:
+                empty[tp] = begin, state._position
+        self.empty = empty
+        return records
+
+    def _states(self, partitions: set[TP]) -> dict[TP, Any]:
+        """aiokafka's state of those partitions that it has now; another assignment has other ones."""
+        subscription = self._ensure_consumer()._subscription.subscription
+        if subscription is None or subscription.assignment is None:
+            return {}
+        states = {tp: subscription.assignment.state_value(tp) for tp in partitions}
+        return {tp: state for tp, state in states.items() if state is not None}
 
     def _pace_fetches(self) -> None:
         """Wait before a fetch is sent: aiokafka sends the next one when the last one's records are taken.
@@ -134,6 +170,11 @@ class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
         assigned: Set[TP] = self._ensure_consumer().assignment()
         return assigned
 
+    def positions(self, partitions: Iterable[TP]) -> dict[TP, int]:
+        """Where aiokafka reads on, of those partitions that have a position."""
+        found = {tp: state._position for tp, state in self._states(set(partitions)).items()}
+        return {tp: position for tp, position in found.items() if position is not None}
+
     def fetched(self) -> list[TP]:
         """The partitions that aiokafka holds records of, which nobody has taken yet."""
         return list(self._ensure_consumer()._fetcher._records)
@@ -171,6 +212,8 @@ class ChunkConsumer(driver.Consumer):
         self._read_offset = _ReadOffsets(self.app.clicks_topic)
         self._no_fetch = asyncio.Event()
         self._no_fetch.set()
+        self._settled: dict[TP, int] = {}
+        self._empty: dict[TP, tuple[int, int]] = {}
 
     def _new_consumer_thread(self) -> _ChunkConsumerThread:
         return _ChunkConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -202,6 +245,11 @@ class ChunkConsumer(driver.Consumer):
             return {}
         await self.app.pipeline.wants_more()
         records = await super()._getmany(partitions, timeout)
+        for tp, (begin, end) in self._thread.empty.items():
+            if self._is_clicks(tp):
+                first, before = self._empty.get(tp, (begin, begin))
+                self._empty[tp] = (first if before == begin else begin), end
+                self._acked.setdefault(tp, [])  # or Faust does not ask for its offset
         few = sum(map(len, records.values())) < self.app.conf.broker_max_poll_records
         self._thread.pace = _FETCH_SECONDS if few else 0.0
         return records
@@ -285,13 +333,15 @@ class ChunkConsumer(driver.Consumer):
         gets. aiokafka leaves a partition that has no committed offset where it is.
         """
         await super().perform_seek()
-        uncommitted = [
-            driver.ensure_aiokafka_TP(tp)
-            for tp in self.assignment()
-            if self._is_clicks(tp) and not self._committed_offset[tp]
-        ]
+        clicks = [tp for tp in self.assignment() if self._is_clicks(tp)]
+        uncommitted = [driver.ensure_aiokafka_TP(tp) for tp in clicks if not self._committed_offset[tp]]
         if uncommitted:
             await self._thread.seek_to_beginning(*uncommitted)
+        begin = self._thread.positions(uncommitted)
+        for tp in clicks:
+            at = self._committed_offset[tp] or begin.get(tp)
+            if at is not None:  # what is acknowledged and not committed yet stays so
+                self._settled[tp] = max(at, self._settled.get(tp, 0))
 
     def on_buffer_full(self, tp: TP) -> None:
         """Faust would take the partition out of the fetches, and look again only after up to a second.
@@ -312,20 +362,30 @@ class ChunkConsumer(driver.Consumer):
         """Acknowledge a chunk, if it is durable: Faust itself acknowledges whatever an agent fails on."""
         if isinstance(message.value, Fetch) or (isinstance(message.value, Chunk) and not message.value.durable):
             return False
-        return bool(super().ack(message))
+        if not super().ack(message):
+            return False
+        if self._is_clicks(message.tp):
+            # Chunks are acknowledged in order, so the newest acknowledged offset says it all.
+            self._settled[message.tp] = max(self._settled.get(message.tp, 0), message.offset + 1)
+        return True
+
+    def settled(self, tp: TP) -> int | None:
+        """The offset of a clicks partition below which no click is left to do; None before it is known.
+
+        It reaches the end of a partition that ends with the mark of a transaction, or with clicks of an aborted one:
+        what a fetch passed over comes right after the last click that is acknowledged, or is still to be reached.
+        """
+        settled = self._settled.get(tp)
+        begin, end = self._empty.get(tp, (0, 0))
+        return end if settled is not None and begin <= settled < end else settled
 
     def _new_offset(self, tp: TP) -> int | None:
         if not self._is_clicks(tp):
             offset: int | None = super()._new_offset(tp)
             return offset
-        # Chunks are acknowledged in order, so the newest acknowledged offset says it all.
-        acked = self._acked[tp]
-        if not acked:
-            return None
-        newest = max(acked)
-        acked.clear()
+        self._acked[tp].clear()
         self._acked_index[tp].clear()
-        return int(newest) + 1
+        return self.settled(tp)
 
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
         # Between two chunks' offsets there are the clicks of the second one, not a gap.
@@ -335,6 +395,8 @@ class ChunkConsumer(driver.Consumer):
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Commit what is acknowledged first: Faust forgets it before its own last commit."""
         await self.commit()
+        self._settled.clear()  # known again once it is sought
+        self._empty.clear()
         await super().on_partitions_revoked(revoked)
         self._joining_since = now()
 

@@ -114,6 +114,7 @@ class Collector:
             "group.id": "unused: partitions are assigned by hand and nothing is committed",
             "enable.auto.commit": False,
             "enable.partition.eof": True,
+            "isolation.level": "read_committed",  # as the worker: a click of an aborted transaction has never been
             "auto.offset.reset": "error",  # an offset that is gone is a loss to be counted, not a reason to skip
             "check.crcs": True,
             "max.poll.interval.ms": 86_400_000,  # a cycle of training may lie between two polls

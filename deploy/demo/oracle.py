@@ -32,8 +32,16 @@ _SCORE_TOLERANCE = 1e-2
 
 
 def read_topic(connection: Mapping[str, object], topic: str) -> Iterator[Message]:
-    """Every record that the topic holds now, each partition in order. `connection` is librdkafka's configuration."""
-    consumer = Consumer({**connection, "group.id": "oracle", "enable.auto.commit": False, "enable.partition.eof": True})
+    """Every committed record of the topic, each partition in order. `connection` is librdkafka's configuration."""
+    consumer = Consumer(
+        {
+            **connection,
+            "group.id": "oracle",
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "isolation.level": "read_committed",
+        }
+    )
     try:
         partitions = consumer.list_topics(topic, timeout=60).topics[topic].partitions
         consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in partitions])

@@ -12,6 +12,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
@@ -308,6 +309,34 @@ class Deployment:
         load = Load(endless(clicks), per_second=per_second, send=self._send_click, flush=self.flush)
         self.loads.append(load)
         return load
+
+    def send_in_transactions(self, clicks: Sequence[Click], *, size: int = 100) -> int:
+        """Produce clicks in transactions of which every third is aborted, and the last one; returns those committed."""
+        producer, kept = self._transactional, 0
+        parts = [clicks[at : at + size] for at in range(0, len(clicks), size)]
+        for n, part in enumerate(parts, start=1):
+            producer.begin_transaction()
+            for click in part:
+                producer.produce(self.topics.clicks, encode_click(click), click.session_id.encode())
+            if n % 3 == 0 or n == len(parts):
+                assert producer.flush(60) == 0  # else they would not come to be aborted
+                producer.abort_transaction(60)
+            else:
+                producer.commit_transaction(60)
+                kept += len(part)
+        return kept
+
+    @cached_property
+    def _transactional(self) -> Producer:
+        producer = Producer(
+            {
+                **self.connection.librdkafka(),
+                "partitioner": "murmur2_random",
+                "transactional.id": self.prefix,
+            }
+        )
+        producer.init_transactions(60)
+        return producer
 
     # -- looking ------------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ import random
 import shutil
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
@@ -153,6 +154,35 @@ def test_redelivered_clicks_are_skipped(deployment: Deployment, clicks: list[Cli
     verdict = deployment.verdict(worker)
     verdict.assert_nothing_lost_nothing_wrong()
     assert verdict.duplicates == 0
+
+
+def test_clicks_of_aborted_transactions_have_never_been(deployment: Deployment, clicks: list[Click]) -> None:
+    """Killed between transactions, drained and started again behind their marks, with which every partition ends."""
+    worker = deployment.start_ready()
+    sent = 0
+    with ThreadPoolExecutor(1) as producer:
+        for n in range(2):
+            goal = worker.metric("nextclick_clicks_total") + 300
+            sending = producer.submit(deployment.send_in_transactions, clicks[2000 * n : 2000 * (n + 1)])
+            while worker.metric("nextclick_clicks_total") < goal:
+                assert not sending.done(), "it was to be killed while clicks come"
+                time.sleep(0.05)
+            worker.kill()
+            worker = deployment.start_ready()
+            sent += sending.result()
+    deployment.wait_until_acknowledged()
+    assert worker.stop() == 0
+
+    worker = deployment.start_ready()
+    last = deployment.send_in_transactions(clicks[4000:4500])
+    deployment.wait_until_acknowledged()
+    assert worker.metric("nextclick_clicks_total") == last  # nothing of what was acknowledged came again
+    assert worker.metric("nextclick_lag_clicks") == 0
+    assert worker.stop() == 0
+    verdict = deployment.verdict(worker)
+    verdict.assert_nothing_lost_nothing_wrong()
+    assert verdict.clicks == sent + last
+    assert deployment.records(deployment.topics.rankings) == sent + last + verdict.duplicates
 
 
 def test_poison_records(deployment: Deployment, clicks: list[Click]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from confluent_kafka import TopicPartition
+from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from schemas.click import Click, encode_click
@@ -73,6 +73,23 @@ def test_records_that_are_no_clicks_are_counted_and_passed(deployment: Deploymen
     }  # fmt: skip
     assert logged(deployment) == as_rows(clicks(10))
     assert sum(ClickLogFolder(deployment.log_dir).scan().next_offsets.values()) == 15
+
+
+def test_aborted_clicks_are_not_collected_and_the_log_goes_on_behind_them(deployment: Deployment) -> None:
+    producer = Producer(
+        {"bootstrap.servers": deployment.bootstrap_servers, "transactional.id": deployment.topics.clicks}
+    )
+    producer.init_transactions(60)
+    for first, committed in ((0, True), (100, False), (200, True), (300, False)):
+        producer.begin_transaction()
+        for click in clicks(100, first=first):
+            producer.produce(deployment.topics.clicks, encode_click(click), click.session_id.encode(), 0)
+        assert producer.flush(60) == 0
+        (producer.commit_transaction if committed else producer.abort_transaction)(60)
+    assert collect_once(deployment) == 200
+    assert collect_once(deployment) == 0
+    assert logged(deployment) == [*as_rows(clicks(100)), *as_rows(clicks(100, first=200))]
+    assert ClickLogFolder(deployment.log_dir).scan().next_offsets[0] == 404
 
 
 def test_clicks_that_lay_there_for_long_are_judged_by_their_time_of_arrival(deployment: Deployment) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from aiokafka.consumer.fetcher import OffsetResetStrategy
 from aiokafka.structs import TopicPartition
+from confluent_kafka import Producer
 from faust.types import TP
 
 from schemas.click import ClickLimits, decode_click
@@ -29,14 +30,20 @@ def group(kafka: KafkaUnderTest, topic_prefix: str) -> Group:
     return Group(kafka.bootstrap_servers, topic_prefix)
 
 
-def produce_in_transactions(group: Group, transactions: int, count: int, *, start: int) -> None:
-    """Each transaction ends with a marker that takes an offset and is no record."""
+def transactional(group: Group) -> Producer:
+    """A producer that has begun a transaction: whatever its end, a mark of it takes an offset and is no record."""
     producer = group.producer(**{"transactional.id": group.prefix})
     producer.init_transactions(30)
+    producer.begin_transaction()
+    return producer
+
+
+def produce_in_transactions(group: Group, transactions: int, count: int, *, start: int) -> None:
+    producer = transactional(group)
     for n in range(transactions):
-        producer.begin_transaction()
         group.produce(count, start=start + n * count, producer=producer)
         producer.commit_transaction(30)
+        producer.begin_transaction()
 
 
 async def test_one_chunk_a_partition_and_fetch_with_every_record_in_order(group: Group, tmp_path: Path) -> None:
@@ -69,11 +76,11 @@ async def test_one_chunk_a_partition_and_fetch_with_every_record_in_order(group:
         assert hand.offsets(0) == [*range(130), *range(131, 141), *range(142, 152)]
         assert all(chunk.end_offset == 153 for chunk in hand.chunks(0))
 
-        # The markers' offsets will never be acknowledged; commits go on past them.
+        # The marks' offsets will never be acknowledged; commits go on past them.
         for chunk in hand.chunks(0):
             assert hand.acknowledge(chunk)
         await worker.consumer.commit()
-        assert group.committed(0) == 152
+        assert group.committed(0) == 153
         group.produce(5, start=150)
         await until(lambda: len(hand.offsets(0)) == 155, "the next clicks")
         hand.acknowledge(hand.chunks(0)[-1])
@@ -83,6 +90,49 @@ async def test_one_chunk_a_partition_and_fetch_with_every_record_in_order(group:
             "Faust would take clicks for gaps, and keep them"
         )
         assert group.committed(1) is None
+
+
+async def test_aborted_clicks_are_nobodys_and_commits_reach_the_end_behind_them(group: Group, tmp_path: Path) -> None:
+    """Partition 0: clicks, aborted, clicks, aborted. Partition 1: aborted ones alone."""
+    producer = transactional(group)
+    for n in range(2):
+        group.produce(20, start=100 * n, producer=producer)
+        producer.commit_transaction(30)
+        producer.begin_transaction()
+        for partition in range(2):
+            group.produce(20, start=100 * n + 50, partition=partition, producer=producer)
+        producer.abort_transaction(30)
+        producer.begin_transaction()
+    end, empty_end = group.marks(group.topics.clicks)[1], group.marks(group.topics.clicks, 1)[1]
+    assert (end, empty_end) == (84, 42)
+    async with running(group.settings(tmp_path, chunk_clicks=20), by_hand=True) as worker:
+        consumer, hand, tps = worker.consumer, worker.hand, [TP(group.topics.clicks, n) for n in range(2)]
+        await until(lambda: len(hand.offsets(0)) == 40 and consumer.settled(tps[1]) == empty_end, "all passed over")
+        assert (hand.offsets(0), hand.offsets(1)) == ([*range(20), *range(42, 62)], [])
+        await until(lambda: consumer._thread.positions(tps) == {tps[0]: end, tps[1]: empty_end}, "read to the ends")
+        await consumer.commit()
+        assert (group.committed(0), group.committed(1)) == (None, empty_end)
+
+        first, second = hand.chunks(0)
+        hand.acknowledge(first)
+        await consumer.commit()
+        assert group.committed(0) in (20, 42), "a click that is not acknowledged was passed over"
+        hand.acknowledge(second)
+        await until(lambda: consumer.settled(tps[0]) == end, "nothing left")
+
+        # Marks that come when all is done; clicks of an open transaction are not there yet.
+        group.produce(5, start=500, producer=producer)
+        producer.abort_transaction(30)
+        await until(lambda: consumer.settled(tps[0]) == end + 6, "the mark passed over")
+        producer.begin_transaction()
+        group.produce(5, start=600, producer=producer)
+        await worker.rebalance()
+        assert group.committed(0) == end + 6
+        producer.commit_transaction(30)
+        await until(lambda: len(hand.offsets(0)) == 45, "the clicks of the transaction that was open")
+        assert hand.offsets(0)[40:] == list(range(end + 6, end + 11))
+        assert consumer.settled(tps[0]) == end + 6
+        assert hand.before_recovery == []
 
 
 async def test_the_broker_is_asked_to_wait_a_short_time_for_a_record(group: Group, tmp_path: Path) -> None:

@@ -227,7 +227,7 @@ class AppUnderTest:
         fetch, seek = thread._fetch_records, self.consumer.perform_seek
 
         async def fetch_into_a_rebalance(*args: Any, **kwargs: Any) -> Any:
-            thread._fetch_records = fetch
+            thread._fetch_records = fetch  # type: ignore[method-assign]
             thread._consumer._coordinator.request_rejoin()
             while self.generation == before:
                 await asyncio.sleep(0.01)
@@ -241,7 +241,7 @@ class AppUnderTest:
             await asyncio.sleep(seek_seconds)
 
         self.consumer.perform_seek = seek_slowly  # type: ignore[method-assign]
-        thread._fetch_records = fetch_into_a_rebalance
+        thread._fetch_records = fetch_into_a_rebalance  # type: ignore[method-assign]
         await until(lambda: self.generation != before, "a new generation")
         await self.ready()
         self.consumer.perform_seek = seek  # type: ignore[method-assign]
