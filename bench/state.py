@@ -28,7 +28,7 @@ from bench.clicks import item_ids
 from bench.deployment import Deployment
 from bench.report import Report, console
 from deploy.kafka import LocalKafka
-from schemas.settings import KafkaConnection
+from schemas.settings import ClickSettings, KafkaConnection
 from stream_app.app import create_app
 from stream_app.delivery import Delivery, producer_config
 from stream_app.hot_swap import LiveModel
@@ -139,7 +139,7 @@ def _bytes(folder: Path, length: int) -> dict[str, Any]:
 def _removal(folder: Path) -> dict[str, Any]:
     """Compact rows that live, and the same rows when their time is over."""
     ttl = 20
-    live, expired = _open_store(folder / "live"), _open_store(folder / "expired", session_ttl=ttl, idle_gap=ttl)
+    live, expired = _open_store(folder / "live"), _open_store(folder / "expired", session_ttl=ttl)
     for store in (live, expired):
         _write(store, states(SAMPLE, LENGTHS[0]))
         for db in store._dbs.values():
@@ -218,7 +218,8 @@ def _compact(store: SessionStore) -> None:
 def _open_store(data_dir: Path, **worker: Any) -> SessionStore:
     """A worker's store without the worker; its settings speak of a broker that is never asked."""
     kafka = KafkaConnection(bootstrap_servers="127.0.0.1:1")
-    settings = StreamSettings(kafka=kafka, worker=WorkerSettings(data_dir=data_dir, **worker))
+    clicks = ClickSettings(idle_gap=1)  # below every time to live
+    settings = StreamSettings(kafka=kafka, clicks=clicks, worker=WorkerSettings(data_dir=data_dir, **worker))
     config = producer_config(kafka.librdkafka(), client_id="bench", linger_ms=2, timeout_ms=1000)
     delivery = Delivery(config | {"log_level": 0}, on_fatal=_raise)
     app = create_app(settings, live=LiveModel(), delivery=delivery, metrics=Metrics(), on_fatal=_raise)

@@ -3,9 +3,11 @@
 Decoding reads no clock: `now_ms` comes from the caller, so that a replay decides as the first run did.
 """
 
+import json
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Final
+from typing import Annotated, Final, NoReturn
 
 import msgspec
 
@@ -26,7 +28,9 @@ class Click(msgspec.Struct, frozen=True, gc=False):
 
     session_id: Annotated[Id, msgspec.Meta(description="Equals the Kafka key; 1 to 256 bytes of UTF-8.")]
     item_id: Annotated[Id, msgspec.Meta(description="The item clicked; 1 to 256 bytes of UTF-8.")]
-    timestamp: Milliseconds
+    timestamp: Annotated[
+        Milliseconds, msgspec.Meta(description="Milliseconds since the epoch, by default of 2000 or later.")
+    ]
     event_id: Annotated[Id, msgspec.Meta(description="The producer's own id, repeated on the ranking.")] | None = None
 
 
@@ -40,9 +44,9 @@ class RejectReason(StrEnum):
     NOT_JSON = "not-json"
     """The value is not JSON in UTF-8, or is nested too deep."""
     WRONG_TYPE = "wrong-type"
-    """Not an object, or a field is missing or of another type."""
+    """Not an object, or a field is missing or of another type, or the timestamp is no whole number."""
     BAD_ID = "bad-id"
-    """An id is empty, over 256 bytes, or not UTF-8."""
+    """An id is empty, over 256 bytes, or has half of a surrogate pair, which is no UTF-8."""
     KEY_MISMATCH = "key-mismatch"
     """The Kafka key is missing, is not UTF-8, or differs from `session_id`."""
     BAD_TIMESTAMP = "bad-timestamp"
@@ -68,8 +72,9 @@ class ClickLimits:
     """Longest value of a record."""
     max_future_ms: int = 60_000
     """How far a producer's clock may run ahead of ours; a click from the future would keep its session open."""
-    min_timestamp_ms: int = 0
-    """Oldest click; raise it to catch producers that send seconds (`100_000_000_000` is 1973 in milliseconds)."""
+    min_timestamp_ms: int = 946_684_800_000
+    """Oldest click, by default of 2000: seconds since the epoch, taken for milliseconds, are of 1970, and a session of
+    such clicks would never end."""
 
 
 _decoder: Final = msgspec.json.Decoder(Click)
@@ -89,7 +94,7 @@ def decode_click(key: bytes | None, value: bytes | None, *, now_ms: int, limits:
     try:
         click = _decoder.decode(value)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _undecodable(value, error) from error
+        click = _decode_slowly(value, error)
     session_id = click.session_id.encode()
     # len() counts characters, of which a UTF-8 string never has more than bytes: most ids need no second encoding.
     if not session_id or len(session_id) > MAX_ID_BYTES:
@@ -102,21 +107,55 @@ def decode_click(key: bytes | None, value: bytes | None, *, now_ms: int, limits:
         raise _key_mismatch(key, session_id)
     timestamp = click.timestamp
     if timestamp < limits.min_timestamp_ms:
-        raise ClickRejectedError(
-            RejectReason.BAD_TIMESTAMP,
-            f"timestamp {_short(timestamp)} is before {limits.min_timestamp_ms}; it is in milliseconds since the epoch",
-        )
+        first = limits.min_timestamp_ms
+        problem = f"timestamp {_short(timestamp)} is before {first} ({_day(first)})"
+        raise ClickRejectedError(RejectReason.BAD_TIMESTAMP, problem + _likely_unit(timestamp, now_ms, limits))
     if timestamp > now_ms + limits.max_future_ms:
-        raise ClickRejectedError(
-            RejectReason.FUTURE_TIMESTAMP,
-            f"timestamp {_short(timestamp)} is ahead of {now_ms} by more than {limits.max_future_ms} ms",
-        )
+        problem = f"timestamp {_short(timestamp)} is ahead of {now_ms} by more than {limits.max_future_ms} ms"
+        raise ClickRejectedError(RejectReason.FUTURE_TIMESTAMP, problem + _likely_unit(timestamp, now_ms, limits))
     return click
 
 
 def encode_click(click: Click) -> bytes:
     """The JSON value of a click; its Kafka key is `click.session_id.encode()`."""
     return _encoder.encode(click)
+
+
+def _decode_slowly(value: bytes, error: Exception) -> Click:
+    """What msgspec refuses with `error` and JSON allows, or ClickRejectedError.
+
+    Whole numbers that are written as 1.7e12, and half of a surrogate pair in a field that nobody reads.
+    """
+    if isinstance(error, RecursionError):
+        raise _undecodable(value, error) from error
+    try:
+        fields = json.loads(value.decode(), parse_constant=_no_constant)
+    except (ValueError, RecursionError) as broken:
+        raise _undecodable(value, error) from broken
+    if isinstance(fields, dict):
+        fields = {name: fields[name] for name in Click.__struct_fields__ if name in fields}
+        timestamp = fields.get("timestamp")
+        if isinstance(timestamp, float):
+            if not timestamp.is_integer():
+                raise ClickRejectedError(
+                    RejectReason.WRONG_TYPE, f"timestamp {timestamp} is no whole number; it is in milliseconds"
+                )
+            fields["timestamp"] = int(timestamp)
+    try:
+        click = msgspec.convert(fields, Click)
+    except msgspec.ValidationError as wrong:
+        raise ClickRejectedError(RejectReason.WRONG_TYPE, str(wrong)[:_DETAIL_CHARACTERS]) from wrong
+    for name in ("session_id", "item_id", "event_id"):
+        try:
+            (getattr(click, name) or "").encode()
+        except UnicodeEncodeError as half:
+            detail = f"{name} has half of a surrogate pair at character {half.start}, which is no UTF-8"
+            raise ClickRejectedError(RejectReason.BAD_ID, detail) from half
+    return click
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
 
 
 def _undecodable(value: bytes, error: Exception) -> ClickRejectedError:
@@ -152,6 +191,21 @@ def _key_mismatch(key: bytes | None, session_id: bytes) -> ClickRejectedError:
     except UnicodeDecodeError:
         return ClickRejectedError(RejectReason.KEY_MISMATCH, "the key is not UTF-8; it must be the session_id")
     return ClickRejectedError(RejectReason.KEY_MISMATCH, "the key differs from session_id")
+
+
+def _likely_unit(timestamp: int, now_ms: int, limits: ClickLimits) -> str:
+    """What to do about a timestamp that would be one of our time in another unit."""
+    first, last = limits.min_timestamp_ms, now_ms + limits.max_future_ms
+    if first <= timestamp * 1000 <= last:
+        return "; it looks like seconds: multiply by 1000, clicks are in milliseconds since the epoch"
+    for unit, factor in (("microseconds", 1_000), ("nanoseconds", 1_000_000)):
+        if first <= timestamp // factor <= last:
+            return f"; it looks like {unit}: divide by {factor}, clicks are in milliseconds since the epoch"
+    return "; clicks are in milliseconds since the epoch"
+
+
+def _day(timestamp_ms: int) -> str:
+    return datetime.fromtimestamp(timestamp_ms / 1000, UTC).date().isoformat()
 
 
 def _short(number: int) -> str:

@@ -1,6 +1,6 @@
 """Settings of a command: one TOML file a deployment, and environment variables that win over it.
 
-A file has the tables [kafka] [topics] [worker] [trainer]; a command reads its own and passes over the other command's.
+A file has the tables [kafka] [topics] [clicks] [worker] [trainer]; a command reads its own and passes over the other's.
 The variable of `kafka.bootstrap_servers` is NEXTCLICK_KAFKA__BOOTSTRAP_SERVERS, and so on. An empty variable counts as
 not set, because compose files pass on unset ones so. Precedence: command line, environment, file,
 KAFKA_BOOTSTRAP_SERVERS (for `kafka.bootstrap_servers` alone), default. Anything unknown refuses to start.
@@ -16,13 +16,14 @@ KAFKA_BOOTSTRAP_SERVERS (for `kafka.bootstrap_servers` alone), default. Anything
 import difflib
 import json
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar, get_origin
 
 from pydantic import BaseModel, PrivateAttr, SecretStr, ValidationError
 
+from schemas.click_settings import ClickSettings
 from schemas.errors import SettingsError
 from schemas.kafka_settings import KafkaConnection, Section, TopicSettings
 from schemas.settings_keys import (
@@ -39,6 +40,7 @@ from schemas.settings_keys import (
 )
 
 __all__ = [
+    "ClickSettings",
     "KafkaConnection",
     "RootSettings",
     "Section",
@@ -51,7 +53,7 @@ __all__ = [
 
 CONFIG_VARIABLE: Final = "NEXTCLICK_CONFIG"
 DEFAULT_FILE: Final = Path("nextclick.toml")
-SECTIONS: Final = ("kafka", "topics", "worker", "trainer")
+SECTIONS: Final = ("kafka", "topics", "clicks", "worker", "trainer")
 """The tables that a deployment's file may have, whichever command reads it."""
 _FALLBACK_VARIABLE: Final = "KAFKA_BOOTSTRAP_SERVERS"
 _MASK: Final = "********"
@@ -172,7 +174,9 @@ def _read_table(
         key = (*prefix, name)
         if name not in model.model_fields:
             known = list(model.model_fields) if prefix else [*model.model_fields, *sorted(collected.foreign)]
-            collected.problems.append(f"{'.'.join(key)} ({origin}): no such setting{_close(name, known)}")
+            there = map(".".join, _elsewhere(name, known, collected.root))
+            hint = _meant(there) or _close(name, known)
+            collected.problems.append(f"{'.'.join(key)} ({origin}): no such setting{hint}")
             continue
         inner = section_of(model.model_fields[name].annotation)
         if inner is None:
@@ -193,7 +197,11 @@ def _read_environment(collected: _Collected, environ: Mapping[str, str]) -> None
             continue
         key = known.get(variable)
         if key is None:
-            collected.problems.append(f"environment {variable}: no such setting{_close(variable, [*known])}")
+            name = variable.rpartition("__")[2].lower()
+            here = [key[-1] for key in known.values() if key[0] == section]
+            there = map(variable_of, _elsewhere(name, here, collected.root))
+            hint = _meant(there) or _close(variable, [*known])
+            collected.problems.append(f"environment {variable}: no such setting{hint}")
         elif environ[variable] != "":
             value, problem = _from_text(field_type(collected.root, key), environ[variable])
             if problem:
@@ -224,7 +232,8 @@ def _value_problems(collected: _Collected, error: ValidationError) -> list[str]:
             problems.append(f"{'.'.join(key)}: not set; set {variable_of(key)}, or {table}")
         else:
             given = sorted({origin for at, origin in collected.origins.items() if at[: len(key)] == key})
-            problems.append(f"[{'.'.join(key)}] ({', '.join(given) or 'default'}): {message}")
+            where = f"[{'.'.join(key)}] " if key else ""
+            problems.append(f"{where}({', '.join(given) or 'default'}): {message}")
     return problems
 
 
@@ -242,7 +251,20 @@ def _message(problems: list[str]) -> str:
 
 def _close(name: str, known: list[str]) -> str:
     matches = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
-    return f"; did you mean {' or '.join(matches)}?" if matches else f"; known are {', '.join(sorted(known)[:40])}"
+    return _meant(matches) or f"; known are {', '.join(sorted(known)[:40])}"
+
+
+def _elsewhere(name: str, here: list[str], root: type[BaseModel]) -> list[Key]:
+    """The settings of other tables that somebody meant, none when it is one of `here` misspelt."""
+    there = [key for key in keys(root, ()) if key[-1] == name]
+    if not there and not difflib.get_close_matches(name, here):
+        there = [key for key in keys(root, ()) if difflib.get_close_matches(name, key[-1:], cutoff=0.7)]
+    return there[:3]
+
+
+def _meant(names: Iterable[str]) -> str:
+    meant = " or ".join(names)
+    return f"; did you mean {meant}?" if meant else ""
 
 
 def _leaves(model: BaseModel, prefix: Key) -> Iterator[tuple[Key, Any]]:

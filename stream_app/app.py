@@ -10,7 +10,6 @@ import structlog
 from faust.types.transports import TransportT
 from yarl import URL
 
-from schemas.click import ClickLimits
 from schemas.topics import TABLE, changelog_topic
 from stream_app.credentials import faust_credentials
 from stream_app.delivery import Delivery
@@ -110,8 +109,8 @@ def create_app(
             ),
             clicks_in_flight=worker.chunks_in_flight * worker.chunk_clicks,
             clicks_together=worker.chunk_clicks,
-            rules=SessionRules(idle_gap_ms=int(worker.idle_gap * 1000), recent_items=worker.recent_items),
-            limits=ClickLimits(max_bytes=worker.max_click_bytes, max_future_ms=int(worker.max_future * 1000)),
+            rules=SessionRules(idle_gap_ms=settings.clicks.idle_gap_ms, recent_items=worker.recent_items),
+            limits=settings.clicks.limits,
         ),
         live=live,
         table=app.sessions,

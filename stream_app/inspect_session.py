@@ -133,6 +133,6 @@ def inspect_session(session_id: str, settings: StreamSettings, *, json: bool, ou
     if json:
         print(as_json(row))
     else:
-        rules = SessionRules(idle_gap_ms=int(worker.idle_gap * 1000), recent_items=worker.recent_items)
+        rules = SessionRules(idle_gap_ms=settings.clicks.idle_gap_ms, recent_items=worker.recent_items)
         out.print(as_table(row, rules, time.time_ns() // 1_000_000))
     return 0

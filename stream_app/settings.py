@@ -6,7 +6,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from schemas.announcement import CHAMPION
-from schemas.settings import KafkaConnection, RootSettings, Section, TopicSettings
+from schemas.settings import ClickSettings, KafkaConnection, RootSettings, Section, TopicSettings
 from schemas.topics import TopicSpec, topic_table
 
 
@@ -22,7 +22,6 @@ class WorkerSettings(Section):
     model_alias: str = Field(default=CHAMPION, min_length=1, description="The announced alias to serve.")
     published: int = Field(default=20, ge=1, le=1000, description="Items of a published ranking.")
 
-    idle_gap: float = Field(default=1800.0, gt=0, description="A later click starts the session anew.")
     recent_items: int = Field(
         default=30,
         ge=1,
@@ -32,9 +31,6 @@ class WorkerSettings(Section):
     session_ttl: float = Field(
         default=6 * 3600.0, gt=0, description="How long a row outlives its last click, locally and in the changelog."
     )
-
-    max_click_bytes: int = Field(default=16_384, ge=64, description="Larger records are rejected.")
-    max_future: float = Field(default=60.0, ge=0, description="Clicks further ahead of our clock are rejected.")
 
     chunk_clicks: int = Field(default=512, ge=1, le=10_000, description="Most clicks handled together.")
     chunks_in_flight: int = Field(
@@ -62,11 +58,6 @@ class WorkerSettings(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.session_ttl < self.idle_gap:
-            raise ValueError(
-                f"session_ttl {self.session_ttl:g} is below idle_gap {self.idle_gap:g}: "
-                "rows of open sessions would be lost"
-            )
         if self.stall_timeout <= self.session_timeout:
             raise ValueError(
                 "stall_timeout must be above session_timeout: a rebalance waits that long for a dead worker"
@@ -79,7 +70,17 @@ class StreamSettings(RootSettings):
 
     kafka: KafkaConnection = KafkaConnection()
     topics: TopicSettings = TopicSettings()
+    clicks: ClickSettings = ClickSettings()
     worker: WorkerSettings = WorkerSettings()
+
+    @model_validator(mode="after")
+    def _rows_outlive_sessions(self) -> Self:
+        if self.worker.session_ttl < self.clicks.idle_gap:
+            raise ValueError(
+                f"worker.session_ttl {self.worker.session_ttl:g} is below clicks.idle_gap {self.clicks.idle_gap:g}: "
+                "rows of open sessions would be lost"
+            )
+        return self
 
     def topic_specs(self) -> tuple[TopicSpec, ...]:
         """Every topic of this deployment as it should be."""
@@ -87,5 +88,5 @@ class StreamSettings(RootSettings):
             self.topics,
             self.worker.app_id,
             session_ttl_ms=int(self.worker.session_ttl * 1000),
-            idle_gap_ms=int(self.worker.idle_gap * 1000),
+            idle_gap_ms=self.clicks.idle_gap_ms,
         )

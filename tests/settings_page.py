@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from schemas.settings import KafkaConnection, TopicSettings
+from schemas.settings import ClickSettings, KafkaConnection, TopicSettings
 from schemas.settings_keys import alternatives, section_of
 from stream_app.settings import WorkerSettings
 from trainer.service_settings import TrainerSettings
@@ -21,6 +21,7 @@ PAGE: Final = Path(__file__).resolve().parents[1] / "docs" / "settings.md"
 SECTIONS: Final[dict[str, BaseModel]] = {
     "kafka": KafkaConnection(),
     "topics": TopicSettings(),
+    "clicks": ClickSettings(),
     "worker": WorkerSettings(),
     "trainer": TrainerSettings(),
     "trainer.training": TrainerSettings().training,

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-from schemas.click import ClickLimits
 from trainer.announce import ModelsTopic
 from trainer.champion import Championship
 from trainer.click_log import ClickLogFolder
@@ -31,7 +30,7 @@ def collector_of(
         root.kafka,
         root.topics.clicks,
         folder,
-        limits=ClickLimits(max_bytes=settings.max_click_bytes, max_future_ms=round(settings.max_future * 1000)),
+        limits=root.clicks.limits,
         flush_clicks=settings.flush_clicks,
         flush_seconds=settings.flush_interval,
         on_records=on_records,

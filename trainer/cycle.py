@@ -32,7 +32,7 @@ from trainer.model_scorer import ModelScorer
 from trainer.parity import check_parity
 from trainer.publish import Evaluated, Provenance, publish, stage
 from trainer.registry import PublishedModel, Registry
-from trainer.service_settings import TrainerSettings
+from trainer.service_settings import TrainerRoot
 from trainer.session_memory import SessionMemory
 from trainer.sessions import SessionSet, encode, vocabulary_of
 from trainer.settings import TrainingSettings
@@ -82,13 +82,14 @@ class Cycle:
 
     def __init__(
         self,
-        settings: TrainerSettings,
+        root: TrainerRoot,
         folder: ClickLogFolder,
         registry: Registry,
         championship: Championship,
         progress: Progress = lambda _phase, _done, _total: None,
     ) -> None:
-        self._settings = settings
+        self._settings = settings = root.trainer
+        self._idle_gap_ms = root.clicks.idle_gap_ms
         self._folder = folder
         self._registry = registry
         self._championship = championship
@@ -127,7 +128,7 @@ class Cycle:
         window = read_window(
             self._folder,
             window_ms=round(settings.window * 1000),
-            idle_gap_ms=round(settings.idle_gap * 1000),
+            idle_gap_ms=self._idle_gap_ms,
             last=_positions(versions[-1].manifest) if versions else {},
             champion=_positions(champion.manifest) if champion else {},
         )

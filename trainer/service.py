@@ -45,7 +45,7 @@ def run(
     failures = 0
     with folder.locked(), collector_of(root, folder) as collector:
         registry = registry_of(root, folder.writer())
-        cycle = Cycle(settings, folder, registry, championship_of(root, registry), watched)
+        cycle = Cycle(root, folder, registry, championship_of(root, registry), watched)
         cycle.recover()
         while not stopping():
             due = time.monotonic() + settings.every

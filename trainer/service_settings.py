@@ -1,30 +1,15 @@
 """Settings of the trainer's Kafka side: the table [trainer], read once at the command line and frozen from then on."""
 
-import re
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from schemas.announcement import CHAMPION
-from schemas.settings import KafkaConnection, RootSettings, Section, TopicSettings
+from schemas.duration import Duration
+from schemas.settings import ClickSettings, KafkaConnection, RootSettings, Section, TopicSettings
 from trainer.settings import TrainingSettings
 
-_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
-_DURATION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|h|d)?")
-
-
-def parse_duration(value: object) -> object:
-    """Seconds from a text such as `90s`, `15m`, `1h` or `30d`; numbers are seconds already. Raises ValueError."""
-    if not isinstance(value, str):
-        return value
-    match = _DURATION.fullmatch(value.strip())
-    if match is None:
-        raise ValueError(f"{value!r} is no duration; write a number and a unit, as in 90s, 15m, 1h, 30d")
-    return float(match[1]) * _UNITS[match[2] or "s"]
-
-
-Duration = Annotated[float, BeforeValidator(parse_duration)]
 BaselineName = Literal["pop", "s-pop", "markov-chain", "item-knn"]
 
 
@@ -64,17 +49,12 @@ class TrainerSettings(Section):
     log_keep: Duration = Field(
         default=0.0, ge=0, description="Log files of clicks older than this, before the newest, are removed; 0: never."
     )
-    max_click_bytes: int = Field(default=16_384, ge=64, description="As the worker's: larger records are no clicks.")
-    max_future: Duration = Field(
-        default=60.0, ge=0, description="As the worker's: clicks further ahead of the broker's clock are no clicks."
-    )
 
     window: Duration = Field(
         default=30 * 86_400.0,
         ge=0,
         description="Sessions that ended within this before the newest click are trained on; 0: all.",
     )
-    idle_gap: Duration = Field(default=1800.0, gt=0, description="As the worker's: a later click starts a new session.")
     min_support: int = Field(default=1, ge=1, description="Clicks that an item needs to enter the catalogue.")
     holdout: float = Field(default=0.1, gt=0, lt=1, description="Share of the sessions, the newest, held out to judge.")
     holdout_sessions: int = Field(default=20_000, ge=1, description="Most sessions held out.")
@@ -129,4 +109,5 @@ class TrainerRoot(RootSettings):
 
     kafka: KafkaConnection = KafkaConnection()
     topics: TopicSettings = TopicSettings()
+    clicks: ClickSettings = ClickSettings()
     trainer: TrainerSettings = TrainerSettings()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from schemas.settings import KafkaConnection
+from schemas.settings import ClickSettings, KafkaConnection
 from stream_app.app import create_app
 from stream_app.delivery import Delivery, producer_config
 from stream_app.errors import RowError, StoreError
@@ -24,7 +24,8 @@ from tests.conftest import REPOSITORY
 def open_store(data_dir: Path, **worker: int) -> SessionStore:
     """The store of a worker that never starts; its settings speak of a broker that is never asked."""
     kafka = KafkaConnection(bootstrap_servers="127.0.0.1:1")
-    settings = StreamSettings(kafka=kafka, worker=WorkerSettings(data_dir=data_dir, **worker))
+    clicks = ClickSettings(idle_gap=1)  # below every time to live
+    settings = StreamSettings(kafka=kafka, clicks=clicks, worker=WorkerSettings(data_dir=data_dir, **worker))
     config = producer_config(kafka.librdkafka(), client_id="test", linger_ms=2, timeout_ms=1000)
     delivery = Delivery(config | {"log_level": 0}, on_fatal=lambda _: None)
     app = create_app(
@@ -115,7 +116,7 @@ def test_nobody_sees_rows_without_their_changelog_offset(tmp_path: Path) -> None
 def test_rows_of_ended_sessions_leave_rocksdb(tmp_path: Path) -> None:
     """By themselves, as new rows come in; nothing sweeps them."""
     ttl = 2
-    store = open_store(tmp_path, session_ttl=ttl, idle_gap=1, store_write_buffer_mb=1)
+    store = open_store(tmp_path, session_ttl=ttl, store_write_buffer_mb=1)
     body = bytes(range(256)) * 8  # 2 KiB
     # At the bottom, in a file that no later row falls into: only its age can bring it to a compaction.
     db = store._db_for_partition(0)

@@ -151,7 +151,7 @@ def test_replay_publishes_the_file(shop: Shop) -> None:
     found = []
     for message in shop.read(shop.topic("clicks")):
         key, value = message.key(), message.value()
-        click = decode_click(key, value, now_ms=300_000, limits=ClickLimits())
+        click = decode_click(key, value, now_ms=300_000, limits=ClickLimits(min_timestamp_ms=0))
         assert message.partition() == partition_of(click.session_id.encode(), PARTITIONS)
         found.append((click.timestamp, click.session_id, click.item_id, click.event_id))
     assert sorted(found) == [(n * 1000, f"s{n % 3}", f"item-{n % 12}", str(n + 2)) for n in range(300)]

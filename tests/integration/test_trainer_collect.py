@@ -98,7 +98,7 @@ def test_clicks_that_lay_there_for_long_are_judged_by_their_time_of_arrival(depl
     deployment.produce([Click("s1", "i1", soon)])
     while time.time_ns() // 1_000_000 < soon:
         time.sleep(0.1)
-    collected = collect(deployment.root(max_future=0.5), once=True, stopping=lambda: False)
+    collected = collect(deployment.root(**{"clicks.max_future": 0.5}), once=True, stopping=lambda: False)
     assert collected.rejected == {"future-timestamp": 1}
 
 

@@ -17,7 +17,7 @@ from schemas.click import ClickLimits, decode_click
 from stream_app.app import _QUEUED_FETCHES
 from stream_app.transport import _LONGEST_WAIT_MS
 from tests.conftest import KafkaUnderTest
-from tests.integration.workers import SESSION_TIMEOUT, AppUnderTest, Group, contiguous, running, until
+from tests.integration.workers import BEGAN, SESSION_TIMEOUT, AppUnderTest, Group, contiguous, running, until
 
 # Stopped in the middle of a rebalance, Faust's consumer thread ends with the cancellation; a real worker ends with it.
 pytestmark = pytest.mark.filterwarnings("ignore:Exception in thread:pytest.PytestUnhandledThreadExceptionWarning")
@@ -68,11 +68,11 @@ async def test_one_chunk_a_partition_and_fetch_with_every_record_in_order(group:
         assert worker.consumer._thread.fetched_at  # aiokafka sends its fetches at our pace
         assert max(len(offsets) for _, offsets in fetched) == 25  # worker.chunk_clicks
         clicks = [
-            decode_click(record.key, record.value, now_ms=10_000, limits=ClickLimits())
+            decode_click(record.key, record.value, now_ms=BEGAN, limits=ClickLimits())
             for chunk in hand.chunks(0)
             for record in chunk.records
         ]
-        assert [click.timestamp for click in clicks] == list(range(1_000, 1_150))
+        assert [click.timestamp for click in clicks] == list(range(BEGAN, BEGAN + 150))
         assert hand.offsets(0) == [*range(130), *range(131, 141), *range(142, 152)]
         assert all(chunk.end_offset == 153 for chunk in hand.chunks(0))
 

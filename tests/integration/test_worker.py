@@ -20,7 +20,7 @@ from schemas.announcement import ModelAnnouncement, encode_announcement
 from schemas.click import Click
 from tests.conftest import REPOSITORY, KafkaUnderTest
 from tests.faults.deployment import Deployment, WorkerProcess
-from tests.integration.workers import ITEMS, Group, running, until
+from tests.integration.workers import BEGAN, ITEMS, Group, running, until
 
 # Stopped in the middle of a rebalance, Faust's consumer thread ends with the cancellation; a real worker ends with it.
 pytestmark = pytest.mark.filterwarnings("ignore:Exception in thread:pytest.PytestUnhandledThreadExceptionWarning")
@@ -113,7 +113,7 @@ def exit_code(worker: WorkerProcess) -> int:
 
 
 def some_clicks(count: int) -> list[Click]:
-    return [Click(session_id=f"s{n % 10}", item_id=ITEMS[n % len(ITEMS)], timestamp=1_000 + n) for n in range(count)]
+    return [Click(session_id=f"s{n % 10}", item_id=ITEMS[n % len(ITEMS)], timestamp=BEGAN + n) for n in range(count)]
 
 
 def test_a_changelog_of_other_partitions_refuses_to_start(scenes: dict[str, Scene]) -> None:

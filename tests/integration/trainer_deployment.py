@@ -61,8 +61,8 @@ class Deployment:
         return self.folder / "click-log"
 
     def root(self, **overrides: Any) -> TrainerRoot:
-        """The settings in this process; `overrides` are names of the table [trainer]."""
-        dotted = {f"trainer.{name}": value for name, value in overrides.items()}
+        """The settings in this process; `overrides` are names of the table [trainer], or dotted ones of another."""
+        dotted = {name if "." in name else f"trainer.{name}": value for name, value in overrides.items()}
         return load_settings(TrainerRoot, config=None, environ=self.environ, overrides=dotted)
 
     def models_topic(self) -> ModelsTopic:

@@ -31,6 +31,8 @@ PARTITIONS = 2
 SESSION_TIMEOUT = 20.0
 """No test waits for a dead worker; none is to be taken for dead on a busy machine."""
 DEADLINE = 120.0
+BEGAN = 1_700_000_000_000
+"""The time of the first click, in milliseconds."""
 ITEMS = tuple(f"item-{n}" for n in range(40))
 
 
@@ -93,7 +95,7 @@ class Group:
         """`count` clicks of one session; returns when they are durable."""
         producer = producer or self._producer
         for n in range(start, start + count):
-            click = Click(session_id=session, item_id=ITEMS[n % len(ITEMS)], timestamp=1_000 + n)
+            click = Click(session_id=session, item_id=ITEMS[n % len(ITEMS)], timestamp=BEGAN + n)
             producer.produce(self.topics.clicks, encode_click(click), session.encode(), partition, on_delivery=_durable)
         assert producer.flush(60) == 0
 

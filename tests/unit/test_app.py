@@ -33,6 +33,7 @@ from tests.unit.models import exact_model
 
 CLICKS = TP("clicks", 2)
 RANKINGS, CHANGELOG, REJECTED = "rankings", "nextclick-sessions-changelog", "clicks.rejected"
+BEGAN = 1_700_000_000_000  # the time of a click at offset 0, in milliseconds
 GENERATION = 1
 PATIENCE = 30.0  # seconds until a test gives up
 
@@ -108,7 +109,7 @@ class Running:
         """Clicks (session, item), or bytes that are none, from this offset on."""
         records = []
         for offset, click in enumerate(clicks, start=at):
-            value = click if isinstance(click, bytes) else encode_click(Click(*click, timestamp=offset))
+            value = click if isinstance(click, bytes) else encode_click(Click(*click, timestamp=BEGAN + offset))
             key = b"?" if isinstance(click, bytes) else click[0].encode()
             records.append(SimpleNamespace(key=key, value=value, offset=offset, timestamp=0, timestamp_type=0))
         return Chunk(tp, cast(Any, records), generation, None)

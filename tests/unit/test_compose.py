@@ -116,13 +116,13 @@ def test_settings_are_accepted_by_both_programs(name: str) -> None:
 
 
 def test_variables_of_the_shell_reach_every_service_that_they_concern() -> None:
-    shell = {"NEXTCLICK_TOPICS__PARTITIONS": "3", "NEXTCLICK_WORKER__IDLE_GAP": "600"}
+    shell = {"NEXTCLICK_TOPICS__PARTITIONS": "3", "NEXTCLICK_CLICKS__IDLE_GAP": "600"}
     for name in OURS:
         environ = environment_of(services()[name], shell)
         assert load_settings(StreamSettings, config=None, environ=environ).topics.partitions == 3
     started = load_settings(StreamSettings, config=None, environ=environment_of(services()["worker"], shell))
     trained = load_settings(TrainerRoot, config=None, environ=environment_of(services()["trainer"], shell))
-    assert started.worker.idle_gap == trained.trainer.idle_gap == 600
+    assert started.clicks.idle_gap == trained.clicks.idle_gap == 600
     created = load_settings(StreamSettings, config=None, environ=environment_of(services()[ONE_SHOT], shell))
     assert created == started, "the topics are made for other settings than the worker's"
 

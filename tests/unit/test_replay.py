@@ -81,7 +81,7 @@ class FakeProducer:
 def published(
     fake: FakeProducer, count: int, *, interruption: Interruption | None = None
 ) -> tuple[Replayed, list[int]]:
-    clicks = [Click(f"s{n % 2}", f"i{n}", n, None) for n in range(count)]
+    clicks = [Click(f"s{n % 2}", f"i{n}", NOW - count + n, None) for n in range(count)]
     progress: list[int] = []
     done = publish(
         iter(clicks),

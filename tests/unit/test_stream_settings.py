@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from schemas.click import ClickLimits
 from schemas.errors import SettingsError
-from schemas.settings import load_settings
+from schemas.settings import RootSettings, load_settings
 from stream_app.settings import StreamSettings, WorkerSettings
+from trainer.service_settings import TrainerRoot
 
 
 def load(environ: dict[str, str], **overrides: Any) -> StreamSettings:
@@ -22,9 +24,10 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_defaults_are_a_worker_for_this_machine_alone() -> None:
-    worker = load({}).worker
-    assert worker.web_host == "127.0.0.1"
-    assert (worker.idle_gap, worker.recent_items, worker.published) == (1800, 30, 20)
+    settings = load({})
+    assert settings.worker.web_host == "127.0.0.1"
+    assert (settings.clicks.idle_gap, settings.worker.recent_items, settings.worker.published) == (1800, 30, 20)
+    assert settings.clicks.limits == ClickLimits()
 
 
 def test_settings_are_frozen() -> None:
@@ -34,14 +37,14 @@ def test_settings_are_frozen() -> None:
 
 def test_the_environment_sets_and_the_command_line_wins() -> None:
     settings = load(
-        {"NEXTCLICK_WORKER__WEB_PORT": "7000", "NEXTCLICK_WORKER__IDLE_GAP": "60"}, **{"worker.web_port": 0}
+        {"NEXTCLICK_WORKER__WEB_PORT": "7000", "NEXTCLICK_CLICKS__IDLE_GAP": "1m"}, **{"worker.web_port": 0}
     )
-    assert (settings.worker.web_port, settings.worker.idle_gap) == (0, 60)
+    assert (settings.worker.web_port, settings.clicks.idle_gap) == (0, 60)
 
 
 def test_a_typing_error_refuses_to_start() -> None:
-    with pytest.raises(SettingsError, match=r"NEXTCLICK_WORKER__IDLE_GAPS.*did you mean.*IDLE_GAP"):
-        load({"NEXTCLICK_WORKER__IDLE_GAPS": "60"})
+    with pytest.raises(SettingsError, match=r"NEXTCLICK_CLICKS__IDLE_GAPS.*did you mean.*IDLE_GAP"):
+        load({"NEXTCLICK_CLICKS__IDLE_GAPS": "60"})
 
 
 def test_the_trainers_settings_in_the_same_file_are_its_own(tmp_path: Path) -> None:
@@ -57,11 +60,9 @@ def test_the_trainers_settings_in_the_same_file_are_its_own(tmp_path: Path) -> N
         ("app_id", ""),
         ("model_alias", ""),
         ("published", 0),
-        ("idle_gap", 0),
         ("recent_items", 0),
         ("recent_items", 256),  # the row's format counts them in one byte
         ("session_ttl", 1799),  # below the idle gap
-        ("max_future", -1),
         ("chunk_clicks", 0),
         ("chunks_in_flight", 0),
         ("linger", -0.1),
@@ -76,6 +77,31 @@ def test_the_trainers_settings_in_the_same_file_are_its_own(tmp_path: Path) -> N
 def test_refused(key: str, value: object) -> None:
     with pytest.raises(SettingsError):
         load({}, **{f"worker.{key}": value})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("idle_gap", 0), ("max_future", -1), ("max_bytes", 63), ("min_timestamp", -1), ("min_timestamp", 10**15)],
+)
+@pytest.mark.parametrize("program", [StreamSettings, TrainerRoot])
+def test_both_programs_refuse_the_same_rules_of_clicks(program: type[RootSettings], key: str, value: object) -> None:
+    with pytest.raises(SettingsError, match=rf"clicks\.{key}"):
+        load_settings(program, config=None, environ={}, overrides={f"clicks.{key}": value})
+
+
+@pytest.mark.parametrize("table", ["worker", "trainer"])
+@pytest.mark.parametrize(("name", "now"), [("idle_gap",) * 2, ("max_future",) * 2, ("max_click_bytes", "max_bytes")])
+def test_rules_of_clicks_in_a_programs_own_table_are_told_where_they_belong(
+    tmp_path: Path, table: str, name: str, now: str
+) -> None:
+    program: type[RootSettings] = StreamSettings if table == "worker" else TrainerRoot
+    file = tmp_path / "deployment.toml"
+    file.write_text(f"[{table}]\n{name} = 60\n")
+    with pytest.raises(SettingsError, match=rf"{table}\.{name} .*no such setting; did you mean clicks\.{now}\?"):
+        load_settings(program, config=file, environ={})
+    variable, there = f"NEXTCLICK_{table}__{name}".upper(), f"NEXTCLICK_CLICKS__{now}".upper()
+    with pytest.raises(SettingsError, match=rf"{variable}: no such setting; did you mean {there}\?"):
+        load_settings(program, config=None, environ={variable: "60"})
 
 
 def test_rows_must_outlive_the_idle_gap() -> None:

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from schemas.duration import parse_duration
 from schemas.errors import SettingsError
 from schemas.settings import load_settings
-from trainer.service_settings import TrainerRoot, TrainerSettings, parse_duration
+from trainer.service_settings import TrainerRoot, TrainerSettings
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "retraining.md"
 
