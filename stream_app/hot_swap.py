@@ -232,7 +232,10 @@ class ModelWatcher:
         if model.version != announcement.version:
             raise BundleError(f"manifest.json: holds version {model.version}, announced was {announcement.version}")
         if model.k < min(self._published, len(model.vocabulary)):
-            raise BundleError(f"manifest.json: it ranks {model.k} items, worker.published asks for {self._published}")
+            raise BundleError(
+                f"manifest.json: it ranks {model.k} items, worker.published asks for {self._published}: lower that, or "
+                f"train with list_length={self._published} or more ([trainer.training], or `trainer fit --set`)"
+            )
         if model.recent_size > self._recent_items:
             raise BundleError(
                 f"manifest.json: it looks at the last {model.recent_size} clicks of a session, and rows keep "

@@ -37,7 +37,14 @@ from trainer.session_memory import SessionMemory
 from trainer.sessions import SessionSet, encode, vocabulary_of
 from trainer.settings import TrainingSettings
 from trainer.shrink import shrink_and_perturb
-from trainer.train import TOO_FEW_TO_REMEMBER, learn_memory, train, transitions_to_fit, transitions_to_learn
+from trainer.train import (
+    TOO_FEW_TO_REMEMBER,
+    check_size,
+    learn_memory,
+    train,
+    transitions_to_fit,
+    transitions_to_learn,
+)
 from trainer.warm_start import fits, warm_start
 from trainer.window import Window, hold_out, read_window
 
@@ -234,6 +241,7 @@ class Cycle:
     ) -> FitResult:
         """Train; with `memory` under the weights of its terms, which are learned otherwise."""
         training, cold = self._training(warm=start is not None), self._training(warm=False)
+        check_size(sessions, cold)
 
         def weights(item_ids: Sequence[str]) -> Weights:
             assert start is not None

@@ -25,10 +25,10 @@ from trainer.gru4rec import Weights
 from trainer.memory_graph import add_memory
 from trainer.onnx_graph import Graph
 from trainer.session_memory import NO_MEMORY, RECENT, SessionMemory, remember
+from trainer.settings import TrainingSettings
 from trainer.shortlist import LEAST_ITEMS, shortlist_graph
 from trainer.shortlist_memory import ListedMemory
 
-TOP_K = 30  # a few more than a ranking publishes by default; a worker computes no more than it publishes
 _OPSET, _IR = 17, 8  # every ONNX Runtime since 1.12 knows them, and nothing newer is needed
 _GOLDEN_SESSIONS, _GOLDEN_CLICKS = 4, 8
 
@@ -50,7 +50,7 @@ def export(
     weights: Weights,
     memory: SessionMemory = NO_MEMORY,
     *,
-    k: int = TOP_K,
+    k: int = TrainingSettings.model_fields["list_length"].default,
     recent_size: int = RECENT,
     seed: int = 0,
 ) -> Exported:
@@ -225,7 +225,7 @@ def save_bundle(
     git_revision: str | None = None,
 ) -> Path:
     """Export a fit and write it as the bundle ``parent/version``; see :func:`schemas.bundle.write_bundle`."""
-    exported = export(result.weights, result.memory)
+    exported = export(result.weights, result.memory, k=result.settings.list_length)
     return write_bundle(
         parent,
         version=version,

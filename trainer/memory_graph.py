@@ -15,7 +15,7 @@ from trainer.memory_tables import ItemTable
 from trainer.onnx_graph import Graph
 from trainer.session_memory import SCALES, RepeatTerm, SessionMemory, TableTerm, place_of
 
-_BLOCK = 8  # entries: a row wastes half of them on average, and a row of 100 is 13 reads
+BLOCK = 8  # entries: a row wastes half of them on average, and a row of 100 is 13 reads
 
 
 @dataclass(frozen=True)
@@ -189,11 +189,11 @@ class Blocks:
     @classmethod
     def of(cls, table: ItemTable) -> "Blocks":
         lengths = np.diff(table.starts)
-        count = -(-lengths // _BLOCK)
+        count = -(-lengths // BLOCK)
         first = 1 + np.cumsum(count) - count
-        at = np.repeat(first * _BLOCK - table.starts[:-1], lengths) + np.arange(len(table.items))
-        size = (1 + int(count.sum())) * _BLOCK
+        at = np.repeat(first * BLOCK - table.starts[:-1], lengths) + np.arange(len(table.items))
+        size = (1 + int(count.sum())) * BLOCK
         items, counts = np.zeros(size, np.int32), np.zeros(size, np.float16)
         items[at], counts[at] = table.items, table.counts
         most = max(1, int(count.max(initial=0)))
-        return cls(first, count, items.reshape(-1, _BLOCK), counts.reshape(-1, _BLOCK), most)
+        return cls(first, count, items.reshape(-1, BLOCK), counts.reshape(-1, BLOCK), most)

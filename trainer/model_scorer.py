@@ -38,7 +38,8 @@ class ModelScorer:
 
     @property
     def depth(self) -> int:
-        return self._model.k
+        # Behind a list of the model's whole catalogue nothing could tie.
+        return self._model.k if self._model.k < len(self._model.vocabulary) else max(self._model.k, len(self._index))
 
     def start(self, lanes: int) -> _State:
         return _State(self._model.initial_hidden(lanes), np.zeros(lanes, np.bool_), np.ones(lanes, np.bool_))

@@ -99,6 +99,11 @@ class TrainerSettings(Section):
     def _fits_together(self) -> Self:
         if self.log_keep and (not self.window or self.log_keep < self.window):
             raise ValueError("log_keep is shorter than window: clicks of the training window would be removed")
+        if self.gate_k >= self.training.list_length:
+            raise ValueError(
+                f"gate_k is {self.gate_k}, and a model ranks training.list_length = {self.training.list_length} items, "
+                "of which there must be more: raise that, or lower gate_k"
+            )
         if unknown := sorted(set(self.gate_beats) - set(self.baselines)):
             raise ValueError(f"gate_beats names {', '.join(unknown)}, not among baselines: they would not be evaluated")
         return self

@@ -5,11 +5,13 @@ from typing import Annotated, Final, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from schemas.manifest import BundleLimits
 from trainer.errors import TrainingSettingsError
 
 # Short forms in use in the literature and in other tools' parameter files.
 _ALIASES = {"xe": "cross-entropy", "constrained": "shared"}
-MOST_UNITS: Final = 4096  # that a bundle may have
+MOST_UNITS: Final = BundleLimits().hidden_size
+MOST_STATE_ROWS: Final = BundleLimits().layers
 
 
 def _canonical(value: object) -> object:
@@ -105,6 +107,12 @@ class TrainingSettings(BaseModel):
         lt=1,
         description="share of the training sessions, the newest, that the memory's weights are fitted to",
     )
+    list_length: int = Field(
+        30,
+        ge=1,
+        le=BundleLimits().k,
+        description="items that the model can rank: at least worker.published of them, and more than trainer.gate_k",
+    )
     engine: EngineChoice = Field(
         "auto", description="what computes the steps: compiled code where it can and pays, torch for the rest"
     )
@@ -126,6 +134,11 @@ class TrainingSettings(BaseModel):
             raise ValueError("batch_size=1 and n_sample=0 leave no negatives: raise one of them")
         if self.members * self.hidden_size > MOST_UNITS:
             raise ValueError(f"members={self.members} of hidden_size={self.hidden_size} are above {MOST_UNITS} units")
+        if self.state_rows > MOST_STATE_ROWS:
+            raise ValueError(
+                f"layers={self.layers} with input_decay={self.input_decay:g} and embedding={self.embedding} make a "
+                f"state of {self.state_rows} rows, and a bundle has {MOST_STATE_ROWS} at most: lower layers"
+            )
         if self.layers == 0 and self.embedding == "one-hot":
             raise ValueError("layers=0 scores by the last item's row, and one-hot has none: set embedding=separate")
         if self.deep_input and self.embedding == "one-hot":
@@ -140,6 +153,12 @@ class TrainingSettings(BaseModel):
                 "the others to the other losses; leave activation out to get the usual one"
             )
         return self
+
+    @property
+    def state_rows(self) -> int:
+        """Rows of H numbers that a session's state takes: the layers', and those of the decayed sum of its inputs."""
+        decayed = self.input_decay > 0 or self.layers == 0
+        return self.layers + (3 if self.embedding == "one-hot" else 1) * decayed
 
     @classmethod
     def parse(cls, values: Mapping[str, object]) -> "TrainingSettings":

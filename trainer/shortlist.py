@@ -58,7 +58,7 @@ _SCORED_WITH_MEMORY: Final = 96
 _STEPS: Final = 63
 _STATE_STEPS: Final = 127
 _BIAS_INPUT: Final = 1 / 8
-_MOST_BIAS_COLUMNS: Final = 28
+MOST_BIAS_COLUMNS: Final = 28
 """The bias takes so many more components that the states' own there are no larger than this, and do not make the steps
 of a state coarser: a GRU's largest is near 1. Products may come in 64s, so 128 components are no slower than 100."""
 _TINY: Final = float(np.finfo(np.float32).tiny)
@@ -118,7 +118,7 @@ class _Catalogue:
     @property
     def bias_columns(self) -> int:
         """Components that carry the bias, none larger than a weight."""
-        return min(_MOST_BIAS_COLUMNS, int(np.ceil(self._bias_size / _BIAS_INPUT)))
+        return min(MOST_BIAS_COLUMNS, int(np.ceil(self._bias_size / _BIAS_INPUT)))
 
     @property
     def bias_input(self) -> float:
@@ -141,6 +141,12 @@ class _Catalogue:
     def rounded(self) -> npt.NDArray[np.int8]:
         """int8[I, H + columns] in steps of α."""
         return np.rint(self.extended() / self.step).astype(np.int8)
+
+
+def padded_items(items: int) -> int:
+    """How many items a shortlist's integers are of, once the last blocks are filled up."""
+    catalogue = _Catalogue(np.broadcast_to(np.float32(0), (items, 1)), np.zeros(0, np.float32))
+    return catalogue.block * catalogue.blocks
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from trainer.bundle_size import check_bundle_size
 from trainer.early_stopping import EarlyStopping
 from trainer.errors import TooFewSessionsError
 from trainer.fit import FitResult
@@ -44,8 +45,9 @@ def train(
 
     With ``memory`` the weights of its terms are taken over, and only its tables are made anew; without, they are
     learned. ``progress`` hears of transitions. The rest is as in :func:`trainer.members.fit_members`, the
-    errors as in :func:`trainer.fit.fit`.
+    errors as in :func:`trainer.fit.fit`; before anything is trained also those of :func:`check_size`.
     """
+    check_size(sessions, settings)
     result = fit_members(
         sessions,
         settings,
@@ -90,6 +92,11 @@ def learn_memory(
         recent_size=RECENT,
         tick=lambda: progress(0) if progress else None,  # whoever listens may want to stop
     )
+
+
+def check_size(sessions: SessionSet, settings: TrainingSettings) -> None:
+    """Raises :class:`TrainingSettingsError` where no bundle could hold what these sessions make."""
+    check_bundle_size(sessions, settings, lambda: tables_of(sessions, settings))
 
 
 def transitions_to_learn(sessions: SessionSet, settings: TrainingSettings) -> int:

@@ -16,7 +16,7 @@ from trainer.evaluate import GruScorer, Metrics, evaluate
 from trainer.members import fit_members
 from trainer.sessions import SessionSet
 from trainer.settings import TrainingSettings
-from trainer.train import learn_memory, tables_of
+from trainer.train import check_size, learn_memory, tables_of
 
 K = 20  # of the measures that a search goes by
 
@@ -88,7 +88,8 @@ def _baseline(task: Task, judging: Judging) -> Done:
 def _network(task: Task, judging: Judging, connection: Connection) -> Done:
     try:
         settings = TrainingSettings.parse(task.values)
-    except TrainingSettingsError as error:  # values that do not go together
+        check_size(judging.train, settings)
+    except TrainingSettingsError as error:  # values that do not go together, or too large a model
         return Done(why=str(error))
     stopping = EarlyStopping(judging.holdout, patience=judging.patience, measure=judging.measure, k=K)
 

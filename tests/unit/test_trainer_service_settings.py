@@ -40,6 +40,9 @@ def test_what_is_no_duration_is_told_with_an_example(text: str) -> None:
         ({"EVERY": "0s"}, "greater than 0"),
         ({"LOG_KEEP": "1d", "WINDOW": "2d"}, "log_keep is shorter than window"),
         ({"LOG_KEEP": "1d", "WINDOW": "0"}, "log_keep is shorter than window"),
+        ({"GATE_K": "30"}, "gate_k is 30, and a model ranks training.list_length = 30 items"),
+        ({"GATE_K": "20", "TRAINING__LIST_LENGTH": "20"}, "raise that, or lower gate_k"),
+        ({"TRAINING__LAYERS": "8", "TRAINING__INPUT_DECAY": "0.5"}, "state of 9 rows"),
         ({"BASELINES": "[]"}, "gate_beats names pop, not among baselines"),
         ({"BASELINES": '["pop", "knn"]'}, "item-knn"),
         ({"MODEL_ALIAS": "../x"}, "pattern"),
@@ -51,6 +54,11 @@ def test_what_is_no_duration_is_told_with_an_example(text: str) -> None:
 def test_what_does_not_fit_refuses_to_start(environ: dict[str, str], message: str) -> None:
     with pytest.raises(SettingsError, match=re.escape(message)):
         load(**environ)
+
+
+def test_metrics_of_longer_lists_are_a_matter_of_settings() -> None:
+    settings = load(GATE_K="100", TRAINING__LIST_LENGTH="101")
+    assert (settings.gate_k, settings.training.list_length) == (100, 101)
 
 
 def test_a_loop_without_baselines_is_possible() -> None:

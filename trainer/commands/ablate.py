@@ -78,8 +78,8 @@ def ablate(
         from trainer.evaluate import GruScorer, ranks_of
         from trainer.plot import check_plot, plot_comparison
         from trainer.significance import judge
+        from trainer.train import check_size, transitions_to_fit, transitions_to_learn
         from trainer.train import train as train_model
-        from trainer.train import transitions_to_fit, transitions_to_learn
 
         check_plot(plot)
         use_threads(threads)
@@ -100,6 +100,8 @@ def ablate(
             )
         )
         tell_bad_rows(errors, data)
+        for one in rows:
+            check_size(data.train, one.settings)
         ranks, about = {}, {}
         for number, one in enumerate(rows, start=1):
             name = one.row.name

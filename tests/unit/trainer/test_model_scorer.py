@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,20 @@ def test_a_bundle_scores_sessions_of_any_vocabulary(model: Model) -> None:
     shuffled = encode(sessions, tuple(np.random.default_rng(0).permutation(sessions.item_ids).tolist()))
     same = evaluate(ModelScorer(model, sessions), sessions)
     assert evaluate(ModelScorer(model, shuffled), shuffled) == same
+
+
+@pytest.mark.parametrize("length", [1, 40, 50, 1000])
+def test_a_model_ranks_as_many_items_as_its_training_says(result: FitResult, tmp_path: Path, length: int) -> None:
+    told = replace(result, settings=result.settings.model_copy(update={"list_length": length}))
+    save_bundle(tmp_path, "v1", told, popularity=TRAIN.support(), training={}, metrics={}, created_at=0)
+    model, sessions = open_bundle(tmp_path / "v1"), random_sessions(40, items=50, seed=3)
+    assert model.k == min(length, 50)
+    if length >= 50:  # all there are: any k can be measured, whatever else was clicked
+        metrics = evaluate(ModelScorer(model, with_unknown()), with_unknown(), ks=(20, 100))
+        assert metrics.recall[20] <= metrics.recall[100] < 1
+    else:
+        with pytest.raises(ValueError, match=f"ranks {length} items"):
+            evaluate(ModelScorer(model, sessions), sessions, ks=(length,))
 
 
 def with_unknown() -> SessionSet:

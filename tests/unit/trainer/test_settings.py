@@ -51,6 +51,19 @@ def test_settings_that_do_not_go_together_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
+    ("chosen", "rows"),
+    [
+        ({"layers": 8, "input_decay": 0.5}, 9),
+        ({"layers": 6, "input_decay": 0.5, "embedding": "one-hot"}, 9),
+    ],
+)
+def test_a_state_that_no_bundle_can_have_is_refused(chosen: dict[str, object], rows: int) -> None:
+    with pytest.raises(TrainingSettingsError, match=f"state of {rows} rows, and a bundle has 8 at most: lower layers"):
+        TrainingSettings.parse(chosen)
+    TrainingSettings.parse({**chosen, "layers": int(str(chosen["layers"])) - 1})
+
+
+@pytest.mark.parametrize(
     ("loss", "activation"),
     [("cross-entropy", "softmax"), ("bpr-max", "elu"), ("bpr", "linear"), ("top1", "linear"), ("top1-max", "linear")],
 )
