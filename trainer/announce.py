@@ -10,7 +10,8 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 from schemas.announcement import ModelAnnouncement, decode_announcement, encode_announcement
 from schemas.errors import AnnouncementError
 from schemas.settings import KafkaConnection
-from trainer.service_errors import AnnounceError
+from trainer.outage import is_away
+from trainer.service_errors import AnnounceError, KafkaAwayError
 
 log = structlog.get_logger(__name__)
 
@@ -19,7 +20,7 @@ _POLL_SECONDS: Final = 0.2
 
 
 class ModelsTopic:
-    """Reads and writes the announcements of one alias."""
+    """Reads the announcements of every alias, and writes those of one."""
 
     def __init__(self, connection: KafkaConnection, topic: str, alias: str, *, delivery_seconds: float) -> None:
         self._connection = connection
@@ -28,7 +29,11 @@ class ModelsTopic:
         self.alias = alias
 
     def current(self) -> ModelAnnouncement | None:
-        """The newest usable announcement of the alias, None without one. Raises AnnounceError."""
+        """The newest usable announcement of our alias, None without one. Raises AnnounceError."""
+        return self.announced().get(self.alias)
+
+    def announced(self) -> dict[str, ModelAnnouncement]:
+        """The newest usable announcement of each alias. Raises AnnounceError."""
         consumer = Consumer(
             {
                 **self._connection.librdkafka(),
@@ -74,26 +79,28 @@ class ModelsTopic:
             raise self._unusable(error.args[0]) from error
         if failed or not any(confirmed):
             reason = failed[0].str() if failed else "no answer"
-            raise AnnounceError(
+            kind = AnnounceError if failed and not is_away(failed[0]) else KafkaAwayError
+            raise kind(
                 f"Kafka did not confirm the announcement of {announcement.version} on {self._topic}: {reason}; "
                 "see `trainer models` for what is announced, and announce it with `trainer promote`"
             )
 
-    def _newest(self, consumer: Consumer) -> ModelAnnouncement | None:
+    def _newest(self, consumer: Consumer) -> dict[str, ModelAnnouncement]:
         unread = set(self._partitions(consumer))
         consumer.assign([TopicPartition(self._topic, number, OFFSET_BEGINNING) for number in unread])
-        newest: ModelAnnouncement | None = None
+        newest: dict[str, ModelAnnouncement] = {}
         deadline = time.monotonic() + _TIMEOUT_SECONDS
         while unread:
             message = consumer.poll(_POLL_SECONDS)
             if message is None:
                 if time.monotonic() > deadline:
-                    raise AnnounceError(f"the topic {self._topic}: cannot be read to its end; is Kafka running?")
+                    raise KafkaAwayError(f"the topic {self._topic}: cannot be read to its end; is Kafka running?")
             elif (error := message.error()) is None:
-                newest = self._usable(message.key(), message.value()) or newest
+                if (usable := self._usable(message.key(), message.value())) is not None:
+                    newest[usable.alias] = usable
             elif error.code() == KafkaError._PARTITION_EOF:
                 unread.discard(message.partition())
-            elif not error.retriable():
+            elif not is_away(error):
                 raise self._unusable(error)
         return newest
 
@@ -109,18 +116,16 @@ class ModelsTopic:
             time.sleep(_POLL_SECONDS)
 
     def _usable(self, key: bytes | None, value: bytes | None) -> ModelAnnouncement | None:
-        if key != self.alias.encode():
-            return None
         try:
             return decode_announcement(value, key)
         except AnnouncementError as error:
-            log.warning("an announcement is not usable, and no worker uses it", alias=self.alias, error=str(error))
+            log.warning("an announcement is not usable, and no worker uses it", key=str(key), error=str(error))
             return None
 
     def _unusable(self, error: KafkaError | None) -> AnnounceError:
         if error is None or error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
             return AnnounceError(f"the topic {self._topic} does not exist; create it with `stream-app topics`")
-        return AnnounceError(
+        return (KafkaAwayError if is_away(error) else AnnounceError)(
             f"the topic {self._topic} at {self._connection.bootstrap_servers}: {error.str()}; is Kafka running, and "
             "are the settings in [kafka] right?"
         )

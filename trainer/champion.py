@@ -5,12 +5,14 @@ the next command finds the entry newer than the topic's last announcement and dr
 """
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
 
 from schemas.announcement import ModelAnnouncement
+from schemas.errors import BundleError
 from trainer.history import Action, Entry, line_of, settle
 from trainer.registry import PublishedModel, Registry
 from trainer.service_errors import RegistryError
@@ -20,14 +22,19 @@ log = structlog.get_logger(__name__)
 HISTORY_KEPT = 200
 """Entries of the history: each command lists them all."""
 
+PREDECESSORS_KEPT = 3
+"""Of each alias, to roll back to."""
+
 
 class Announcements(Protocol):
-    """The announcements of one alias: `trainer.announce.ModelsTopic`, or a list in a test."""
+    """The models topic, and the alias that is announced on it: `trainer.announce.ModelsTopic`, or a list in a test."""
 
     @property
     def alias(self) -> str: ...
 
-    def current(self) -> ModelAnnouncement | None: ...
+    def announced(self) -> Mapping[str, ModelAnnouncement]:
+        """By alias, the announcement that counts."""
+        ...
 
     def announce(self, announcement: ModelAnnouncement) -> None: ...
 
@@ -57,33 +64,51 @@ class Championship:
 
     def standing(self) -> Standing:
         """Ask the models topic and the history. Raises AnnounceError and RegistryError."""
-        champion = self._topic.current()
-        entries = self._registry.history(self._topic.alias)
+        return self._standing(self._topic.alias, self._topic.announced())
+
+    def protected(self) -> set[str]:
+        """What each alias means now, and its last predecessors: of every alias, not of ours alone."""
+        announced = self._topic.announced()
+        return {
+            version
+            for alias in {*announced, *self._registry.aliases()}
+            for version in self._standing(alias, announced).line[-1 - PREDECESSORS_KEPT :]
+        }
+
+    def _standing(self, alias: str, announced: Mapping[str, ModelAnnouncement]) -> Standing:
+        champion = announced.get(alias)
         current = None if champion is None else (champion.announced_at, champion.version)
-        return Standing(champion, tuple(settle(entries, current)))
+        return Standing(champion, tuple(settle(self._registry.history(alias), current)))
 
     def promote(self, model: PublishedModel, why: str) -> ModelAnnouncement:
         """Verify a version as a worker would and announce it. Raises BundleError, AnnounceError and RegistryError."""
+        self._registry.open(model)
         return self._announce(model, "promoted", why, self.standing())
 
     def roll_back(self) -> ModelAnnouncement:
-        """Announce the nearest predecessor of the champion that is still published."""
+        """Announce the nearest predecessor of the champion that can still be served."""
         standing = self.standing()
         if standing.champion is None:
             raise RegistryError("there is no champion to roll back from; announce a version with `trainer promote`")
         predecessors = [version for version in standing.line[:-1] if version != standing.champion.version]
         for version in reversed(predecessors):
-            model = self._registry.find(version)
-            if model is not None:
-                why = f"rolled back from {standing.champion.version}"
-                return self._announce(model, "rolled-back", why, standing)
-            log.warning("a predecessor is not published any more", version=version)
+            try:
+                model = self._registry.find(version)
+                if model is not None:
+                    self._registry.open(model)
+            except BundleError as error:
+                log.warning("a predecessor cannot be served any more, so it is passed over", error=str(error))
+                continue
+            if model is None:
+                log.warning("a predecessor is not published any more, so it is passed over", version=version)
+                continue
+            return self._announce(model, "rolled-back", f"rolled back from {standing.champion.version}", standing)
         raise RegistryError(
-            f"{standing.champion.version} has no published predecessor; announce another with `trainer promote`"
+            f"{standing.champion.version} has no predecessor that can be served; announce another version with "
+            "`trainer promote`"
         )
 
     def _announce(self, model: PublishedModel, action: Action, why: str, standing: Standing) -> ModelAnnouncement:
-        self._registry.open(model)
         alias = self._topic.alias
         written = self._registry.history(alias)
         for orphan in set(written) - set(standing.entries):

@@ -27,7 +27,8 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 from schemas.click import ClickLimits, ClickRejectedError, decode_click
 from schemas.settings import KafkaConnection
 from trainer.click_log import ClickLogFolder, LogFile, Rows, TopicIdentity
-from trainer.service_errors import ClickLogError, CollectError
+from trainer.outage import is_away
+from trainer.service_errors import ClickLogError, CollectError, KafkaAwayError
 
 log = structlog.get_logger(__name__)
 
@@ -216,7 +217,7 @@ class Collector:
             partition.caught_up = True
         elif code in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
             self._reposition(message.partition())
-        elif error.retriable() or code in (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT):
+        elif is_away(error):
             log.warning("clicks topic", error=error.str())
         else:
             raise CollectError(f"the topic {self._topic} cannot be read: {error.str()}")
@@ -321,5 +322,6 @@ class Collector:
                     where = f"the topic {self._topic} at {self._connection.bootstrap_servers}: {reason}"
                     if code == KafkaError.UNKNOWN_TOPIC_OR_PART:
                         raise CollectError(f"{where}; create it with `stream-app topics`") from error
-                    raise CollectError(f"{where}; is Kafka running, and are the settings in [kafka] right?") from error
+                    kind = CollectError if isinstance(cause, KafkaError) and not is_away(cause) else KafkaAwayError
+                    raise kind(f"{where}; is Kafka running, and are the settings in [kafka] right?") from error
             time.sleep(_POLL_SECONDS)

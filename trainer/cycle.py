@@ -11,12 +11,12 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import structlog
 
 from schemas.announcement import ModelAnnouncement
-from schemas.bundle import Manifest, Model
+from schemas.bundle import Model
 from schemas.errors import BundleError
 from trainer import baselines as counting
 from trainer.baselines import Baseline
@@ -46,11 +46,10 @@ from trainer.train import (
     transitions_to_learn,
 )
 from trainer.warm_start import fits, warm_start
-from trainer.window import Window, hold_out, read_window
+from trainer.window import Seen, Window, hold_out, read_window
 
 log = structlog.get_logger(__name__)
 
-PREDECESSORS_KEPT: Final = 3
 _BASELINES: Final[Mapping[str, Callable[[SessionSet], Baseline]]] = {
     "pop": counting.pop,
     "s-pop": counting.s_pop,
@@ -94,50 +93,39 @@ class Cycle:
         registry: Registry,
         championship: Championship,
         progress: Progress = lambda _phase, _done, _total: None,
+        *,
+        may_write: Callable[[], None] = lambda: None,
     ) -> None:
+        """`may_write` is asked before each change of the registry and each announcement; it raises to forbid them."""
         self._settings = settings = root.trainer
         self._idle_gap_ms = root.clicks.idle_gap_ms
         self._folder = folder
         self._registry = registry
         self._championship = championship
         self._progress = progress
+        self._may_write = may_write
+        self._told = False
         # Nobody else's: no other process has this writer's name, and no folder of a user's has such a name.
         self._staging = settings.work_dir / f".nextclick-staging-{registry.writer}"
 
-    def recover(self) -> ModelAnnouncement | None:
-        """Finish or remove what a killed process left; returns what was announced by that.
-
-        Only while no other trainer runs over the registry.
-        """
-        shutil.rmtree(self._staging, ignore_errors=True)
-        for name in self._registry.remove_leftovers():
-            log.info("removed what a killed trainer left half-published", name=name)
-        standing = self._championship.standing()
-        versions = self._registry.versions()
-        if versions and _was_left_unannounced(versions[-1], standing):
-            announcement = self._championship.promote(versions[-1], "passed the gate; announced after a restart")
-            log.info("announced a model that had passed the gate before a restart", version=announcement.version)
-            return announcement
-        if standing.champion is None and standing.entries:
-            log.warning(
-                "the models topic names no champion, but the registry has a history: was the topic made anew? Announce "
-                "a version with `trainer promote`",
-                last=standing.line[-1],
-            )
-        return None
-
     def run(self) -> CycleResult:
         """One cycle. Raises the errors of its steps; nothing is half done then, and the next cycle may succeed."""
+        announced = self._finish_what_was_left()
+        if announced is not None:
+            return CycleResult("announced", (announced.why,), announced.version)
+        return self._make_a_challenger()
+
+    def _make_a_challenger(self) -> CycleResult:
         settings = self._settings
-        versions = self._registry.versions()
+        last = _last_of_a_cycle(self._registry.versions())
         standing = self._championship.standing()
         champion = self._champion(standing)
         window = read_window(
             self._folder,
             window_ms=round(settings.window * 1000),
             idle_gap_ms=self._idle_gap_ms,
-            last=_positions(versions[-1].manifest) if versions else {},
-            champion=_positions(champion.manifest) if champion else {},
+            last=Seen.by(last.manifest) if last else Seen(),
+            champion=Seen.by(champion.manifest) if champion else Seen(),
         )
         if window is None:
             return CycleResult("skipped", ("the click log holds no clicks yet",))
@@ -175,6 +163,7 @@ class Cycle:
                 result, trained = again, whole
             else:
                 stage(self._staging, result, trained)
+        self._may_write()
         model = publish(
             self._registry,
             self._staging,
@@ -184,26 +173,50 @@ class Cycle:
             verdict=verdict,
             provenance=Provenance(
                 positions=window.positions,
+                topic_id=window.topic_id,
                 started_from=champion.version if champion and start else None,
-                champion=champion.version if champion else None,
+                champion=standing.champion.version if standing.champion else None,
                 holdout=split.test,
                 refitted=refitted,
             ),
         )
         if not verdict.passed:
             return CycleResult("refused", verdict.reasons, model.version)
+        self._may_write()
         self._championship.promote(model, "passed the gate: " + "; ".join(verdict.reasons))
         return CycleResult("announced", verdict.reasons, model.version)
 
     def tidy(self) -> None:
         """Remove versions and log files that are kept no longer, and join small log files."""
-        line = self._championship.standing().line[-1 - PREDECESSORS_KEPT :]
-        for version in self._registry.prune(keep=self._settings.keep_versions, protected=line):
+        self._may_write()
+        protected = self._championship.protected()
+        for version in self._registry.prune(keep=self._settings.keep_versions, protected=protected):
             log.info("removed an old version", version=version)
         if self._settings.log_keep:
             for file in self._folder.prune(round(self._settings.log_keep * 1000)):
                 log.info("removed an old log file", file=file.name)
         self._folder.merge()
+
+    def _finish_what_was_left(self) -> ModelAnnouncement | None:
+        """Finish or remove what a killed process or a failed cycle left; returns what was announced by that."""
+        self._may_write()
+        shutil.rmtree(self._staging, ignore_errors=True)
+        for name in self._registry.remove_leftovers():
+            log.info("removed what was left half-published", name=name)
+        standing = self._championship.standing()
+        last = _last_of_a_cycle(self._registry.versions())
+        if last is not None and _was_left_unannounced(last, standing):
+            announcement = self._championship.promote(last, "passed the gate; announced later")
+            log.info("announced a model that had passed the gate before", version=announcement.version)
+            return announcement
+        if standing.champion is None and standing.entries and not self._told:
+            self._told = True
+            log.warning(
+                "the models topic names no champion, but the registry has a history: was the topic made anew? Announce "
+                "a version with `trainer promote`",
+                last=standing.line[-1],
+            )
+        return None
 
     def _split(self, window: Window) -> _Split:
         everything = vocabulary_of(window.sessions)
@@ -321,19 +334,18 @@ class Cycle:
         return GateRules(k=s.gate_k, margin=s.gate_margin, beats=s.gate_beats, predictions=s.gate_predictions)
 
 
-def _positions(manifest: Manifest) -> dict[int, int]:
-    """What a model was trained on; empty for one that was not made from the click log."""
-    found: dict[str, Any] = manifest.training.get("positions", {})
-    return {int(number): int(offset) for number, offset in found.items()}
+def _last_of_a_cycle(versions: Sequence[PublishedModel]) -> PublishedModel | None:
+    """The newest version that was made from the click log: `trainer fit` may have put others beside it."""
+    return next((model for model in reversed(versions) if "positions" in model.manifest.training), None)
 
 
 def _was_left_unannounced(newest: PublishedModel, standing: Standing) -> bool:
     """Whether it passed the gate against the very champion that still stands, and was never announced."""
-    metrics = newest.manifest.metrics
-    if not metrics.get("gate", {}).get("passed"):
+    manifest = newest.manifest
+    if not manifest.metrics.get("gate", {}).get("passed"):
         return False
-    compared = metrics["champion"]["version"] if metrics.get("champion") else None
+    before = manifest.training.get("champion")
     if standing.champion is None:
         # Its entry in the history, if any, is then an intention: the topic holds no announcement at all.
-        return compared is None
-    return compared == standing.champion.version and not standing.was_announced(newest.version)
+        return before is None
+    return bool(before == standing.champion.version and not standing.was_announced(newest.version))

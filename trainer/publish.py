@@ -36,10 +36,12 @@ class Provenance:
 
     positions: Mapping[int, int]
     """For each partition of the clicks topic, the offset after the last that is in the window."""
+    topic_id: str
+    """Of that topic: one made anew under its name has other offsets."""
     started_from: str | None
     """The version whose weights it started from."""
     champion: str | None
-    """The version that it was compared with."""
+    """The version that was announced when it was made."""
     holdout: SessionSet
     refitted: bool
     """Whether the holdout was trained on after the evaluation."""
@@ -81,7 +83,9 @@ def publish(
         training=training_record(result, sessions)
         | {
             "positions": {str(number): offset for number, offset in sorted(provenance.positions.items())},
+            "topic_id": provenance.topic_id,
             "started_from": provenance.started_from,
+            "champion": provenance.champion,
             "refitted": provenance.refitted,
         },
         metrics=_metrics(evaluated, verdict, provenance),

@@ -2,21 +2,31 @@
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Final
 
+import pyarrow as pa
 import structlog
+from confluent_kafka import KafkaException
 
 from schemas.errors import SchemaError
 from trainer.assembly import championship_of, collector_of, registry_of
 from trainer.click_log import ClickLogFolder
-from trainer.collect import Collected
+from trainer.collect import Collected, Collector
 from trainer.cycle import Cycle, CycleResult, Progress
 from trainer.device import use_device
 from trainer.engine import use_threads
 from trainer.errors import TrainerError
-from trainer.service_errors import StopRequested
+from trainer.lease import Lease
+from trainer.outage import sleep, waiting_out
+from trainer.service_errors import CycleError, LeaseError, StopRequested
 from trainer.service_settings import TrainerRoot
 
 log = structlog.get_logger(__name__)
+
+_TOLD_IN_A_LINE: Final = (TrainerError, SchemaError, KafkaException, OSError, pa.ArrowException, MemoryError)
+"""Failures whose message says it all. Any other one is a fault in the program: the log gets its traceback too."""
+_RETRY_SECONDS: Final = 10.0
 
 
 def run(
@@ -29,48 +39,59 @@ def run(
     """Run cycles; returns the last one's result, None when stopped before there was one.
 
     Collecting goes on between cycles. A failed cycle is logged and the next one tries again, but after
-    `trainer.max_failures` in a row, or with `once`, its error is raised.
+    `trainer.max_failures` in a row, or with `once`, its error is raised: a TrainerError or SchemaError, whatever it was
+    at first. While Kafka does not answer a cycle waits (`trainer.outage`). Raises LeaseError, at once, when another
+    trainer publishes the same alias in the same registry.
     """
     settings = root.trainer
     use_threads(settings.threads)
     use_device(settings.device)
-
-    def watched(phase: str, done: int, total: int) -> None:
-        if stopping():
-            raise StopRequested
-        progress(phase, done, total)
-
-    folder = ClickLogFolder(settings.log_dir)
     result: CycleResult | None = None
     failures = 0
-    with folder.locked(), collector_of(root, folder) as collector:
+    folder = ClickLogFolder(settings.log_dir)
+    with ExitStack() as held:
+        held.enter_context(folder.locked())
         registry = registry_of(root, folder.writer())
-        cycle = Cycle(root, folder, registry, championship_of(root, registry), watched)
-        cycle.recover()
+        lease = Lease(registry.store, settings.model_alias, registry.writer, stopping=stopping)
+        try:
+            held.enter_context(lease)
+        except StopRequested:
+            return None
+        collector = held.enter_context(collector_of(root, folder))
+
+        def watched(phase: str, done: int, total: int) -> None:
+            if stopping():
+                raise StopRequested
+            lease.raise_if_lost()
+            progress(phase, done, total)
+
+        cycle = Cycle(root, folder, registry, championship_of(root, registry), watched, may_write=lease.check)
         while not stopping():
             due = time.monotonic() + settings.every
-            _tell_collected(collector.collect_to_end(stopping))
             try:
-                if stopping():
-                    break
-                result = _run_once(cycle)
+                result = waiting_out(lambda: _collect_and_run(collector, cycle, stopping), stopping)
                 failures = 0
             except StopRequested:
                 log.info("stopped during a cycle; nothing was published, the next start begins it anew")
                 break
-            except (TrainerError, SchemaError) as error:
+            except LeaseError:
+                raise
+            except Exception as error:
                 failures += 1
                 if once or failures >= settings.max_failures:
-                    raise
-                log.error("cycle failed; the next one tries again", error=str(error), in_a_row=failures)
+                    raise _told(error) from error
+                _log_failure("cycle failed; the next one tries again", error, in_a_row=failures)
             if once:
                 break
             log.info("next cycle", seconds=round(max(0.0, due - time.monotonic()), 1))
-            _tell_collected(collector.collect_until(lambda: stopping() or time.monotonic() >= due))  # noqa: B023
+            _collect_until(due, collector, stopping)
     return result
 
 
-def _run_once(cycle: Cycle) -> CycleResult:
+def _collect_and_run(collector: Collector, cycle: Cycle, stopping: Callable[[], bool]) -> CycleResult:
+    _tell_collected(collector.collect_to_end(stopping))
+    if stopping():
+        raise StopRequested
     began = time.monotonic()
     result = cycle.run()
     log.info(
@@ -79,6 +100,31 @@ def _run_once(cycle: Cycle) -> CycleResult:
     )  # fmt: skip
     cycle.tidy()
     return result
+
+
+def _collect_until(due: float, collector: Collector, stopping: Callable[[], bool]) -> None:
+    """Collect until a cycle is due. What fails meanwhile is tried again: the cycle decides whether it goes on."""
+    while not stopping() and time.monotonic() < due:
+        try:
+            _tell_collected(collector.collect_until(lambda: stopping() or time.monotonic() >= due))
+        except Exception as error:  # noqa: BLE001 - the loop's edge
+            _log_failure("collecting failed; trying again", error)
+            try:
+                sleep(min(_RETRY_SECONDS, due - time.monotonic()), stopping)
+            except StopRequested:
+                return
+
+
+def _told(error: Exception) -> Exception:
+    """The error in one line for whoever started the program."""
+    if isinstance(error, TrainerError | SchemaError):
+        return error
+    cause = error.args[0].str() if isinstance(error, KafkaException) else str(error)
+    return CycleError(f"a cycle failed: {type(error).__name__}: {cause}")
+
+
+def _log_failure(event: str, error: Exception, **fields: int) -> None:
+    log.error(event, error=str(_told(error)), exc_info=not isinstance(error, _TOLD_IN_A_LINE), **fields)
 
 
 def _tell_collected(collected: Collected) -> None:

@@ -136,6 +136,16 @@ def test_a_registry_in_an_object_store(deployment: Deployment, tmp_path: Path) -
     ] == result.version  # fmt: skip
 
 
+def test_pruning_asks_the_topic_for_every_alias(deployment: Deployment) -> None:
+    produce_history(deployment)
+    first = cycle(deployment)
+    root = deployment.root(model_alias="canary")
+    registry = registry_of(root)
+    canary = championship_of(root, registry).promote(registry.get(first.version or ""), "on trial")
+    assert championship_of(deployment.root(), registry).protected() == {first.version}
+    assert deployment.models_topic().announced() == {"champion": champion(deployment), "canary": canary}
+
+
 def test_a_kill_between_publishing_and_announcing_is_made_good_by_the_next_start(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,7 +162,8 @@ def test_a_kill_between_publishing_and_announcing_is_made_good_by_the_next_start
             cycle(deployment)
     assert deployment.models_topic().current() is None
     (version,) = [model.version for model in registry_of(deployment.root()).versions()]
-    assert cycle(deployment).outcome == "skipped"
+    finished = cycle(deployment)
+    assert (finished.outcome, finished.version) == ("announced", version)
     assert champion(deployment).version == version
 
 
@@ -191,6 +202,7 @@ def command(
     for name, value in deployment.environ.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setattr("trainer.logs.configure_logs", lambda *_: None)  # the logs of this process are pytest's
 
     def call(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["trainer", *arguments])
@@ -220,13 +232,20 @@ def test_the_commands_list_promote_and_roll_back(
     (line,) = [line for line in table.splitlines() if second["version"] in line]
     assert line.split()[-1] == "champion"
 
+    (deployment.folder / "registry" / "damaged").mkdir()
+    (deployment.folder / "registry" / "damaged" / "manifest.json").write_text("{")
+    finished = deployment.trainer("models", "--json")
+    assert [model["version"] for model in json.loads(ok(finished))] == [first["version"], second["version"]]
+    (warning,) = [json.loads(line) for line in finished.stderr.splitlines()]
+    assert warning["path"].endswith("/damaged")
+
     code, told, _ = command("rollback")
     assert (code, told.split(":")[0]) == (0, f"announced {first['version']} as champion")
     assert champion(deployment).version == first["version"]
     assert champion(deployment).why == f"rolled back from {second['version']}"
     code, _, error = command("rollback")
     assert code == 2
-    assert "has no published predecessor" in error
+    assert "has no predecessor that can be served" in error
 
     code, told, _ = command("promote", second["version"], "--why", "it was fine", "--json")
     assert (code, json.loads(told)["why"]) == (0, "it was fine")

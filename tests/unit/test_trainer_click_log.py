@@ -3,18 +3,21 @@
 import errno
 import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from schemas.bundle import read_manifest
+from tests.contract.tiny_model import TinyModel
 from trainer.click_log import ClickLogFolder, LogFile, LostOffsets, Rows, TopicIdentity
 from trainer.errors import TooFewSessionsError
 from trainer.readers import read_clicks
 from trainer.service_errors import ClickLogError
 from trainer.sessions import SessionSet
-from trainer.window import Window, hold_out, read_window
+from trainer.window import Seen, Window, hold_out, read_window
 
 TOPIC = TopicIdentity("clicks", "id-1")
 MINUTE = 60_000
@@ -201,7 +204,7 @@ def test_the_window_holds_the_sessions_that_ended_lately_whole(log: ClickLogFold
     write_sessions(log, 0, 0, [("old", "a", 0), ("old", "b", 1000), ("long", "a", 9 * hour)])
     write_sessions(log, 0, 3, [("long", "b", 9 * hour + 1000), ("single", "a", 10 * hour)])
     write_sessions(log, 1, 0, [("new", "b", 10 * hour), ("new", "c", 10 * hour + 5)])
-    window = read_window(log, window_ms=2 * hour, idle_gap_ms=30 * MINUTE, last={}, champion={})
+    window = read_window(log, window_ms=2 * hour, idle_gap_ms=30 * MINUTE, last=Seen(), champion=Seen())
     assert window is not None
     named = [[window.sessions.item_ids[i] for i in items] for items in sessions_of(window.sessions)]
     assert named == [["a", "b"], ["b", "c"]]  # `long` and `new`; a session of one click teaches nothing
@@ -212,22 +215,45 @@ def test_the_window_tells_which_sessions_which_model_has_seen(log: ClickLogFolde
     write_sessions(log, 0, 0, [("a", "x", 0), ("a", "y", 1), ("b", "x", 2), ("b", "y", 3)])
     write_sessions(log, 1, 0, [("c", "x", 4), ("c", "y", 5)])
 
-    def flags(positions: dict[int, int]) -> tuple[list[bool], list[bool]]:
-        window = read_window(log, window_ms=0, idle_gap_ms=MINUTE, last=positions, champion=positions)
+    def flags(seen: Seen) -> tuple[list[bool], list[bool]]:
+        window = read_window(log, window_ms=0, idle_gap_ms=MINUTE, last=seen, champion=seen)
         assert window is not None
+        assert window.topic_id == TOPIC.topic_id
         return window.new.tolist(), window.unseen.tolist()
 
-    assert flags({}) == ([True] * 3, [True] * 3)
-    assert flags({0: 3}) == ([False, True, True], [False, False, True])  # b goes on after the position
-    assert flags({0: 4, 1: 2}) == ([False] * 3, [False] * 3)
-    assert flags({0: 5, 1: 2}) == ([True] * 3, [True] * 3)  # beyond the log's end: another topic's positions
+    def flags_by(positions: dict[int, int], topic_id: str = TOPIC.topic_id) -> tuple[list[bool], list[bool]]:
+        return flags(Seen(positions, topic_id, until=1))
+
+    assert flags(Seen()) == ([True] * 3, [True] * 3)
+    assert flags_by({}) == ([True] * 3, [True] * 3)
+    assert flags_by({0: 3}) == ([False, True, True], [False, False, True])  # b goes on after the position
+    assert flags_by({0: 4, 1: 2}) == ([False] * 3, [False] * 3)
+    # Positions of a topic that was made anew since tell nothing of this one's: its time does.
+    assert flags_by({0: 4, 1: 2}, "another") == ([False, True, True], [False, True, True])
+    # So it is with a model that has none, of `trainer fit`.
+    assert flags(Seen(until=2)) == ([False, True, True], [False, False, True])
+    assert flags(Seen(until=5)) == ([False] * 3, [False] * 3)
+
+
+def test_a_manifest_tells_what_its_model_has_seen(tmp_path: Path) -> None:
+    def seen(training: dict[str, Any]) -> Seen:
+        return Seen.by(
+            read_manifest(TinyModel().write(tmp_path, f"v{len(list(tmp_path.iterdir()))}", training=training))
+        )
+
+    window = {"window": {"from": 1, "to": 7, "sessions": 2, "clicks": 4}}
+    assert seen(window) == Seen(until=7)
+    assert seen(window | {"positions": {"3": 9}, "topic_id": "id-1"}) == Seen({3: 9}, "id-1", until=7)
+    # A file without times, or a bundle by other hands: only what came after the model is surely new to it.
+    made = read_manifest(tmp_path / "v0").created_at
+    assert seen({"window": {"from": None, "to": None}}) == seen({}) == Seen(until=made)
 
 
 def window_of(unseen: list[bool]) -> Window:
     """Sessions of two clicks each, the i-th ending at time i."""
     count = len(unseen)
     sessions = SessionSet(np.zeros(2 * count, np.int64), 2 * np.arange(count + 1), ("x",), np.arange(count), timed=True)
-    return Window(sessions, new=np.ones(count, np.bool_), unseen=np.array(unseen), positions={})
+    return Window(sessions, new=np.ones(count, np.bool_), unseen=np.array(unseen), positions={}, topic_id="id-1")
 
 
 @pytest.mark.parametrize(
@@ -257,15 +283,15 @@ def test_a_holdout_that_leaves_nothing_on_one_side_is_refused(unseen: list[bool]
 
 def test_an_idle_gap_splits_a_session_id(log: ClickLogFolder) -> None:
     write_sessions(log, 0, 0, [("a", "x", 0), ("a", "y", 1), ("a", "x", 40 * MINUTE), ("a", "z", 41 * MINUTE)])
-    window = read_window(log, window_ms=0, idle_gap_ms=30 * MINUTE, last={}, champion={})
+    window = read_window(log, window_ms=0, idle_gap_ms=30 * MINUTE, last=Seen(), champion=Seen())
     assert window is not None
     assert [len(items) for items in sessions_of(window.sessions)] == [2, 2]
 
 
 def test_a_log_without_clicks_has_no_window(log: ClickLogFolder) -> None:
-    assert read_window(log, window_ms=0, idle_gap_ms=MINUTE, last={}, champion={}) is None
+    assert read_window(log, window_ms=0, idle_gap_ms=MINUTE, last=Seen(), champion=Seen()) is None
     log.write(0, 0, 4, Rows([], [], [], []), topic=TOPIC, expected=0)
-    assert read_window(log, window_ms=0, idle_gap_ms=MINUTE, last={}, champion={}) is None
+    assert read_window(log, window_ms=0, idle_gap_ms=MINUTE, last=Seen(), champion=Seen()) is None
 
 
 def sessions_of(sessions: SessionSet) -> list[list[int]]:

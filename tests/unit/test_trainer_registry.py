@@ -15,6 +15,7 @@ from schemas.announcement import ModelAnnouncement
 from schemas.bundle import manifest_digest
 from schemas.errors import BundleError
 from tests.contract.tiny_model import TinyModel
+from tests.unit.announcements import TopicInMemory
 from trainer.champion import Championship
 from trainer.history import Entry
 from trainer.registry import Registry, version_name
@@ -282,24 +283,6 @@ def test_an_unknown_protocol_names_the_setting(tmp_path: Path) -> None:
 # -- promote and roll back, with a models topic in memory -------------------------------------------------------------
 
 
-class TopicInMemory:
-    """The models topic: the newest announcement, and none when Kafka is down."""
-
-    alias = "champion"
-
-    def __init__(self) -> None:
-        self.announced: list[ModelAnnouncement] = []
-        self.down = False
-
-    def current(self) -> ModelAnnouncement | None:
-        return self.announced[-1] if self.announced else None
-
-    def announce(self, announcement: ModelAnnouncement) -> None:
-        if self.down:
-            raise AnnounceError("Kafka is down")
-        self.announced.append(announcement)
-
-
 @pytest.fixture
 def topic() -> TopicInMemory:
     return TopicInMemory()
@@ -317,7 +300,7 @@ def announcement_of(uri: str, sha256: str) -> ModelAnnouncement:
 
 
 def told(topic: TopicInMemory) -> str:
-    return " ".join(announcement.version for announcement in topic.announced)
+    return " ".join(announcement.version for announcement in topic.log)
 
 
 def test_rolling_back_twice_goes_back_two_champions(
@@ -329,7 +312,7 @@ def test_rolling_back_twice_goes_back_two_champions(
     announced = championship.roll_back()
     assert told(topic) == "A B C B A"
     assert announced.why == "rolled back from B"
-    with pytest.raises(RegistryError, match="A has no published predecessor"):
+    with pytest.raises(RegistryError, match="A has no predecessor that can be served"):
         championship.roll_back()
 
 
@@ -339,7 +322,7 @@ def test_times_of_announcements_grow_even_when_the_clock_does_not(
     monkeypatch.setattr("trainer.champion.time.time_ns", lambda: 1_767_225_600_000_000_000)
     for version in ("A", "B", "C"):
         championship.promote(registry.get(version), "test")
-    times = [announcement.announced_at for announcement in topic.announced]
+    times = [announcement.announced_at for announcement in topic.log]
     assert times == [1_767_225_600_000, 1_767_225_600_001, 1_767_225_600_002]
     assert championship.standing().line == ["A", "B", "C"]
 
@@ -372,7 +355,7 @@ def test_an_announcement_by_hand_becomes_history(
 ) -> None:
     championship.promote(registry.get("A"), "test")
     by_hand = registry.get("B")
-    topic.announced.append(
+    topic.log.append(
         ModelAnnouncement("champion", "B", by_hand.uri, by_hand.manifest_sha256, 9_999_999_999_999, "by hand")
     )
     championship.promote(registry.get("C"), "test")
@@ -406,3 +389,33 @@ def test_old_history_is_forgotten(championship: Championship, registry: Registry
     history = registry.history("champion")
     assert len(history) == 201
     assert history[-1].version == "B"
+
+
+def test_pruning_spares_what_every_alias_means_and_its_predecessors(
+    championship: Championship, registry: Registry, topic: TopicInMemory, staging: Path
+) -> None:
+    """Another alias in the same registry, and one that is announced on the topic without a history here."""
+    for number in range(12):
+        registry.publish(TINY.write(staging, f"v{number:02}", created_at=1_767_225_600_001 + number))
+    other = TopicInMemory("canary")
+    other.log = topic.log  # the same topic
+    for version in ("v00", "v01", "v02", "v03", "v04"):
+        Championship(registry, other).promote(registry.get(version), "test")
+    championship.promote(registry.get("v05"), "test")
+    by_hand = registry.get("v06")
+    topic.log.append(ModelAnnouncement("by-hand", "v06", by_hand.uri, by_hand.manifest_sha256, 1, "by hand"))
+    protected = championship.protected()
+    assert protected == {"v01", "v02", "v03", "v04", "v05", "v06"}
+    assert registry.prune(keep=1, protected=protected) == ["A", "B", "C", "v00", *(f"v{n:02}" for n in range(7, 11))]
+    # The topic was made anew: histories alone tell.
+    topic.log.clear()
+    assert championship.protected() == {"v01", "v02", "v03", "v04", "v05"}
+
+
+def test_a_damaged_predecessor_is_passed_over(
+    championship: Championship, registry: Registry, topic: TopicInMemory
+) -> None:
+    for version in ("A", "B", "C"):
+        championship.promote(registry.get(version), "test")
+    registry.store.write("B/manifest.json", b"{")
+    assert championship.roll_back().version == "A"
