@@ -150,7 +150,7 @@ def plan(rows: Mapping[str, SessionState], clicks: Sequence[SourcedClick], model
         if session.chain is None:
             session.chain = len(chains)
             chains.append(_chain(session.row, model))
-            chunk.rebuilt += session.row is not None and session.row.model_version != model.version
+            chunk.rebuilt += session.row is not None and session.row.model_version not in ("", model.version)
 
         index = index_of(click.item_id)
         chain = chains[session.chain]

@@ -95,6 +95,18 @@ class Running:
     metrics: Metrics
     fatal: list[BaseException]
     taken: int = 0
+    submitted: int = 0
+
+    def __post_init__(self) -> None:
+        submit = self.app.pipeline.submit
+
+        async def count(fetch: Fetch) -> None:
+            try:
+                await submit(fetch)
+            finally:
+                self.submitted += len(fetch.chunks)
+
+        self.app.pipeline.submit = count  # type: ignore[method-assign]
 
     async def take(self, *clicks: tuple[str, str] | bytes, at: int, generation: int = GENERATION) -> None:
         """Hand the agent a chunk of clicks (session, item), or of bytes that are none, from this offset on."""
@@ -125,12 +137,25 @@ class Running:
 
     async def settle(self) -> None:
         """Let everything happen that can happen without a further confirmation."""
-        for _ in range(20):
-            await asyncio.sleep(0.005)
+        loop, computing, seen = cast(Any, asyncio.get_running_loop()), self.app.pipeline._computing, None
+        async with asyncio.timeout(PATIENCE):
+            while self.submitted < self.taken:  # they are still on their way through Faust
+                await asyncio.sleep(0.005)
+            await _until_idle(loop)
+            while (call := computing._last) is not seen and call is not None:
+                seen = call
+                await asyncio.wait([asyncio.wrap_future(call)])
+                await _until_idle(loop)
 
     def recent(self, session_id: str) -> tuple[str, ...] | None:
         state = self.app.sessions.states(CLICKS.partition, [session_id]).get(session_id)
         return None if state is None else state.recent
+
+
+async def _until_idle(loop: Any) -> None:
+    """Until the event loop has nothing that it could do now, but for timers."""
+    while loop._ready:
+        await asyncio.sleep(0)
 
 
 @asynccontextmanager
@@ -253,9 +278,10 @@ async def test_no_fetch_is_wanted_while_clicks_wait_for_the_model(running: Runni
     async with asyncio.timeout(PATIENCE):
         await pipeline.wants_more()  # the next clicks may come while these are computed
     await running.take(("s", "b"), at=1)
-    await running.settle()
+    loop = asyncio.get_running_loop()
+    await _until_idle(loop)  # but for the call that is held
     wanted = asyncio.create_task(pipeline.wants_more())
-    await running.settle()
+    await _until_idle(loop)
     assert not wanted.done()
     leave.set()
     async with asyncio.timeout(PATIENCE):

@@ -94,16 +94,19 @@ async def test_one_short_call_does_not_make_the_next_one_of_many_look_long(
 async def test_a_short_call_waits_for_the_long_one_before_it(turns: Turns) -> None:
     turns.known("rank")
     order: list[str] = []
-    long, began, go_on = held()
+    wait, began, go_on = held()
+
+    def long() -> None:
+        wait()
+        order.append("long")
+
     first = asyncio.ensure_future(turns.run("write", 1, long, may_wait=False))
-    first.add_done_callback(lambda _: order.append("long"))
     await asyncio.to_thread(began.wait, PATIENCE)
     second = asyncio.ensure_future(turns.run("rank", 1, lambda: order.append("short"), may_wait=False))
-    await asyncio.sleep(0.01)
-    assert order == []
+    assert order == []  # it would have run by now, had it not to wait
     go_on.set()
     await asyncio.gather(first, second)
-    assert sorted(order) == ["long", "short"]
+    assert order == ["long", "short"]
 
 
 async def test_who_stops_waiting_does_not_let_the_next_call_in(turns: Turns) -> None:
@@ -116,8 +119,7 @@ async def test_who_stops_waiting_does_not_let_the_next_call_in(turns: Turns) -> 
     impatient.cancel()
     await asyncio.gather(impatient, return_exceptions=True)
     third = asyncio.ensure_future(turns.run("rank", 1, here, may_wait=False))
-    await asyncio.sleep(0.01)
-    assert not third.done()
+    assert not third.done()  # a short call is done when it may begin
     go_on.set()
     await first
     assert await third != here()

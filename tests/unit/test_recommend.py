@@ -254,6 +254,12 @@ def test_only_rows_that_a_click_needs_are_rebuilt() -> None:
     assert done.rows.keys() == {"live", "ended"}
 
 
+def test_a_session_of_unknown_items_only_is_no_row_of_another_models() -> None:
+    old, _ = after({}, [click("s", "never heard of", 0)], V1)
+    done = recommend({"s": decode_state(old["s"])}, [click("s", "a", 1)], V1, RULES)
+    assert done.rebuilt == 0
+
+
 def test_a_redelivered_click_is_skipped_and_counted() -> None:
     chunk = [click("s", "a", 5), click("t", "b", 6), click("s", "c", 7)]
     rows, _ = after({}, chunk)
