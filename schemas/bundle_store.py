@@ -9,6 +9,7 @@ import os
 import re
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -34,6 +35,25 @@ def local_path(uri: str | Path) -> Path | None:
     if uri.startswith("file:"):
         return Path(unquote(uri.removeprefix("file://").removeprefix("file:")))
     return None if "://" in uri or "::" in uri else Path(uri)
+
+
+def lies_within(uri: str, locations: Sequence[str]) -> bool:
+    """Whether a bundle's URI lies in one of the locations, each a folder or the beginning of URLs.
+
+    A chain of file systems (`::`) lies in none, nor does a URL with a step up.
+    """
+    local, path = local_path(uri), unquote(uri).rstrip("/") + "/"
+    if "::" in path or (local is None and ".." in path.split("/")):
+        return False
+    for location in locations:
+        folder = local_path(location)
+        if local is not None and folder is not None:
+            within = local.resolve().is_relative_to(folder.resolve())
+        else:
+            within = local is folder and path.startswith(unquote(location).rstrip("/") + "/")
+        if within:
+            return True
+    return False
 
 
 def read_file(folder: Path, name: str, limit: int) -> bytes:

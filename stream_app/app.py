@@ -43,6 +43,8 @@ class RecommenderApp(faust.App):
     clicks_topic: str
     sessions: SessionTable
     pipeline: Pipeline
+    on_fatal: Callable[[BaseException], None]
+    leaves_group: bool = False  # when it stops; a worker that starts again soon keeps its place
 
     def _new_transport(self) -> TransportT:
         return cast(TransportT, ChunkTransport(self.conf.broker_consumer, self))
@@ -60,8 +62,18 @@ def create_app(
     delivery: Delivery,
     metrics: Metrics,
     on_fatal: Callable[[BaseException], None],
+    member: str | None = None,
 ) -> RecommenderApp:
-    """A worker's app. A factory, because a Faust app belongs to the event loop that first touches it."""
+    """A worker's app. A factory, because a Faust app belongs to the event loop that first touches it.
+
+    Args:
+        settings: of the worker.
+        live: the model that serves.
+        delivery: what sends rankings and changelog.
+        metrics: what is counted.
+        on_fatal: told what the worker cannot go on with, from any thread.
+        member: id under which the worker joins the group and takes its place again after a restart, or None.
+    """
     worker = settings.worker
     app = RecommenderApp(
         worker.app_id,
@@ -76,9 +88,11 @@ def create_app(
         table_standby_replicas=0,  # a standby would apply the changelog a second time for each partition
         processing_guarantee="at_least_once",
         broker_session_timeout=worker.session_timeout,
+        broker_request_timeout=max(90.0, worker.session_timeout),  # Faust refuses less; 90 s is its default
         broker_heartbeat_interval=worker.session_timeout / 5,
         broker_max_poll_records=worker.chunk_clicks,
         broker_commit_interval=1.0,
+        consumer_group_instance_id=member,
         # Recovery seeks to before a changelog's start when retention has moved it, and relies on this to come back.
         consumer_auto_offset_reset="earliest",
         stream_wait_empty=True,  # a partition is handed over only after its chunks in flight have ended
@@ -86,6 +100,7 @@ def create_app(
         stream_buffer_maxsize=_QUEUED_CHANGELOG_CHUNKS,
         stream_processing_timeout=worker.stall_timeout,
     )
+    app.on_fatal = on_fatal
     app.clicks_topic = settings.topics.clicks
     app.sessions = SessionTable(
         app,

@@ -49,6 +49,7 @@ def producer_config(
         "partitioner": "murmur2_random",  # as Java's producers and consumers expect it
         "linger.ms": linger_ms,
         "message.timeout.ms": timeout_ms,
+        "reconnect.backoff.max.ms": 1000,  # not 10 s: so long after an outage nothing would be confirmed
         "compression.type": "lz4",
         "queue.buffering.max.messages": 1_000_000,
         "queue.buffering.max.kbytes": 262_144,
@@ -163,11 +164,16 @@ class Delivery:
         self._producer = Producer({**config, "error_cb": self._on_error}, logger=logging.getLogger("librdkafka"))
         self._stopping = threading.Event()
         self._left_alone_until = 0.0
-        self._thread = threading.Thread(target=self._serve, name="delivery", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="delivery", daemon=True)
 
     def start(self) -> None:
         """Start serving confirmations."""
         self._thread.start()
+
+    @property
+    def unconfirmed(self) -> int:
+        """Records whose fate is not known yet; each one's is after the producer's timeout."""
+        return len(self._producer)
 
     @property
     def may_wait(self) -> bool:
@@ -191,6 +197,12 @@ class Delivery:
         if sent >= _MANY:
             self._left_alone_until = time.monotonic() + _LEFT_ALONE_SECONDS
         self._producer.poll(0)
+
+    def _run(self) -> None:
+        try:
+            self._serve()
+        except Exception as error:  # noqa: BLE001 - the thread's edge: no confirmation would be told from here on
+            self._on_fatal(error)
 
     def _serve(self) -> None:
         while not self._stopping.is_set():

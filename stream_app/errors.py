@@ -3,7 +3,8 @@
 StreamError
 ├── RowError            (state_codec)  a row cannot be read or written
 ├── DeliveryError       a record could not be made durable
-├── StoreError          the local store does not fit the topics
+├── StoreError          the local store does not fit the topics, or cannot be written
+├── FencedError         another worker has this one's place in the group
 └── StalledError        nothing moved for too long
 """
 
@@ -21,7 +22,11 @@ class DeliveryError(StreamError):
 
 
 class StoreError(StreamError):
-    """The local store and the topics contradict each other."""
+    """The local store and the topics contradict each other, or the store cannot be written."""
+
+
+class FencedError(StreamError):
+    """Another worker has joined under the id of this one's data folder."""
 
 
 class StalledError(StreamError):

@@ -7,7 +7,7 @@ its beginning without a group; an agent would hand each announcement to one work
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 
 from schemas.announcement import ModelAnnouncement, decode_announcement
 from schemas.bundle import open_bundle
+from schemas.bundle_store import lies_within
 from schemas.errors import AnnouncementError, BundleError
 from schemas.model import Model
 from stream_app.metrics import Metrics
@@ -27,6 +28,9 @@ _POLL_SECONDS = 0.2
 _METADATA_SECONDS = 10.0
 _RETRY_SECONDS = 1.0  # after the first refusal; twice as long after each further one
 _LONGEST_RETRY_SECONDS = 60.0
+# Threads whose store does not answer cannot be ended, only left: so many, and of one announcement two.
+_MOST_LOADS = 8
+_MOST_LOADS_EACH = 2
 
 
 class LiveModel:
@@ -64,8 +68,43 @@ class _Pending:
     due: float = 0.0
 
 
+class _Load:
+    """A bundle on its way to be a model, on a thread of its own.
+
+    Attributes:
+        given_up: whether it took too long; the model is taken all the same if it comes while it is still wanted.
+        ended: set once there is a model or an error.
+    """
+
+    def __init__(self, announcement: ModelAnnouncement, load: Callable[[ModelAnnouncement], Model]) -> None:
+        self.announcement = announcement
+        self.began = time.monotonic()
+        self.given_up = False
+        self.ended = threading.Event()
+        self.model: Model | None = None
+        self.error: Exception | None = None
+        # A daemon: a store that never answers must not keep the process.
+        threading.Thread(target=self._run, args=(load,), name=f"load {announcement.version}", daemon=True).start()
+
+    @property
+    def seconds(self) -> float:
+        """Since it began."""
+        return time.monotonic() - self.began
+
+    def _run(self, load: Callable[[ModelAnnouncement], Model]) -> None:
+        try:
+            self.model = load(self.announcement)
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with a bundle, the model before it serves on
+            self.error = error
+        finally:
+            self.ended.set()
+
+
 class ModelWatcher:
-    """Follows the announcements of one alias; loads, verifies and warms each announced bundle in its own thread."""
+    """Follows the announcements of one alias; loads, verifies and warms each announced bundle beside that.
+
+    The newest announcement is the one that counts, whatever those before it are still waiting for.
+    """
 
     def __init__(
         self,
@@ -79,6 +118,8 @@ class ModelWatcher:
         threads: int,
         published: int,
         recent_items: int,
+        bundle_timeout: float,
+        bundle_locations: Sequence[str],
         warm_up_batches: tuple[int, ...],
         on_fatal: Callable[[BaseException], None],
     ) -> None:
@@ -97,6 +138,9 @@ class ModelWatcher:
         self._threads = threads
         self._published = published
         self._recent_items = recent_items
+        self._bundle_timeout = bundle_timeout
+        self._bundle_locations = bundle_locations
+        self._loads: list[_Load] = []  # under way, those that were given up too
         self._warm_up_batches = warm_up_batches
         self._on_fatal = on_fatal
         self._stopping = threading.Event()
@@ -108,7 +152,7 @@ class ModelWatcher:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop following; waits for a bundle that is being loaded."""
+        """Stop following; a bundle that is being loaded is not waited for."""
         self._stopping.set()
         if self._thread.ident is not None:
             self._thread.join()
@@ -146,12 +190,31 @@ class ModelWatcher:
             if not self._live.is_loaded:
                 self._wait(f"no {self._alias!r} is announced on the topic {self._topic}")
             return None
+        serving = self._live.current
+        if serving is not None and serving.version == pending.announcement.version:
+            return None
+        for load in [load for load in self._loads if load.ended.is_set()]:
+            self._loads.remove(load)
+            if load.announcement == pending.announcement:
+                return self._outcome(load, pending)
+        return self._wait_or_begin(pending)
+
+    def _wait_or_begin(self, pending: _Pending) -> _Pending:
+        announcement = pending.announcement
+        mine = [load for load in self._loads if load.announcement == announcement]
+        if mine and not mine[-1].given_up:
+            if mine[-1].seconds < self._bundle_timeout:
+                return pending
+            mine[-1].given_up = True
+            return self._refuse(pending, f"it was not loaded within {self._bundle_timeout:g} s; does its store answer?")
         if time.monotonic() < pending.due:
             return pending
-        if self._take(pending.announcement, again=pending.tries > 0):
-            return None
-        pause = min(_RETRY_SECONDS * 2 ** min(pending.tries, 30), _LONGEST_RETRY_SECONDS)
-        return _Pending(pending.announcement, pending.tries + 1, time.monotonic() + pause)
+        if len(mine) >= _MOST_LOADS_EACH or len(self._loads) >= _MOST_LOADS:
+            return self._refuse(pending, "its store, or that of others, has not answered for too long")
+        if not pending.tries:
+            self.waiting_for = f"{announcement.version} is being loaded"
+        self._loads.append(_Load(announcement, self._load))
+        return pending
 
     def _assign(self, consumer: Consumer) -> set[int]:
         while not self._stopping.is_set():
@@ -183,30 +246,23 @@ class ModelWatcher:
             self._metrics.refused_bundles.inc()
             log.error("a model announcement was refused", error=str(error))
             return None
-        return announcement if announcement.alias == self._alias else None
+        if announcement.alias != self._alias:
+            return None
+        if self._bundle_locations and not lies_within(announcement.uri, self._bundle_locations):
+            self._metrics.refused_bundles.inc()
+            log.error(
+                "a model announcement was refused; its bundle lies in none of worker.bundle_locations",
+                version=announcement.version,
+                uri=announcement.uri,
+            )
+            return None
+        return announcement
 
-    def _take(self, announcement: ModelAnnouncement, *, again: bool) -> bool:
-        """Serve what was announced. False if it is refused: to be tried again, its store may be away for a while."""
+    def _outcome(self, load: _Load, pending: _Pending) -> _Pending | None:
+        """Serve what was loaded, or refuse it."""
+        if (model := load.model) is None:
+            return self._refuse(pending, str(load.error) or repr(load.error))
         serving = self._live.current
-        if serving is not None and serving.version == announcement.version:
-            return True
-        started = time.monotonic()
-        try:
-            model = self._load(announcement)
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with a bundle, the model before it serves on
-            reason = f"{announcement.version} was refused: {error}"
-            if not again:
-                self._metrics.refused_bundles.inc()
-            if not again or reason != self.waiting_for:
-                log.error(
-                    "an announced model was refused; it is tried again until another is announced",
-                    version=announcement.version,
-                    uri=announcement.uri,
-                    error=str(error) or repr(error),
-                    serving=serving.version if serving else None,
-                )
-            self.waiting_for = reason
-            return False
         self._live.replace(model)
         self._metrics.swaps.inc()
         self._metrics.model_info.clear()
@@ -218,9 +274,27 @@ class ModelWatcher:
             version=model.version,
             before=serving.version if serving else None,
             items=len(model.vocabulary),
-            seconds=round(time.monotonic() - started, 3),
+            seconds=round(load.seconds, 3),
         )
-        return True
+        return None
+
+    def _refuse(self, pending: _Pending, error: str) -> _Pending:
+        """The model before it serves on. To be tried again: its store may be away for a while."""
+        announcement, serving = pending.announcement, self._live.current
+        reason = f"{announcement.version} was refused: {error}"
+        if not pending.tries:
+            self._metrics.refused_bundles.inc()
+        if not pending.tries or reason != self.waiting_for:
+            log.error(
+                "an announced model was refused; it is tried again until another is announced",
+                version=announcement.version,
+                uri=announcement.uri,
+                error=error,
+                serving=serving.version if serving else None,
+            )
+        self.waiting_for = reason
+        pause = min(_RETRY_SECONDS * 2 ** min(pending.tries, 30), _LONGEST_RETRY_SECONDS)
+        return _Pending(announcement, pending.tries + 1, time.monotonic() + pause)
 
     def _load(self, announcement: ModelAnnouncement) -> Model:
         model = open_bundle(

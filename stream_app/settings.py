@@ -20,6 +20,10 @@ class WorkerSettings(Section):
     )
     data_dir: Path = Field(default=Path("data"), description="Local state; one folder a worker, kept across restarts.")
     model_alias: str = Field(default=CHAMPION, min_length=1, description="The announced alias to serve.")
+    bundle_locations: tuple[str, ...] = Field(
+        default=(), description="Folders and beginnings of URLs from which bundles are loaded; empty for any."
+    )
+    bundle_timeout: float = Field(default=300.0, ge=1, description="A bundle not loaded within it is refused.")
     published: int = Field(default=20, ge=1, le=1000, description="Items of a published ranking.")
 
     recent_items: int = Field(
@@ -38,7 +42,7 @@ class WorkerSettings(Section):
     )
     linger: float = Field(default=0.0, ge=0, le=1, description="How long a record may wait to share a request.")
     delivery_timeout: float = Field(
-        default=60.0, ge=1, description="The worker stops when Kafka does not confirm a record for so long."
+        default=300.0, ge=1, description="An outage of Kafka that the worker waits out; after a longer one it exits."
     )
     session_timeout: float = Field(
         default=15.0, ge=6, le=300, description="Kafka gives a silent worker's partitions away after this."

@@ -19,6 +19,8 @@ log = structlog.get_logger(__name__)
 
 _MIB: Final = 1024 * 1024
 _BLOOM_BITS: Final = 10
+# Not the one of a lock file that cannot be made: the disk is full then, or read-only.
+_HELD_LOCK: Final = ("While lock file", "lock hold by current process")
 _FAMILY: Final = "default"
 """RocksDB's name of the column family that is always there."""
 
@@ -121,9 +123,9 @@ class SessionStore(rocksdb.Store):
             return self._open(path)
         except Exception as error:
             if "Corruption" not in str(error):
-                raise StoreError(
-                    f"RocksDB does not open {path}: {error}. Is another worker using the same worker.data_dir?"
-                ) from error
+                held = any(text in str(error) for text in _HELD_LOCK)
+                hint = ". Is another worker using the same worker.data_dir?" if held else ""
+                raise StoreError(f"RocksDB does not open {path}: {error}{hint}") from error
             # The changelog has it all: a damaged copy is not worth a stopped worker.
             log.error(
                 "local store is damaged; restoring the partition from the changelog", path=str(path), error=str(error)

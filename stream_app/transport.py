@@ -22,6 +22,8 @@ from aiokafka.structs import ConsumerRecord
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage, Message
 
+from stream_app.membership import StaticMembership
+
 log = structlog.get_logger(__name__)
 
 _RECOVERY_CHECK_SECONDS = 0.02
@@ -93,10 +95,18 @@ class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
     empty: Mapping[TP, tuple[int, int]]
     pace: float = 0.0  # seconds between two fetches of a broker
     fetched_at: dict[int, float]  # when the last one was sent, by broker
+    membership: StaticMembership | None = None
+
+    def on_crash(self, msg: str, *fmt: Any, **_: Any) -> None:
+        """Log the error at hand; Faust prints it, in the middle of a JSON log."""
+        log.error("the consumer's thread has ended", error=msg.format(*fmt), exc_info=True)
 
     async def on_start(self) -> None:
         self.empty = {}
         await super().on_start()
+        if (instance := self.app.conf.consumer_group_instance_id) is not None:
+            coordinator = self._ensure_consumer()._coordinator
+            self.membership = StaticMembership(coordinator, instance, self.app.on_fatal)
         self._observe_heartbeats()
         self._pace_fetches()
 
@@ -129,6 +139,15 @@ class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
         states = {tp: subscription.assignment.state_value(tp) for tp in partitions}
         return {tp: state for tp, state in states.items() if state is not None}
 
+    async def on_thread_stop(self) -> None:
+        """Leave the group on a stop that was asked for: others take the partitions over at once.
+
+        A worker that fails keeps its place for its next start.
+        """
+        if self.membership is not None and self.app.leaves_group:
+            self.membership.leave()
+        await super().on_thread_stop()
+
     def _pace_fetches(self) -> None:
         """Wait before a fetch is sent: aiokafka sends the next one when the last one's records are taken.
 
@@ -142,10 +161,12 @@ class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
         async def paced(assignment: Any, node_id: int, request: Any) -> Any:
             try:
                 await asyncio.sleep(max(0.0, self.fetched_at.get(node_id, -math.inf) + self.pace - now()))
+                self.fetched_at[node_id] = now()
+                return await send(assignment, node_id, request)
             except asyncio.CancelledError:
-                return False  # as aiokafka's own when it is cancelled: whoever closes the fetcher does not expect more
-            self.fetched_at[node_id] = now()
-            return await send(assignment, node_id, request)
+                # Whoever closes the fetcher does not expect more, and its own answers so too; but not while it rests
+                # after a broker that did not answer. The thread then ended without a word, and a stop waited a minute.
+                return False
 
         fetcher._proc_fetch_request = paced
         # A fetch leaves out the partitions of which records wait here, and their next click waits for its end: with the
@@ -181,6 +202,8 @@ class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
 
     def group_generation(self) -> int:
         """The generation in which the broker knows this worker; -1 once it was told that it is no member."""
+        if self.membership is not None and self.membership.fenced:
+            return -1
         return int(self._ensure_consumer()._coordinator.generation)
 
 

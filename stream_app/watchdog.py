@@ -56,6 +56,34 @@ def _exit(code: int) -> None:
     os._exit(code)
 
 
+class Deadline:
+    """Ends the process when it has not ended by itself: a thread, since what hangs may be the event loop."""
+
+    def __init__(self, *, end: Callable[[int], None] = _exit) -> None:
+        self._end = end
+        self._timers: list[threading.Timer] = []
+
+    def set(self, seconds: float, code: int) -> None:
+        """Exit with `code` after so many seconds; the earliest of several deadlines counts."""
+        timer = threading.Timer(seconds, self._overdue, (seconds, code))
+        timer.daemon = True
+        timer.start()
+        self._timers.append(timer)
+
+    def cancel(self) -> None:
+        """There is no deadline any more."""
+        for timer in self._timers:
+            timer.cancel()
+
+    def _overdue(self, seconds: float, code: int) -> None:
+        log.error(
+            "the worker did not stop in time and is ended; what was in flight will be redelivered",
+            seconds=seconds,
+            code=code,
+        )
+        self._end(code)
+
+
 class Watchdog:
     """A thread beside the event loop, so that a blocked loop is noticed as well."""
 

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Hashable, Mapping
-from typing import Final, NoReturn
+from typing import Final, NoReturn, cast
 
 import structlog
 
@@ -15,12 +15,14 @@ from schemas.topics_admin import check_topics
 from stream_app.app import RecommenderApp, create_app, tables_folder
 from stream_app.data_lock import DataLock
 from stream_app.delivery import Delivery, producer_config
-from stream_app.errors import StalledError
+from stream_app.errors import StalledError, StoreError
 from stream_app.hot_swap import LiveModel, ModelWatcher
+from stream_app.member import member_id
 from stream_app.metrics import Metrics
 from stream_app.settings import StreamSettings
 from stream_app.topic_identity import check_identity, topic_ids
-from stream_app.watchdog import Probe, Watchdog
+from stream_app.transport import ChunkConsumer
+from stream_app.watchdog import Deadline, Probe, Watchdog
 from stream_app.web import Web
 
 log = structlog.get_logger(__name__)
@@ -28,7 +30,8 @@ log = structlog.get_logger(__name__)
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
 _STOP_SECONDS: Final = 30.0
-_FAILED_STOP_SECONDS: Final = 5.0
+_FAILED_STOP_SECONDS: Final = 2.0  # nothing of what it still holds can be saved
+_FAILED_EXIT_SECONDS: Final = 5.0  # whatever hangs
 _MODEL_POLL_SECONDS: Final = 0.1
 _YOUNG_OBJECTS: Final = 50_000
 
@@ -41,6 +44,7 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         self._failure: BaseException | None = None
+        self._deadline = Deadline()
         self._app: RecommenderApp | None = None
         worker = settings.worker
         self._metrics = Metrics()
@@ -65,6 +69,8 @@ class Worker:
             threads=worker.model_threads,
             published=worker.published,
             recent_items=worker.recent_items,
+            bundle_timeout=worker.bundle_timeout,
+            bundle_locations=worker.bundle_locations,
             warm_up_batches=(1, worker.chunk_clicks),
             on_fatal=self.fail,
         )
@@ -82,6 +88,8 @@ class Worker:
 
     def stop(self) -> None:
         """Drain and end; safe to call more than once."""
+        if not self._stop.is_set():
+            self._deadline.set(2 * _STOP_SECONDS + _FAILED_EXIT_SECONDS, EXIT_FAILED)
         self._stop.set()
 
     def fail(self, error: BaseException) -> None:
@@ -92,6 +100,7 @@ class Worker:
         if self._failure is None:
             self._failure = error
             log.error("the worker cannot go on", error=str(error), kind=type(error).__name__, exc_info=error)
+            self._deadline.set(_FAILED_EXIT_SECONDS, EXIT_FAILED)
         self._stop.set()
 
     async def run(self) -> int:
@@ -113,24 +122,34 @@ class Worker:
         finally:
             self._watchdog.stop()
             await self._web.stop()
+            self._deadline.cancel()
         return EXIT_OK if self._failure is None else EXIT_FAILED
 
     def _check_store(self) -> None:
         settings, data_dir = self._settings, self._settings.worker.data_dir
-        data_dir.mkdir(parents=True, exist_ok=True)
-        self._data_lock = DataLock(data_dir)  # until the process ends
         clicks, changelog = settings.topics.clicks, changelog_topic(settings.worker.app_id)
         ids = topic_ids(settings.kafka, [clicks, changelog])
-        check_identity(
-            data_dir,
-            clicks=(clicks, ids[clicks]),
-            changelog=(changelog, ids[changelog]),
-            tables=tables_folder(data_dir),
-        )
+        try:
+            data_dir.mkdir(parents=True, exist_ok=True)
+            self._data_lock = DataLock(data_dir)  # until the process ends
+            check_identity(
+                data_dir,
+                clicks=(clicks, ids[clicks]),
+                changelog=(changelog, ids[changelog]),
+                tables=tables_folder(data_dir),
+            )
+            self._member = member_id(data_dir)
+        except OSError as error:
+            raise StoreError(f"worker.data_dir {data_dir} cannot be written: {error}") from error
 
     async def _serve(self) -> None:
         app = self._app = create_app(
-            self._settings, live=self._live, delivery=self._delivery, metrics=self._metrics, on_fatal=self.fail
+            self._settings,
+            live=self._live,
+            delivery=self._delivery,
+            metrics=self._metrics,
+            on_fatal=self.fail,
+            member=self._member,
         )
         crashed = asyncio.create_task(self._watch_for_crash(app), name="crash watch")
         # Not awaited to its end: Faust's start only returns when all brokers are there.
@@ -139,6 +158,7 @@ class Worker:
         await self._stop.wait()
         crashed.cancel()
         limit = _STOP_SECONDS if self._failure is None else _FAILED_STOP_SECONDS
+        app.leaves_group = self._failure is None
         log.info("stopping", draining=app.pipeline.in_flight)
         try:
             async with asyncio.timeout(limit):
@@ -150,12 +170,9 @@ class Worker:
             )
         except Exception as error:  # noqa: BLE001 - Faust's services fail in their own ways; the exit code must tell
             self._fail(error)
-        await asyncio.to_thread(self._delivery.stop, limit)
-        try:
-            async with asyncio.timeout(_FAILED_STOP_SECONDS):
-                await asyncio.to_thread(self._watcher.stop)
-        except TimeoutError:
-            log.warning("a bundle was still being loaded; its store may not answer")
+        # After a failure nothing is acknowledged any more, and what is still to be sent would be sent again.
+        await asyncio.to_thread(self._delivery.stop, limit if self._failure is None else 0.0)
+        await asyncio.to_thread(self._watcher.stop)
 
     def _on_started(self, starting: "asyncio.Task[None]") -> None:
         if starting.cancelled():
@@ -195,13 +212,22 @@ class Worker:
 
     def _chunk_progress(self) -> Hashable | None:
         app = self._app
-        if app is None:
+        if app is None or self._waits_for_kafka():
             return None
         serves = app.tables.actives_ready and not self._stop.is_set()
         # An agent or a fetcher that died leaves the clicks where they are, with nothing in flight.
         if not app.pipeline.in_flight and not (serves and app.clicks_wait()):
             return None
         return app.pipeline.finished
+
+    def _waits_for_kafka(self) -> bool:
+        """Whether brokers are to blame that nothing moves; not for longer than an outage is waited out."""
+        if self._delivery.unconfirmed:
+            return True
+        app, worker = self._app, self._settings.worker
+        assert app is not None, "only a worker that serves has something to wait for"
+        silent = cast(ChunkConsumer, app.consumer).seconds_since_heartbeat()
+        return worker.session_timeout < silent < worker.delivery_timeout
 
     def _recovery_progress(self) -> Hashable | None:
         app = self._app

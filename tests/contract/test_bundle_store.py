@@ -11,7 +11,7 @@ import fsspec
 import pytest
 
 from schemas.bundle import manifest_digest, open_bundle
-from schemas.bundle_store import CACHED_BUNDLES
+from schemas.bundle_store import CACHED_BUNDLES, lies_within
 from schemas.errors import BundleError
 from tests.contract.tiny_model import TinyModel
 
@@ -154,3 +154,34 @@ def test_local_urls_are_read_in_place(tmp_path: Path) -> None:
     for uri in (folder.as_uri(), f"file://{folder}", str(folder), folder):
         assert open_bundle(uri).version == "v1"
     shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(
+    ("uri", "within"),
+    [
+        ("/models/v1", True),
+        ("/models/sub/v1", True),
+        ("file:///models/v1", True),
+        ("/models-of-others/v1", False),
+        ("/models/../etc", False),
+        ("file:///models/%2e%2e/etc", False),
+        ("s3://ours/registry/v1", True),
+        ("s3://ours/registry-of-others/v1", False),
+        ("s3://ours/registry/../v1", False),
+        ("s3://ours/registry/%2e%2e/v1", False),
+        ("s3://others/registry/v1", False),
+        ("http://ours/registry/v1", False),
+        ("s3://ours/registry/v1::http://others", False),
+        ("simplecache::s3://ours/registry/v1", False),
+        ("s3://others/models/v1", False),
+    ],
+)
+def test_what_lies_within_the_locations(uri: str, within: bool) -> None:
+    assert lies_within(uri, ["/models", "s3://ours/registry/"]) is within
+
+
+def test_a_link_out_of_a_folder_lies_outside(tmp_path: Path) -> None:
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "ours" / "v1").symlink_to(tmp_path)
+    assert lies_within(str(tmp_path / "ours" / "v2"), [str(tmp_path / "ours")])
+    assert not lies_within(str(tmp_path / "ours" / "v1"), [str(tmp_path / "ours")])

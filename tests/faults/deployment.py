@@ -213,13 +213,13 @@ class Deployment:
         self.models[version] = open_bundle(path)
         return path
 
-    def announce(self, path: Path, *, version: str | None = None, sha256: str | None = None) -> None:
-        """Make a bundle the champion."""
+    def announce(self, path: Path, *, uri: str | None = None) -> None:
+        """Make a bundle the champion, as if it lay at `uri`."""
         announcement = ModelAnnouncement(
             alias="champion",
-            version=version or path.name,
-            uri=str(path),
-            manifest_sha256=sha256 or manifest_digest(path),
+            version=path.name,
+            uri=uri or str(path),
+            manifest_sha256=manifest_digest(path),
             announced_at=int(time.time() * 1000),
             why="test",
         )

@@ -1,9 +1,11 @@
 """Faults under load. After each: every click has its ranking, and every row is what its clicks lead to."""
 
 import itertools
+import json
 import random
 import shutil
 import signal
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,7 +17,19 @@ from deploy.demo.oracle import read_topic
 from schemas.click import Click, RejectReason
 from schemas.rejected import decode_rejected
 from tests.conftest import KafkaUnderTest
-from tests.faults.deployment import NEVER_TAKEN_FOR_DEAD, PARTITIONS, Deployment
+from tests.faults.deployment import (
+    GAVE_UP,
+    NEVER_TAKEN_FOR_DEAD,
+    PARTITIONS,
+    PATIENCE,
+    SESSION_TIMEOUT,
+    Deployment,
+)
+
+MISSED_BY_NOBODY = {"NEXTCLICK_WORKER__SESSION_TIMEOUT": "300", "NEXTCLICK_WORKER__STALL_TIMEOUT": "301"}
+"""No test waits so long for a dead worker's partitions."""
+FEW_LINES = 300
+"""An outage told 6,000 a minute."""
 
 
 @pytest.mark.parametrize("keep_data", [True, False], ids=["with its data", "without its data"])
@@ -34,6 +48,54 @@ def test_killed_at_random_moments(deployment: Deployment, stream: list[Click], k
     assert worker.stop() == 0
 
     verdict = deployment.verdict(worker)
+    verdict.assert_nothing_lost_nothing_wrong()
+    assert verdict.clicks == sent
+
+
+def test_a_killed_worker_takes_its_partitions_back_at_once(deployment: Deployment, stream: list[Click]) -> None:
+    """And one that is stopped gives them away at once; whoever waited for a session timeout would wait in vain."""
+    deployment.extra |= MISSED_BY_NOBODY
+    first = deployment.start_ready("a")
+    load = deployment.load(stream, per_second=400)
+    deployment.wait_until_more_clicks(first, 500)
+    first.kill()
+    first = deployment.start_ready("a")
+    second = deployment.start_ready("b")
+    deployment.wait_until_more_clicks(second, 500)
+    second.kill()
+    second = deployment.start_ready("b")
+    deployment.wait_until_more_clicks(second, 500)
+    assert first.stop() == 0
+    sent = load.stop()
+    deployment.wait_until_acknowledged()
+    assert second.stop() == 0
+    verdict = deployment.verdict(second)
+    verdict.assert_nothing_lost_nothing_wrong()
+    assert verdict.clicks == sent
+
+
+def test_of_two_workers_with_one_identity_the_older_one_ends(deployment: Deployment, stream: list[Click]) -> None:
+    """As clones of one disk are; a mere copy of a folder gets an identity of its own."""
+    deployment.extra |= MISSED_BY_NOBODY
+    older = deployment.start_ready("a")
+    load = deployment.load(stream, per_second=400)
+    deployment.wait_until_more_clicks(older, 500)
+    clone = deployment.root / "data-b"
+    clone.mkdir()
+    member = json.loads((older.data_dir / "member.json").read_text())
+    (clone / "member.json").write_text(json.dumps(member | {"folder": clone.stat().st_ino}))
+
+    newer = deployment.start_ready("b")
+    assert older.process.wait(PATIENCE) == GAVE_UP[0]
+    [told] = [line for line in older.output().splitlines() if "cannot go on" in line]
+    assert "another worker has taken this one's place" in told
+    assert all(line.startswith("{") for line in older.output().splitlines())
+
+    deployment.wait_until_more_clicks(newer, 2000)
+    sent = load.stop()
+    deployment.wait_until_acknowledged()
+    assert newer.stop() == 0
+    verdict = deployment.verdict(newer)
     verdict.assert_nothing_lost_nothing_wrong()
     assert verdict.clicks == sent
 
@@ -117,20 +179,53 @@ def test_frozen_worker_wakes_after_its_partitions_moved(deployment: Deployment, 
     assert verdict.clicks == sent
 
 
-def test_broker_restart(deployment: Deployment, stream: list[Click], kafka: KafkaUnderTest) -> None:
+def test_a_short_outage_needs_no_restart(deployment: Deployment, stream: list[Click], kafka: KafkaUnderTest) -> None:
+    """Longer than everything that the worker has a limit for, but the outage itself."""
     if kafka.local is None:
         pytest.skip("needs a broker of its own to stop; KAFKA_BOOTSTRAP_SERVERS names one that is not ours")
+    deployment.extra["NEXTCLICK_WORKER__STALL_TIMEOUT"] = str(SESSION_TIMEOUT + 1)
     worker = deployment.start_ready()
     load = deployment.load(stream, per_second=400)
     deployment.wait_until_more_clicks(worker, 500)
     kafka.local.stop_broker(0)
-    time.sleep(3)
-    kafka.local.start_broker(0)
-    # A worker may give up, but not silently; then its supervisor starts it again.
-    goal = deployment.committed() + 2000
-    worker = deployment.supervised(worker, lambda: deployment.committed() >= goal, "it goes on under load")
+    try:
+        deployment.wait(lambda: "coordinator dead" in worker.output(), "the worker misses the broker")
+        time.sleep(2 * SESSION_TIMEOUT)
+    finally:
+        kafka.local.start_broker(0)
+    deployment.wait_until_more_clicks(worker, 2000)
     sent = load.stop()
-    worker = deployment.supervised(worker, deployment.has_acknowledged_all, "all clicks acknowledged")
+    deployment.wait_until_acknowledged()
+    assert len(worker.output().splitlines()) < FEW_LINES
+    assert worker.stop() == 0
+    verdict = deployment.verdict(worker)
+    verdict.assert_nothing_lost_nothing_wrong()
+    assert verdict.clicks == sent
+
+
+def test_an_outage_that_is_too_long_ends_the_worker_with_one_line(
+    deployment: Deployment, stream: list[Click], kafka: KafkaUnderTest
+) -> None:
+    if kafka.local is None:
+        pytest.skip("needs a broker of its own to stop; KAFKA_BOOTSTRAP_SERVERS names one that is not ours")
+    deployment.extra["NEXTCLICK_WORKER__DELIVERY_TIMEOUT"] = "2"
+    worker = deployment.start_ready()
+    load = deployment.load(stream, per_second=400)
+    deployment.wait_until_more_clicks(worker, 500)
+    kafka.local.stop_broker(0)
+    try:
+        assert worker.process.wait(PATIENCE) == GAVE_UP[0]
+    finally:
+        kafka.local.start_broker(0)
+    told = [json.loads(line) for line in worker.output().splitlines()]  # nothing that is no JSON
+    assert len([line for line in told if "cannot go on" in line["event"]]) == 1
+    assert not [line for line in told if "thread" in line["event"]], "the consumer's thread died on its own"
+
+    deployment.extra["NEXTCLICK_WORKER__DELIVERY_TIMEOUT"] = "300"
+    worker = deployment.start_ready()
+    deployment.wait_until_more_clicks(worker, 2000)
+    sent = load.stop()
+    deployment.wait_until_acknowledged()
     assert worker.stop() == 0
     verdict = deployment.verdict(worker)
     verdict.assert_nothing_lost_nothing_wrong()
@@ -275,12 +370,20 @@ def test_swaps_under_load(deployment: Deployment, stream: list[Click]) -> None:
 
 
 def test_killed_during_a_swap(deployment: Deployment, stream: list[Click]) -> None:
+    """While the new model is being loaded, and again while it rebuilds the old one's rows."""
     model = deployment.bundle("v2")
     worker = deployment.start_ready()
     load = deployment.load(stream, per_second=600)
     deployment.wait_until_more_clicks(worker, 2000)
+    with socket.create_server(("127.0.0.1", 0)) as store:
+        store.settimeout(PATIENCE)
+        deployment.announce(model, uri=f"http://127.0.0.1:{store.getsockname()[1]}/v2")
+        with store.accept()[0]:
+            worker.kill()
+    assert worker.process.returncode == -signal.SIGKILL
     deployment.announce(model)
-    deployment.wait_until_swapped(worker, 2)
+    worker = deployment.start_ready()
+    deployment.wait(lambda: worker.metric("nextclick_rebuilt_rows_total") > 0, "rows are being rebuilt")
     worker.kill()
     worker = deployment.start_ready()
     sent = load.stop()

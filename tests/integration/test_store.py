@@ -1,5 +1,6 @@
 """The local store on a real RocksDB: what is atomic, what leaves it, what it refuses. No broker is asked."""
 
+import resource
 import subprocess
 import sys
 import threading
@@ -185,3 +186,15 @@ def test_a_store_that_is_open_elsewhere_is_refused(tmp_path: Path) -> None:
         second.rows(0, [b"s"])
     assert first.rows(0, [b"s"]) == [row(1)]
     first._db_for_partition(0).close()
+
+
+def test_a_full_disk_is_not_taken_for_another_worker(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))  # no file may grow, as on a disk without room
+    try:
+        with pytest.raises(StoreError, match=r"RocksDB does not open .*File too large") as told:
+            store.rows(0, [b"s"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "another worker" not in str(told.value)

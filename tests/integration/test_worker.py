@@ -16,14 +16,10 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from deploy.kafka.ports import free_port
-from schemas.announcement import ModelAnnouncement, encode_announcement
 from schemas.click import Click
 from tests.conftest import REPOSITORY, KafkaUnderTest
 from tests.faults.deployment import Deployment, WorkerProcess
 from tests.integration.workers import BEGAN, ITEMS, Group, running, until
-
-# Stopped in the middle of a rebalance, Faust's consumer thread ends with the cancellation; a real worker ends with it.
-pytestmark = pytest.mark.filterwarnings("ignore:Exception in thread:pytest.PytestUnhandledThreadExceptionWarning")
 
 EXIT_REFUSED, EXIT_FAILED, EXIT_STALLED = 2, 1, 70
 DEADLINE = 120.0
@@ -72,11 +68,17 @@ def with_one_folder_for_two(deployment: Deployment) -> list[WorkerProcess]:
     return [first, deployment.start("same")]
 
 
+def with_a_folder_that_cannot_be_written(deployment: Deployment) -> list[WorkerProcess]:
+    (deployment.root / "data-a").write_text("this is a file")
+    return [deployment.start()]
+
+
 SCENES: dict[str, Callable[[Deployment], list[WorkerProcess]]] = {
     "waiting": without_a_model,
     "partitions": with_a_changelog_of_other_partitions,
     "garbage": with_garbage_in_the_changelog,
     "folder": with_one_folder_for_two,
+    "unwritable": with_a_folder_that_cannot_be_written,
 }
 
 
@@ -143,6 +145,15 @@ def test_two_workers_in_one_folder_are_told_so(scenes: dict[str, Scene]) -> None
     assert first.process.poll() is None
 
 
+def test_a_folder_that_cannot_be_written_refuses_to_start(scenes: dict[str, Scene]) -> None:
+    [worker] = scenes["unwritable"].workers
+    assert exit_code(worker) == EXIT_REFUSED
+    told = " ".join(worker.output().split())
+    assert f"worker.data_dir {worker.data_dir} cannot be written: [Errno 17] File exists" in told
+    assert "another" not in told
+    assert "Traceback" not in told
+
+
 def test_a_worker_without_a_model_waits_then_serves_and_drains(scenes: dict[str, Scene]) -> None:
     deployment, [worker] = scenes["waiting"].deployment, scenes["waiting"].workers
     deployment.wait(
@@ -160,15 +171,7 @@ def test_a_worker_without_a_model_waits_then_serves_and_drains(scenes: dict[str,
     deployment.announce(deployment.bundle("v1"))
     deployment.wait(lambda: (worker.ready() or {}).get("status") == "ready", "it serves", DEADLINE)
     with socket.create_server(("127.0.0.1", 0)) as silent_store:
-        announcement = ModelAnnouncement(
-            alias="champion",
-            version="v2",
-            uri=f"http://127.0.0.1:{silent_store.getsockname()[1]}/v2",
-            manifest_sha256="0" * 64,
-            announced_at=1,
-            why="its store takes connections and never answers",
-        )
-        deployment._producer.produce(deployment.topics.models, encode_announcement(announcement), b"champion")
+        deployment.announce(deployment.bundle("v2"), uri=f"http://127.0.0.1:{silent_store.getsockname()[1]}/v2")
         deployment.send(some_clicks(400))
         with silent_store.accept()[0]:
             assert worker.stop() == 0  # what it has taken is finished and acknowledged, the bundle is not waited for

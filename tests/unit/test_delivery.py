@@ -212,3 +212,24 @@ async def test_many_records_on_their_way_may_leave_no_room_for_the_next() -> Non
     send(delivery.batch(), delivery_module._ROOM)
     assert delivery.may_wait
     delivery._producer.purge()
+
+
+def test_a_confirmation_thread_that_cannot_go_on_ends_the_worker() -> None:
+    """Nothing would ever be confirmed again, and nobody told."""
+
+    class Broken(FakeProducer):
+        def poll(self, _: float) -> int:
+            raise RuntimeError("the client is gone")
+
+    told: list[BaseException] = []
+    ended = threading.Event()
+
+    def on_fatal(error: BaseException) -> None:
+        told.append(error)
+        ended.set()
+
+    delivery = Delivery(producer_config({}, client_id="t", linger_ms=0, timeout_ms=1000), on_fatal=on_fatal)
+    delivery._producer = cast(Producer, Broken())
+    delivery.start()
+    assert ended.wait(PATIENCE)
+    assert [str(error) for error in told] == ["the client is gone"]

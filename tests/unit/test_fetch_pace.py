@@ -6,6 +6,8 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from aiokafka.consumer.fetcher import Fetcher
+from aiokafka.errors import KafkaConnectionError
 
 from stream_app import transport
 
@@ -81,3 +83,21 @@ async def test_a_fetch_that_is_cancelled_while_it_waits_has_brought_nothing() ->
     await asyncio.sleep(0)
     waiting.cancel()
     assert await waiting is False
+
+
+async def test_a_fetch_that_is_cancelled_after_a_broker_did_not_answer_has_brought_nothing() -> None:
+    """aiokafka rests then, and lets the cancellation out: the consumer's thread ended, and a stop waited a minute."""
+    fetcher = Fetcher.__new__(Fetcher)
+    fetcher._client = SimpleNamespace(send=no_answer)
+    fetcher._retry_backoff = 3600.0
+    resting = asyncio.Event()
+    fetcher._invalidate_preferred_read_replica_for_node = lambda *_: resting.set()
+    _, patched = paced(fetcher._proc_fetch_request)
+    waiting = asyncio.create_task(patched._proc_fetch_request(None, 1, ""))
+    await resting.wait()
+    waiting.cancel()
+    assert await waiting is False
+
+
+async def no_answer(*_: Any) -> Any:
+    raise KafkaConnectionError

@@ -1,13 +1,16 @@
 """Announcements in, served versions out."""
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import msgspec
 import pytest
 from confluent_kafka import KafkaError, KafkaException
+from fsspec.spec import AbstractFileSystem
 
 from schemas.announcement import ModelAnnouncement, encode_announcement
 from schemas.bundle import manifest_digest, open_bundle
@@ -17,6 +20,26 @@ from stream_app.metrics import Metrics
 from tests.contract.tiny_model import TinyModel
 
 IDLE = None  # the topic has nothing new: time to load, and to look at what serves
+PATIENCE = 60.0  # seconds until a test gives up
+
+
+def POLLED() -> None:  # noqa: N802
+    """The watcher polls, and takes what was loaded."""
+
+
+class Hanging(AbstractFileSystem):
+    """A store that takes requests and never answers, until the test lets it go."""
+
+    protocol = "hangs"
+    cachable = False
+    let_go = threading.Event()
+
+    def _open(self, *_: Any, **__: Any) -> Any:
+        assert self.let_go.wait(PATIENCE)
+        raise OSError("the store was away")
+
+
+fsspec.register_implementation("hangs", Hanging)
 
 
 @dataclass
@@ -71,13 +94,20 @@ class FakeConsumer:
             event = self.story.pop(0)
             if isinstance(event, Record):
                 return event
+            if event is POLLED:
+                return None
             if event is not IDLE:
                 event()
                 continue
-            self.story.insert(0, self.note)
-            return None  # the watcher loads what there is, and polls again
+            # The end of a load under way, and begin and end of another.
+            self.story[:0] = [self.wait_for_loads, POLLED] * 3 + [self.note]
         self.watcher._stopping.set()
         return None
+
+    def wait_for_loads(self) -> None:
+        """All but those that hang."""
+        for load in self.watcher._loads:
+            assert load.announcement.uri.startswith("hangs://") or load.ended.wait(PATIENCE)
 
     def note(self) -> None:
         self.served.append(self.live.current.version if self.live.current else None)
@@ -106,6 +136,8 @@ class Watched:
     live: LiveModel = field(default_factory=LiveModel)
     metrics: Metrics = field(default_factory=Metrics)
     fatal: list[BaseException] = field(default_factory=list)
+    bundle_timeout: float = 3600.0
+    bundle_locations: tuple[str, ...] = ()
 
     def bundle(self, version: str, seed: int = 0, k: int = 5, recent_size: int = 6) -> Path:
         return TinyModel(seed=seed, k=k, recent_size=recent_size).write(self.registry, version)
@@ -127,6 +159,8 @@ class Watched:
             threads=1,
             published=4,
             recent_items=6,
+            bundle_timeout=self.bundle_timeout,
+            bundle_locations=self.bundle_locations,
             warm_up_batches=(1, 3),
             on_fatal=self.fatal.append,
         )
@@ -332,3 +366,84 @@ def test_a_watcher_that_cannot_go_on_ends_the_worker(watched: Watched) -> None:
 def test_a_bundle_error_names_the_version(watched: Watched) -> None:
     told = watched.follow(another_version(watched), END, IDLE)
     assert told.waited_for == ["v9 was refused: manifest.json: holds version v2, announced was v9"]
+
+
+@pytest.fixture
+def store_hangs() -> Iterator[threading.Event]:
+    Hanging.let_go = threading.Event()
+    yield Hanging.let_go
+    Hanging.let_go.set()
+
+
+def threads_of(version: str) -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == f"load {version}"]
+
+
+def test_a_rollback_does_not_wait_for_a_store_that_hangs(watched: Watched, store_hangs: threading.Event) -> None:
+    watched.bundle("v1")
+    watched.bundle("v2", seed=1)
+    v1, v2 = watched.announce("v1"), watched.announce("v2")
+    dead = watched.announce("v3", uri="hangs://v3")
+    told = watched.follow(v1, END, IDLE, v2, IDLE, dead, IDLE, v1, IDLE)
+    assert told.served == ["v1", "v2", "v2", "v1"]
+    assert told.waited_for[2] == "v3 is being loaded"
+    assert watched.count("nextclick_refused_bundles_total") == 0
+
+
+def test_what_a_store_answers_too_late_does_not_replace_what_was_announced_since(
+    watched: Watched, store_hangs: threading.Event
+) -> None:
+    """The bundle came back by itself, and the thread that waited for it loads it to its end."""
+    elsewhere = Watched(watched.registry / "elsewhere", watched.monkeypatch)
+    folder = elsewhere.bundle("v3", seed=2)
+    late, load = threading.Event(), ModelWatcher._load
+
+    def load_late(watcher: ModelWatcher, announcement: ModelAnnouncement) -> Any:
+        if announcement.version != "v3":
+            return load(watcher, announcement)
+        store_hangs.wait(PATIENCE)
+        try:
+            return open_bundle(folder)
+        finally:
+            late.set()
+
+    watched.monkeypatch.setattr(ModelWatcher, "_load", load_late)
+    watched.bundle("v1")
+    dead = watched.announce("v3", uri="hangs://v3")
+
+    def answer() -> None:
+        store_hangs.set()
+        assert late.wait(PATIENCE)
+        for thread in threads_of("v3"):
+            thread.join(PATIENCE)
+
+    told = watched.follow(dead, END, IDLE, watched.announce("v1"), IDLE, answer, IDLE, IDLE)
+    assert told.served == [None, "v1", "v1", "v1"]
+
+
+def test_a_store_that_hangs_is_refused_at_its_deadline_and_asked_by_few_threads(
+    watched: Watched, store_hangs: threading.Event
+) -> None:
+    watched.bundle_timeout = 0.0
+    told = watched.follow(watched.announce("v3", uri="hangs://v3"), END, *[IDLE] * 20)
+    assert told.waited_for[0] == "v3 was refused: it was not loaded within 0 s; does its store answer?"
+    assert len(threads_of("v3")) == hot_swap._MOST_LOADS_EACH
+    assert watched.count("nextclick_refused_bundles_total") == 1
+
+
+def test_many_stores_that_hang_do_not_take_all_threads(watched: Watched, store_hangs: threading.Event) -> None:
+    watched.bundle_timeout = 0.0
+    many = [event for n in range(20) for event in (watched.announce(f"d{n}", uri=f"hangs://d{n}"), IDLE)]
+    told = watched.follow(END, *many, store_hangs.set, IDLE)
+    assert sum(len(threads_of(f"d{n}")) for n in range(20)) <= hot_swap._MOST_LOADS
+    assert "not answered for too long" in told.waited_for[-2]
+
+
+def test_only_bundles_of_the_set_locations_are_loaded(watched: Watched) -> None:
+    watched.bundle("v1")
+    watched.bundle("v2", seed=1)
+    watched.bundle_locations = (str(watched.registry / "v1"), "s3://ours")
+    foreign = watched.announce("v3", uri="hangs://v3")
+    told = watched.follow(watched.announce("v1"), END, IDLE, watched.announce("v2"), IDLE, foreign, IDLE)
+    assert told.served == ["v1"] * 3
+    assert watched.count("nextclick_refused_bundles_total") == 2

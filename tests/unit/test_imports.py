@@ -28,7 +28,7 @@ KEPT_IN: dict[str, set[str]] = {
         for name in ("app", "credentials", "in_flight", "pipeline", "settling", "store", "table", "transport")
     },
     "mode": set(),
-    "aiokafka": {"stream_app/credentials.py", "stream_app/transport.py"},
+    "aiokafka": {"stream_app/credentials.py", "stream_app/membership.py", "stream_app/transport.py"},
     "rocksdict": {"stream_app/store.py", "deploy/demo/oracle.py"},  # the demo compares the stopped worker's rows
 }
 

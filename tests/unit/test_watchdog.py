@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from stream_app.watchdog import EXIT_STALLED, Probe, Stalls, Watchdog
+from stream_app.watchdog import EXIT_STALLED, Deadline, Probe, Stalls, Watchdog
 
 PATIENCE = 30.0  # seconds until a test gives up; none of them measures time
 
@@ -118,3 +118,18 @@ def test_a_watchdog_that_was_stopped_ends_nothing() -> None:
     watchdog._thread.join(PATIENCE)
     assert not watchdog._thread.is_alive()
     assert ended.code is None
+
+
+def test_a_deadline_ends_a_process_whose_loop_hangs_and_a_cancelled_one_does_not() -> None:
+    ended, kept = Ended(), Ended()
+    deadline, cancelled = Deadline(end=ended), Deadline(end=kept)
+    cancelled.set(0.01, 1)
+    cancelled.cancel()
+    deadline.set(3600.0, 7)
+    deadline.set(0.01, 1)
+    assert ended.event.wait(PATIENCE)  # and nothing but its own thread runs
+    deadline.cancel()
+    for timer in cancelled._timers:
+        timer.join(PATIENCE)
+    assert ended.code == 1
+    assert kept.code is None
