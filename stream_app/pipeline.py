@@ -136,9 +136,13 @@ class Pipeline:
             await self._taken.wait()
 
     async def drained(self) -> None:
-        """Wait until no chunk is in flight."""
+        """Wait until no chunk is in flight; what is taken from then on was fetched anew.
+
+        A static member may get its partitions back in the generation in which it has left a chunk of them.
+        """
         while self.in_flight:
             await asyncio.sleep(_DRAIN_CHECK_SECONDS)
+        self._partitions.clear()
 
     async def stop(self) -> None:
         """Abandon what is still in flight; it is not acknowledged and will be redelivered."""

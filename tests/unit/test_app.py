@@ -442,6 +442,23 @@ async def test_a_chunk_of_an_earlier_generation_leaves_no_trace(running: Running
     assert (running.kafka.sent, running.kafka.acked, running.recent("s")) == ([], [], None)
 
 
+async def test_a_partition_that_comes_back_in_the_same_generation_is_taken_up_again(running: Running) -> None:
+    """As a static member's does: a chunk that was left must not hold up all that is fetched from then on."""
+    kafka = running.kafka
+    kafka.held.add(RANKINGS)
+    await running.take(("s", "a"), at=0)
+    await running.settle()
+    kafka.generation = -1  # the broker has said that it does not know this member
+    kafka.release()
+    await running.ended()
+    await running.app.pipeline.drained()  # the partitions are given back
+    kafka.generation = GENERATION
+    await running.take(("s", "a"), at=0)
+    await running.ended()
+    assert running.dropped == 1
+    assert (running.recent("s"), kafka.acked) == (("a",), [0])
+
+
 async def test_a_partition_lost_on_the_way_gets_neither_row_nor_acknowledgement(running: Running) -> None:
     running.kafka.held.add(RANKINGS)
     await running.take(("s", "a"), at=0)
