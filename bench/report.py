@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 console = Console(stderr=True)
@@ -30,12 +31,19 @@ class Report:
     ratios: Mapping[str, float] = field(default_factory=dict)
 
     def show(self, title: str) -> None:
-        """Print the table to standard error and the JSON line to standard output."""
+        """Print the table to standard error, as a block a row where it does not fit, and JSON to standard output."""
         columns = list(dict.fromkeys(name for row in self.rows for name in row))
         table = Table(*columns, title=title)
         for row in self.rows:
             table.add_row(*(_shown(row.get(name)) for name in columns))
-        console.print(table)
+        if Measurement.get(console, console.options.update(max_width=100_000), table).maximum <= console.width:
+            console.print(table)
+        else:  # a folded table cannot be read, and a cut one tells less than was measured
+            console.print(title, style="italic", soft_wrap=True)
+            wide = max(map(len, columns))
+            for row in self.rows:
+                lines = (f"  {name:{wide}}  {_shown(row[name])}" for name in columns if row.get(name) is not None)
+                console.print("\n".join(lines), end="\n\n", soft_wrap=True, highlight=False, markup=False)
         for name, ratio in self.ratios.items():
             console.print(f"{name}: {ratio:.2f}")
         print(

@@ -1,5 +1,6 @@
 """Elementary functions in float32 that the compiler turns into vector instructions, and how everything is compiled."""
 
+import fcntl
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -53,9 +54,19 @@ def kept(function: F) -> F:
     """
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
     try:
-        return cast(F, numba.njit(cache=True, **options)(function))
+        dispatcher = numba.njit(cache=True, **options)(function)
     except RuntimeError:  # no folder to keep it in, as in a container without a home: compiled in every process
         return cast(F, numba.njit(**options)(function))
+
+    def run(*arguments: Any) -> Any:
+        if not dispatcher.signatures:
+            # A minute of a processor's time: of processes that start together one compiles, the others take its code.
+            with Path(dispatcher.stats.cache_path, "compiling.lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                dispatcher.compile(tuple(map(numba.typeof, arguments)))
+        return dispatcher(*arguments)
+
+    return cast(F, run)
 
 
 @intrinsic

@@ -1,6 +1,9 @@
 """The compiled steps against the plain ones of torch, which other tests hold to the papers."""
 
 import importlib.util
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as how_often
 from hypothesis import strategies as st
 
+from tests.conftest import REPOSITORY
 from tests.unit.trainer.builders import random_sessions
 from trainer import dropout
 from trainer.compiled import arithmetic
@@ -229,3 +233,23 @@ def test_another_code_is_kept_under_another_number(tmp_path: Path, monkeypatch: 
     assert before == arithmetic.sources() != 0
     (tmp_path / "other.py").write_text("x = 2\n")
     assert arithmetic.sources() != before
+
+
+def test_of_processes_that_start_together_one_compiles(tmp_path: Path) -> None:
+    (tmp_path / "kept_here.py").write_text(
+        "from trainer.compiled.arithmetic import kept\ndef double(x):\n    return x + x\nof_two = kept(double)\n"
+    )
+    program = (
+        "import kept_here, numba.core.event as event, pathlib, sys, time\n"
+        "compiled = event.RecordingListener(); event.register('numba:compile', compiled)\n"
+        "pathlib.Path(sys.argv[1]).touch()\n"
+        "while not pathlib.Path(sys.argv[2]).exists(): time.sleep(0.001)\n"
+        "assert kept_here.of_two(2.5) == 5\n"
+        "print(len(compiled.buffer) > 0)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{REPOSITORY}", "NUMBA_CACHE_DIR": str(tmp_path)}
+    processes = [
+        subprocess.Popen([sys.executable, "-c", program, *ready], cwd=tmp_path, env=environment, stdout=subprocess.PIPE)
+        for ready in (("a", "b"), ("b", "a"))
+    ]
+    assert sorted(process.communicate()[0].strip() for process in processes) == [b"False", b"True"]
