@@ -9,8 +9,9 @@ import typer
 from rich.console import Console
 
 from deploy.demo.processes import CommandFailedError
+from deploy.demo.progress import Plan
 from deploy.demo.sources import click_file, shop
-from deploy.demo.story import Demo, DemoError, Plan
+from deploy.demo.story import Demo, DemoError
 from deploy.kafka import LocalKafkaError
 from schemas.errors import SchemaError
 from stream_app.click_file import ClickFileError
@@ -25,8 +26,14 @@ _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def demo(
     *,
     clicks: Annotated[Path | None, typer.Option(help="Replay a click file instead of the simulated shop.")] = None,
-    seconds: Annotated[float, typer.Option(help="How long live clicks come.", min=20)] = 165.0,
-    rate: Annotated[float, typer.Option(help="Clicks a second of the simulated shop.", min=10)] = 1000.0,
+    seconds: Annotated[float, typer.Option(help="How long live clicks come at least.", min=20)] = 165.0,
+    patience: Annotated[
+        float, typer.Option(help="Seconds more at most, until a new model made its predictions.", min=0)
+    ] = 900.0,
+    predictions: Annotated[int, typer.Option(help="Predictions that a new model must make.", min=1)] = 2000,
+    rate: Annotated[
+        float, typer.Option(help="Clicks a second of the simulated shop; fewer on a slow machine.", min=10)
+    ] = 1000.0,
     retrain_every: Annotated[float, typer.Option(help="Seconds between training cycles.", min=5)] = 55.0,
     new_sessions: Annotated[int, typer.Option(help="New sessions that a training cycle needs.", min=1)] = 1500,
     seed: Annotated[int, typer.Option(help="Of the simulated shop.")] = 7,
@@ -35,14 +42,19 @@ def demo(
     """Kafka, a worker, a trainer and a shop: clicks in, rankings out, a model retrained and swapped under load.
 
     The last line on standard output is one JSON object; the exit code is 0 only when no click was lost, no row is wrong
-    and a model was swapped.
+    and a new model came into service and made enough predictions there to judge it.
     """
     console = Console(stderr=True)
     try:
         source = click_file(clicks) if clicks else shop(clicks_per_second=rate, seed=seed)
-        verdict = Demo(
-            source, Plan(live=seconds, retrain_every=retrain_every, new_sessions=new_sessions), keep=keep
-        ).run()
+        plan = Plan(
+            live=seconds,
+            patience=patience,
+            retrain_every=retrain_every,
+            new_sessions=new_sessions,
+            predictions=predictions,
+        )
+        verdict = Demo(source, plan, keep=keep).run()
     except KeyboardInterrupt:
         console.print("interrupted; everything that the demo started is stopped")
         raise typer.Exit(EXIT_INTERRUPTED) from None
@@ -50,7 +62,9 @@ def demo(
         console.print(f"demo: {error}", markup=False, highlight=False, style="red")
         raise typer.Exit(EXIT_FAILED) from error
     print(json.dumps(verdict.result), flush=True)
-    if not verdict.is_good:
+    for fault in verdict.faults:
+        console.print(f"demo: {fault}", markup=False, highlight=False, style="red")
+    if verdict.faults:
         raise typer.Exit(EXIT_WRONG)
 
 

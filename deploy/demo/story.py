@@ -7,16 +7,18 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from confluent_kafka import OFFSET_END, Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
+from msgspec.structs import replace
 
 from deploy.demo.processes import Commands
+from deploy.demo.progress import Plan, Progress
 from deploy.demo.reader import RankingsReader
 from deploy.demo.sources import ClickSource
+from deploy.demo.tempo import Tempo
 from deploy.demo.verdict import Verdict, judge
 from deploy.demo.view import Page, View
 from deploy.kafka import LocalKafka
@@ -37,23 +39,6 @@ _TRAINING: Final = {"hidden_size": "64", "epochs": "4", "n_sample": "256", "batc
 
 class DemoError(RuntimeError):
     """The demo cannot go on; the message says why."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How long things take, in seconds.
-
-    Attributes:
-        live: of live clicks; more when no model was swapped by then.
-        patience: how much more at most.
-        retrain_every: from one training cycle to the next.
-        new_sessions: that a cycle trains on at least.
-    """
-
-    live: float = 165.0
-    patience: float = 120.0
-    retrain_every: float = 55.0
-    new_sessions: int = 1500
 
 
 class Demo:
@@ -142,7 +127,9 @@ class Demo:
             count += 1
         self._flush()
         self._event(f"{count:,} clicks of {self._source.name} from before are in Kafka")
+        began = time.monotonic()
         result = self._commands.run_json("trainer", "run", "--once", "--json")
+        self._trained_in = time.monotonic() - began
         if result["outcome"] != "announced":
             raise DemoError(f"the first model was not announced: {'; '.join(result['reasons'])}")
         self._event(f"first model trained and announced: {result['version']}")
@@ -186,18 +173,23 @@ class Demo:
                 self._kafka, self._topics["rankings"], registry=self._registry, page=self._page, event=self._event
             )
         )
+        progress, tempo = Progress(self._plan, trained_in=self._trained_in), Tempo()
         began = time.monotonic()
-        for batch in wait_until_due(
-            self._source.live(_now_ms(), self._plan.live), clock=time.monotonic, sleep=time.sleep
-        ):
-            if self._has_seen_enough(time.monotonic() - began):
+        live = self._source.live(_now_ms(), self._plan.live)
+        for batch in wait_until_due(live, clock=tempo.now, sleep=tempo.sleep):
+            progress.update(time.monotonic() - began, reader.scores.models)
+            self._page.outlook = progress.outlook
+            if progress.is_over:
                 break
+            lost_ms = round(tempo.lost * 1000)
             for click in batch.clicks:
-                self._send(click)
+                self._send(replace(click, timestamp=click.timestamp + lost_ms))
                 reader.clicked(click)
             self._page.clicks += len(batch.clicks)
             self._producer.poll(0)
+            tempo.adapt(self._page.clicks, reader.count)
             self._check()
+        self._page.outlook = ""
         self._flush()
         self._live_seconds = time.monotonic() - began
         self._phase("waiting for the last rankings")
@@ -218,10 +210,6 @@ class Demo:
         self._commands.check()
         self._reader.check()
 
-    def _has_seen_enough(self, elapsed: float) -> bool:
-        swapped = len(self._reader.scores.models) > 1
-        return elapsed > (self._plan.live if swapped else self._plan.live + self._plan.patience)
-
     def _verdict(self) -> Verdict:
         self._phase("computing every session anew, one click at a time")
         verdict = judge(
@@ -233,6 +221,7 @@ class Demo:
             data_dir=self._data_dir,
             served=self._reader.scores.models,
             offline=self._page.offline,
+            needed=self._plan.predictions,
         )
         for line in verdict.wrong_rows[:5]:
             self._event(f"mismatch: {line}")

@@ -25,17 +25,32 @@ class Verdict:
         result: the object that is printed as JSON.
         wrong_rankings: clicks whose ranking is not what their session leads to, among those that were compared.
         wrong_rows: one line a session whose row is not what its clicks lead to.
+        needed: predictions that a new model must have made.
     """
 
     result: dict[str, Any]
     wrong_rankings: int
     wrong_rows: list[str]
+    needed: int
 
     @property
-    def is_good(self) -> bool:
-        """Nothing is lost, nothing is wrong, and a model was swapped."""
-        lost, swaps = self.result["lost"], self.result["swaps"]
-        return not lost and not self.wrong_rows and not self.wrong_rankings and swaps > 0
+    def faults(self) -> list[str]:
+        """What is not as it should be, a line each: nothing lost or wrong, and a new model that served for a while."""
+        lost, made = (
+            self.result["lost"],
+            max((m["online"]["predictions"] for m in self.result["models"][1:]), default=0),
+        )
+        return [
+            *([f"{lost} clicks have no ranking"] if lost else []),
+            *([f"{self.wrong_rankings} rankings are wrong"] if self.wrong_rankings else []),
+            *([f"{len(self.wrong_rows)} rows are wrong"] if self.wrong_rows else []),
+            *(["no new model came into service"] if not self.result["swaps"] else []),
+            *(
+                [f"the new model made {made:,} predictions, too few to judge it: {self.needed:,} are needed"]
+                if self.result["swaps"] and made < self.needed
+                else []
+            ),
+        ]
 
 
 def judge(
@@ -48,6 +63,7 @@ def judge(
     data_dir: Path,
     served: Mapping[str, ModelScore],
     offline: Mapping[str, tuple[float, float]],
+    needed: int,
 ) -> Verdict:
     """Judge a run whose worker has stopped.
 
@@ -60,6 +76,7 @@ def judge(
         data_dir: the worker's.
         served: online scores by version, in the order of their service.
         offline: Recall@20 and MRR@20 on the holdout, by version.
+        needed: predictions that a new model must have made.
     """
 
     def clicks() -> Iterator[Message]:
@@ -100,4 +117,4 @@ def judge(
         "latency_ms": {"p50": float(p50), "p99": float(p99)},
         "clicks_per_second": len(appended) / seconds,
     }
-    return Verdict(result, len(expected.wrong_rankings), wrong)
+    return Verdict(result, len(expected.wrong_rankings), wrong, needed)

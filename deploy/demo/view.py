@@ -26,6 +26,7 @@ class Page:
 
     Attributes:
         phase: what is being done.
+        outlook: how long it still takes, and for what.
         clicks: sent so far.
         rankings: received so far.
         clicks_per_second: over the last seconds.
@@ -37,6 +38,7 @@ class Page:
     """
 
     phase: str = "starting"
+    outlook: str = ""
     clicks: int = 0
     rankings: int = 0
     clicks_per_second: float = 0.0
@@ -85,7 +87,8 @@ class View:
                 scores = ", ".join(f"{version} {score.recall:.3f}" for version, score in page.models.items())
                 self._console.print(
                     f"{time.monotonic() - self._began:6.1f} s  {page.clicks_per_second:,.0f} clicks/s, "
-                    f"p50 {page.latency_ms[0]:.0f} ms, p99 {page.latency_ms[1]:.0f} ms, online Recall@20: {scores}",
+                    f"p50 {page.latency_ms[0]:.0f} ms, p99 {page.latency_ms[1]:.0f} ms, online Recall@20: {scores}"
+                    f"{f'; {page.outlook}' if page.outlook else ''}",
                     highlight=False,
                     soft_wrap=True,
                 )
@@ -126,7 +129,7 @@ class View:
         for items, ranking in page.sessions:
             sessions.add_row(" > ".join(items), ", ".join(item.item_id for item in ranking.items[:4]))
         return Group(
-            Panel(numbers, title=f"nextclick: {page.phase}"),
+            Panel(numbers, title=f"nextclick: {page.phase}", subtitle=page.outlook or None),
             models,
             sessions,
             Panel("\n".join(page.events), title="What happened"),

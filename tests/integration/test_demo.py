@@ -15,7 +15,9 @@ from confluent_kafka.admin import AdminClient
 
 from tests.conftest import REPOSITORY, KafkaUnderTest
 
-SHORT = ["--seconds", "40", "--rate", "300", "--retrain-every", "12", "--new-sessions", "150"]
+PREDICTIONS = 300
+SHORT = ["--seconds", "20", "--predictions", f"{PREDICTIONS}", "--rate", "300"]
+SHORT += ["--retrain-every", "12", "--new-sessions", "150"]
 
 
 def test_the_demo_swaps_a_model_and_loses_nothing(kafka: KafkaUnderTest, tmp_path: Path) -> None:
@@ -133,6 +135,8 @@ def _check(result: dict[str, object]) -> None:
         assert set(model) == {"version", "offline", "online"}
         assert set(model["offline"]) == {"recall@20", "mrr@20"}
         assert set(model["online"]) == {"recall@20", "mrr@20", "predictions"}
+    assert max(model["online"]["predictions"] for model in models[1:]) >= PREDICTIONS
+    assert all(model["online"]["recall@20"] > 0 for model in models if model["online"]["predictions"] >= PREDICTIONS)
     latency = result["latency_ms"]
     assert isinstance(latency, dict)
     assert 0 <= latency["p50"] <= latency["p99"]

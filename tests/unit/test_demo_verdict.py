@@ -1,25 +1,37 @@
 """What makes the exit code of the demo."""
 
+import re
+from typing import Any
+
 import pytest
 
 from deploy.demo.verdict import Verdict
 
-GOOD = {"lost": 0, "state_mismatches": 0, "swaps": 1}
+
+def verdict(*, lost: int = 0, predictions: tuple[int, ...] = (9000, 2000), rankings: int = 0, rows: int = 0) -> Verdict:
+    models: list[dict[str, Any]] = [
+        {"version": f"v{n}", "online": {"predictions": p}} for n, p in enumerate(predictions)
+    ]
+    result = {"lost": lost, "swaps": len(models) - 1, "models": models}
+    return Verdict(result, wrong_rankings=rankings, wrong_rows=["s: no row"] * rows, needed=2000)
 
 
-def test_a_swap_and_nothing_lost_or_wrong_is_good() -> None:
-    assert Verdict(GOOD, wrong_rankings=0, wrong_rows=[]).is_good
+@pytest.mark.parametrize("predictions", [(9000, 2000), (9000, 2500, 10)])
+def test_nothing_lost_or_wrong_and_a_new_model_that_was_seen_at_work_is_good(predictions: tuple[int, ...]) -> None:
+    assert verdict(predictions=predictions).faults == []
 
 
 @pytest.mark.parametrize(
-    "verdict",
+    ("bad", "told"),
     [
-        Verdict(GOOD | {"lost": 1}, wrong_rankings=0, wrong_rows=[]),
-        Verdict(GOOD | {"swaps": 0}, wrong_rankings=0, wrong_rows=[]),
-        Verdict(GOOD, wrong_rankings=1, wrong_rows=[]),
-        Verdict(GOOD | {"state_mismatches": 1}, wrong_rankings=0, wrong_rows=["s: no row"]),
+        (verdict(lost=1), "1 clicks have no ranking"),
+        (verdict(predictions=(9000,)), "no new model"),
+        (verdict(predictions=(9000, 0)), "made 0 predictions, too few.* 2,000 are needed"),
+        (verdict(predictions=(9000, 1999)), "made 1,999 predictions, too few"),
+        (verdict(rankings=1), "1 rankings are wrong"),
+        (verdict(rows=1), "1 rows are wrong"),
     ],
-    ids=["a click is lost", "no swap", "a wrong ranking", "a wrong row"],
 )
-def test_one_fault_is_enough(verdict: Verdict) -> None:
-    assert not verdict.is_good
+def test_one_fault_is_enough(bad: Verdict, told: str) -> None:
+    (fault,) = bad.faults
+    assert re.search(told, fault)
