@@ -1,10 +1,18 @@
 """How to reach Kafka, and what the topics are called: the settings that both commands share."""
 
+import ssl
+from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, model_validator
 
 _DAY_MS: Final = 86_400_000
+_CA_FILES: Final = (
+    "/etc/ssl/certs/ca-certificates.crt",  # Debian, Ubuntu, Alpine
+    "/etc/pki/tls/certs/ca-bundle.crt",  # Red Hat, Fedora
+    "/etc/ssl/ca-bundle.pem",  # SUSE
+    "/etc/ssl/cert.pem",  # macOS
+)
 
 TopicName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,249}$")]
 
@@ -27,6 +35,9 @@ class KafkaConnection(Section):
     oauth_client_id: str | None = None
     oauth_client_secret: SecretStr | None = None
     oauth_scope: str | None = None
+    oauth_ca_location: str | None = Field(
+        default=None, description="CA certificates in PEM for an https endpoint; the system's when not set."
+    )
     ssl_ca_location: str | None = Field(default=None, description="CA certificates in PEM; the system's when not set.")
     ssl_certificate_location: str | None = Field(default=None, description="This client's certificate in PEM (mTLS).")
     ssl_key_location: str | None = Field(default=None, description="This client's private key in PEM (mTLS).")
@@ -50,7 +61,7 @@ class KafkaConnection(Section):
     def _sasl_problems(self) -> list[str]:
         given = self._given(
             "sasl_mechanism", "sasl_username", "sasl_password", "oauth_token_endpoint", "oauth_client_id",
-            "oauth_client_secret", "oauth_scope",
+            "oauth_client_secret", "oauth_scope", "oauth_ca_location",
         )  # fmt: skip
         if not self.uses_sasl:
             if not given:
@@ -87,6 +98,19 @@ class KafkaConnection(Section):
     def _given(self, *names: str) -> list[str]:
         return [name for name in names if getattr(self, name) is not None]
 
+    @property
+    def token_authorities(self) -> str | None:
+        """The file of CA certificates that an https token endpoint is verified with; None without such an endpoint.
+
+        Named to both clients: librdkafka's wheel looks for the file of the system that it was built on, Red Hat's. None
+        as well where the system has no file that we know: then each client looks where it will.
+        """
+        if self.sasl_mechanism != "OAUTHBEARER" or not (self.oauth_token_endpoint or "").startswith("https:"):
+            return None
+        of_openssl = ssl.get_default_verify_paths().cafile
+        of_systems = (file for file in _CA_FILES if Path(file).is_file())
+        return self.oauth_ca_location or of_openssl or next(of_systems, None)
+
     def librdkafka(self) -> dict[str, str | bool]:
         """The connection as librdkafka's configuration, for confluent-kafka's producer, consumer and admin client."""
         config: dict[str, str | bool] = {
@@ -109,6 +133,7 @@ class KafkaConnection(Section):
                 "sasl.oauthbearer.client.id": self.oauth_client_id,
                 "sasl.oauthbearer.client.secret": self.oauth_client_secret,
                 "sasl.oauthbearer.scope": self.oauth_scope,
+                "https.ca.location": self.token_authorities,
             }
         for name, value in optional.items():
             if value is not None:

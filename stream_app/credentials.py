@@ -28,8 +28,12 @@ class TokenError(StreamError, KafkaConnectionError):
 class ClientCredentialsToken(AbstractTokenProvider):
     """OAUTHBEARER tokens by OAuth 2.0's client credentials grant (RFC 6749, 4.4), as librdkafka's OIDC method does."""
 
-    def __init__(self, endpoint: str, client_id: str, client_secret: str, scope: str | None) -> None:
+    def __init__(
+        self, endpoint: str, client_id: str, client_secret: str, scope: str | None, authorities: str | None = None
+    ) -> None:
+        """`authorities`: a file of CA certificates for an https endpoint; else the system's."""
         self._endpoint = endpoint
+        self._tls = ssl.create_default_context(cafile=authorities)
         basic = base64.b64encode(f"{client_id}:{client_secret}".encode()).decode()
         self._headers = {"Authorization": f"Basic {basic}"}
         self._form = {"grant_type": "client_credentials"} | ({"scope": scope} if scope else {})
@@ -50,7 +54,7 @@ class ClientCredentialsToken(AbstractTokenProvider):
         try:
             async with (
                 aiohttp.ClientSession(headers=self._headers, timeout=aiohttp.ClientTimeout(total=10)) as session,
-                session.post(self._endpoint, data=self._form) as answer,
+                session.post(self._endpoint, data=self._form, ssl=self._tls) as answer,
             ):
                 answer.raise_for_status()
                 body = await answer.json()
@@ -92,6 +96,7 @@ def faust_credentials(connection: KafkaConnection) -> CredentialsT | None:
             connection.oauth_client_id,
             connection.oauth_client_secret.get_secret_value(),
             connection.oauth_scope,
+            connection.token_authorities,
         )
         return faust.OAuthCredentials(oauth_cb=provider, ssl_context=context)
     assert connection.sasl_password

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import ssl
 import subprocess
 import threading
 import time
@@ -94,6 +95,8 @@ class SecureKafka:
     addresses: Mapping[str, str]
     """host:port of each listener."""
     authority: Authority
+    login: Identity
+    """Of a token endpoint on this machine."""
     client: Identity
     """Of a client that the broker trusts; its key is under KEY_PASSWORD."""
 
@@ -118,7 +121,7 @@ def secure_kafka(folder: Path, log_dir: Path) -> Iterator[SecureKafka]:
     stores = {name: _key_store(folder / f"{name}.keystore", whose) for name, whose in _identities(server, other)}
     overrides = _listeners(addresses, controller) | _logins() | _tls(stores, authority.certificate)
     with LocalKafka(ports=[ports[0]], overrides=overrides, log_dir=log_dir):
-        kafka = SecureKafka(addresses, authority, client)
+        kafka = SecureKafka(addresses, authority, server, client)
         kafka.set_password(USER, PASSWORD)
         yield kafka
 
@@ -204,23 +207,29 @@ def _part(content: Mapping[str, object]) -> str:
 
 
 @contextmanager
-def token_endpoint() -> Iterator[TokenEndpoint]:
-    """Listens until the block ends."""
+def token_endpoint(identity: Identity) -> Iterator[TokenEndpoint]:
+    """Listens, over TLS, until the block ends."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"])).decode()
             status, content = endpoint.answer(dict(self.headers), urllib.parse.parse_qs(body))
+            sent = json.dumps(content).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(sent)))
             self.end_headers()
-            self.wfile.write(json.dumps(content).encode())
+            self.wfile.write(sent)
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name for it
             """Nothing on standard error."""
 
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(identity.certificate, identity.key)
     with ThreadingHTTPServer((HOST, 0), Handler) as server:
-        endpoint = TokenEndpoint(f"http://{HOST}:{server.server_address[1]}/token")
+        # The handshake when a connection is read first, in its own thread: one that is broken off must not end others.
+        server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+        endpoint = TokenEndpoint(f"https://{HOST}:{server.server_address[1]}/token")
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         try:

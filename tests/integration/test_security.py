@@ -19,6 +19,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
 
+from schemas import kafka_settings
 from schemas.bundle import open_bundle
 from schemas.click import Click
 from schemas.settings import KafkaConnection, load_settings
@@ -107,7 +108,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     etc = tmp_path_factory.mktemp("etc")
     for name, secret in (("password", PASSWORD), ("key-password", KEY_PASSWORD), ("client-secret", CLIENT_SECRET)):
         (etc / name).write_text(secret + "\n")
-    with secure_kafka(etc, tmp_path_factory.mktemp("kafka-logs")) as kafka, token_endpoint() as tokens:
+    logs = tmp_path_factory.mktemp("kafka-logs")
+    with secure_kafka(etc, logs) as kafka, token_endpoint(kafka.login) as tokens:
         site = Site(kafka, tokens, etc)
         permissions = Example("Who may read the secrets", "PLAINTEXT", "").block("sh")
         subprocess.run(["bash", "-euc", site.real(permissions, "PLAINTEXT")], check=True)
@@ -331,7 +333,7 @@ async def test_a_broker_with_the_certificate_of_another(site: Site, checked: boo
 
 async def test_a_broker_is_tried_again_when_there_was_no_token_for_it(site: Site) -> None:
     """Anything but an error of the connection would end the client's own task, and the worker would wait for ever."""
-    with token_endpoint() as tokens:
+    with token_endpoint(site.kafka.login) as tokens:
         tokens.lifetime = 0  # every connection asks for one
         client = faust_client(connection_of(TOKENS, site, oauth_token_endpoint=tokens.url))
         await client.bootstrap()
@@ -342,6 +344,31 @@ async def test_a_broker_is_tried_again_when_there_was_no_token_for_it(site: Site
             while not await client.ready(0):
                 await asyncio.sleep(0.1)
         await client.close()
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+async def test_a_token_endpoint_is_verified_with_the_systems_authorities(
+    site: Site, trusted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By both clients, wherever the system has them, and by no others."""
+    other = tmp_path / "other.pem"
+    Authority(tmp_path, "other")
+    monkeypatch.setenv("SSL_CERT_FILE", "/not/there")  # nor does OpenSSL know
+    monkeypatch.setenv("SSL_CERT_DIR", "/not/there")
+    monkeypatch.setattr(
+        kafka_settings, "_CA_FILES", ("/not/there", str(site.kafka.authority.certificate if trusted else other))
+    )
+    connection = connection_of(TOKENS, site, oauth_ca_location=None)
+    admin, client = AdminClient(connection.librdkafka() | {"log_level": 0}), faust_client(connection)
+    if trusted:
+        assert admin.list_topics(timeout=30).brokers
+        await client.bootstrap()
+        await client.close()
+        return
+    with pytest.raises(KafkaException):
+        admin.list_topics(timeout=3)
+    with pytest.raises(KafkaConnectionError):
+        await client.bootstrap()
 
 
 def test_a_password_that_is_no_longer_good_ends_the_worker(site: Site, tmp_path: Path) -> None:

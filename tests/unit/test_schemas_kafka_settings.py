@@ -1,11 +1,13 @@
 """The connection: which settings fit together, and what librdkafka is given."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from confluent_kafka import Producer
 from pydantic import SecretStr, ValidationError
 
+from schemas import kafka_settings
 from schemas.kafka_settings import KafkaConnection
 
 SASL = {"security_protocol": "SASL_SSL", "sasl_username": "u", "sasl_password": "p"}
@@ -34,7 +36,7 @@ OAUTH = {
             },
         ),
         (
-            OAUTH | {"oauth_scope": "kafka", "ssl_check_hostname": False},
+            OAUTH | {"oauth_scope": "kafka", "oauth_ca_location": __file__, "ssl_check_hostname": False},
             {
                 "bootstrap.servers": "localhost:9092",
                 "security.protocol": "SASL_SSL",
@@ -44,6 +46,7 @@ OAUTH = {
                 "sasl.oauthbearer.client.id": "worker",
                 "sasl.oauthbearer.client.secret": "s",
                 "sasl.oauthbearer.scope": "kafka",
+                "https.ca.location": __file__,
                 "ssl.endpoint.identification.algorithm": "none",
             },
         ),
@@ -54,6 +57,25 @@ def test_librdkafka_is_given(settings: dict[str, Any], expected: dict[str, Any])
     assert config == expected
     # librdkafka knows every name, and these values, without a broker.
     Producer({**config, "log_level": 0})
+
+
+def test_the_authorities_of_a_token_endpoint_are_those_named_or_the_systems(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named, of_openssl, of_debian = (tmp_path / name for name in ("named.pem", "openssl.pem", "debian.crt"))
+    monkeypatch.setattr(kafka_settings, "_CA_FILES", ("/not/there", str(of_debian)))
+    monkeypatch.setenv("SSL_CERT_FILE", str(of_openssl))
+    connection = KafkaConnection(**OAUTH)
+    assert connection.token_authorities is None
+    assert "https.ca.location" not in connection.librdkafka()
+    of_debian.touch()
+    assert connection.token_authorities == connection.librdkafka()["https.ca.location"] == str(of_debian)
+    of_openssl.touch()
+    assert connection.token_authorities == str(of_openssl)
+    assert connection.model_copy(update={"oauth_ca_location": str(named)}).token_authorities == str(named)
+    plain = connection.model_copy(update={"oauth_token_endpoint": "http://idp.example/token"})
+    assert plain.token_authorities is None
+    assert KafkaConnection(**SASL, sasl_mechanism="PLAIN").token_authorities is None
 
 
 def test_mutual_tls_is_passed_through() -> None:
