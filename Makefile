@@ -10,7 +10,7 @@ LOCK   := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench kafka lock generate clean
+.PHONY: help demo test fuzz check bench kafka lock generate clean
 
 help:  ## print this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,10 @@ demo: $(VENV)/.installed  ## Kafka, worker, trainer and a simulated shop for fiv
 # Most of the time tests wait for sessions, restarts and elections: three at a time on two cores, each with its own Kafka.
 test: $(VENV)/.installed  ## every test, on a real Kafka; TEST=path runs some
 	$(BIN)/pytest -n $(JOBS) --dist loadscope $(TEST)
+
+# Tests of properties alone; `make test` tries the same few examples of them in every run.
+fuzz: $(VENV)/.installed  ## properties with fresh examples, for a scheduled run; EXAMPLES=n a test (1000), TEST=path runs some
+	EXAMPLES=$(or $(EXAMPLES),1000) $(BIN)/pytest -n $(JOBS) -m hypothesis --hypothesis-profile=fresh $(TEST)
 
 check: $(VENV)/.installed  ## ruff and mypy strict
 	$(BIN)/ruff format --check .

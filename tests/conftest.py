@@ -13,6 +13,7 @@ import pytest
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 from hypothesis import HealthCheck, settings
+from hypothesis.database import DirectoryBasedExampleDatabase
 
 from deploy.kafka import LocalKafka, LocalKafkaError
 
@@ -21,6 +22,15 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 # Neither the speed of the machine nor chance decides whether the tests pass: the same examples in every run.
 settings.register_profile("tests", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tests")
+# For a run of its own, `make fuzz`: other examples each time, and more; what failed is tried first the next time.
+settings.register_profile(
+    "fresh",
+    settings.get_profile("tests"),
+    derandomize=False,
+    database=DirectoryBasedExampleDatabase(REPOSITORY / ".hypothesis" / "examples"),
+    max_examples=int(os.environ.get("EXAMPLES", "1000")),
+    print_blob=True,
+)
 
 # A shell starts its background jobs with Ctrl-C ignored, which the commands under test would inherit.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

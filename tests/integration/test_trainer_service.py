@@ -299,7 +299,13 @@ def test_sigterm_during_training_stops_at_once(deployment: Deployment) -> None:
 
 def test_failed_cycles_end_the_loop_when_they_go_on(deployment: Deployment) -> None:
     produce_history(deployment)
-    diverges = {"LOSS": "bpr-max", "ACTIVATION": "linear", "OPTIMIZER": "sgd", "LEARNING_RATE": "10", "MOMENTUM": "0.99"}
+    diverges = {
+        "LOSS": "bpr-max",
+        "ACTIVATION": "linear",
+        "OPTIMIZER": "sgd",
+        "LEARNING_RATE": "10",
+        "MOMENTUM": "0.99",
+    }
     training = {f"NEXTCLICK_TRAINER__TRAINING__{name}": value for name, value in (diverges | {"BPREG": "10"}).items()}
     finished = deployment.trainer("run", "--every", "100ms", NEXTCLICK_TRAINER__MAX_FAILURES="2", **training)
     assert finished.returncode == 2

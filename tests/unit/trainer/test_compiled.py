@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given
+from hypothesis import given
 from hypothesis import settings as how_often
 from hypothesis import strategies as st
 
@@ -72,7 +72,7 @@ def assert_same(plain: FitResult, fast: FitResult) -> None:
 
 
 @given(values=CHOICES, more=OF_LOSSES)
-@how_often(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@how_often(max_examples=60)
 def test_they_learn_the_same(values: dict[str, object], more: dict[str, object]) -> None:
     if values["loss"] == "cross-entropy":
         values |= {"logq": more["logq"]}

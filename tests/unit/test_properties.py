@@ -1,0 +1,15 @@
+"""The tests of properties: the same examples in every run of the suite, others in each run of `make fuzz`."""
+
+from hypothesis import settings
+
+
+def test_a_run_of_the_suite_owes_nothing_to_chance() -> None:
+    assert settings.get_profile("tests").derandomize
+
+
+def test_a_run_of_its_own_tries_fresh_examples_and_keeps_what_failed() -> None:
+    fresh = settings.get_profile("fresh")
+    assert not fresh.derandomize
+    assert fresh.max_examples >= 1000
+    assert fresh.database is not None
+    assert fresh.print_blob
