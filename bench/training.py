@@ -70,9 +70,9 @@ def main() -> None:
 def _data() -> Iterator[tuple[str, SessionSet]]:
     yield "generated", generated_sessions(SESSIONS)
     if REAL.exists():
-        from trainer.readers import read_clicks
+        from schemas.click_files.read import read_log
 
-        sessions = group_sessions(read_clicks(REAL))
+        sessions = group_sessions(read_log([REAL]))
         yield "yoochoose-64", sessions.select(np.arange(len(sessions)) < SESSIONS)
 
 

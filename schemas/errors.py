@@ -7,6 +7,7 @@
     ├── BundleError                        a model bundle cannot be written, found, trusted or run
     │   └── BundleExistsError              a bundle of that version is already there
     ├── VocabularyError (ValueError)       item ids that are no vocabulary
+    ├── ClickFileError (ValueError)        a file of clicks that cannot be used
     ├── SettingsError                      the configuration cannot be used as it stands
     └── TopicError                         the topics of the cluster do not fit the topic table
 
@@ -36,6 +37,10 @@ class BundleExistsError(BundleError):
 
 class VocabularyError(SchemaError, ValueError):
     """Ids that are empty, too long, repeated, or not a list of strings."""
+
+
+class ClickFileError(SchemaError, ValueError):
+    """A file of clicks that cannot be used; the message names the file, the place in it and the cause."""
 
 
 class SettingsError(SchemaError):

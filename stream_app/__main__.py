@@ -2,7 +2,7 @@
 
 import os
 import sys
-from enum import StrEnum
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from schemas.click_files.options import ReadOptions, reads_click_files
 from schemas.errors import SchemaError
 from schemas.settings import describe, describe_json, load_settings
 from stream_app.settings import StreamSettings
@@ -26,13 +27,6 @@ out = Console()
 err = Console(stderr=True)
 
 EXIT_USAGE = 2
-
-
-class TimeUnit(StrEnum):
-    """What the times of a click file count."""
-
-    seconds = "seconds"
-    milliseconds = "milliseconds"
 
 
 Config = Annotated[Path | None, typer.Option("--config", help="The settings file; ./nextclick.toml when it is there.")]
@@ -88,49 +82,41 @@ def topics(config: Config = None, json: Json = False) -> None:
 
 
 @app.command()
+@reads_click_files
 def replay(
-    file: Annotated[Path, typer.Argument(help="TSV or CSV with a line of column names, gzipped or not.")],
+    file: Annotated[Path, typer.Argument(help="Click file, a public log as it is downloaded, or Parquet.")],
     *,
+    reading: ReadOptions,
     config: Config = None,
     json: Json = False,
-    speed: Annotated[float, typer.Option(min=1e-6, help="1 is real time, 60 a minute's clicks each second.")] = 1.0,
+    speed: Annotated[
+        float, typer.Option(min=1e-6, max=1e9, help="1 is real time, 60 a minute's clicks each second.")
+    ] = 1.0,
     as_fast_as_possible: Annotated[bool, typer.Option("--as-fast-as-possible", help="Wait for nothing.")] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="The first clicks only.")] = None,
     rebase: Annotated[
         bool, typer.Option(help="Give each click the time at which it is sent; else it keeps the file's.")
     ] = True,
+    max_gap: Annotated[
+        float,
+        typer.Option(min=0.001, max=1e9, metavar="SECONDS", help="Shorten longer gaps between two clicks of the file."),
+    ] = 3600.0,
     topic: Annotated[str | None, typer.Option(help="Instead of topics.clicks.")] = None,
-    delimiter: Annotated[str | None, typer.Option(help="Else by the name: a tab for .tsv, a comma for .csv.")] = None,
-    session_column: Annotated[str, typer.Option(help="Name of a column.")] = "session_id",
-    item_column: Annotated[str, typer.Option(help="Name of a column.")] = "item_id",
-    time_column: Annotated[str | None, typer.Option(help="Else `timestamp`, or made-up times without one.")] = None,
-    event_column: Annotated[str | None, typer.Option(help="Else `event_id`, or the line's number.")] = None,
-    timestamps: Annotated[TimeUnit, typer.Option(help="Unit of the time column.")] = TimeUnit.seconds,
-    skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows", help="Else a bad row refuses the file.")] = False,
+    event_column: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Else event_id, or the number of the line.")
+    ] = None,
 ) -> None:
     """Publish a click file as live clicks."""
-    from stream_app.click_file import ClickFileFormat
     from stream_app.replay import replay as publish
 
-    try:
-        file_format = ClickFileFormat(
-            delimiter=delimiter,
-            session_column=session_column,
-            item_column=item_column,
-            time_column=time_column,
-            event_column=event_column,
-            time_unit="s" if timestamps is TimeUnit.seconds else "ms",
-            skip_bad_rows=skip_bad_rows,
-        )
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
     code = publish(
         file,
         settings_of(config),
-        file_format=file_format,
+        reading=replace(reading, event_column=event_column),
         speed=None if as_fast_as_possible else speed,
         limit=limit,
         rebased=rebase,
+        max_gap_ms=round(max_gap * 1000),
         topic=topic,
         json=json,
         out=out,

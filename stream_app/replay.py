@@ -4,7 +4,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from schemas.click import Click, encode_click
-from stream_app.click_file import ClickFile, ClickFileError, ClickFileFormat, read_click_file
+from schemas.click_files.options import ReadOptions
+from stream_app.click_file import ClickFile, read_click_file
 from stream_app.delivery import producer_config
 from stream_app.errors import StreamError
 from stream_app.pacing import pace, rebase, wait_until_due
@@ -39,6 +40,8 @@ class Replayed:
         unconfirmed: handed over and not confirmed; whether Kafka has them is not known.
         seconds: from the first click to the last confirmation.
         skipped_rows: rows of the file that are no click.
+        read_as: what the file was taken for.
+        warnings: what may be wrong with it.
         interrupted: ended before the file did.
         error: why a click was not confirmed.
     """
@@ -49,6 +52,8 @@ class Replayed:
     skipped_rows: int
     interrupted: bool
     error: str | None
+    read_as: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def clicks_per_second(self) -> float:
@@ -134,7 +139,6 @@ def publish(
     speed: float | None,
     interruption: Interruption,
     progress: Callable[[int], None],
-    skipped_rows: int = 0,
 ) -> Replayed:
     """Send each click when it is due, and wait for all confirmations. Stops at the first that is refused."""
     publisher = _Publisher(producer, topic)
@@ -163,7 +167,7 @@ def publish(
         clicks=publisher.confirmed,
         unconfirmed=publisher.sent - publisher.confirmed,
         seconds=time.monotonic() - started,
-        skipped_rows=skipped_rows,
+        skipped_rows=0,
         interrupted=interrupted,
         error=None if publisher.error is None else publisher.error.str(),
     )
@@ -173,10 +177,11 @@ def replay(
     path: Path,
     settings: StreamSettings,
     *,
-    file_format: ClickFileFormat,
+    reading: ReadOptions,
     speed: float | None,
     limit: int | None,
     rebased: bool,
+    max_gap_ms: int | None,
     topic: str | None,
     json: bool,
     out: Console,
@@ -185,29 +190,42 @@ def replay(
     """`stream-app replay`: publish the file's clicks; returns the exit code, 1 if a click was not confirmed."""
     topic = topic or settings.topics.clicks
     producer = _producer(settings, topic)
-    try:
-        file = read_click_file(path, file_format)
-    except ClickFileError as error:
-        raise ReplayError(str(error)) from error
-    for problem in file.first_skipped:
-        err.print(f"left out: {problem}", style="yellow", markup=False, highlight=False)
+    # With the file's own times a gap cannot be shortened, only not be waited for.
+    file = read_click_file(path, reading, max_gap_ms=max_gap_ms if rebased else None)
+    warnings = tuple(_warnings(file, max_gap_ms))
+    for read in file.files:
+        err.print(f"{read.path}: {read.described}", markup=False, highlight=False, soft_wrap=True)
+    for warning in warnings:
+        err.print(f"warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     clicks = timed(file, limit=limit, speed=speed, rebased=rebased, now_ms=time.time_ns() // 1_000_000)
     total = len(file) if limit is None else min(limit, len(file))
     with _until_interrupted() as interruption, _progress_bar(total, err) as progress:
-        done = publish(
-            clicks,
-            producer,
-            topic,
-            speed=speed,
-            interruption=interruption,
-            progress=progress,
-            skipped_rows=file.skipped,
-        )
+        done = publish(clicks, producer, topic, speed=speed, interruption=interruption, progress=progress)
+    read_as = tuple(read.described for read in file.files)
+    done = replace(done, skipped_rows=file.skipped, read_as=read_as, warnings=warnings)
     if json:
         print(as_json(done))
     else:
         out.print(as_text(done, topic), markup=False, highlight=False)
     return 1 if done.unconfirmed else 0
+
+
+def _warnings(file: ClickFile, max_gap_ms: int | None) -> Iterator[str]:
+    for read in file.files:
+        if read.bad_rows:
+            yield f"{read.path}: left out {read.bad_rows_told()}"
+        yield from (f"{read.path}: {warning}" for warning in read.warnings)
+    if file.shortened and max_gap_ms is not None:
+        gaps = f"{file.shortened} gap{'s' if file.shortened > 1 else ''} without a click"
+        yield (
+            f"{gaps}, the longest of {_span(file.longest_gap_ms)}, shortened to {_span(max_gap_ms)} each: --max-gap "
+            "says otherwise"
+        )
+
+
+def _span(milliseconds: int) -> str:
+    hours = milliseconds / 3_600_000
+    return f"{hours / 24:,.0f} days" if hours >= 48 else f"{hours:.3g} h" if hours >= 1 else f"{hours * 3600:.3g} s"
 
 
 def as_json(done: Replayed) -> str:

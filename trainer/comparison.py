@@ -6,7 +6,7 @@ from typing import Any
 from rich.table import Table
 
 from trainer.datasets import Dataset
-from trainer.report import bad_rows_report, metrics_report, size_of
+from trainer.report import files_report, metrics_report, size_of
 from trainer.significance import LEVEL, Difference, Interval, Judgement
 
 
@@ -42,7 +42,7 @@ def comparison_report(
             "items": len(data.train.item_ids),
             "train": size_of(data.train),
             "test": size_of(data.test),
-            **bad_rows_report(data),
+            **files_report(data),
         },
     }
 

@@ -1,14 +1,15 @@
 """From files and options to the sessions that a model is trained and evaluated on."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from trainer.errors import ClickFileError, TooFewSessionsError
-from trainer.joined_log import BadRows, read_log
+from schemas.click_files.options import ReadOptions
+from schemas.click_files.read import ClickLog, FileRead, read_log
+from schemas.errors import ClickFileError
+from trainer.errors import TooFewSessionsError
 from trainer.preprocessing import collapse_repeats, core
-from trainer.readers import BadRow, ClickLog
 from trainer.sessions import SessionSet, drop_short, encode, group_sessions, temporal_holdout, train_and_test
 
 _DAY_MS = 86_400_000
@@ -40,7 +41,7 @@ class DataOptions:
     valid_days: float | None = None
     idle_gap_minutes: float | None = None
     min_support: int = 1
-    skip_bad_rows: bool = False
+    reading: ReadOptions = field(default_factory=ReadOptions)
     collapse_repeats: bool = False
     core_support: int = 1
     test_fraction: float = 0.0
@@ -51,21 +52,20 @@ class DataOptions:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Sessions in the vocabulary of the training part, and the rows left out, by file: how many, and the first ones."""
+    """Sessions in the vocabulary of the training part, and what was found in the files."""
 
     train: SessionSet
     test: SessionSet
-    bad_rows: dict[str, int]
-    bad_examples: dict[str, tuple[BadRow, ...]]
+    files: tuple[FileRead, ...]
     holdout: SessionSet | None = None
 
 
 def load(options: DataOptions) -> Dataset:
     """Raises :class:`ClickFileError` and :class:`TooFewSessionsError`."""
-    train, bad_rows = _sessions(options.train, options)
+    train, files = _sessions(options.train, options)
     if options.test:
         test, of_test = _sessions(options.test, options)
-        bad_rows |= of_test
+        files += of_test
     else:
         train, test = _split(train, options)
     newest = None
@@ -76,9 +76,7 @@ def load(options: DataOptions) -> Dataset:
         newest = encode(newest, train.item_ids)
         if not len(newest):
             raise TooFewSessionsError("no session of the holdout has two clicks on items of the vocabulary")
-    counts = {name: bad.count for name, bad in bad_rows.items()}
-    examples = {name: bad.examples for name, bad in bad_rows.items() if bad.count}
-    return Dataset(train, test, counts, examples, newest)
+    return Dataset(train, test, files, newest)
 
 
 def _newest(sessions: SessionSet, options: DataOptions) -> tuple[SessionSet, SessionSet]:
@@ -111,16 +109,17 @@ def _split(sessions: SessionSet, options: DataOptions) -> tuple[SessionSet, Sess
     return train, valid if options.part == "valid" else test
 
 
-def _sessions(paths: Sequence[Path], options: DataOptions) -> tuple[SessionSet, dict[str, BadRows]]:
-    """The sessions of the files, filtered, and by file what was left out."""
-    log = read_log(paths, skip_bad_rows=options.skip_bad_rows)
-    gap = log.form.idle_gap_minutes if options.idle_gap_minutes is None else options.idle_gap_minutes
-    sessions = drop_short(_grouped(paths[0], log.clicks, gap))
+def _sessions(paths: Sequence[Path], options: DataOptions) -> tuple[SessionSet, tuple[FileRead, ...]]:
+    """The sessions of the files, filtered, and what was found in each file."""
+    log = read_log(paths, options.reading)
+    form = log.files[0].layout.form
+    gap = form.idle_gap_minutes if options.idle_gap_minutes is None else options.idle_gap_minutes
+    sessions = drop_short(_grouped(paths[0], log, gap))
     if options.collapse_repeats:
         sessions = collapse_repeats(sessions)
     if options.core_support > 1:
         sessions = core(sessions, options.core_support)
-    return sessions, log.bad_rows
+    return sessions, log.files
 
 
 def _grouped(path: Path, log: ClickLog, gap_minutes: float | None) -> SessionSet:

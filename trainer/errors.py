@@ -4,7 +4,6 @@
     ├── TrainingSettingsError (ValueError)   a training setting that does not exist or does not fit
     ├── PresetError (ValueError)             a preset that does not exist or whose file is wrong
     ├── TuningError                          a search that cannot begin or go on
-    ├── ClickFileError (ValueError)          a file of clicks that cannot be used
     ├── TooFewSessionsError (ValueError)     nothing is left to train or evaluate on
     ├── TrainingDivergedError                the loss stopped being a number
     ├── CheckpointError                      a checkpoint that is damaged or of another run (trainer.checkpoint)
@@ -29,10 +28,6 @@ class PresetError(TrainerError, ValueError):
 
 class TuningError(TrainerError):
     """A search that cannot begin or go on; the message says why and what to do."""
-
-
-class ClickFileError(TrainerError, ValueError):
-    """A file of clicks that cannot be used; the message names the file, the place in it and the cause."""
 
 
 class TooFewSessionsError(TrainerError, ValueError):

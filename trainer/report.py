@@ -72,19 +72,26 @@ def fit_report(
             "train": size_of(data.train),
             "test": size_of(data.test),
             "holdout": size_of(data.holdout) if data.holdout is not None else None,
-            **bad_rows_report(data),
+            **files_report(data),
         },
         "version": bundle.name,
         "bundle": str(bundle),
     }
 
 
-def bad_rows_report(data: Dataset) -> dict[str, Any]:
-    """By file: how many rows were left out, and the places of the first ones."""
+def files_report(data: Dataset) -> dict[str, Any]:
+    """By file: what it was taken for, warnings, how many rows were left out, and where the first ones are."""
     examples = {
-        name: [{"place": row.place, "reason": row.reason} for row in rows] for name, rows in data.bad_examples.items()
+        str(file.path): [{"place": row.place, "reason": row.reason} for row in file.bad_examples]
+        for file in data.files
+        if file.bad_rows
     }
-    return {"bad_rows": data.bad_rows, "bad_examples": examples}
+    return {
+        "read_as": {str(file.path): file.described for file in data.files},
+        "warnings": {str(file.path): file.warnings for file in data.files if file.warnings},
+        "bad_rows": {str(file.path): file.bad_rows for file in data.files},
+        "bad_examples": examples,
+    }
 
 
 def size_of(sessions: SessionSet) -> dict[str, int]:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from schemas.click_files.read import ClickLog
 from trainer.errors import TooFewSessionsError
-from trainer.readers import ClickLog
 
 Ints = npt.NDArray[np.int64]
 

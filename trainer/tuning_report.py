@@ -9,7 +9,7 @@ from rich.table import Table
 from trainer.baselines import BaselineSpec
 from trainer.datasets import Dataset
 from trainer.presets import Split, preset_text
-from trainer.report import bad_rows_report, size_of
+from trainer.report import files_report, size_of
 from trainer.searches import Search
 from trainer.settings import TrainingSettings
 from trainer.tuning import Found
@@ -38,7 +38,7 @@ def tuning_report(
             }
             for trial in trials
         ],
-        "data": {"train": size_of(data.train), "validation": size_of(data.test), **bad_rows_report(data)},
+        "data": {"train": size_of(data.train), "validation": size_of(data.test), **files_report(data)},
     }
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from schemas.click_files.read import ClickLog
 from schemas.manifest import Manifest
 from trainer.click_log import ClickLogFolder, LogFile
 from trainer.errors import TooFewSessionsError
-from trainer.readers import ClickLog
 from trainer.sessions import SessionSet, group_sessions
 
 Flags = npt.NDArray[np.bool_]

@@ -14,7 +14,6 @@ from deploy.demo.sources import click_file, shop
 from deploy.demo.story import Demo, DemoError
 from deploy.kafka import LocalKafkaError
 from schemas.errors import SchemaError
-from stream_app.click_file import ClickFileError
 
 EXIT_WRONG = 1
 EXIT_FAILED = 2
@@ -26,15 +25,15 @@ _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def demo(
     *,
     clicks: Annotated[Path | None, typer.Option(help="Replay a click file instead of the simulated shop.")] = None,
-    seconds: Annotated[float, typer.Option(help="How long live clicks come at least.", min=20)] = 165.0,
+    seconds: Annotated[float, typer.Option(help="How long live clicks come at least.", min=20, max=86_400)] = 165.0,
     patience: Annotated[
-        float, typer.Option(help="Seconds more at most, until a new model made its predictions.", min=0)
+        float, typer.Option(help="Seconds more at most, until a new model made its predictions.", min=0, max=86_400)
     ] = 900.0,
     predictions: Annotated[int, typer.Option(help="Predictions that a new model must make.", min=1)] = 2000,
     rate: Annotated[
-        float, typer.Option(help="Clicks a second of the simulated shop; fewer on a slow machine.", min=10)
+        float, typer.Option(help="Clicks a second of the simulated shop; fewer on a slow machine.", min=10, max=100_000)
     ] = 1000.0,
-    retrain_every: Annotated[float, typer.Option(help="Seconds between training cycles.", min=5)] = 55.0,
+    retrain_every: Annotated[float, typer.Option(help="Seconds between training cycles.", min=5, max=86_400)] = 55.0,
     new_sessions: Annotated[int, typer.Option(help="New sessions that a training cycle needs.", min=1)] = 1500,
     seed: Annotated[int, typer.Option(help="Of the simulated shop.")] = 7,
     keep: Annotated[Path | None, typer.Option(help="Keep logs, models and the table in this folder.")] = None,
@@ -58,7 +57,7 @@ def demo(
     except KeyboardInterrupt:
         console.print("interrupted; everything that the demo started is stopped")
         raise typer.Exit(EXIT_INTERRUPTED) from None
-    except (DemoError, CommandFailedError, LocalKafkaError, ClickFileError, SchemaError) as error:
+    except (DemoError, CommandFailedError, LocalKafkaError, SchemaError) as error:
         console.print(f"demo: {error}", markup=False, highlight=False, style="red")
         raise typer.Exit(EXIT_FAILED) from error
     print(json.dumps(verdict.result), flush=True)

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from deploy.demo.shop import Shop, ShopSettings
 from schemas.click import Click
-from stream_app.click_file import ClickFileFormat, read_click_file
+from stream_app.click_file import read_click_file
 from stream_app.pacing import Batch, pace, rebase
 
 _HISTORY_SESSIONS = 8_000
@@ -58,7 +58,7 @@ def click_file(path: Path) -> ClickSource:
     and the demo ends before the replay does. A replay that comes to its end begins again, as other sessions: a slow
     machine may not have swapped the model by then.
     """
-    clicks = read_click_file(path, ClickFileFormat())
+    clicks = read_click_file(path)
     starts: dict[str, int] = {}
     for click in clicks:
         starts.setdefault(click.session_id, click.timestamp)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from schemas.bundle import Model, open_bundle, recent_items, write_bundle
+from schemas.click_files.read import read_log
 from schemas.errors import BundleError
 from schemas.golden import same_ranking
 from schemas.vocabulary import Vocabulary
@@ -17,7 +18,6 @@ from trainer import gru4rec
 from trainer.export import export, read_weights, save_bundle
 from trainer.fit import FitResult, fit
 from trainer.parity import check_parity
-from trainer.readers import read_clicks
 from trainer.service_errors import ParityError
 from trainer.session_memory import NO_MEMORY, RECENT, remember
 from trainer.sessions import SessionSet, drop_short, encode, group_sessions, vocabulary_of
@@ -107,7 +107,7 @@ def test_a_catalogue_smaller_than_the_list(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("embedding", "layers"), [("shared", 1), ("separate", 2)])
 def test_real_sessions(shared_data: Path, tmp_path: Path, embedding: str, layers: int) -> None:
-    sessions = drop_short(group_sessions(read_clicks(shared_data / "rsc15_100k.tsv.gz")))
+    sessions = drop_short(group_sessions(read_log([shared_data / "rsc15_100k.tsv.gz"])))
     sessions = encode(sessions, vocabulary_of(sessions))
     chosen = {"embedding": embedding, "layers": layers, "epochs": 1, "n_sample": 256}
     result = fit(sessions, TrainingSettings.parse(chosen))

@@ -29,7 +29,7 @@ from schemas.model import Model
 from schemas.settings import KafkaConnection, TopicSettings
 from schemas.topics import changelog_topic, topic_table
 from schemas.topics_admin import ensure_topics
-from stream_app.click_file import ClickFileFormat, read_click_file
+from stream_app.click_file import read_click_file
 from stream_app.session import SessionState
 from stream_app.state_codec import decode_state
 from tests.committed import committed
@@ -50,7 +50,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 def real_clicks(shared_data: Path | None, count: int) -> list[Click]:
     """Real clicks in time order, or the simulated shop's where the files are absent."""
     if shared_data is not None:
-        return list(itertools.islice(read_click_file(shared_data / "rsc15_100k.tsv.gz", ClickFileFormat()), count))
+        return list(itertools.islice(read_click_file(shared_data / "rsc15_100k.tsv.gz"), count))
     shop = Shop(ShopSettings(seed=5)).history(sessions=count // 4, before_ms=1_700_000_000_000)
     return list(itertools.islice(shop, count))
 

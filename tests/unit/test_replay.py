@@ -90,7 +90,6 @@ def published(
         speed=None,
         interruption=interruption or Interruption(),
         progress=progress.append,
-        skipped_rows=2,
     )
     return done, progress
 
@@ -98,7 +97,7 @@ def published(
 def test_every_click_goes_out_under_its_session() -> None:
     fake = FakeProducer()
     done, progress = published(fake, 3)
-    assert (done.clicks, done.unconfirmed, done.skipped_rows, done.interrupted, done.error) == (3, 0, 2, False, None)
+    assert (done.clicks, done.unconfirmed, done.skipped_rows, done.interrupted, done.error) == (3, 0, 0, False, None)
     assert progress == sorted(progress)
     assert progress[-1] == 3
     assert {topic for topic, _, _ in fake.records} == {"clicks"}
@@ -142,7 +141,9 @@ def test_the_second_interruption_is_an_order() -> None:
         interruption.ask()
 
 
-DONE = Replayed(clicks=3000, unconfirmed=0, seconds=2.0, skipped_rows=0, interrupted=False, error=None)
+DONE = Replayed(
+    clicks=3000, unconfirmed=0, seconds=2.0, skipped_rows=0, interrupted=False, error=None, read_as=("click-file",)
+)
 
 
 def test_the_summary_for_programs() -> None:
@@ -153,6 +154,8 @@ def test_the_summary_for_programs() -> None:
         "skipped_rows": 0,
         "interrupted": False,
         "error": None,
+        "read_as": ["click-file"],
+        "warnings": [],
         "clicks_per_second": 1500.0,
     }
 

@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from schemas.bundle import read_manifest
+from schemas.click_files.read import read_log
 from tests.contract.tiny_model import TinyModel
 from trainer.click_log import ClickLogFolder, LogFile, LostOffsets, Rows, TopicIdentity
 from trainer.errors import TooFewSessionsError
-from trainer.readers import read_clicks
 from trainer.service_errors import ClickLogError
 from trainer.sessions import SessionSet
 from trainer.window import Seen, Window, hold_out, read_window
@@ -61,13 +61,13 @@ def test_a_range_without_any_click_still_moves_the_position(log: ClickLogFolder)
     put(log, 0, 5, 6)
     assert log.scan().next_offsets == {0: 7}
     assert log.newest_timestamp(LogFile(0, 0, 4)) is None
-    assert len(read_clicks(log.folder)) == 2
+    assert len(read_log([log.folder])) == 2
 
 
 def test_files_read_back_as_the_trainer_reads_a_session_log(log: ClickLogFolder) -> None:
     put(log, 0, 0, 3)
     put(log, 1, 0, 1)
-    clicks = read_clicks(log.folder)
+    clicks = read_log([log.folder])
     assert len(clicks) == 6
     assert clicks.timestamp is not None
     assert clicks.timestamp.tolist() == [0, 1000, 2000, 3000, 0, 1000]
@@ -141,10 +141,10 @@ def test_merging_keeps_every_offset_once(log: ClickLogFolder) -> None:
     for first in range(0, 40, 2):
         put(log, 0, first, first + 1)
     put(log, 1, 0, 1)
-    before = read_clicks(log.folder)
+    before = read_log([log.folder])
     assert log.merge(at_least=16) == 19
     assert log.scan().files == (LogFile(0, 0, 39), LogFile(1, 0, 1))
-    after = read_clicks(log.folder)
+    after = read_log([log.folder])
     assert before.timestamp is not None
     assert after.timestamp is not None
     assert after.timestamp.tolist() == before.timestamp.tolist()

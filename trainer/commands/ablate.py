@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from schemas.click_files.options import ReadOptions, reads_click_files
 from trainer.ablation import ROWS, planned
 from trainer.commands.options import (
     AsJson,
@@ -20,7 +21,6 @@ from trainer.commands.options import (
     PresetName,
     Resamples,
     Settings,
-    SkipBadRows,
     Test,
     TestDays,
     TestFraction,
@@ -31,11 +31,12 @@ from trainer.commands.options import (
     ValidDays,
     ValidFraction,
 )
-from trainer.commands.terminal import mistakes_answered, progress_bar, tell_bad_rows, write_report
+from trainer.commands.terminal import mistakes_answered, progress_bar, tell_data, write_report
 from trainer.presets import load_preset
 from trainer.settings import assignments_of
 
 
+@reads_click_files
 def ablate(
     *,
     train: Train,
@@ -58,7 +59,7 @@ def ablate(
     min_support: MinSupport = 1,
     core: Core = 1,
     collapse_repeats: CollapseRepeats = False,
-    skip_bad_rows: SkipBadRows = False,
+    reading: ReadOptions,
     ties: Ties = TieMode.CONSERVATIVE,
     resamples: Resamples = 2000,
     threads: Threads = 1,
@@ -92,14 +93,14 @@ def ablate(
                 valid_days,
                 idle_gap,
                 min_support,
-                skip_bad_rows=skip_bad_rows,
+                reading=reading,
                 collapse_repeats=collapse_repeats,
                 core_support=core,
                 test_fraction=test_fraction,
                 test_days=test_days,
             )
         )
-        tell_bad_rows(errors, data)
+        tell_data(errors, data)
         for one in rows:
             check_size(data.train, one.settings)
         ranks, about = {}, {}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from schemas.click_files.options import ReadOptions, reads_click_files
 from trainer.commands.options import (
     AsJson,
     CollapseRepeats,
@@ -16,7 +17,6 @@ from trainer.commands.options import (
     Out,
     Plot,
     Resamples,
-    SkipBadRows,
     Test,
     Threads,
     TieMode,
@@ -25,7 +25,7 @@ from trainer.commands.options import (
     ValidDays,
     ValidFraction,
 )
-from trainer.commands.terminal import mistakes_answered, tell_bad_rows, warn, write_report
+from trainer.commands.terminal import mistakes_answered, tell_data, warn, write_report
 from trainer.errors import TrainingSettingsError
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from trainer.evaluate import Scorer
 
 
+@reads_click_files
 def evaluate(
     *,
     train: Train,
@@ -60,7 +61,7 @@ def evaluate(
     min_support: MinSupport = 1,
     core: Core = 1,
     collapse_repeats: CollapseRepeats = False,
-    skip_bad_rows: SkipBadRows = False,
+    reading: ReadOptions,
     k: Annotated[int, typer.Option(min=1, help="The k of the table and of the tests.")] = 20,
     ties: Ties = TieMode.CONSERVATIVE,
     resamples: Resamples = 2000,
@@ -96,14 +97,14 @@ def evaluate(
                 valid_days,
                 idle_gap,
                 min_support,
-                skip_bad_rows=skip_bad_rows,
+                reading=reading,
                 collapse_repeats=collapse_repeats,
                 core_support=core,
                 test_fraction=test_fraction,
                 part="test" if test_fraction else "valid",
             )
         )
-        tell_bad_rows(errors, data)
+        tell_data(errors, data)
 
         def scorers() -> "Iterator[Scorer]":
             """One at a time: a baseline may hold tables of the size of the log."""

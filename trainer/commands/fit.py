@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from schemas.announcement import VERSION_PATTERN, is_version
+from schemas.click_files.options import ReadOptions, reads_click_files
 from trainer.commands.options import (
     AsJson,
     Checkpoint,
@@ -21,7 +22,6 @@ from trainer.commands.options import (
     MinSupport,
     PresetName,
     Settings,
-    SkipBadRows,
     Test,
     TestDays,
     TestFraction,
@@ -32,7 +32,7 @@ from trainer.commands.options import (
     ValidDays,
     ValidFraction,
 )
-from trainer.commands.terminal import mistakes_answered, progress_bar, tell_bad_rows, warn, write_report
+from trainer.commands.terminal import mistakes_answered, progress_bar, tell_data, warn, write_report
 from trainer.errors import TrainingSettingsError
 from trainer.presets import load_preset
 from trainer.settings import TrainingSettings
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from trainer.train import Start
 
 
+@reads_click_files
 def fit(
     *,
     train: Train,
@@ -69,7 +70,7 @@ def fit(
     min_support: MinSupport = 1,
     core: Core = 1,
     collapse_repeats: CollapseRepeats = False,
-    skip_bad_rows: SkipBadRows = False,
+    reading: ReadOptions,
     version: Annotated[str | None, typer.Option(help="The bundle's name; by default the time.")] = None,
     warm_start: Annotated[Path | None, typer.Option(help="Bundle whose weights to start from.")] = None,
     ties: Ties = TieMode.CONSERVATIVE,
@@ -108,7 +109,7 @@ def fit(
                 valid_days,
                 idle_gap,
                 min_support,
-                skip_bad_rows=skip_bad_rows,
+                reading=reading,
                 collapse_repeats=collapse_repeats,
                 core_support=core,
                 test_fraction=test_fraction,
@@ -116,7 +117,7 @@ def fit(
                 holdout=early_stopping is not None,
             )
         )
-        tell_bad_rows(errors, data)
+        tell_data(errors, data, quiet=quiet)
         stopping = None
         if early_stopping is not None and data.holdout is not None:
             stopping = EarlyStopping(data.holdout, patience=early_stopping, measure=stop_by.value)

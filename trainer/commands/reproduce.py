@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from schemas.click_files.options import ReadOptions, reads_click_files
 from trainer.commands.options import (
     AsJson,
     Checkpoint,
@@ -16,14 +17,13 @@ from trainer.commands.options import (
     IdleGap,
     Out,
     Settings,
-    SkipBadRows,
     Test,
     Threads,
     TieMode,
     Ties,
     Train,
 )
-from trainer.commands.terminal import mistakes_answered, progress_bar, tell_bad_rows, warn, write_report
+from trainer.commands.terminal import mistakes_answered, progress_bar, tell_data, warn, write_report
 from trainer.presets import Preset, Published, load_preset, preset_names
 from trainer.settings import TrainingSettings
 
@@ -51,6 +51,7 @@ def presets(as_json: Annotated[bool, typer.Option("--json", help="Print them as 
     Console().print(table)
 
 
+@reads_click_files
 def reproduce(
     preset: Annotated[str, typer.Argument(help="A name of `trainer presets`, or a .toml file.")],
     *,
@@ -63,7 +64,7 @@ def reproduce(
     ] = 1,
     checkpoint: Checkpoint = None,
     idle_gap: IdleGap = None,
-    skip_bad_rows: SkipBadRows = False,
+    reading: ReadOptions,
     ties: Ties = TieMode.CONSERVATIVE,
     threads: Threads = 1,
     device: Device = "auto",
@@ -90,14 +91,14 @@ def reproduce(
 
         use_threads(threads)
         use_device(device)
-        options = DataOptions(train, test or (), idle_gap_minutes=idle_gap, skip_bad_rows=skip_bad_rows)
+        options = DataOptions(train, test or (), idle_gap_minutes=idle_gap, reading=reading)
         if not test:
             split = chosen.data
             options = replace(
                 options, valid_days=split.test_days, collapse_repeats=split.collapse_repeats, core_support=split.core
             )
         data = load(options)
-        tell_bad_rows(errors, data)
+        tell_data(errors, data)
         total = transitions_to_fit(data.train, training) + transitions_to_learn(data.train, training)
         runs = []
         for seed in range(training.seed, training.seed + seeds):
@@ -150,7 +151,7 @@ def _described(preset: Preset) -> dict[str, Any]:
 
 
 def _figures(metrics: "Metrics", data: "Dataset") -> dict[str, Any]:
-    from trainer.report import bad_rows_report, metrics_report, size_of
+    from trainer.report import files_report, metrics_report, size_of
 
     return {
         **metrics_report(metrics),
@@ -158,7 +159,7 @@ def _figures(metrics: "Metrics", data: "Dataset") -> dict[str, Any]:
         "items": len(data.train.item_ids),
         "train": size_of(data.train),
         "test": size_of(data.test),
-        **bad_rows_report(data),
+        **files_report(data),
     }
 
 

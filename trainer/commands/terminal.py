@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from trainer.datasets import Dataset
 
 BAD_INPUT = 2
+FEW_PREDICTIONS = 500  # two standard errors of a Recall of .5 are .045 then
 FAILED = 1
 
 
@@ -48,12 +49,26 @@ def warn(errors: Console, message: str) -> None:
     errors.print(f"warning: {message}", style="yellow", highlight=False, markup=False, soft_wrap=True)
 
 
-def tell_bad_rows(errors: Console, data: "Dataset") -> None:
-    """Rows that were left out are never silent."""
-    from trainer.readers import bad_rows_told
-
-    for name, examples in data.bad_examples.items():
-        warn(errors, f"{name}: left out {bad_rows_told(data.bad_rows[name], examples)}")
+def tell_data(errors: Console, data: "Dataset", *, quiet: bool = False) -> None:
+    """What the files were taken for, and never silently: what was left out, and how little is evaluated on."""
+    taken_for: dict[str, list[Path]] = {}
+    for file in data.files:
+        taken_for.setdefault(file.described, []).append(file.path)
+    for described, paths in taken_for.items() if not quiet else ():
+        more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+        errors.print(f"{paths[0]}{more}: {described}", highlight=False, markup=False, soft_wrap=True)
+    for file in data.files:
+        if file.bad_rows:
+            warn(errors, f"{file.path}: left out {file.bad_rows_told()}")
+        for warning in file.warnings:
+            warn(errors, f"{file.path}: {warning}")
+    if (predictions := data.test.transitions) < FEW_PREDICTIONS:
+        warn(
+            errors,
+            f"only {predictions} prediction{'s' if predictions > 1 else ''} in {len(data.test)} "
+            f"session{'s' if len(data.test) > 1 else ''} to evaluate on: every figure below may be off by "
+            f"{2 * 0.5 / predictions**0.5:.2f} and more; hold out more, and look for rows with a wrong clock",
+        )
 
 
 def write_report(path: Path | None, report: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from schemas.click_files.options import ReadOptions, reads_click_files
 from trainer.commands.options import (
     AsJson,
     CollapseRepeats,
@@ -19,7 +20,6 @@ from trainer.commands.options import (
     Out,
     PresetName,
     Settings,
-    SkipBadRows,
     TestDays,
     TestFraction,
     Train,
@@ -27,7 +27,7 @@ from trainer.commands.options import (
     ValidFraction,
 )
 from trainer.commands.stopping import stopping_on_signals
-from trainer.commands.terminal import mistakes_answered, tell_bad_rows, write_report
+from trainer.commands.terminal import mistakes_answered, tell_data, write_report
 from trainer.errors import TrainingSettingsError
 from trainer.presets import Split, load_preset
 from trainer.search_space import BASELINE_SPACES
@@ -40,6 +40,7 @@ _INTERRUPTED = 130
 _NAMES = {Measure.MRR: "mrr@20", Measure.RECALL: "recall@20", Measure.BOTH: "recall@20 + mrr@20"}
 
 
+@reads_click_files
 def tune(
     *,
     train: Train,
@@ -77,7 +78,7 @@ def tune(
     min_support: MinSupport = 1,
     core: Core = 1,
     collapse_repeats: CollapseRepeats = False,
-    skip_bad_rows: SkipBadRows = False,
+    reading: ReadOptions,
     seed: Annotated[int, typer.Option(help="Of the search's draws; with one job it repeats.")] = 42,
     as_json: AsJson = False,
 ) -> None:
@@ -110,14 +111,14 @@ def tune(
                 valid_days=valid_days,
                 idle_gap_minutes=idle_gap,
                 min_support=min_support,
-                skip_bad_rows=skip_bad_rows,
+                reading=reading,
                 collapse_repeats=collapse_repeats,
                 core_support=core,
                 test_fraction=test_fraction,
                 test_days=test_days,
             )
         )
-        tell_bad_rows(errors, data)
+        tell_data(errors, data)
         judging = Judging(data.train, data.test, by.value, patience)
         with opened_study(study, planned, judging) as opened, _bar(errors) as bar:
             task = bar.add_task("searching", total=trials, completed=len(finished(opened)))

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from schemas.click_files.read import read_log
 from tests.unit.trainer.builders import sessions_of
 from trainer.baselines import (
     BASELINES,
@@ -19,7 +20,6 @@ from trainer.baselines import (
     vs_knn,
 )
 from trainer.evaluate import Lanes, evaluate
-from trainer.readers import read_clicks
 from trainer.sessions import SessionSet, drop_short, group_sessions, temporal_holdout, train_and_test
 
 TRAIN = sessions_of([[0, 1, 2], [0, 1], [0, 1, 0, 3], [3, 2]], items=5)
@@ -145,9 +145,9 @@ def test_no_baseline_looks_at_the_click_to_predict(name: str) -> None:
 
 def real_split(folder: Path, name: str) -> tuple[SessionSet, SessionSet]:
     if name == "rsc15_64":
-        read = [group_sessions(read_clicks(folder / f"rsc15_64_{part}.tsv.gz")) for part in ("train", "test")]
+        read = [group_sessions(read_log([folder / f"rsc15_64_{part}.tsv.gz"])) for part in ("train", "test")]
         return train_and_test(*read)
-    sessions = drop_short(group_sessions(read_clicks(folder / f"{name}.tsv.gz")))
+    sessions = drop_short(group_sessions(read_log([folder / f"{name}.tsv.gz"])))
     days = 5 if name == "serenade_example" else 1
     return train_and_test(*temporal_holdout(sessions, duration_ms=days * 86_400_000))
 

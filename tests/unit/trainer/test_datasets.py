@@ -3,9 +3,11 @@ from pathlib import Path
 
 import pytest
 
+from schemas.click_files.options import ReadOptions
+from schemas.errors import ClickFileError
 from tests.unit.trainer.builders import sessions_of
 from trainer.datasets import DataOptions, load
-from trainer.errors import ClickFileError, TooFewSessionsError
+from trainer.errors import TooFewSessionsError
 from trainer.preprocessing import collapse_repeats, core
 from trainer.sessions import SessionSet
 
@@ -87,7 +89,7 @@ def test_bad_rows_are_told_by_file(ten: Path, tmp_path: Path) -> None:
     bad.write_text("1,2014-04-07T10:51:09.277Z,a,0\n1,noon,a,0\n1,2014-04-07T10:52:09.277Z,b,0\n")
     with pytest.raises(ClickFileError, match="line 2"):
         load(DataOptions([ten], [bad]))
-    data = load(DataOptions([ten], [bad], skip_bad_rows=True))
-    assert data.bad_rows == {str(ten): 0, str(bad): 1}
-    (row,) = data.bad_examples[str(bad)]
-    assert (list(data.bad_examples), row.place) == ([str(bad)], "line 2")
+    data = load(DataOptions([ten], [bad], reading=ReadOptions(skip_bad_rows=True)))
+    assert [(file.path, file.bad_rows) for file in data.files] == [(ten, 0), (bad, 1)]
+    (row,) = data.files[1].bad_examples
+    assert row.place == "line 2"

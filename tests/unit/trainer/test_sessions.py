@@ -3,9 +3,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from schemas.click_files.read import ClickLog
 from tests.unit.trainer.builders import sessions_of
 from trainer.errors import TooFewSessionsError
-from trainer.readers import ClickLog
 from trainer.sessions import (
     SessionSet,
     drop_short,

@@ -7,11 +7,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.unit.trainer.test_public_formats import EXPECTED
+from schemas.click_files.options import ReadOptions
+from schemas.click_files.read import ClickLog, read_log
+from schemas.errors import ClickFileError
+from tests.unit.click_files.test_forms import EXPECTED
 from trainer.datasets import DataOptions, load
-from trainer.errors import ClickFileError
-from trainer.joined_log import read_log
-from trainer.readers import ClickLog
 
 Write = Callable[[str, str], Path]
 _REES46 = EXPECTED["rees46"][0].splitlines()[0]
@@ -66,8 +66,8 @@ def test_a_log_in_pieces_is_the_log(write: Write, name: str) -> None:
     if name in ("rsc15", "otto"):
         header, rows = "", [header, *rows]
     pieces = [rows[n:] + rows[:n] for n in range(len(rows))]  # ids come in another order in each
-    joined = read_log([write(f"{n}.dat", header + "".join(piece)) for n, piece in enumerate(pieces)]).clicks
-    whole = read_log([write("whole.dat", header + "".join(map("".join, pieces)))]).clicks
+    joined = read_log([write(f"{n}.dat", header + "".join(piece)) for n, piece in enumerate(pieces)])
+    whole = read_log([write("whole.dat", header + "".join(map("".join, pieces)))])
     items, times, sessions = zip(*map(columns, (joined, whole)), strict=True)
     assert (items[0], times[0]) == (items[1], times[1])
     # The codes of the sessions may be others, one for one.
@@ -92,9 +92,9 @@ def test_a_bad_row_is_named_with_its_file_and_line(write: Write) -> None:
     bad = write("b.tsv", "session_id\titem_id\ttimestamp\ns2\tx\t1\n\ty\t2\ns2\ty\tnoon\ns1\tx\t5\n")
     with pytest.raises(ClickFileError, match=r"b\.tsv: 2 bad rows \(line 3: session_id is empty; line 4: timestamp"):
         load(DataOptions([good, bad], [good]))
-    data = load(DataOptions([good, bad], [good], skip_bad_rows=True))
-    assert data.bad_rows == {str(good): 0, str(bad): 2}
-    assert [row.place for row in data.bad_examples[str(bad)]] == ["line 3", "line 4"]
+    data = load(DataOptions([good, bad], [good], reading=ReadOptions(skip_bad_rows=True)))
+    assert [file.bad_rows for file in data.files] == [0, 2, 0]
+    assert [row.place for row in data.files[1].bad_examples] == ["line 3", "line 4"]
     assert data.train.lengths.tolist() == [3]
 
 

@@ -1,0 +1,86 @@
+"""What a user can say about a click file: the same options on both command lines."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+
+class Format(StrEnum):
+    """The forms of file that are known by name (schemas.click_files.forms)."""
+
+    CLICK_FILE = "click-file"
+    SESSION_REC = "session-rec"
+    RSC15 = "rsc15"
+    DIGINETICA = "diginetica"
+    RETAILROCKET = "retailrocket"
+    COVEO = "coveo"
+    COVEO_2020 = "coveo-2020"
+    REES46 = "rees46"
+    OTTO = "otto"
+
+
+class TimeUnit(StrEnum):
+    """What the numbers of a time column count."""
+
+    SECONDS = "seconds"
+    MILLISECONDS = "milliseconds"
+    MICROSECONDS = "microseconds"
+    NANOSECONDS = "nanoseconds"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions:
+    """How to read click files; what is None is told by the content. Raises ValueError for a delimiter that is none."""
+
+    format: Annotated[Format | None, typer.Option("--format", help="Form of the files; else told by content.")] = None
+    delimiter: Annotated[str | None, typer.Option(help="One character, or `tab`; else told by the first line.")] = None
+    session_column: Annotated[str | None, typer.Option(metavar="NAME", help="Else session_id, or the form's.")] = None
+    item_column: Annotated[str | None, typer.Option(metavar="NAME", help="Else item_id, or the form's.")] = None
+    time_column: Annotated[str | None, typer.Option(metavar="NAME", help="Else timestamp, or the form's.")] = None
+    timestamps: Annotated[
+        TimeUnit | None, typer.Option(help="Unit of times that are numbers; else told by their size.")
+    ] = None
+    event_column: str | None = None
+    """Of the producer's own ids, else event_id: for those who publish clicks, and so no option of all commands."""
+    skip_bad_rows: Annotated[
+        bool, typer.Option("--skip-bad-rows", help="Count rows that are no clicks, and go on.")
+    ] = False
+
+    def __post_init__(self) -> None:
+        if self.delimiter is None:
+            return
+        delimiter = {"tab": "\t", "\\t": "\t"}.get(self.delimiter, self.delimiter)
+        if len(delimiter) != 1 or not delimiter.isascii() or delimiter in '\r\n"\0':
+            raise ValueError(f"delimiter {self.delimiter!r}: must be one ASCII character that can part columns, or tab")
+        object.__setattr__(self, "delimiter", delimiter)
+
+
+def reads_click_files(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command of typer the options above, in place of its parameter `reading: ReadOptions`."""
+    signature = inspect.signature(command, eval_str=True)
+    options = [
+        inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
+        for field in fields(ReadOptions)
+        if field.name != "event_column"
+    ]
+
+    @functools.wraps(command)
+    def with_options(**values: Any) -> None:
+        named = {option.name: values.pop(option.name) for option in options}
+        try:
+            reading = ReadOptions(**named)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+        command(**values, reading=reading)
+
+    kept = [parameter for name, parameter in signature.parameters.items() if name != "reading"]
+    parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in kept] + options
+    # typer reads both; the wrapped function's own would still name `reading`.
+    with_options.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    with_options.__annotations__ = {one.name: one.annotation for one in parameters}
+    return with_options
