@@ -50,7 +50,7 @@ def warn(errors: Console, message: str) -> None:
 
 
 def tell_data(errors: Console, data: "Dataset", *, quiet: bool = False) -> None:
-    """What the files were taken for, and never silently: what was left out, and how little is evaluated on."""
+    """What the files were taken for, how little is evaluated on, and, if quiet as well, what was left out."""
     taken_for: dict[str, list[Path]] = {}
     for file in data.files:
         taken_for.setdefault(file.described, []).append(file.path)
@@ -60,9 +60,9 @@ def tell_data(errors: Console, data: "Dataset", *, quiet: bool = False) -> None:
     for file in data.files:
         if file.bad_rows:
             warn(errors, f"{file.path}: left out {file.bad_rows_told()}")
-        for warning in file.warnings:
+        for warning in file.warnings if not quiet else ():
             warn(errors, f"{file.path}: {warning}")
-    if (predictions := data.test.transitions) < FEW_PREDICTIONS:
+    if (predictions := data.test.transitions) < FEW_PREDICTIONS and not quiet:
         warn(
             errors,
             f"only {predictions} prediction{'s' if predictions > 1 else ''} in {len(data.test)} "

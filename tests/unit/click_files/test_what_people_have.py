@@ -312,6 +312,8 @@ def test_what_is_refused_says_what_it_is(tmp_path: Path, content: str | bytes, s
         (b'{"session_id":"s","item_id":"i","timestamp":true}', "timestamp True (1970-01-01) is not between"),
         (b'{"session_id":"s","item_id":"i"}', "timestamp is missing"),
         (b'{"session_id":"s","item_id":"\\ud800","timestamp":1}', "surrogate"),
+        (b'{"topic":"clicks","payload":5}', "session_id is empty"),
+        (b'{"topic":"clicks","payload":"5"}', "Expected `object`, got `int`"),
         (b"null", "Expected `object`, got `null`"),
     ],
 )

@@ -62,7 +62,8 @@ def test_every_baseline_and_a_model_on_the_same_predictions(clicks: Path, tmp_pa
         ),
     )
     assert result.exit_code == 0, result.output
-    assert "warning" not in result.stderr
+    assert "flatter" not in result.stderr
+    assert "only 144 predictions in 30 sessions to evaluate on" in result.stderr
     report = json.loads(out.read_text())
     assert list(report["models"]) == ["v1", *BASELINES]
     assert report["first"] == "v1"
@@ -110,6 +111,10 @@ def test_several_files_are_one_log(clicks: Path, tmp_path: Path) -> None:
     report, expected = json.loads(joined.stdout), json.loads(whole.stdout)
     assert report["data"].pop("bad_rows") == {str(part): 0 for part in parts}
     assert expected["data"].pop("bad_rows") == {str(clicks): 0}
+    for found in (report, expected):
+        told = found["data"].pop("read_as").values()
+        assert all(one.startswith("click-file: text with tabs; session session_id, item item_id") for one in told)
+        found["data"].pop("warnings")
     assert report == expected
 
 

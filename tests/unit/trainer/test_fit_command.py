@@ -96,6 +96,43 @@ def test_too_few_sessions_for_a_memory_are_told(tmp_path: Path, train: Path) -> 
     assert "too few sessions to learn the session memory from" in result.stderr
 
 
+def test_one_wrong_clock_is_told_and_so_is_what_is_left_to_evaluate_on(tmp_path: Path) -> None:
+    rows = [f"s{n // 4},i{n % 9},{1_700_000_000 + n}" for n in range(400)] + [f"s999,i{n},1740000000" for n in range(2)]
+    train = tmp_path / "clicks.csv"
+    train.write_text("\n".join(["session_id,item_id,timestamp", *rows, "s998,i1,4102444800\n"]))
+    options = ["--out", tmp_path, "--valid-days", "1", "--no-baselines", *SMALL]
+    refused = run("--train", train, *options)
+    assert refused.exit_code == 2
+    assert "1 bad row (line 404: timestamp '4102444800' (2100-01-01) is not between 1995 and tomorrow" in refused.stderr
+    fitted = run("--train", train, *options, "--skip-bad-rows", "--report", tmp_path / "report.json")
+    assert fitted.exit_code == 0, fitted.output
+    assert f"{train}: click-file: text with commas; session session_id, item item_id, time timestamp" in fitted.stderr
+    assert "2 of 402 clicks lie 463 days after all others (first: session 's999'): a wrong clock?" in fitted.stderr
+    assert "only 1 prediction in 1 session to evaluate on" in fitted.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert (report["predictions"], report["data"]["bad_rows"]) == (1, {str(train): 1})
+    assert "wrong clock" in report["data"]["warnings"][str(train)][0]
+    assert "in seconds" in report["data"]["read_as"][str(train)]
+
+
+@pytest.mark.parametrize("option", ["--valid-days", "--test-days", "--idle-gap", "--valid-fraction"])
+@pytest.mark.parametrize("number", ["inf", "nan", "-1", "1e300"])
+def test_numbers_that_are_none_are_refused(tmp_path: Path, train: Path, option: str, number: str) -> None:
+    result = run("--train", train, "--out", tmp_path, option, number)
+    assert (result.exit_code, isinstance(result.exception, SystemExit)) == (2, True), result.output
+
+
+def test_a_column_that_is_named(tmp_path: Path, train: Path) -> None:
+    text = gzip.decompress(train.read_bytes()).decode().replace("session_id", "visit").replace("\t", ";")
+    train.write_text(text)
+    refused = run("--train", train, "--out", tmp_path, *SMALL)
+    assert (refused.exit_code, "has no column session_id; it has visit, item_id" in refused.stderr) == (2, True)
+    named = run("--train", train, "--out", tmp_path, "--session-column", "visit", "--no-baselines", *SMALL)
+    assert named.exit_code == 0, named.output
+    wrong = run("--train", train, "--out", tmp_path, "--delimiter", "||")
+    assert (wrong.exit_code, "must be one ASCII character" in wrong.output) == (2, True)
+
+
 def test_quiet_prints_nothing_and_a_version_can_be_named(tmp_path: Path, train: Path) -> None:
     first = run("--train", train, "--out", tmp_path, "--version", "v1", "--no-baselines", "--quiet", *SMALL)
     assert (first.exit_code, first.output) == (0, "")
