@@ -100,7 +100,7 @@ def test_one_wrong_clock_is_told_and_so_is_what_is_left_to_evaluate_on(tmp_path:
     rows = [f"s{n // 4},i{n % 9},{1_700_000_000 + n}" for n in range(400)] + [f"s999,i{n},1740000000" for n in range(2)]
     train = tmp_path / "clicks.csv"
     train.write_text("\n".join(["session_id,item_id,timestamp", *rows, "s998,i1,4102444800\n"]))
-    options = ["--out", tmp_path, "--valid-days", "1", "--no-baselines", *SMALL]
+    options: list[str | Path] = ["--out", tmp_path, "--valid-days", "1", "--no-baselines", *SMALL]
     refused = run("--train", train, *options)
     assert refused.exit_code == 2
     assert "1 bad row (line 404: timestamp '4102444800' (2100-01-01) is not between 1995 and tomorrow" in refused.stderr
