@@ -2,9 +2,11 @@
 
 import ssl
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, model_validator
+
+from schemas.bootstrap_servers import plain_servers
 
 _DAY_MS: Final = 86_400_000
 _CA_FILES: Final = (
@@ -26,7 +28,11 @@ class Section(BaseModel):
 class KafkaConnection(Section):
     """[kafka]: the connection, used by every Kafka client of a process."""
 
-    bootstrap_servers: str = Field(default="localhost:9092", min_length=1, description="host:port, several by commas.")
+    bootstrap_servers: str = Field(
+        default="localhost:9092",
+        min_length=1,
+        description="host:port, several by commas; port 9092 where none is given.",
+    )
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = None
     sasl_username: str | None = None
@@ -51,6 +57,19 @@ class KafkaConnection(Section):
     @property
     def uses_sasl(self) -> bool:
         return self.security_protocol in ("SASL_PLAINTEXT", "SASL_SSL")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_one_form(cls, values: Any) -> Any:
+        """Both clients get the same list: one takes a listener's prefix and a last comma, the other dies of them."""
+        servers = values.get("bootstrap_servers") if isinstance(values, dict) else None
+        if not isinstance(servers, str):
+            return values
+        protocol = values.get("security_protocol", cls.model_fields["security_protocol"].default)
+        try:
+            return {**values, "bootstrap_servers": plain_servers(servers, str(protocol))}
+        except ValueError as error:
+            raise ValueError(f"bootstrap_servers: {error}") from error
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

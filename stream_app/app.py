@@ -77,7 +77,7 @@ def create_app(
     worker = settings.worker
     app = RecommenderApp(
         worker.app_id,
-        broker=[URL(f"kafka://{server.strip()}") for server in settings.kafka.bootstrap_servers.split(",")],
+        broker=[URL(f"kafka://{server}") for server in settings.kafka.bootstrap_servers.split(",")],
         broker_credentials=faust_credentials(settings.kafka),
         datadir=str(worker.data_dir),
         version=_APP_VERSION,
