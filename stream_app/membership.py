@@ -4,6 +4,7 @@ aiokafka joins under `group.instance.id`, and sends it with nothing else. A memb
 told that it is unknown, as one that was away for too long is; it joins anew, and takes the place back, for ever.
 """
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from aiokafka.protocol.api import Request, RequestStruct
@@ -56,7 +57,7 @@ class StaticMembership:
         fenced: whether another worker has this one's place.
     """
 
-    def __init__(self, coordinator: Any, instance: str, on_fenced: Any) -> None:
+    def __init__(self, coordinator: Any, instance: str, on_fenced: Callable[[BaseException], None]) -> None:
         self._coordinator = coordinator
         self._instance = instance
         self._on_fenced = on_fenced

@@ -76,12 +76,14 @@ class Deadline:
             timer.cancel()
 
     def _overdue(self, seconds: float, code: int) -> None:
-        log.error(
-            "the worker did not stop in time and is ended; what was in flight will be redelivered",
-            seconds=seconds,
-            code=code,
-        )
-        self._end(code)
+        try:
+            log.error(
+                "the worker did not stop in time and is ended; what was in flight will be redelivered",
+                seconds=seconds,
+                code=code,
+            )
+        finally:
+            self._end(code)
 
 
 class Watchdog:
