@@ -28,6 +28,7 @@ log = structlog.get_logger(__name__)
 # Fetches that wait in the agent's queue beside the clicks in flight. Each holds up to `worker.chunk_clicks` records.
 _QUEUED_FETCHES = 4
 _QUEUED_CHANGELOG_CHUNKS = 64  # of all partitions, while they are restored
+_REBALANCE_SECONDS = 60.0
 _APP_VERSION = 1
 
 
@@ -90,6 +91,8 @@ def create_app(
         broker_session_timeout=worker.session_timeout,
         broker_request_timeout=max(90.0, worker.session_timeout),  # Faust refuses less; 90 s is its default
         broker_heartbeat_interval=worker.session_timeout / 5,
+        # So long others wait for a worker that ends what it holds. Faust gives a request to join up after 90 s.
+        broker_rebalance_timeout=max(_REBALANCE_SECONDS, worker.session_timeout),
         broker_max_poll_records=worker.chunk_clicks,
         broker_commit_interval=1.0,
         consumer_group_instance_id=member,
@@ -120,7 +123,6 @@ def create_app(
                 rankings=settings.topics.rankings,
                 rejected=settings.topics.rejected,
                 changelog=changelog_topic(worker.app_id),
-                session_timeout=worker.session_timeout,
             ),
             clicks_in_flight=worker.chunks_in_flight * worker.chunk_clicks,
             clicks_together=worker.chunk_clicks,

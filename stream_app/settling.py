@@ -26,7 +26,7 @@ from stream_app.metrics import Metrics
 from stream_app.recommend import RankedClick, Recommended
 from stream_app.state_codec import encode_state
 from stream_app.table import SessionTable
-from stream_app.transport import Chunk, ChunkConsumer
+from stream_app.transport import ChunkConsumer
 
 _HEARTBEAT_CHECK_SECONDS: Final = 0.05
 
@@ -39,13 +39,11 @@ class SettlingSettings:
         rankings: topic of the rankings.
         rejected: topic of the records that are no click.
         changelog: the table's changelog topic.
-        session_timeout: seconds after the last confirmed heartbeat in which no other worker can have the partitions.
     """
 
     rankings: str
     rejected: str
     changelog: str
-    session_timeout: float = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +133,7 @@ class Settling:
                 await rankings.delivered()
             self._count(part)
         delivered = time.perf_counter()
-        for part in parts:
-            part.partition.left = part.partition.left or not await self._still_owned(part.last)
+        await self._leave_what_is_lost(parts)
         changelogs = [(part, self._delivery.batch()) for part in parts if not part.partition.left]
         if not changelogs:
             return
@@ -144,6 +141,8 @@ class Settling:
         send = partial(self._send_changelogs, changelogs)
         await self._computing.run("changelog", changed, send, may_wait=self._delivery.may_wait)
         offsets = [await changelog.delivered() for _, changelog in changelogs]
+        # Once more: it may have taken longer than a session timeout, and then others' rows lie between these.
+        await self._leave_what_is_lost([part for part, _ in changelogs])
         write = partial(self._write, [part for part, _ in changelogs], offsets)
         await self._computing.run("write", changed, write, may_wait=False)
         for part, _ in changelogs:
@@ -158,18 +157,21 @@ class Settling:
         metrics.step_seconds.labels(step="deliver").observe(delivered - started)
         metrics.step_seconds.labels(step="write").observe(time.perf_counter() - delivered)
 
-    async def _still_owned(self, chunk: Chunk) -> bool:
-        """Whether the partition is still this worker's. Asked before each step that would outlive the worker.
+    async def _leave_what_is_lost(self, parts: Sequence[Part]) -> None:
+        """Leave to the next owner the partitions that are no longer this worker's. Before each step that outlives it.
 
-        While heartbeats are overdue (this host was frozen, or cut off) another worker may have the partition without
-        our knowing: wait for the broker's word.
+        While heartbeats are overdue (this host was frozen, or cut off) another worker may have a partition without our
+        knowing: wait for the broker's word.
         """
         consumer = self._consumer()
-        while consumer.owns(chunk.tp, chunk.generation):
-            if consumer.seconds_since_heartbeat() < self._settings.session_timeout:
-                return True
-            await asyncio.sleep(_HEARTBEAT_CHECK_SECONDS)
-        return False
+        for part in parts:
+            while not part.partition.left:
+                if not consumer.owns(part.last.tp, part.last.generation):
+                    part.partition.left = True
+                elif consumer.may_be_expelled():
+                    await asyncio.sleep(_HEARTBEAT_CHECK_SECONDS)
+                else:
+                    break
 
     def _count(self, part: Part) -> None:
         for reason, count in part.reasons.items():

@@ -1,9 +1,9 @@
 """The RocksDB side of the sessions table: one database a partition, multi-get, one write batch a chunk."""
 
 import logging
-import shutil
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +12,7 @@ import rocksdict
 import structlog
 from faust.stores import rocksdb
 
+from stream_app.damage import is_damage, is_held, known_damage, mark, set_aside
 from stream_app.errors import RowError, StoreError
 from stream_app.state_codec import row_offset
 
@@ -19,8 +20,6 @@ log = structlog.get_logger(__name__)
 
 _MIB: Final = 1024 * 1024
 _BLOOM_BITS: Final = 10
-# Not the one of a lock file that cannot be made: the disk is full then, or read-only.
-_HELD_LOCK: Final = ("While lock file", "lock hold by current process")
 _FAMILY: Final = "default"
 """RocksDB's name of the column family that is always there."""
 
@@ -58,17 +57,18 @@ class SessionStore(rocksdb.Store):
 
     def rows(self, partition: int, keys: Sequence[bytes]) -> list[bytes | None]:
         """The rows under `keys`, None where there is none."""
-        with self._lock:
+        with self._lock, self._marking_damage(partition):
             rows: list[bytes | None] = self._db_for_partition(partition).get(list(keys))
         return rows
 
-    def write_rows(self, partition: int, rows: Mapping[bytes, bytes], changelog_offset: int) -> None:
-        """Write rows and the changelog offset that covers them, all or none."""
+    def write_rows(self, partition: int, rows: Mapping[bytes, bytes], changelog_offset: int | None) -> None:
+        """Write rows and the changelog offset that a restore may begin behind, all or none; None leaves that offset."""
         batch = rocksdict.WriteBatch(raw_mode=True)
         for key, row in rows.items():
             batch.put(key, row)
-        batch.put(self.offset_key, str(changelog_offset).encode())
-        with self._lock:
+        if changelog_offset is not None:
+            batch.put(self.offset_key, str(changelog_offset).encode())
+        with self._lock, self._marking_damage(partition):
             self._db_for_partition(partition).write(batch)
 
     def apply_changelog(self, partition: int, records: Iterable[tuple[bytes, bytes | None, int]]) -> int:
@@ -77,12 +77,11 @@ class SessionStore(rocksdb.Store):
         A record never takes a row's source offset back: a worker that was frozen while its partition moved on may have
         appended an older row behind its successor's.
         """
-        db = self._db_for_partition(partition)
         newest: dict[bytes, bytes | None] = {}
         stale, last = 0, -1
         listed = list(records)
         keys = list({key for key, _, _ in listed})
-        known = {key: row_offset(row) for key, row in zip(keys, db.get(keys), strict=True) if row is not None}
+        known = {k: row_offset(row) for k, row in zip(keys, self.rows(partition, keys), strict=True) if row is not None}
         for key, row, changelog_offset in listed:
             last = max(last, changelog_offset)
             if row is None:
@@ -107,7 +106,8 @@ class SessionStore(rocksdb.Store):
                 batch.put(key, row)
         if last >= 0:
             batch.put(self.offset_key, str(last).encode())
-        db.write(batch)
+        with self._lock, self._marking_damage(partition):
+            self._db_for_partition(partition).write(batch)
         return stale
 
     def live_rows(self) -> int:
@@ -119,19 +119,46 @@ class SessionStore(rocksdb.Store):
 
     def _open_for_partition(self, partition: int) -> Any:
         path = self.partition_path(partition)
+        damage = known_damage(path)
         try:
-            return self._open(path)
-        except Exception as error:
-            if "Corruption" not in str(error):
-                held = any(text in str(error) for text in _HELD_LOCK)
-                hint = ". Is another worker using the same worker.data_dir?" if held else ""
-                raise StoreError(f"RocksDB does not open {path}: {error}{hint}") from error
+            try:
+                db = self._open(path)
+            except Exception as error:
+                if not is_damage(error, path):
+                    raise
+                damage = damage or str(error)
+            else:
+                if damage is None:
+                    return db
+                with suppress(Exception):  # it may say once more that it is damaged
+                    db.close()  # only now is it certain that no other process has it
+                del db
             # The changelog has it all: a damaged copy is not worth a stopped worker.
             log.error(
-                "local store is damaged; restoring the partition from the changelog", path=str(path), error=str(error)
+                "local store is damaged; it is set aside, and the partition is restored from the changelog",
+                error=damage,
+                path=str(path),
+                aside=str(set_aside(path)),
             )
-            shutil.rmtree(path)
             return self._open(path)
+        except Exception as error:
+            hint = ". Is another worker using the same worker.data_dir?" if is_held(error) else ""
+            raise StoreError(f"RocksDB does not open {path}: {error}{hint}") from error
+
+    @contextmanager
+    def _marking_damage(self, partition: int) -> Iterator[None]:
+        """Damage that shows in service ends the worker, since only a start restores; that start must know of it."""
+        try:
+            yield
+        except Exception as error:
+            path = self.partition_path(partition)
+            if not is_damage(error, path):
+                raise
+            mark(path, str(error))
+            raise StoreError(
+                f"the local store {path} is damaged: {error}. The next start sets it aside and restores the partition "
+                f"from the changelog; look at the disk if it comes again"
+            ) from error
 
     def _open(self, path: Path) -> Any:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -144,6 +171,7 @@ class SessionStore(rocksdb.Store):
             column_families={_FAMILY: options},
             access_type=rocksdict.AccessType.with_ttl(self._store_options.ttl_seconds),
         )
+        db.get(self.offset_key)  # a store of which not even this can be read is damaged; here that can be mended
         # Expired rows go when their file is compacted: make that happen in time for files that nothing else touches.
         db.set_options({"periodic_compaction_seconds": str(self._store_options.ttl_seconds)})
         return db
@@ -172,11 +200,25 @@ class SessionStore(rocksdb.Store):
         with self._lock:
             for tp in tps:
                 if tp.topic in table.changelog_topic.topics and (db := self._dbs.pop(tp.partition, None)) is not None:
-                    db.close()
+                    self._close(tp.partition, db)
 
     async def stop(self) -> None:
         """Close all databases."""
         with self._lock:
-            for db in self._dbs.values():
-                db.close()
-            self._dbs.clear()
+            while self._dbs:
+                self._close(*self._dbs.popitem())
+
+    def _close(self, partition: int, db: Any) -> None:
+        """What cannot be flushed because of damage is in the changelog, too; else raises what RocksDB says."""
+        try:
+            db.close()
+        except Exception as error:
+            path = self.partition_path(partition)
+            if not is_damage(error, path):
+                raise
+            mark(path, str(error))
+            log.error(
+                "local store is damaged; it is restored from the changelog when it is opened again",
+                error=str(error),
+                path=str(path),
+            )

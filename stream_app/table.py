@@ -34,6 +34,8 @@ class SessionTable(faust.Table):
         self._on_fatal = on_fatal
         self.restored = 0
         self.stale = 0
+        # By partition: the changelog offset up to which this worker has restored or written every record.
+        self._seen: dict[int, int] = {}
         super().__init__(app, key_type=bytes, value_type=bytes, **kwargs)
 
     def _new_store(self) -> SessionStore:
@@ -62,8 +64,23 @@ class SessionTable(faust.Table):
         return {session_id: decode_state(row) for session_id, row in zip(ids, rows, strict=True) if row is not None}
 
     def write(self, partition: int, rows: Mapping[bytes, bytes], changelog_offset: int) -> None:
-        """Write a chunk's rows, whose changelog records are durable up to `changelog_offset`."""
-        self.data.write_rows(partition, rows, changelog_offset)
+        """Write rows whose changelog records are durable, the last of them at `changelog_offset`.
+
+        The store then covers the changelog up to there, and a restore begins behind it; but only if all records up to
+        there are this worker's or restored by it. One more (of a worker that was cut off, or that took this one's
+        partition; an operator's) may hold a newer row than the store: until the next restore, it covers no more.
+        """
+        seen = self._seen.pop(partition, None)
+        if seen is not None and changelog_offset == seen + len(rows):
+            self._seen[partition] = changelog_offset
+        elif seen is not None:
+            log.warning(
+                "others have written to the changelog beside this worker; the next restore begins before that",
+                partition=partition,
+                covered=seen,
+                written=changelog_offset,
+            )
+        self.data.write_rows(partition, rows, self._seen.get(partition))
 
     def apply_changelog_batch(self, batch: Iterable[EventT]) -> None:
         """Restore rows during recovery; an event holds a chunk of changelog records.
@@ -72,9 +89,11 @@ class SessionTable(faust.Table):
         any error stops the worker instead.
         """
         by_partition: dict[int, list[tuple[bytes, bytes | None, int]]] = {}
+        ends: dict[int, int] = {}
         for event in batch:
             chunk = event.message.value
             records = by_partition.setdefault(chunk.tp.partition, [])
+            ends[chunk.tp.partition] = chunk.records[-1].offset
             for record in chunk.records:
                 if record.key is None:
                     log.warning(
@@ -89,6 +108,7 @@ class SessionTable(faust.Table):
                 stale = self.data.apply_changelog(partition, records)
                 self.restored += len(records)
                 self.stale += stale
+                self._seen[partition] = max(self._seen.get(partition, -1), ends[partition])
                 if stale:
                     log.warning("stale rows in the changelog were left out", partition=partition, rows=stale)
         except Exception as error:
@@ -100,7 +120,8 @@ class SessionTable(faust.Table):
     ) -> None:
         """Open and close partitions, and make sure that the changelog still covers what is stored locally."""
         await super().on_rebalance(assigned, revoked, newly_assigned, generation_id)
-        mine = {tp for tp in newly_assigned if tp.topic == self.changelog_topic_name}
+        # All, not the new ones alone: a partition that this worker lost and got back meanwhile is none of these.
+        mine = {tp for tp in assigned if tp.topic == self.changelog_topic_name}
         if not mine:
             return
         ends = await self.app.consumer.highwaters(*mine)
@@ -108,6 +129,8 @@ class SessionTable(faust.Table):
         log.info("restoring tables", covered={partition: covered[partition] for partition in sorted(covered)})
         for tp, end in ends.items():
             stored = covered[tp.partition]
+            # Clicks come only when all below the end is restored. What comes behind it until then is others'.
+            self._seen[tp.partition] = max(-1 if stored is None else stored, (end or 0) - 1)
             if stored is not None and end is not None and stored >= end:
                 raise StoreError(
                     f"the local store of {tp.topic} partition {tp.partition} covers the changelog up to offset "

@@ -87,11 +87,13 @@ class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
 
     Attributes:
         last_heartbeat: when the broker last confirmed that this worker is a member of its group.
+        last_at_rest: the last of those confirmations that told of no rebalance.
         empty: the offsets, from one up to below another, that the last fetch passed over without a click.
     """
 
     logger = logging.getLogger("faust")  # as quiet as the services it is one of
     last_heartbeat: float = -math.inf  # never: the clock begins when the machine does
+    last_at_rest: float = -math.inf
     empty: Mapping[TP, tuple[int, int]]
     pace: float = 0.0  # seconds between two fetches of a broker
     fetched_at: dict[int, float]  # when the last one was sent, by broker
@@ -182,6 +184,9 @@ class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
             confirmed = bool(await beat())
             if confirmed:
                 self.last_heartbeat = asked
+                # aiokafka takes "a rebalance is in progress" for a confirmation too, and remembers it.
+                if not coordinator._rejoin_needed_fut.done():
+                    self.last_at_rest = asked
             return confirmed
 
         coordinator._do_heartbeat = observed_heartbeat
@@ -428,7 +433,7 @@ class ChunkConsumer(driver.Consumer):
 
         A fetch of the old one moves positions of the new one when it ends. It must not do so after their seek.
         """
-        self._thread.last_heartbeat = self._joining_since
+        self._thread.last_heartbeat = self._thread.last_at_rest = self._joining_since
         await self._no_fetch.wait()
         await super().on_partitions_assigned(assigned, generation_id)
 
@@ -456,6 +461,17 @@ class ChunkConsumer(driver.Consumer):
     def seconds_since_heartbeat(self) -> float:
         """Since the broker last confirmed this member; beyond the session timeout another may have its partitions."""
         return now() - self._thread.last_heartbeat
+
+    def may_be_expelled(self) -> bool:
+        """Whether another worker may have this one's partitions without its knowing.
+
+        The broker expels a member from which it has not heard for the session timeout. One that does not join a
+        rebalance within the rebalance timeout it expels however often it hears from it; and that rebalance began after
+        the last heartbeat that told of none.
+        """
+        conf = self.app.conf
+        silent, unsettled = self.seconds_since_heartbeat(), now() - self._thread.last_at_rest
+        return bool(silent >= conf.broker_session_timeout or unsettled >= conf.broker_rebalance_timeout)
 
 
 class ChunkTransport(driver.Transport):

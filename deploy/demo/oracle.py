@@ -4,6 +4,7 @@ Deliberately naive and apart from the worker's own code: no chunks, no waves, ba
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -146,15 +147,52 @@ def stored_rows(data_dir: Path) -> dict[str, SessionState]:
     """The table itself: the rows in the RocksDBs of a worker that has stopped."""
     rows: dict[str, SessionState] = {}
     for path in tables_folder(data_dir).glob("*.db"):
-        # Opening may compact: with a shorter time to live, and 0 is the shortest, rows would be dropped on the way.
-        access = rocksdict.AccessType.with_ttl(_A_YEAR_SECONDS)
-        options = rocksdict.Options(raw_mode=True)
-        # Its own options, not those that it finds there: see SessionStore.
-        db = rocksdict.Rdict(str(path), options=options, column_families={"default": options}, access_type=access)
-        for key, row in db.items():
-            if key != SessionStore.offset_key:
-                rows[key.decode()] = decode_state(row)
+        with _opened(path) as db:
+            rows |= _rows(db)
+    return rows
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[rocksdict.Rdict]:
+    # Opening may compact: with a shorter time to live, and 0 is the shortest, rows would be dropped on the way.
+    access = rocksdict.AccessType.with_ttl(_A_YEAR_SECONDS)
+    options = rocksdict.Options(raw_mode=True)
+    # Its own options, not those that it finds there: see SessionStore.
+    db = rocksdict.Rdict(str(path), options=options, column_families={"default": options}, access_type=access)
+    try:
+        yield db
+    finally:
         db.close()
+
+
+def _rows(db: rocksdict.Rdict) -> dict[str, SessionState]:
+    return {key.decode(): decode_state(row) for key, row in db.items() if key != SessionStore.offset_key}
+
+
+def restored_rows(data_dir: Path, changelog: Iterable[Message]) -> dict[str, SessionState]:
+    """The table as a worker with this data folder would restore it: what its RocksDBs hold, and the changelog behind.
+
+    Args:
+        data_dir: of a worker that has stopped.
+        changelog: all records of the changelog topic, each partition in order.
+    """
+    rows: dict[str, SessionState] = {}
+    covered: dict[int, int] = {}
+    for path in tables_folder(data_dir).glob("*.db"):
+        partition = int(path.stem.rsplit("-", 1)[1])
+        with _opened(path) as db:
+            offset = db.get(SessionStore.offset_key)
+            covered[partition] = -1 if offset is None else int(offset)
+            rows |= _rows(db)
+    for record in changelog:
+        key, value = record.key(), record.value()
+        assert key is not None
+        assert value is not None, "an operator's deletion is not expected"
+        if record.offset() <= covered.get(record.partition(), -1):
+            continue
+        state = decode_state(value)
+        if key.decode() not in rows or rows[key.decode()].offset <= state.offset:
+            rows[key.decode()] = state
     return rows
 
 

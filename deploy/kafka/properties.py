@@ -9,10 +9,15 @@ HOST = "127.0.0.1"
 
 @dataclass(frozen=True)
 class NodePorts:
-    """The two listeners of a node, which is broker and controller in one process."""
+    """The listeners of a node, which is broker and controller in one process.
+
+    Attributes:
+        proxied: a second listener for clients, and the port that it is advertised with: that of a proxy before it.
+    """
 
     client: int
     controller: int
+    proxied: tuple[int, int] | None = None
 
 
 def node_properties(
@@ -22,14 +27,20 @@ def node_properties(
     own = ports[node]
     replication = min(3, len(ports))
     in_sync = max(1, replication - 1)  # of three, one may be down and acks=all still writes
+    listeners, advertised, protocols = [f"PLAINTEXT://{HOST}:{own.client}"], [f"PLAINTEXT://{HOST}:{own.client}"], ""
+    if own.proxied is not None:
+        listener, proxy = own.proxied
+        listeners.append(f"PROXIED://{HOST}:{listener}")
+        advertised.append(f"PROXIED://{HOST}:{proxy}")
+        protocols = ",PROXIED:PLAINTEXT"
     settings = {
         "process.roles": "broker,controller",
         "node.id": str(node),
         # Voters by address in the settings, not in the metadata log: a data folder can come back on other ports.
         "controller.quorum.voters": ",".join(f"{i}@{HOST}:{p.controller}" for i, p in enumerate(ports)),
-        "listeners": f"PLAINTEXT://{HOST}:{own.client},CONTROLLER://{HOST}:{own.controller}",
-        "advertised.listeners": f"PLAINTEXT://{HOST}:{own.client}",
-        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "listeners": ",".join([*listeners, f"CONTROLLER://{HOST}:{own.controller}"]),
+        "advertised.listeners": ",".join(advertised),
+        "listener.security.protocol.map": f"PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT{protocols}",
         "controller.listener.names": "CONTROLLER",
         "inter.broker.listener.name": "PLAINTEXT",
         "log.dirs": str(data),

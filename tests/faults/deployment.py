@@ -19,7 +19,7 @@ import msgspec
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from bench.random_model import random_bundle
-from deploy.demo.oracle import Published, mismatches, read_topic, recompute, stored_rows
+from deploy.demo.oracle import Published, mismatches, read_topic, recompute, restored_rows, stored_rows
 from deploy.demo.shop import Shop, ShopSettings
 from deploy.kafka.ports import free_port
 from schemas.announcement import ModelAnnouncement, encode_announcement
@@ -30,8 +30,6 @@ from schemas.settings import KafkaConnection, TopicSettings
 from schemas.topics import changelog_topic, topic_table
 from schemas.topics_admin import ensure_topics
 from stream_app.click_file import read_click_file
-from stream_app.session import SessionState
-from stream_app.state_codec import decode_state
 from tests.committed import committed
 
 PARTITIONS = 4
@@ -395,35 +393,29 @@ class Deployment:
         return worker
 
     def verdict(self, holder: WorkerProcess | None = None) -> Verdict:
-        """Recompute every session one click at a time and compare rankings, changelog, and RocksDB.
+        """Recompute every session one click at a time and compare rankings, changelog, and every worker's RocksDB.
 
-        `holder` is the worker that had all partitions when it was stopped; without one RocksDB is not looked at.
+        They have all stopped. What a worker's RocksDB holds must lead to the right rows once it is restored; that of
+        `holder`, the worker that had all partitions when it was stopped, must have them already.
         """
         config = self.connection.librdkafka()
         published = Published.of(read_topic(config, self.topics.rankings))
         expected = recompute(read_topic(config, self.topics.clicks), published, self.models)
+        changelog = list(read_topic(config, self.changelog))
+        stored = [] if holder is None else mismatches(expected.rows, stored_rows(holder.data_dir))
+        for data_dir in sorted({worker.data_dir for worker in self.workers}):
+            wrong = mismatches(expected.rows, restored_rows(data_dir, changelog))
+            stored += [f"{data_dir.name}, restored: {line}" for line in wrong]
         return Verdict(
             clicks=expected.clicks,
             rejected=len(expected.rejected),
             duplicates=published.duplicates,
             lost=len(expected.lost),
             wrong_rankings=len(expected.wrong_rankings),
-            changelog=mismatches(expected.rows, self.changelog_rows()),
-            stored=[] if holder is None else mismatches(expected.rows, stored_rows(holder.data_dir)),
+            changelog=mismatches(expected.rows, restored_rows(self.root / "a new worker", changelog)),
+            stored=stored,
             versions=sorted({ranking.model_version for ranking in published.last.values()}),
         )
-
-    def changelog_rows(self) -> dict[str, SessionState]:
-        """The table as a new worker would restore it."""
-        rows: dict[str, SessionState] = {}
-        for record in read_topic(self.connection.librdkafka(), self.changelog):
-            key, value = record.key(), record.value()
-            assert key is not None
-            assert value is not None
-            state = decode_state(value)
-            if key.decode() not in rows or rows[key.decode()].offset <= state.offset:
-                rows[key.decode()] = state
-        return rows
 
 
 def hash_of(text: str) -> int:

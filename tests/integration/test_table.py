@@ -4,12 +4,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+from faust.types import TP
 
 from stream_app.errors import StoreError
 from stream_app.session import SessionState
 from stream_app.state_codec import encode_state
 from tests.conftest import KafkaUnderTest
-from tests.integration.workers import Group, RecordRefusedError, running, until
+from tests.integration.workers import AppUnderTest, Group, RecordRefusedError, running, until
 
 # Stopped in the middle of a rebalance, Faust's consumer thread ends with the cancellation; a real worker ends with it.
 pytestmark = pytest.mark.filterwarnings("ignore:Exception in thread:pytest.PytestUnhandledThreadExceptionWarning")
@@ -110,3 +111,39 @@ async def test_rows_of_ended_sessions_leave_the_changelog(group: Group, kafka: K
         await until(lambda: group.committed() == 103, "the session that comes back is answered")
         assert worker.app.sessions.states(0, ["s0"])["s0"].clicks == 3
         assert worker.errors == []
+
+
+async def test_a_store_covers_its_own_records_and_those_it_restored_and_no_others(group: Group, tmp_path: Path) -> None:
+    """Another's record may hold a newer row than the store: a restore must not begin behind it."""
+    changelog = TP(group.changelog, 0)
+
+    def covered(worker: AppUnderTest) -> int | None:
+        offset: int | None = worker.app.sessions.data.persisted_offset(changelog)
+        return offset
+
+    group.put(group.changelog, rows(10))
+    group.delete_records(group.changelog, 10)  # by retention: the end is all that there is
+    async with running(group.settings(tmp_path, chunk_clicks=7)) as worker:
+        await worker.ready()
+        assert covered(worker) is None
+        for n in range(40):
+            group.produce(5, session=f"t{n}")  # several chunks in flight, and some of them joined
+        await until(lambda: group.committed() == 200, "all acknowledged")
+        begin, end = group.marks(group.changelog)
+        assert (begin, covered(worker)) == (10, end - 1)
+
+        group.put(group.changelog, [(b"t3", row(700))])  # a successor's, while this worker was cut off
+        for n in range(10):
+            group.produce(5, session=f"t{n}", start=5)
+        await until(lambda: group.committed() == 250, "all acknowledged")
+        assert covered(worker) == end - 1
+        assert worker.app.sessions.states(0, ["t3"])["t3"].clicks == 10  # rows are written all the same
+        assert worker.errors == []
+
+    async with running(group.settings(tmp_path)) as worker:
+        await worker.ready()
+        assert worker.app.sessions.states(0, ["t3"])["t3"].offset == 700
+        assert covered(worker) == group.marks(group.changelog)[1] - 1
+        group.produce(5, session="t0", start=10)
+        await until(lambda: group.committed() == 255, "all acknowledged")
+        assert covered(worker) == group.marks(group.changelog)[1] - 1

@@ -48,6 +48,7 @@ class FakeKafka:
     waiting: list[Callable[[], None]] = field(default_factory=list)
     acked: list[int] = field(default_factory=list)
     generation: int = GENERATION
+    overdue: bool = False  # heartbeats
     _unacked_messages: WeakSet[Any] = field(default_factory=WeakSet)  # Faust's stream looks at it
 
     def batch(self) -> Batch:
@@ -74,8 +75,8 @@ class FakeKafka:
     def owns(self, _: TP, generation: int) -> bool:
         return generation == self.generation
 
-    def seconds_since_heartbeat(self) -> float:
-        return 0.0
+    def may_be_expelled(self) -> bool:
+        return self.overdue
 
     def ack(self, message: Any) -> None:
         assert message.value.durable
@@ -469,6 +470,29 @@ async def test_a_partition_lost_on_the_way_gets_neither_row_nor_acknowledgement(
     assert running.dropped == 1
     assert running.kafka.on_topic(CHANGELOG) == []
     assert (running.recent("s"), running.kafka.acked) == (None, [])
+
+
+@pytest.mark.parametrize("still_owned", [True, False])
+@pytest.mark.parametrize("topic", [RANKINGS, CHANGELOG])
+async def test_nothing_goes_on_while_another_worker_may_have_the_partition(
+    running: Running, topic: str, still_owned: bool
+) -> None:
+    """It was cut off while the topic's records were on their way; what follows waits for the broker's word."""
+    kafka = running.kafka
+    kafka.held.add(topic)
+    await running.take(("s", "a"), at=0)
+    await until(lambda: bool(kafka.on_topic(topic)))
+    kafka.overdue = True
+    kafka.release()
+    await running.settle()
+    sent = 0 if topic == RANKINGS else 1
+    assert (len(kafka.on_topic(CHANGELOG)), running.recent("s"), kafka.acked) == (sent, None, [])
+    kafka.overdue = False
+    if not still_owned:
+        kafka.generation += 1
+    await running.ended()
+    assert running.dropped == (0 if still_owned else 1)
+    assert (running.recent("s"), kafka.acked) == ((("a",), [0]) if still_owned else (None, []))
 
 
 @pytest.mark.parametrize("topic", [RANKINGS, CHANGELOG])

@@ -1,0 +1,94 @@
+"""A worker that the network cuts off: what it sent before arrives after its partitions have moved."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+
+import pytest
+
+from deploy.kafka import LocalKafka
+from deploy.kafka.ports import free_ports
+from deploy.kafka.properties import HOST
+from schemas.click import Click
+from tests.conftest import KafkaUnderTest
+from tests.faults.deployment import PARTITIONS, Deployment, WorkerProcess
+from tests.faults.proxy import ALL, Gate, Proxy
+
+_IN_BETWEEN_SECONDS = 2.0
+"""How much later the second half heals. It is long enough for whatever the worker does about the first."""
+
+
+@dataclass(frozen=True)
+class CutOff:
+    """Which traffic is held, and in which order it goes on."""
+
+    what: str
+    held: Sequence[Gate]
+    healed: Sequence[Sequence[Gate]]
+
+
+PRODUCER, CONSUMER = ALL[:2], ALL[2:]
+CUT_OFFS = [
+    CutOff("the producer heals first", ALL, [PRODUCER, CONSUMER]),
+    CutOff("the consumer heals first", ALL, [CONSUMER, PRODUCER]),
+    # The rows get there at once, their confirmation and the heartbeats do not.
+    CutOff("one way", [("producer", "answers"), ("consumer", "requests")], [PRODUCER, CONSUMER]),
+]
+
+
+@pytest.fixture(scope="module")
+def listener_and_proxy() -> tuple[int, int]:
+    listener, proxy = free_ports(2)
+    return listener, proxy
+
+
+@pytest.fixture(scope="module")
+def kafka(tmp_path_factory: pytest.TempPathFactory, listener_and_proxy: tuple[int, int]) -> Iterator[KafkaUnderTest]:
+    """A broker of its own: one that is also reached through a proxy has to name it to its clients."""
+    with LocalKafka(log_dir=tmp_path_factory.mktemp("kafka-logs"), proxied=listener_and_proxy) as local:
+        yield KafkaUnderTest(local.bootstrap_servers, local)
+
+
+@pytest.fixture
+def proxy(kafka: KafkaUnderTest, listener_and_proxy: tuple[int, int]) -> Iterator[Proxy]:
+    listener, port = listener_and_proxy
+    with closing(Proxy(HOST, port, listener)) as proxy:
+        yield proxy
+
+
+def recoveries(worker: WorkerProcess) -> list[str]:
+    return [line for line in worker.output().splitlines() if "tables recovered" in line]
+
+
+def test_cut_off_in_every_way(
+    deployment: Deployment, stream: list[Click], proxy: Proxy, listener_and_proxy: tuple[int, int]
+) -> None:
+    behind = f"{HOST}:{listener_and_proxy[1]}"
+    cut = deployment.start_ready("a", NEXTCLICK_KAFKA__BOOTSTRAP_SERVERS=behind)
+    other = deployment.start_ready("b")
+    load = deployment.load(stream, per_second=400)
+    everything = str(list(range(PARTITIONS)))
+    for cut_off in CUT_OFFS:
+        deployment.wait_until_more_clicks(cut, 200)
+        before = len(recoveries(other))
+        proxy.hold_at_produce(deployment.changelog, cut_off.held)
+        assert proxy.caught.wait(60), f"{cut_off.what}: no rows were on their way"
+        deployment.wait(
+            lambda: any(everything in line for line in recoveries(other)[before:]),  # noqa: B023 - called in this round
+            f"{cut_off.what}: the other worker takes over",
+        )
+        deployment.wait_until_more_clicks(other, 500)
+        first, second = cut_off.healed
+        proxy.heal(first)
+        time.sleep(_IN_BETWEEN_SECONDS)
+        proxy.heal(second)
+    deployment.wait_until_more_clicks(cut, 200)
+    assert other.stop() == 0
+    deployment.wait_until_more_clicks(cut, 1000)
+    sent = load.stop()
+    deployment.wait_until_acknowledged()
+    assert cut.stop() == 0
+    verdict = deployment.verdict(cut)
+    verdict.assert_nothing_lost_nothing_wrong()
+    assert verdict.clicks == sent
