@@ -149,7 +149,8 @@ class Pipeline:
         if self._task is not None:
             self._task.cancel()
         self._settling.stop()
-        self._computing.stop()
+        # It waits for the call under way; the loop must not, or nobody could give that up.
+        await asyncio.to_thread(self._computing.stop)
 
     # -- computing ----------------------------------------------------------------------------------------------------
 
@@ -179,10 +180,10 @@ class Pipeline:
         The pipeline's thread stood still for a tenth of the time until the event loop gave it the next batch.
         """
         while self._waiting and (not self._begun or (len(self._begun) == 1 and self._whole_batch_waits())):
-            parts: list[Part] = []
+            taken: dict[TP, Part] = {}
             try:
-                parts = list(self._take())
-                if parts:
+                self._take(taken)
+                if parts := list(taken.values()):
                     model = self._live.current
                     assert model is not None, "the app does not start before there is a model"
                     clicks = sum(len(chunk.records) for part in parts for chunk, _ in part.chunks)
@@ -191,22 +192,22 @@ class Pipeline:
                     computed = self._computing.run(kind, clicks, call, may_wait=self._delivery.may_wait)
                     self._begun.append((parts, computed))
             except Exception as error:  # noqa: BLE001 - as above
-                self._ended(parts)
+                self._ended(taken.values())
                 self._fail(error)
 
     def _whole_batch_waits(self) -> bool:
         return sum(len(chunk.records) for chunk, _ in self._waiting) >= self._settings.clicks_together // 2
 
-    def _take(self) -> Iterable[Part]:
-        """Of the chunks that wait those that are computed together, by partition."""
-        parts: dict[TP, Part] = {}
+    def _take(self, parts: dict[TP, Part]) -> None:
+        """Of the chunks that wait, move those that are computed together to `parts`, by partition."""
         clicks = 0
         while self._waiting:
             chunk, message = self._waiting[0]
             if parts and clicks + len(chunk.records) > self._settings.clicks_together:
                 break
-            self._waiting.popleft()
-            if self._failed or not self._consumer().owns(chunk.tp, chunk.generation):
+            lost = self._failed or not self._consumer().owns(chunk.tp, chunk.generation)
+            self._waiting.popleft()  # what raises before leaves it there, to be counted
+            if lost:
                 self._ended([Part(Partition(chunk.generation), [], [(chunk, message)])])
                 continue
             clicks += len(chunk.records)
@@ -217,7 +218,6 @@ class Pipeline:
             self._taken.set()
         for part in parts.values():
             part.rankings.append(self._delivery.batch())
-        return parts.values()
 
     def _partition(self, chunk: Chunk) -> Partition:
         partition = self._partitions.get(chunk.tp)
@@ -293,15 +293,14 @@ class Pipeline:
         session_ids = {sourced.click.session_id for sourced in clicks}
         states = {session_id: pending[session_id] for session_id in session_ids & pending.keys()}
         stored = self._table.states(chunk.tp.partition, session_ids - states.keys())
-        if chunk.end_offset is not None:
-            ahead = next((state for state in stored.values() if state.offset > chunk.records[-1].offset), None)
-            if ahead is not None and ahead.offset >= chunk.end_offset:
-                raise StoreError(
-                    f"a session row has applied offset {ahead.offset} of {chunk.tp.topic} partition "
-                    f"{chunk.tp.partition}, which ends at {chunk.end_offset}: the topic was deleted and created again, "
-                    f"and its new clicks would be taken for redelivered ones. Start with a new worker.app_id and an "
-                    f"empty worker.data_dir"
-                )
+        furthest = max((state.offset for state in stored.values()), default=-1)
+        if chunk.end_offset is not None and furthest >= max(chunk.end_offset, chunk.records[-1].offset + 1):
+            raise StoreError(
+                f"a session row has applied offset {furthest} of {chunk.tp.topic} partition "
+                f"{chunk.tp.partition}, which ends at {chunk.end_offset}: the topic was deleted and created again, "
+                f"and its new clicks would be taken for redelivered ones. Start with a new worker.app_id and an empty "
+                f"worker.data_dir"
+            )
         return states | stored
 
     # -- counting, on the event loop ----------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from schemas.ranking import decode_ranking
 from schemas.rejected import decode_rejected
 from stream_app.app import RecommenderApp, create_app
 from stream_app.delivery import Batch, Delivery
-from stream_app.errors import DeliveryError
+from stream_app.errors import DeliveryError, StoreError
 from stream_app.hot_swap import LiveModel
 from stream_app.metrics import Metrics
 from stream_app.pipeline import Pipeline
@@ -118,14 +118,21 @@ class Running:
         await self.agent.put(Fetch([(chunk, cast(Any, SimpleNamespace(value=chunk))) for chunk in chunks]))
         self.taken += len(chunks)
 
-    def chunk(self, *clicks: tuple[str, str] | bytes, at: int, generation: int = GENERATION, tp: TP = CLICKS) -> Chunk:
+    def chunk(
+        self,
+        *clicks: tuple[str, str] | bytes,
+        at: int,
+        generation: int = GENERATION,
+        tp: TP = CLICKS,
+        end: int | None = None,
+    ) -> Chunk:
         """Clicks (session, item), or bytes that are none, from this offset on."""
         records = []
         for offset, click in enumerate(clicks, start=at):
             value = click if isinstance(click, bytes) else encode_click(Click(*click, timestamp=BEGAN + offset))
             key = b"?" if isinstance(click, bytes) else click[0].encode()
             records.append(SimpleNamespace(key=key, value=value, offset=offset, timestamp=0, timestamp_type=0))
-        return Chunk(tp, cast(Any, records), generation, None)
+        return Chunk(tp, cast(Any, records), generation, end)
 
     @property
     def dropped(self) -> int:
@@ -434,6 +441,61 @@ async def test_redelivered_clicks_are_acknowledged_without_a_second_ranking(runn
     await running.ended()
     assert len(running.kafka.on_topic(RANKINGS)) == 2
     assert (running.recent("s"), running.kafka.acked) == (("a", "b"), [1, 1])
+
+
+async def test_rows_ahead_of_a_topic_that_was_created_anew_end_the_worker(tmp_path: Path) -> None:
+    """The furthest of them tells: the first one may be of an offset that the new topic has, too."""
+    async with _running(tmp_path) as running:
+        for at, session in ((5, "s"), (50, "t"), (7, "u")):  # of the old topic
+            await running.take((session, "a"), at=at)
+        await running.ended()
+        ranked = len(running.kafka.on_topic(RANKINGS))
+        for session in ("s", "t", "u"):
+            running.fatal.clear()
+            await running.take_chunks(running.chunk(*[(one, "b") for one in (session, "t", "u", "s")], at=0, end=20))
+            await running.app.pipeline.drained()
+            assert [type(error) for error in running.fatal] == [StoreError]
+            assert "applied offset 50" in str(running.fatal[0])
+            running.app.pipeline._failed = running.app.pipeline._broken_off = False
+        assert len(running.kafka.on_topic(RANKINGS)) == ranked
+
+
+async def test_rows_ahead_of_a_chunk_are_redelivered_clicks_while_the_topic_has_them(running: Running) -> None:
+    await running.take(("s", "a"), ("s", "b"), at=0)
+    await running.ended()
+    await running.take_chunks(running.chunk(("s", "a"), at=0, end=2))
+    await running.ended()
+    assert (running.recent("s"), running.kafka.acked) == (("a", "b"), [1, 0])
+
+
+@pytest.mark.parametrize("what", ["owns", "batch"])
+async def test_what_is_taken_when_something_raises_is_not_in_flight_for_ever(tmp_path: Path, what: str) -> None:
+    """Or a rebalance, and a stop, would wait for it."""
+    async with _running(tmp_path) as running:
+
+        def fail(*_: Any) -> Any:
+            raise RuntimeError("on purpose")
+
+        setattr(running.kafka, what, fail)
+        await running.take_chunks(running.chunk(("s", "a"), at=0), running.chunk(("s", "b"), at=0, tp=TP("clicks", 3)))
+        await until(lambda: bool(running.fatal))
+        async with asyncio.timeout(PATIENCE):
+            await running.app.pipeline.drained()
+        assert [str(error) for error in running.fatal] == ["on purpose"]
+        assert (running.app.pipeline.in_flight, running.app.pipeline._clicks_in_flight) == (0, 0)
+
+
+async def test_a_stop_can_be_given_up_while_a_call_does_not_end(tmp_path: Path) -> None:
+    """A call that hangs must not stop the event loop, which is what gives up."""
+    async with _running(tmp_path) as running:
+        reads = HeldReads(running.app.pipeline)
+        await running.take(("s", "a"), at=0)
+        await asyncio.to_thread(reads.entered.wait, PATIENCE)
+        stopping = asyncio.create_task(running.app.pipeline.stop())
+        done, _ = await asyncio.wait([stopping], timeout=0.1)
+        assert not done  # and we got here
+        reads.leave.set()
+        await stopping
 
 
 async def test_a_chunk_of_an_earlier_generation_leaves_no_trace(running: Running) -> None:
