@@ -18,6 +18,7 @@ BENCHMARKS = (
     "swap",
     "training",
     "training_memory",
+    "retraining",
     "preprocessing",
 )
 EXTRA = ("ci", "capacity")

@@ -67,8 +67,9 @@ class Manifest(msgspec.Struct, frozen=True):
     metrics: Annotated[
         dict[str, Any],
         msgspec.Meta(
-            description="Offline metrics on the holdout: `model`, `champion` (null, or with its `version`) and "
-            "`baselines` by name, each with numbers such as `recall@20`, `mrr@20` and `predictions`."
+            description="Offline metrics on the holdout: `model`, `champion` (null, or with its `version`), "
+            "`predecessors` by version and `baselines` by name, each with numbers such as `recall@20`, `mrr@20` and "
+            "`predictions`; `gate` is the verdict with its reasons, and what the model is `ahead` of the others by."
         ),
     ]
     files: dict[str, FileEntry]

@@ -30,6 +30,7 @@ def collector_of(
         root.kafka,
         root.topics.clicks,
         folder,
+        partitions=settings.collect_partitions,
         limits=root.clicks.limits,
         flush_clicks=settings.flush_clicks,
         flush_seconds=settings.flush_interval,

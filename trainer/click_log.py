@@ -171,9 +171,16 @@ class ClickLogFolder:
         """Event time of a file's newest click, from the file's own statistics; None for a file without clicks."""
         return newest_timestamp(self._open(file).metadata)
 
-    def rows(self, file: LogFile) -> Any:
-        """A file as a pyarrow table with the columns of SCHEMA. Raises ClickLogError."""
-        opened = self._open(file)
+    def count(self, file: LogFile) -> int:
+        """How many clicks a file holds."""
+        return int(self._open(file).metadata.num_rows)
+
+    def rows(self, file: LogFile, *, encoded: bool = False) -> Any:
+        """A file as a pyarrow table with the columns of SCHEMA; `encoded`: ids as dictionaries, each text held once.
+
+        Raises ClickLogError.
+        """
+        opened = self._open(file, encoded=encoded)
         try:
             return opened.read(columns=SCHEMA.names)
         except (pa.ArrowException, OSError) as error:
@@ -279,9 +286,11 @@ class ClickLogFolder:
     def _metadata(self, file: LogFile) -> Mapping[bytes, bytes]:
         return self._open(file).schema_arrow.metadata or {}
 
-    def _open(self, file: LogFile) -> Any:
+    def _open(self, file: LogFile, *, encoded: bool = False) -> Any:
         try:
-            return pq.ParquetFile(self.folder / file.name)
+            return pq.ParquetFile(
+                self.folder / file.name, read_dictionary=["session_id", "item_id"] if encoded else None
+            )
         except (pa.ArrowException, OSError) as error:
             raise self._unreadable(file, error) from error
 

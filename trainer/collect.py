@@ -7,7 +7,7 @@ offsets again, hours later, decides the same.
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -76,12 +76,16 @@ class Collector:
         topic: str,
         folder: ClickLogFolder,
         *,
+        partitions: Collection[int] = (),
         limits: ClickLimits,
         flush_clicks: int,
         flush_seconds: float,
         on_records: Callable[[int], None] = lambda _: None,
     ) -> None:
-        """`on_records` hears the number of records read since it last heard. Limits as the worker's."""
+        """`partitions` are those that are collected, all of them when none is named. Limits as the worker's.
+
+        `on_records` hears the number of records read since it last heard.
+        """
         self._connection = connection
         self._topic = topic
         self._folder = folder
@@ -89,6 +93,7 @@ class Collector:
         self._flush_clicks = flush_clicks
         self._flush_seconds = flush_seconds
         self._on_records = on_records
+        self._wanted = partitions
         self._numbers: list[int] = []
         self._partitions: dict[int, _Partition] = {}
         self._clicks = self._lost = self._files = 0
@@ -235,8 +240,8 @@ class Collector:
             )  # fmt: skip
         if foreign := sorted(expected.keys() - set(self._numbers)):
             raise ClickLogError(
-                f"{self._folder.folder}: holds partitions {foreign}, the topic {self._topic} has {len(self._numbers)}; "
-                "the topic was made anew: name another trainer.log_dir"
+                f"{self._folder.folder}: holds partitions {foreign}, which {self._topic} has not or "
+                "trainer.collect_partitions leaves out: name another trainer.log_dir"
             )
         lows = self._offsets(self._numbers, OffsetSpec.earliest())
         highs = self._offsets(self._numbers, OffsetSpec.latest())
@@ -298,7 +303,12 @@ class Collector:
         topics = TopicCollection([self._topic])
         found = self._ask(lambda: self._admin.describe_topics(topics, request_timeout=_TIMEOUT_SECONDS))
         (description,) = found.values()
-        self._numbers = sorted(partition.id for partition in description.partitions)
+        there = {partition.id for partition in description.partitions}
+        if missing := sorted(set(self._wanted) - there):
+            raise CollectError(
+                f"trainer.collect_partitions names {missing}, the topic {self._topic} has 0 to {max(there)}"
+            )
+        self._numbers = sorted(self._wanted or there)
         return TopicIdentity(self._topic, str(description.topic_id))
 
     def _offsets(self, numbers: Iterable[int], spec: OffsetSpec) -> dict[int, int]:

@@ -9,7 +9,7 @@ manifest; only one that passed the gate is announced.
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, Literal
 
@@ -18,25 +18,27 @@ import structlog
 from schemas.announcement import ModelAnnouncement
 from schemas.bundle import Model
 from schemas.errors import BundleError
+from schemas.manifest import Manifest
 from trainer import baselines as counting
 from trainer.baselines import Baseline
 from trainer.champion import Championship, Standing
-from trainer.click_log import ClickLogFolder
+from trainer.click_log import ClickLogFolder, LogState
 from trainer.errors import NonFiniteScoresError, TooFewSessionsError
-from trainer.evaluate import DEFAULT_KS, Metrics, Scorer, evaluate
+from trainer.evaluate import DEFAULT_KS, Floats, Metrics, Scorer, evaluate, ranks_of
 from trainer.export import read_weights
 from trainer.fit import FitResult
-from trainer.gate import GateRules, judge
+from trainer.gate import Evaluated, GateRules, best_rivals, gate_record, judge
 from trainer.gru4rec import Weights
 from trainer.model_scorer import ModelScorer
 from trainer.parity import check_parity
-from trainer.publish import Evaluated, Provenance, publish, stage
+from trainer.publish import Provenance, publish, stage
 from trainer.registry import PublishedModel, Registry
 from trainer.service_settings import TrainerRoot
 from trainer.session_memory import SessionMemory
 from trainer.sessions import SessionSet, encode, vocabulary_of
 from trainer.settings import TrainingSettings
 from trainer.shrink import shrink_and_perturb
+from trainer.significance import judge as judge_ranks
 from trainer.train import (
     TOO_FEW_TO_REMEMBER,
     check_size,
@@ -108,27 +110,38 @@ class Cycle:
         # Nobody else's: no other process has this writer's name, and no folder of a user's has such a name.
         self._staging = settings.work_dir / f".nextclick-staging-{registry.writer}"
 
-    def run(self) -> CycleResult:
-        """One cycle. Raises the errors of its steps; nothing is half done then, and the next cycle may succeed."""
+    def run(self, collected: LogState | None = None) -> CycleResult:
+        """One cycle, on what the click log holds now, or held when `collected` was read of it.
+
+        Raises the errors of its steps; nothing is half done then, and the next cycle may succeed.
+        """
         announced = self._finish_what_was_left()
         if announced is not None:
             return CycleResult("announced", (announced.why,), announced.version)
-        return self._make_a_challenger()
+        return self._make_a_challenger(collected or self._folder.scan())
 
-    def _make_a_challenger(self) -> CycleResult:
+    def _make_a_challenger(self, collected: LogState) -> CycleResult:
         settings = self._settings
         last = _last_of_a_cycle(self._registry.versions())
         standing = self._championship.standing()
         champion = self._champion(standing)
         window = read_window(
             self._folder,
+            collected,
             window_ms=round(settings.window * 1000),
             idle_gap_ms=self._idle_gap_ms,
+            window_clicks=settings.window_clicks,
+            session_clicks=settings.session_clicks,
             last=Seen.by(last.manifest) if last else Seen(),
             champion=Seen.by(champion.manifest) if champion else Seen(),
         )
         if window is None:
             return CycleResult("skipped", ("the click log holds no clicks yet",))
+        if window.left_out:
+            log.warning(
+                "the window holds more clicks than fit: the oldest are left out (trainer.window_clicks)",
+                clicks=settings.window_clicks, left_out=window.left_out,
+            )  # fmt: skip
         new, needed = int(window.new.sum()), max(1, settings.min_new_sessions)
         if new < needed:
             return CycleResult("skipped", (f"{new} new sessions, a cycle needs {needed} (trainer.min_new_sessions)",))
@@ -136,7 +149,7 @@ class Cycle:
             split = self._split(window)
         except TooFewSessionsError as error:
             return CycleResult("skipped", (str(error),))
-        if split.test.transitions < settings.gate_predictions:
+        if champion is not None and split.test.transitions < settings.gate_predictions:
             reason = f"{split.test.transitions} predictions to judge by, {settings.gate_predictions} are needed"
             return CycleResult("skipped", (f"{reason} (trainer.gate_predictions)",))
         start = self._start(standing, champion)
@@ -147,8 +160,8 @@ class Cycle:
         result, trained = self._fit("training", split.train, start), split.train
         candidate = stage(self._staging, result, trained)
         check_parity(result.weights, candidate, trained, memory=result.memory)
-        evaluated = self._evaluate(candidate, champion, split)
-        verdict = judge(evaluated.model, evaluated.champion, evaluated.baselines, self._rules())
+        evaluated = self._evaluate(candidate, champion, self._predecessors(champion), split)
+        verdict = judge(evaluated, self._rules())
         refitted = False
         if verdict.passed and settings.refit:
             whole = self._known(window.sessions)
@@ -158,7 +171,7 @@ class Cycle:
             again = self._fit("refitting", whole, challenger, result.memory)
             candidate = stage(self._staging, again, whole)
             check_parity(again.weights, candidate, whole, memory=again.memory)
-            refitted = self._is_sound(candidate, split, evaluated.model)
+            refitted = self._is_sound(candidate, split, evaluated.challenger.metrics)
             if refitted:
                 result, trained = again, whole
             else:
@@ -170,7 +183,7 @@ class Cycle:
             result,
             trained,
             evaluated=evaluated,
-            verdict=verdict,
+            gate=gate_record(evaluated, verdict, settings.gate_k),
             provenance=Provenance(
                 positions=window.positions,
                 topic_id=window.topic_id,
@@ -189,7 +202,10 @@ class Cycle:
     def tidy(self) -> None:
         """Remove versions and log files that are kept no longer, and join small log files."""
         self._may_write()
-        protected = self._championship.protected()
+        champion = self._championship.standing().champion
+        published = self._registry.find(champion.version) if champion else None
+        rivals = self._rivals(published.manifest if published else None)
+        protected = {*self._championship.protected(), *rivals}
         for version in self._registry.prune(keep=self._settings.keep_versions, protected=protected):
             log.info("removed an old version", version=version)
         if self._settings.log_keep:
@@ -240,6 +256,28 @@ class Cycle:
             log.error("the champion cannot be opened, so nothing is compared with it", error=str(error))
             return None
 
+    def _predecessors(self, champion: Model | None) -> list[Model]:
+        """The best of the champions before, as far as they are still published."""
+        found: list[Model] = []
+        for version in self._rivals(None if champion is None else champion.manifest):
+            model = self._registry.find(version)
+            if model is None:
+                log.info("a predecessor is not published any more, so nothing is compared with it", version=version)
+                continue
+            try:
+                opened = self._registry.open(model, threads=self._settings.threads)
+            except BundleError as error:
+                log.warning("a predecessor cannot be opened, so nothing is compared with it", error=str(error))
+                continue
+            if opened.k > self._settings.gate_k:
+                found.append(opened)
+        return found
+
+    def _rivals(self, champion: Manifest | None) -> list[str]:
+        """Versions that a challenger is compared with beside the champion."""
+        settings = self._settings
+        return best_rivals(champion.metrics, settings.gate_k)[: settings.gate_predecessors] if champion else []
+
     def _start(self, standing: Standing, champion: Model | None) -> Start | None:
         if champion is None or standing.champion is None or not self._settings.warm_start:
             return None
@@ -284,31 +322,41 @@ class Cycle:
         rate = training.learning_rate * settings.warm_rate
         return training.model_copy(update={"epochs": settings.warm_epochs, "learning_rate": rate})
 
-    def _evaluate(self, candidate: Model, champion: Model | None, split: _Split) -> Evaluated:
-        makers = [partial(_BASELINES[name], split.counted) for name in self._settings.baselines]
-        models = [candidate, *([champion] if champion else [])]
+    def _evaluate(
+        self, candidate: Model, champion: Model | None, predecessors: Sequence[Model], split: _Split
+    ) -> Evaluated:
+        makers = [(name, partial(_BASELINES[name], split.counted)) for name in self._settings.baselines]
+        models = [candidate, *([champion] if champion else []), *predecessors]
         total = split.test.transitions * (len(models) + len(makers))
-        ks = [k for k in sorted({*DEFAULT_KS, self._settings.gate_k}) if all(k < model.k for model in models)]
-        if self._settings.gate_k not in ks:
+        gate_k = self._settings.gate_k
+        ks = [k for k in sorted({*DEFAULT_KS, gate_k}) if all(k < model.k for model in models)]
+        if gate_k not in ks:
             least = min(model.k for model in models)
-            raise BundleError(
-                f"a model ranks only {least} items, too few for Recall@{self._settings.gate_k}: lower trainer.gate_k"
-            )
+            raise BundleError(f"a model ranks only {least} items, too few for Recall@{gate_k}: lower trainer.gate_k")
 
-        def metrics(scorer: Scorer) -> Metrics:
-            return evaluate(scorer, split.test, ks=ks, progress=lambda done: self._progress("evaluating", done, total))
+        def ranks(scorer: Scorer) -> Floats:
+            return ranks_of(scorer, split.test, progress=lambda done: self._progress("evaluating", done, total))
 
+        names = [*(model.version for model in models), *(name for name, _ in makers)]
+        # One at a time: a baseline may hold tables of the size of the log.
         scorer = ModelScorer(candidate, split.test)
-        judged = metrics(scorer)
+        found = [ranks(scorer)]
         if scorer.not_finite:
             raise NonFiniteScoresError(
                 f"{scorer.not_finite} answers of the new model are no finite numbers: lower the learning_rate "
                 "of trainer.training"
             )
+        found += [ranks(ModelScorer(model, split.test)) for model in models[1:]]
+        found += [ranks(make()) for _, make in makers]
+        judged = judge_ranks({str(i): of for i, of in enumerate(found)}, split.test, ks=ks, k=gate_k)
+        named = [replace(one, name=name) for one, name in zip(judged, names, strict=True)]
+        first = 1 + (champion is not None)
         return Evaluated(
-            model=judged,
-            champion=metrics(ModelScorer(champion, split.test)) if champion else None,
-            baselines={baseline.name: metrics(baseline) for baseline in (make() for make in makers)},
+            challenger=named[0],
+            champion=named[1] if champion else None,
+            predecessors=tuple(named[first : len(models)]),
+            baselines=tuple(named[len(models) :]),
+            sessions=len(split.test),
         )
 
     def _is_sound(self, refitted: Model, split: _Split, before: Metrics) -> bool:

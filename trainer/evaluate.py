@@ -25,6 +25,8 @@ from trainer.sessions import SessionSet
 Ties = Literal["conservative", "standard", "median"]
 DEFAULT_KS = (1, 5, 10, 20)
 _LANES = 256
+_SCORES = 1 << 26
+"""Scores held at once, a quarter of a gigabyte: fewer sessions are followed side by side in a greater catalogue."""
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -164,7 +166,7 @@ def ranks_of(
 
 def follow(sessions: SessionSet) -> Iterator[Lanes]:
     """Every click that has a successor, once: some sessions side by side, whose number only ever falls."""
-    plan = schedule(sessions, _LANES)
+    plan = schedule(sessions, max(1, min(_LANES, _SCORES // max(1, len(sessions.item_ids)))))
     starts = np.repeat(sessions.offsets[:-1], sessions.lengths)
     for step, n in enumerate(plan.alive.tolist()):
         position = plan.position[step, :n].astype(np.int64)

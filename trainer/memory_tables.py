@@ -9,14 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse
 
 from trainer.sessions import SessionSet
+from trainer.shared_sessions import Floats, Ints, shared_sessions, strongest
 
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
-
-_BLOCK = 512  # items whose shared sessions are all held at once; of each only the strongest are kept
 _MOST = 65_504.0  # the greatest float16; greater counts are told apart no more
 
 
@@ -49,7 +45,7 @@ def transitions(sessions: SessionSet, *, width: int) -> ItemTable:
     before = np.flatnonzero(inside)
     size = len(sessions.item_ids)
     pair, count = np.unique(sessions.items[before] * size + sessions.items[before + 1], return_counts=True)
-    return _table(size, [_strongest(pair // size, pair % size, count.astype(np.float64), width)], width)
+    return _table(size, [strongest(pair // size, pair % size, count.astype(np.float64), width)], width)
 
 
 def cooccurrence(sessions: SessionSet, *, width: int, longest: int) -> ItemTable:
@@ -57,32 +53,8 @@ def cooccurrence(sessions: SessionSet, *, width: int, longest: int) -> ItemTable
 
     The bound keeps one session of thousands of clicks, a robot's, from adding millions of pairs.
     """
-    session, size = sessions.session_of_click(), len(sessions.item_ids)
-    recent = np.arange(sessions.clicks) >= sessions.offsets[session + 1] - longest
-    ones = np.ones(int(recent.sum()), np.float32)
-    contains = sparse.csc_array((ones, (session[recent], sessions.items[recent])), shape=(len(sessions), size))
-    contains.sum_duplicates()
-    contains.data[:] = 1.0  # an item clicked twice is in the session once
-    by_session = contains.tocsr()
-
-    def blocks() -> Iterable[tuple[Ints, Ints, Floats]]:
-        for first in range(0, size, _BLOCK):
-            shared = sparse.coo_array(contains[:, first : first + _BLOCK].T @ by_session)
-            item, other = shared.row.astype(np.int64) + first, shared.col.astype(np.int64)
-            apart = item != other
-            yield _strongest(item[apart], other[apart], shared.data[apart].astype(np.float64), width)
-
-    return _table(size, blocks(), width)
-
-
-def _strongest(row: Ints, item: Ints, count: Floats, width: int) -> tuple[Ints, Ints, Floats]:
-    """The ``width`` greatest entries of each row, equal counts by item, rows in order."""
-    order = np.lexsort((item, -count, row))
-    row, item, count = row[order], item[order], count[order]
-    first = np.flatnonzero(np.diff(row, prepend=-1))  # where each row begins
-    place = np.arange(len(row)) - np.repeat(first, np.diff(first, append=len(row)))
-    kept = place < width
-    return row[kept], item[kept], count[kept]
+    pairs = shared_sessions(sessions.newest(longest))
+    return _table(len(sessions.item_ids), (strongest(*part, width) for part in pairs), width)
 
 
 def _table(size: int, parts: Iterable[tuple[Ints, Ints, Floats]], width: int) -> ItemTable:

@@ -3,31 +3,22 @@
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from schemas.bundle import Model, open_bundle
 from schemas.manifest import ADVANCE, RANK, VOCABULARY
-from trainer.evaluate import Metrics
 from trainer.export import save_bundle
 from trainer.fit import FitResult
-from trainer.gate import Verdict
+from trainer.gate import Evaluated
 from trainer.registry import PublishedModel, Registry, version_name
 from trainer.report import manifest_metrics, training_record
 from trainer.sessions import SessionSet
+from trainer.significance import Judgement
 
 _CANDIDATE: Final = "candidate"
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """Challenger, champion and baselines on the same predictions."""
-
-    model: Metrics
-    champion: Metrics | None
-    baselines: Mapping[str, Metrics]
 
 
 @dataclass(frozen=True)
@@ -66,12 +57,13 @@ def publish(
     sessions: SessionSet,
     *,
     evaluated: Evaluated,
-    verdict: Verdict,
+    gate: Mapping[str, Any],
     provenance: Provenance,
 ) -> PublishedModel:
     """Give the candidate in `staging` (see :func:`stage`) its manifest and its name, and publish it.
 
-    `sessions` are those that `result` was trained on. Raises BundleError and RegistryError.
+    `sessions` are those that `result` was trained on, `gate` is the record of its verdict.
+    Raises BundleError and RegistryError.
     """
     created_at = time.time_ns() // 1_000_000
     content = b"".join((staging / _CANDIDATE / name).read_bytes() for name in (ADVANCE, RANK, VOCABULARY))
@@ -88,7 +80,7 @@ def publish(
             "champion": provenance.champion,
             "refitted": provenance.refitted,
         },
-        metrics=_metrics(evaluated, verdict, provenance),
+        metrics=_metrics(evaluated, gate, provenance),
         created_at=created_at,
         git_revision=_revision(),
     )
@@ -97,14 +89,16 @@ def publish(
     return published
 
 
-def _metrics(evaluated: Evaluated, verdict: Verdict, provenance: Provenance) -> dict[str, Any]:
-    champion = None
-    if evaluated.champion is not None:
-        champion = {"version": provenance.champion, **manifest_metrics(evaluated.champion)}
+def _metrics(evaluated: Evaluated, gate: Mapping[str, Any], provenance: Provenance) -> dict[str, Any]:
+    def by_name(judged: Sequence[Judgement]) -> dict[str, Any]:
+        return {one.name: manifest_metrics(one.metrics) for one in judged}
+
+    champion = evaluated.champion
     return {
-        "model": manifest_metrics(evaluated.model),
-        "champion": champion,
-        "baselines": {name: manifest_metrics(of) for name, of in evaluated.baselines.items()},
+        "model": manifest_metrics(evaluated.challenger.metrics),
+        "champion": {"version": champion.name, **manifest_metrics(champion.metrics)} if champion else None,
+        "predecessors": by_name(evaluated.predecessors),
+        "baselines": by_name(evaluated.baselines),
         "evaluated_weights": "trained without the holdout, refitted with it afterwards"
         if provenance.refitted
         else "these",
@@ -113,7 +107,7 @@ def _metrics(evaluated: Evaluated, verdict: Verdict, provenance: Provenance) -> 
             "from": int(provenance.holdout.ends[0]),
             "to": int(provenance.holdout.ends[-1]),
         },
-        "gate": {"passed": verdict.passed, "reasons": list(verdict.reasons)},
+        "gate": dict(gate),
     }
 
 

@@ -1,8 +1,11 @@
 """`trainer run`: collect, and every so often a cycle; until it is told to stop, or fails too often."""
 
+import math
+import threading
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from typing import Final
 
 import pyarrow as pa
@@ -38,10 +41,10 @@ def run(
 ) -> CycleResult | None:
     """Run cycles; returns the last one's result, None when stopped before there was one.
 
-    Collecting goes on between cycles. A failed cycle is logged and the next one tries again, but after
-    `trainer.max_failures` in a row, or with `once`, its error is raised: a TrainerError or SchemaError, whatever it was
-    at first. While Kafka does not answer a cycle waits (`trainer.outage`). Raises LeaseError, at once, when another
-    trainer publishes the same alias in the same registry.
+    Collecting goes on all the time, also during a cycle: that trains on what was there when it began. A failed cycle is
+    logged and the next one tries again, but after `trainer.max_failures` in a row, or with `once`, its error is raised:
+    a TrainerError or SchemaError, whatever it was at first. While Kafka does not answer a cycle waits
+    (`trainer.outage`). Raises LeaseError, at once, when another trainer publishes the same alias in the same registry.
     """
     settings = root.trainer
     use_threads(settings.threads)
@@ -69,7 +72,7 @@ def run(
         while not stopping():
             due = time.monotonic() + settings.every
             try:
-                result = waiting_out(lambda: _collect_and_run(collector, cycle, stopping), stopping)
+                result = waiting_out(lambda: _collect_and_run(folder, collector, cycle, stopping), stopping)
                 failures = 0
             except StopRequested:
                 log.info("stopped during a cycle; nothing was published, the next start begins it anew")
@@ -88,12 +91,16 @@ def run(
     return result
 
 
-def _collect_and_run(collector: Collector, cycle: Cycle, stopping: Callable[[], bool]) -> CycleResult:
+def _collect_and_run(
+    folder: ClickLogFolder, collector: Collector, cycle: Cycle, stopping: Callable[[], bool]
+) -> CycleResult:
     _tell_collected(collector.collect_to_end(stopping))
     if stopping():
         raise StopRequested
     began = time.monotonic()
-    result = cycle.run()
+    collected = folder.scan()
+    with _collecting(collector):
+        result = cycle.run(collected)
     log.info(
         f"cycle {result.outcome}", version=result.version, reasons=list(result.reasons),
         seconds=round(time.monotonic() - began, 1),
@@ -125,6 +132,19 @@ def _told(error: Exception) -> Exception:
 
 def _log_failure(event: str, error: Exception, **fields: int) -> None:
     log.error(event, error=str(_told(error)), exc_info=not isinstance(error, _TOLD_IN_A_LINE), **fields)
+
+
+@contextmanager
+def _collecting(collector: Collector) -> Iterator[None]:
+    """Collect in a thread of its own meanwhile: a cycle may take longer than the topic keeps clicks."""
+    over = threading.Event()
+    with ThreadPoolExecutor(1, "collect") as pool:
+        collecting = pool.submit(_collect_until, math.inf, collector, over.is_set)
+        try:
+            yield
+        finally:
+            over.set()
+            collecting.result()
 
 
 def _tell_collected(collected: Collected) -> None:

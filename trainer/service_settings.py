@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeInt, model_validator
 
 from schemas.announcement import CHAMPION
 from schemas.duration import Duration
@@ -44,6 +44,9 @@ class TrainerSettings(Section):
         default=3, ge=1, description="`trainer run` gives up after so many failed cycles in a row."
     )
 
+    collect_partitions: tuple[NonNegativeInt, ...] = Field(
+        default=(), description="Partitions of the clicks topic that are collected; empty: all of them."
+    )
     flush_clicks: int = Field(default=250_000, ge=1, description="Clicks held in memory before they are written.")
     flush_interval: Duration = Field(default=600.0, gt=0, description="Clicks are written at least so often.")
     log_keep: Duration = Field(
@@ -54,6 +57,16 @@ class TrainerSettings(Section):
         default=30 * 86_400.0,
         ge=0,
         description="Sessions that ended within this before the newest click are trained on; 0: all.",
+    )
+    window_clicks: int = Field(
+        default=20_000_000,
+        ge=1_000,
+        description="Of more clicks in the window the newest are trained on: a cycle's memory grows with them.",
+    )
+    session_clicks: int = Field(
+        default=200,
+        ge=2,
+        description="Of a session's clicks the newest count: one robot must not weigh as much as thousands of people.",
     )
     min_support: int = Field(default=1, ge=1, description="Clicks that an item needs to enter the catalogue.")
     holdout: float = Field(default=0.1, gt=0, lt=1, description="Share of the sessions, the newest, held out to judge.")
@@ -75,12 +88,20 @@ class TrainerSettings(Section):
     )
     gate_k: int = Field(default=20, ge=1, le=100, description="Recall and MRR are compared at this length.")
     gate_margin: float = Field(
-        default=0.005, ge=-1, le=1, description="How far below the champion's a challenger's Recall and MRR may lie."
+        default=0.005,
+        ge=-1,
+        le=1,
+        description="How far a challenger's Recall and MRR may lie below the champion's and its best predecessors'.",
+    )
+    gate_predecessors: int = Field(
+        default=2, ge=0, le=20, description="Earlier champions, the best ones, that a challenger is compared with too."
     )
     gate_beats: tuple[BaselineName, ...] = Field(
         default=("pop",), description="Baselines that a challenger must beat in Recall, with a champion or without."
     )
-    gate_predictions: int = Field(default=500, ge=1, description="A judgement on fewer predictions is none.")
+    gate_predictions: int = Field(
+        default=500, ge=1, description="On fewer predictions no champion is replaced; a first model needs none."
+    )
     keep_versions: int = Field(default=10, ge=1, description="Newest versions kept beside champion and predecessors.")
 
     delivery_timeout: Duration = Field(default=60.0, ge=1, description="Kafka must confirm an announcement within it.")

@@ -56,6 +56,14 @@ class SessionSet:
         keep = np.repeat(sessions, self.lengths)
         return replace(self, items=self.items[keep], offsets=_offsets(self.lengths[sessions]), ends=self.ends[sessions])
 
+    def newest(self, clicks: int) -> "SessionSet":
+        """The last ``clicks`` of each session; shorter ones whole."""
+        lengths = np.minimum(self.lengths, clicks)
+        if lengths.sum() == self.clicks:
+            return self
+        left = np.repeat(self.offsets[1:], self.lengths) - np.arange(self.clicks)  # clicks to the end of the session
+        return replace(self, items=self.items[left <= clicks], offsets=_offsets(lengths))
+
 
 def group_sessions(log: ClickLog, *, idle_gap_ms: int | None = None) -> SessionSet:
     """Group clicks by session id; in time order where there are times, ties and timeless logs in file order.
@@ -68,14 +76,19 @@ def group_sessions(log: ClickLog, *, idle_gap_ms: int | None = None) -> SessionS
     row = np.arange(len(log), dtype=np.int64)
     time = row if log.timestamp is None else log.timestamp
     order = np.lexsort((time, log.session))  # stable: equal times stay in file order
-    session, time = log.session[order], time[order]
+    session = log.session[order]
     starts = np.ones(len(log), dtype=np.bool_)
     starts[1:] = session[1:] != session[:-1]
+    del session  # here and below: a log of many clicks is not to be held more often than it must
+    time = time[order]
     if idle_gap_ms is not None:
         starts[1:] |= np.diff(time) > idle_gap_ms
     offsets = np.append(np.flatnonzero(starts), len(log)).astype(np.int64)
-    grouped = SessionSet(log.item[order], offsets, log.item_ids, time[offsets[1:] - 1], log.timestamp is not None)
-    return _reorder(grouped, np.argsort(grouped.ends, kind="stable"))
+    ends = time[offsets[1:] - 1]
+    del time, row
+    grouped = SessionSet(log.item[order], offsets, log.item_ids, ends, log.timestamp is not None)
+    del order
+    return _reorder(grouped, np.argsort(ends, kind="stable"))
 
 
 def drop_short(sessions: SessionSet) -> SessionSet:
@@ -145,7 +158,8 @@ def _reorder(sessions: SessionSet, order: Ints) -> SessionSet:
     lengths = sessions.lengths[order]
     offsets = _offsets(lengths)
     # Position of each click in the old array: the old start of its session, plus its distance from the new start.
-    source = np.arange(sessions.clicks) + np.repeat(sessions.offsets[:-1][order] - offsets[:-1], lengths)
+    source = np.repeat(sessions.offsets[:-1][order] - offsets[:-1], lengths)
+    source += np.arange(sessions.clicks)
     return replace(sessions, items=sessions.items[source], offsets=offsets, ends=sessions.ends[order])
 
 

@@ -43,7 +43,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Judgement:
-    """One model: its metrics, and at the greatest k, by ``recall@k`` and ``mrr@k``, intervals and differences.
+    """One model: its metrics, and at one k, by ``recall@k`` and ``mrr@k``, intervals and differences.
 
     ``against_first`` is empty for the first model, the reference.
     """
@@ -59,15 +59,16 @@ def judge(
     sessions: SessionSet,
     *,
     ks: Sequence[int] = DEFAULT_KS,
+    k: int | None = None,
     resamples: int = RESAMPLES,
     seed: int = 42,
 ) -> tuple[Judgement, ...]:
     """Judge models by the ranks of the same predictions (of ``ranks_of``), float64[predictions] each.
 
-    The reference is the first one. Raises ValueError when there are no predictions, or not as many as the sessions
-    have.
+    The reference is the first one; intervals and differences are at ``k``, the greatest of ``ks`` by default. Raises
+    ValueError when there are no predictions, or not as many as the sessions have.
     """
-    names, k = list(ranks), max(ks)
+    names, k = list(ranks), max(ks) if k is None else k
     metrics = [Metrics.of_ranks(of, ks) for of in ranks.values()]
     of_session = np.repeat(np.arange(len(sessions)), np.maximum(sessions.lengths - 1, 0))
     if any(len(of) != len(of_session) for of in ranks.values()):

@@ -1,6 +1,7 @@
 """What a cycle trains on: the sessions of the click log's newest part, and which of them which model has seen."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,7 +11,7 @@ import pyarrow as pa
 
 from schemas.click_files.read import ClickLog
 from schemas.manifest import Manifest
-from trainer.click_log import ClickLogFolder, LogFile
+from trainer.click_log import ClickLogFolder, LogFile, LogState
 from trainer.errors import TooFewSessionsError
 from trainer.sessions import SessionSet, group_sessions
 
@@ -41,6 +42,16 @@ class Seen:
             manifest.created_at if until is None else int(until),
         )
 
+    def not_yet(self, table: Any, partition: int, topic_id: str) -> Flags:
+        """Which clicks of a partition, rows of a table of the click log, the model has not seen: bool[rows]."""
+        if self.topic_id == topic_id:
+            new: Flags = table["offset"].to_numpy() >= self.positions.get(partition, 0)
+        elif self.until is not None:
+            new = table["timestamp"].to_numpy() > self.until
+        else:
+            new = np.ones(len(table), np.bool_)
+        return new
+
 
 @dataclass(frozen=True)
 class Window:
@@ -53,31 +64,51 @@ class Window:
     """The log's next offsets: what a model trained on this window has seen."""
     topic_id: str
     """Of the clicks topic that the log was collected from."""
+    left_out: int = 0
+    """Clicks within the window's time that were too many to be read."""
 
 
 def read_window(
-    folder: ClickLogFolder, *, window_ms: int, idle_gap_ms: int, last: Seen, champion: Seen
+    folder: ClickLogFolder,
+    state: LogState,
+    *,
+    window_ms: int,
+    idle_gap_ms: int,
+    last: Seen,
+    champion: Seen,
+    window_clicks: int | None = None,
+    session_clicks: int | None = None,
 ) -> Window | None:
     """The sessions whose last click lies within `window_ms` of the log's newest click (0: all); None without clicks.
 
-    `last` and `champion` are what the last model trained and the champion have seen. Raises ClickLogError.
+    `state` is what was found in the folder: files that came since are not looked at.
+
+    Of more than `window_clicks` the newest are read; a session that begins before them loses its first ones. Of each
+    session the newest `session_clicks` count. `last` and `champion` are what the last model trained and the champion
+    have seen. Raises ClickLogError.
     """
-    state = folder.scan()
-    newest = {file: folder.newest_timestamp(file) for file in state.files}
-    limit = max((time for time in newest.values() if time is not None), default=0) - window_ms if window_ms else 0
-    files = [file for file in state.files if (time := newest[file]) is not None and time >= limit]
-    if not files:
+    newest = {file: time for file in state.files if (time := folder.newest_timestamp(file)) is not None}
+    if not newest:
         return None
+    limit = max(newest.values()) - window_ms if window_ms else 0
+    newest = {file: time for file, time in newest.items() if time >= limit}
+    counts = {file: folder.count(file) for file in newest}
+    taken = _newest_clicks(newest, counts, window_clicks)
     topic_id = folder.topic_of(state.files[-1]).topic_id
-    clicks, after_last, after_champion = _read(folder, files, topic_id, last, champion)
-    sessions = group_sessions(clicks, idle_gap_ms=idle_gap_ms)
+    clicks, after_last, after_champion = _read(folder, taken, topic_id, last, champion)
+    # The clicks' numbers in place of their items: what is known of a click finds its session by them.
+    grouped = group_sessions(replace(clicks, item=np.arange(len(clicks))), idle_gap_ms=idle_gap_ms)
+    click, starts = grouped.items, grouped.offsets[:-1]
+    sessions = replace(grouped, items=clicks.item[click])
     kept = (sessions.ends >= limit) & (sessions.lengths > 1)
+    chosen = sessions.select(kept)
     return Window(
-        sessions.select(kept),
-        new=_by_session(clicks, after_last, idle_gap_ms, np.logical_or)[kept],
-        unseen=_by_session(clicks, after_champion, idle_gap_ms, np.logical_and)[kept],
+        chosen if session_clicks is None else chosen.newest(session_clicks),
+        new=np.logical_or.reduceat(after_last[click], starts)[kept],
+        unseen=np.logical_and.reduceat(after_champion[click], starts)[kept],
         positions=state.next_offsets,
         topic_id=topic_id,
+        left_out=sum(counts.values()) - len(clicks),
     )
 
 
@@ -90,7 +121,7 @@ def hold_out(window: Window, *, share: float, most: int) -> tuple[SessionSet, Se
     """
     unseen = np.flatnonzero(window.unseen)
     total = len(window.sessions)
-    size = min(round(total * share), most, max(1, len(unseen) // 2))
+    size = min(max(1, round(total * share)), most, max(1, len(unseen) // 2))
     if not 0 < size < total or not len(unseen):
         raise TooFewSessionsError(f"nothing to hold out: {len(unseen)} of {total} sessions are new to the champion")
     held = unseen[-size:]
@@ -102,39 +133,62 @@ def hold_out(window: Window, *, share: float, most: int) -> tuple[SessionSet, Se
     return window.sessions.select(older), window.sessions.select(chosen)
 
 
-def _by_session(clicks: ClickLog, flags: Flags, idle_gap_ms: int, combine: np.ufunc) -> Flags:
-    """Combine a flag of the clicks for each session, in the order in which `group_sessions` puts them."""
-    grouped = group_sessions(
-        replace(clicks, item=flags.astype(np.int64), item_ids=("false", "true")), idle_gap_ms=idle_gap_ms
-    )
-    combined: Flags = combine.reduceat(grouped.items.astype(np.bool_), grouped.offsets[:-1])
-    return combined
+def _newest_clicks(
+    newest: Mapping[LogFile, int], counts: Mapping[LogFile, int], most: int | None
+) -> dict[LogFile, int]:
+    """How many clicks to read of which files, in the files' order: the newest files whole, a part of the last one."""
+    room = sum(counts.values()) if most is None else most
+    taken: dict[LogFile, int] = {}
+    for file in sorted(newest, key=lambda file: (newest[file], file), reverse=True):
+        taken[file] = min(counts[file], room)
+        room -= taken[file]
+    return {file: taken[file] for file in sorted(taken) if taken[file]}
 
 
 def _read(
-    folder: ClickLogFolder, files: Sequence[LogFile], topic_id: str, *models: Seen
+    folder: ClickLogFolder, taken: Mapping[LogFile, int], topic_id: str, last: Seen, champion: Seen
 ) -> tuple[ClickLog, Flags, Flags]:
-    """The clicks of the files, and which of them each of two models has not seen."""
-    tables = [folder.rows(file) for file in files]
+    """The newest clicks of the files, as many as named, and which of them each of the two models has not seen.
 
-    def new_to(seen: Seen, file: LogFile, table: Any) -> Flags:
-        if seen.topic_id == topic_id:
-            new: Flags = table["offset"].to_numpy() >= seen.positions.get(file.partition, 0)
-        elif seen.until is not None:
-            new = table["timestamp"].to_numpy() > seen.until
-        else:
-            new = np.ones(len(table), np.bool_)
-        return new
+    In the order of partitions and offsets: clicks of the same millisecond stay in the order of their arrival.
+    """
+    count = sum(taken.values())
+    session, time = np.empty(count, np.int64), np.empty(count, np.int64)
+    after_last, after_champion = np.empty(count, np.bool_), np.empty(count, np.bool_)
+    items: list[Any] = []
+    at = known = 0
+    for partition, files in itertools.groupby(taken, key=lambda file: file.partition):
+        ids: list[Any] = []
+        begin = at
+        for file in files:
+            table = _newest_rows(folder.rows(file, encoded=True), taken[file])
+            part = slice(at, at := at + len(table))
+            time[part] = table["timestamp"].to_numpy()
+            after_last[part] = last.not_yet(table, partition, topic_id)
+            after_champion[part] = champion.not_yet(table, partition, topic_id)
+            ids += table["session_id"].chunks
+            items += table["item_id"].chunks
+            del table
+        # A session lies in one partition, so its text is not needed beyond it.
+        names = _codes(ids, session[begin:at])
+        session[begin:at] += known
+        known += len(names)
+        del ids, names
+    item = np.empty(count, np.int64)
+    item_ids = _codes(items, item).to_pylist()
+    return ClickLog(session, item, tuple(item_ids), time), after_last, after_champion
 
-    # In the order of partitions and offsets: clicks of the same millisecond stay in the order of their arrival.
-    table = pa.concat_tables(tables)
-    session, _ = _codes(table["session_id"])
-    item, item_ids = _codes(table["item_id"])
-    clicks = ClickLog(session, item, tuple(item_ids), table["timestamp"].to_numpy())
-    last, champion = (np.concatenate([new_to(seen, *of) for of in zip(files, tables, strict=True)]) for seen in models)
-    return clicks, last, champion
+
+def _newest_rows(table: Any, count: int) -> Any:
+    if count == len(table):
+        return table
+    newest = np.argpartition(table["timestamp"].to_numpy(), -count)[-count:]
+    return table.take(np.sort(newest))
 
 
-def _codes(column: Any) -> tuple[npt.NDArray[np.int64], Iterable[str]]:
-    encoded = column.combine_chunks().dictionary_encode()
-    return encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64), encoded.dictionary.to_pylist()
+def _codes(chunks: list[Any], out: npt.NDArray[np.int64]) -> Any:
+    """Write the indices of dictionary arrays into `out`, int64[rows]; returns their texts, as pyarrow has them."""
+    at, unified = 0, pa.chunked_array(chunks).unify_dictionaries()
+    for chunk in unified.chunks:
+        out[at : (at := at + len(chunk))] = chunk.indices.to_numpy()
+    return unified.chunk(0).dictionary

@@ -33,9 +33,13 @@ def clicks(count: int, *, first: int = 0) -> Iterator[Click]:
         yield Click(f"s{number % 50}", f"i{number % 7}", NOW + number)
 
 
-def logged(deployment: Deployment) -> list[tuple[str, str, int]]:
+def logged(deployment: Deployment, folder: str = ".") -> list[tuple[str, str, int]]:
     """Every row of the log, by time."""
-    rows = [row for path in deployment.log_dir.glob("*.parquet") for row in pq.ParquetFile(path).read().to_pylist()]
+    rows = [
+        row
+        for path in (deployment.log_dir / folder).glob("*.parquet")
+        for row in pq.ParquetFile(path).read().to_pylist()
+    ]
     return sorted(((row["session_id"], row["item_id"], row["timestamp"]) for row in rows), key=lambda row: row[2])
 
 
@@ -54,6 +58,21 @@ def test_each_call_goes_on_where_the_files_end(deployment: Deployment) -> None:
     deployment.produce(clicks(300, first=500))
     assert collect_once(deployment) == 300
     assert logged(deployment) == as_rows(clicks(800))
+
+
+def test_collectors_share_the_partitions(deployment: Deployment) -> None:
+    deployment.produce(clicks(500))
+    shares = {"one": (0, 2), "two": (1,)}
+    for name, numbers in shares.items():
+        root = deployment.root(log_dir=deployment.log_dir / name, collect_partitions=numbers)
+        assert collect(root, once=True, stopping=lambda: False).clicks > 0
+        assert set(ClickLogFolder(deployment.log_dir / name).scan().next_offsets) == set(numbers)
+    rows = [row for name in shares for row in logged(deployment, name)]
+    assert sorted(rows, key=lambda row: row[2]) == as_rows(clicks(500))
+    with pytest.raises(ClickLogError, match=r"holds partitions \[1\], which .* trainer.collect_partitions leaves out"):
+        collect(deployment.root(log_dir=deployment.log_dir / "two", collect_partitions=(0,)), once=True, stopping=bool)
+    with pytest.raises(CollectError, match=r"names \[7\], the topic .* has 0 to 2"):
+        collect(deployment.root(collect_partitions=(1, 7)), once=True, stopping=bool)
 
 
 def test_records_that_are_no_clicks_are_counted_and_passed(deployment: Deployment) -> None:

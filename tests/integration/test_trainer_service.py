@@ -20,6 +20,7 @@ from trainer.__main__ import main
 from trainer.assembly import championship_of, registry_of
 from trainer.click_log import ClickLogFolder
 from trainer.cycle import CycleResult
+from trainer.gate import best_rivals
 from trainer.service import run
 
 NOW = 1_767_225_600_000
@@ -88,10 +89,33 @@ def test_the_second_cycle_starts_from_the_champion_and_follows_the_catalogue(dep
     assert set(new.vocabulary) - set(old.vocabulary)
     assert set(old.vocabulary) - set(new.vocabulary)
     assert new.manifest.training["started_from"] == first.version
+    assert new.manifest.metrics["predecessors"] == {}
     compared = new.manifest.metrics["champion"]
     assert compared["version"] == first.version
     assert compared["predictions"] == new.manifest.metrics["model"]["predictions"]
     assert compared["recall@20"] < new.manifest.metrics["model"]["recall@20"]
+
+
+def test_a_challenger_is_compared_with_the_champions_before_too(deployment: Deployment) -> None:
+    produce_history(deployment)
+    overrides: dict[str, Any] = {"keep_versions": 1, "gate_margin": 1, "gate_predecessors": 2}
+    versions = [cycle(deployment, **overrides).version]
+    live = SHOP.live(NOW)
+    for _ in range(4):
+        deployment.produce(islice(live, 2000))
+        result = cycle(deployment, **overrides)
+        assert result.outcome == "announced"
+        versions.append(result.version)
+    registry = registry_of(deployment.root())
+    metrics = registry.get(versions[-1] or "").manifest.metrics
+    assert metrics["champion"]["version"] == versions[-2]
+    # They are judged by the same predictions, and stay published for it however few versions are kept.
+    assert len(metrics["predecessors"]) == 2
+    assert set(metrics["predecessors"]) < set(versions[:-2])
+    assert {of["predictions"] for of in metrics["predecessors"].values()} == {metrics["model"]["predictions"]}
+    assert set(metrics["predecessors"]) | {versions[-2]} <= set(metrics["gate"]["ahead"])
+    rivals = best_rivals(metrics, 20)[:2]
+    assert set(rivals) <= {model.version for model in registry.versions()}
 
 
 def test_a_challenger_below_the_champion_is_published_and_not_announced(deployment: Deployment) -> None:
@@ -103,7 +127,10 @@ def test_a_challenger_below_the_champion_is_published_and_not_announced(deployme
     assert "against the champion's" in refused.reasons[0]
     assert champion(deployment).version == first.version
     manifest = registry_of(deployment.root()).get(refused.version or "").manifest
-    assert manifest.metrics["gate"] == {"passed": False, "reasons": list(refused.reasons)}
+    gate = manifest.metrics["gate"]
+    assert (gate["passed"], gate["reasons"]) == (False, list(refused.reasons))
+    assert gate["predictions"] == manifest.metrics["model"]["predictions"]
+    assert 0 < gate["ahead"][first.version]["recall@20"]["standard_error"] < 0.1
     assert manifest.metrics["evaluated_weights"] == "these"
     # What it was trained on is not new any more: the loop does not try the same again and again.
     assert cycle(deployment, gate_margin=-1).outcome == "skipped"
@@ -113,10 +140,37 @@ def test_too_little_to_learn_from_is_no_error(deployment: Deployment) -> None:
     assert cycle(deployment).reasons == ("the click log holds no clicks yet",)
     deployment.produce(islice(SHOP.history(50, before_ms=NOW), 100))
     assert "new sessions, a cycle needs 100" in cycle(deployment).reasons[0]
-    produce_history(deployment)
-    assert "predictions to judge by, 5000 are needed" in cycle(deployment, gate_predictions=5000).reasons[0]
     assert registry_of(deployment.root()).versions() == []
     assert deployment.models_topic().current() is None
+    produce_history(deployment)
+    first = cycle(deployment, gate_predictions=100_000)  # nobody is replaced by a first model
+    assert first.outcome == "announced"
+    produce_live(deployment)
+    assert "predictions to judge by, 100000 are needed" in cycle(deployment, gate_predictions=100_000).reasons[0]
+    assert champion(deployment).version == first.version
+
+
+def test_clicks_are_collected_while_a_cycle_trains(deployment: Deployment) -> None:
+    produce_history(deployment)
+    log = ClickLogFolder(deployment.log_dir)
+    before: dict[int, int] = {}
+
+    def progress(phase: str, _done: int, _total: int) -> None:
+        if phase == "training" and not before:
+            before.update(log.scan().next_offsets)
+            produce_live(deployment, 100)
+            deadline = time.monotonic() + 120
+            while sum(log.scan().next_offsets.values()) < sum(before.values()) + 100:
+                assert time.monotonic() < deadline, "nothing was collected during the training"
+                time.sleep(0.1)
+
+    root = deployment.root(flush_interval="100ms")
+    result = run(root, once=True, stopping=lambda: False, progress=progress)
+    assert before
+    assert result is not None
+    # What came meanwhile is in the log, and new to the next cycle.
+    model = registry_of(root).get(result.version or "")
+    assert model.manifest.training["positions"] == {str(number): offset for number, offset in before.items()}
 
 
 def test_a_registry_in_an_object_store(deployment: Deployment, tmp_path: Path) -> None:

@@ -204,7 +204,7 @@ def test_the_window_holds_the_sessions_that_ended_lately_whole(log: ClickLogFold
     write_sessions(log, 0, 0, [("old", "a", 0), ("old", "b", 1000), ("long", "a", 9 * hour)])
     write_sessions(log, 0, 3, [("long", "b", 9 * hour + 1000), ("single", "a", 10 * hour)])
     write_sessions(log, 1, 0, [("new", "b", 10 * hour), ("new", "c", 10 * hour + 5)])
-    window = read_window(log, window_ms=2 * hour, idle_gap_ms=30 * MINUTE, last=Seen(), champion=Seen())
+    window = read_window(log, log.scan(), window_ms=2 * hour, idle_gap_ms=30 * MINUTE, last=Seen(), champion=Seen())
     assert window is not None
     named = [[window.sessions.item_ids[i] for i in items] for items in sessions_of(window.sessions)]
     assert named == [["a", "b"], ["b", "c"]]  # `long` and `new`; a session of one click teaches nothing
@@ -216,7 +216,7 @@ def test_the_window_tells_which_sessions_which_model_has_seen(log: ClickLogFolde
     write_sessions(log, 1, 0, [("c", "x", 4), ("c", "y", 5)])
 
     def flags(seen: Seen) -> tuple[list[bool], list[bool]]:
-        window = read_window(log, window_ms=0, idle_gap_ms=MINUTE, last=seen, champion=seen)
+        window = read_window(log, log.scan(), window_ms=0, idle_gap_ms=MINUTE, last=seen, champion=seen)
         assert window is not None
         assert window.topic_id == TOPIC.topic_id
         return window.new.tolist(), window.unseen.tolist()
@@ -283,15 +283,45 @@ def test_a_holdout_that_leaves_nothing_on_one_side_is_refused(unseen: list[bool]
 
 def test_an_idle_gap_splits_a_session_id(log: ClickLogFolder) -> None:
     write_sessions(log, 0, 0, [("a", "x", 0), ("a", "y", 1), ("a", "x", 40 * MINUTE), ("a", "z", 41 * MINUTE)])
-    window = read_window(log, window_ms=0, idle_gap_ms=30 * MINUTE, last=Seen(), champion=Seen())
+    window = read_window(log, log.scan(), window_ms=0, idle_gap_ms=30 * MINUTE, last=Seen(), champion=Seen())
     assert window is not None
     assert [len(items) for items in sessions_of(window.sessions)] == [2, 2]
 
 
+def test_of_too_many_clicks_the_newest_are_read(log: ClickLogFolder) -> None:
+    write_sessions(log, 0, 0, [("a", "x", 0), ("a", "y", 1)])
+    write_sessions(log, 0, 2, [("b", "x", 12), ("c", "y", 10), ("b", "z", 13), ("c", "z", 11)])
+    write_sessions(log, 1, 0, [("d", "y", 4), ("d", "z", 5)])
+
+    def read(clicks: int) -> tuple[list[list[str]], int]:
+        window = read_window(
+            log, log.scan(), window_ms=0, idle_gap_ms=MINUTE, last=Seen(), champion=Seen(), window_clicks=clicks
+        )
+        assert window is not None
+        assert window.positions == {0: 6, 1: 2}  # what was left out is not new in the next cycle
+        ids = window.sessions.item_ids
+        return [[ids[i] for i in items] for items in sessions_of(window.sessions)], window.left_out
+
+    assert read(8) == ([["x", "y"], ["y", "z"], ["y", "z"], ["x", "z"]], 0)
+    assert read(6) == ([["y", "z"], ["y", "z"], ["x", "z"]], 2)
+    assert read(4) == ([["y", "z"], ["x", "z"]], 4)
+    assert read(2) == ([["x", "z"]], 6)
+
+
+def test_a_robots_session_counts_with_its_newest_clicks(log: ClickLogFolder) -> None:
+    write_sessions(log, 0, 0, [("robot", f"i{at}", at) for at in range(50)] + [("a", "i0", 50), ("a", "i1", 51)])
+    seen = Seen({0: 1}, TOPIC.topic_id)
+    window = read_window(log, log.scan(), window_ms=0, idle_gap_ms=MINUTE, last=seen, champion=seen, session_clicks=3)
+    assert window is not None
+    named = [[window.sessions.item_ids[i] for i in items] for items in sessions_of(window.sessions)]
+    assert named == [["i47", "i48", "i49"], ["i0", "i1"]]
+    assert (window.new.tolist(), window.unseen.tolist()) == ([True, True], [False, True])  # its first click is seen
+
+
 def test_a_log_without_clicks_has_no_window(log: ClickLogFolder) -> None:
-    assert read_window(log, window_ms=0, idle_gap_ms=MINUTE, last=Seen(), champion=Seen()) is None
+    assert read_window(log, log.scan(), window_ms=0, idle_gap_ms=MINUTE, last=Seen(), champion=Seen()) is None
     log.write(0, 0, 4, Rows([], [], [], []), topic=TOPIC, expected=0)
-    assert read_window(log, window_ms=0, idle_gap_ms=MINUTE, last=Seen(), champion=Seen()) is None
+    assert read_window(log, log.scan(), window_ms=0, idle_gap_ms=MINUTE, last=Seen(), champion=Seen()) is None
 
 
 def sessions_of(sessions: SessionSet) -> list[list[int]]:

@@ -6,15 +6,15 @@ from typing import Final
 import numpy as np
 from scipy import sparse
 
-from trainer.baselines.scorer import Baseline, Scores, below_one
-from trainer.evaluate import Floats, Lanes
+from trainer.baselines.scorer import LONGEST, Baseline, Scores, below_one, newest_first
+from trainer.evaluate import Lanes
 from trainer.sessions import SessionSet
+from trainer.shared_sessions import shared_sessions, strongest
 
 NEIGHBOURS: Final = 100  # similar items that Item-KNN keeps for each item
 REGULARISATION: Final = 20.0  # clicks added to an item's support: rare items are similar to little
 RULE_STEPS: Final = 10  # clicks that a sequential rule looks ahead
 RULE_UNITS: Final = 2520  # two sums of 1/1 .. 1/10 differ by 1/2520 at least, or not at all
-_BLOCK = 512  # items whose similarities are held at once
 
 
 def all_baselines(train: SessionSet) -> tuple[Callable[[], Baseline], ...]:
@@ -34,7 +34,7 @@ def s_pop(train: SessionSet) -> Baseline:
 
     def score(lanes: Lanes) -> Scores:
         scores = np.tile(popularity, (len(lanes.position), 1))
-        history = lanes.history(int(lanes.clicks.max()))  # [n, longest]
+        history = newest_first(lanes)
         row, _ = np.nonzero(history >= 0)
         np.add.at(scores, (row, history[history >= 0]), np.float32(1))
         return scores
@@ -77,32 +77,19 @@ def item_knn(train: SessionSet, *, neighbours: int = NEIGHBOURS, regularisation:
     """Item-KNN: items by regularised cosine similarity to the last one, by the sessions they share.
 
     Sessions with both items / sqrt((support + λ)(support + λ)), λ the ``regularisation``; the nearest ``neighbours`` of
-    each item (the Item-KNN of Hidasi et al. 2016).
+    each item (the Item-KNN of Hidasi et al. 2016). Among equally near ones those of the lower number are kept: where
+    the vocabulary is :func:`trainer.sessions.vocabulary_of`'s, the more popular ones.
     """
+    train = train.newest(LONGEST)
     items = len(train.item_ids)
-    ones = np.ones(train.clicks, np.float32)
-    table = sparse.csc_array((ones, (train.session_of_click(), train.items)), shape=(len(train), items))
-    table.sum_duplicates()
-    table.data[:] = 1.0  # an item clicked twice is in the session once
     scale = 1.0 / np.sqrt(train.support() + regularisation)
-    blocks = [
-        _nearest(table, scale, start, min(start + _BLOCK, items), neighbours) for start in range(0, items, _BLOCK)
+    parts = [
+        strongest(item, other, count * scale[item] * scale[other], neighbours)
+        for item, other, count in shared_sessions(train)
     ]
-    return _of_last_item("item-knn", sparse.csr_array(sparse.vstack(blocks)), np.zeros(items, np.float32))
-
-
-def _nearest(table: "sparse.csc_array", scale: Floats, start: int, stop: int, neighbours: int) -> "sparse.csr_array":
-    """Rows start to stop of the similarity matrix, the nearest items of each alone."""
-    similar = sparse.csr_array(table[:, start:stop].T @ table)
-    row = np.repeat(np.arange(stop - start), np.diff(similar.indptr))
-    similar.data *= (scale[start + row] * scale[similar.indices]).astype(np.float32)
-    similar.data[similar.indices == start + row] = 0.0  # an item is no neighbour of its own
-    for begin, end in zip(similar.indptr[:-1], similar.indptr[1:], strict=True):
-        if end - begin > neighbours:
-            values = similar.data[begin:end]
-            values[values < np.partition(values, -neighbours)[-neighbours]] = 0.0
-    similar.eliminate_zeros()
-    return similar
+    item, other, similarity = (np.concatenate(column) for column in zip(*parts, strict=True))
+    table = sparse.csr_array((similarity.astype(np.float32), (item, other)), shape=(items, items))
+    return _of_last_item("item-knn", table, np.zeros(items, np.float32))
 
 
 def _of_last_item(name: str, table: "sparse.csr_array", floor: Scores) -> Baseline:

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer.baselines.scorer import Baseline, Scores
+from trainer.baselines.scorer import Baseline, Scores, newest_first
 from trainer.evaluate import Lanes
 from trainer.sessions import SessionSet
 
@@ -47,7 +47,7 @@ def bpr_mf(
             )
 
     def score(lanes: Lanes) -> Scores:
-        history = lanes.history(int(lanes.clicks.max()))  # [n, longest]
+        history = newest_first(lanes)
         present = torch.from_numpy((history >= 0).astype(np.float32))
         rows = q[torch.from_numpy(np.maximum(history, 0))] * present.unsqueeze(2)  # [n, longest, f]
         scores: Scores = ((rows.sum(1) / present.sum(1, keepdim=True)) @ q.T + bias).numpy()

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from trainer.baselines.scorer import Baseline, Scores
+from trainer.baselines.scorer import LONGEST, Baseline, Scores, newest_first
 from trainer.errors import TrainingSettingsError
 from trainer.evaluate import Floats, Ints, Lanes
 from trainer.sessions import SessionSet
@@ -24,7 +24,7 @@ _DAY_MS = 86_400_000.0
 class SessionIndex:
     """Training sessions as sets of items, by session and by item. p pairs of a session and an item in it.
 
-    Of an item clicked several times in a session the last click counts.
+    Of an item clicked several times in a session the last click counts; of a session the last ``LONGEST`` clicks.
 
     items, places     int64[p]      each session's distinct items, and the 0-based place of their last click
     offsets           int64[s + 1]  session i has the pairs from ``offsets[i]`` to ``offsets[i + 1]``
@@ -45,7 +45,7 @@ class SessionIndex:
 
     @classmethod
     def of(cls, train: SessionSet) -> "SessionIndex":
-        catalogue = len(train.item_ids)
+        train, catalogue = train.newest(LONGEST), len(train.item_ids)
         session = train.session_of_click()
         place = np.arange(train.clicks) - train.offsets[session]
         # The first of each pair in the reversed log is its last click; pairs come out by session, then by item.
@@ -216,10 +216,10 @@ def _baseline(
         return np.bincount(index.items[entry], weights=weights, minlength=catalogue).astype(np.float64)
 
     def score(lanes: Lanes) -> Scores:
-        history = lanes.history(int(lanes.clicks.max()))  # [n, longest]
+        history = newest_first(lanes)
         scores = np.empty((len(history), catalogue), np.float32)
-        for row, (clicks, length) in enumerate(zip(history, lanes.clicks.tolist(), strict=True)):
-            scores[row] = votes_after(clicks[:length])
+        for row, clicks in enumerate(history):
+            scores[row] = votes_after(clicks[clicks >= 0])
         return scores
 
     return Baseline(name, catalogue, score)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,10 @@ from trainer.evaluate import Floats, Ints, Lanes, Ties, ranks_among
 from trainer.sessions import SessionSet
 
 Scores = npt.NDArray[np.float32]
+
+LONGEST: Final = 200
+"""Clicks of a session that a baseline looks at, its newest: work and memory grow with their square, and beyond a few
+hundred clicks it is a robot that walks through the catalogue. RSC15's sessions end at 200."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,11 @@ class Baseline:
 
     def ranks(self, state: object, lanes: Lanes, targets: Ints, ties: Ties) -> Floats:
         return ranks_among(torch.from_numpy(self.score(lanes)), targets, ties, self.name)
+
+
+def newest_first(lanes: Lanes) -> Ints:
+    """The last clicks that a baseline looks at, -1 where there are no more: int64[n, at most LONGEST]."""
+    return lanes.history(min(int(lanes.clicks.max()), LONGEST))
 
 
 def below_one(train: SessionSet) -> Scores:

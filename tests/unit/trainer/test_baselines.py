@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from schemas.click_files.read import read_log
-from tests.unit.trainer.builders import sessions_of
+from tests.unit.trainer.builders import random_sessions, sessions_of
 from trainer.baselines import (
     BASELINES,
     Baseline,
@@ -19,6 +19,8 @@ from trainer.baselines import (
     stan,
     vs_knn,
 )
+from trainer.baselines.neighbours import SessionIndex
+from trainer.baselines.scorer import LONGEST
 from trainer.evaluate import Lanes, evaluate
 from trainer.sessions import SessionSet, drop_short, group_sessions, temporal_holdout, train_and_test
 
@@ -141,6 +143,40 @@ def test_no_baseline_looks_at_the_click_to_predict(name: str) -> None:
         seen = baseline.score(Lanes(session, np.array([1]), np.array([0])))
         assert np.array_equal(seen, baseline.score(lanes_after(0, 1)))
         assert np.isfinite(seen).all()
+
+
+ROBOT = 1000
+"""Clicks of a robot, each on another item: five times what a baseline looks at."""
+
+
+def test_item_knn_keeps_so_many_neighbours_also_of_equally_near_items() -> None:
+    train = sessions_of([list(range(150)), [0, 149]])
+    scores = item_knn(train, neighbours=3).score(
+        Lanes(sessions_of([[0], [9]], items=150), np.array([0, 1]), np.arange(2))
+    )
+    assert np.flatnonzero(scores[0]).tolist() == [1, 2, 149]  # 149 is nearer, of the others the first ones stay
+    assert np.flatnonzero(scores[1]).tolist() == [1, 2, 3]  # 0 has more clicks: less alike
+
+
+def test_a_robots_session_is_company_for_its_last_items_alone() -> None:
+    table = item_knn(sessions_of([list(range(ROBOT)), [0, 1]]))
+    first, last = (table.score(lanes(ROBOT, [item]))[0] for item in (0, ROBOT - 1))
+    assert np.flatnonzero(first).tolist() == [1]
+    assert np.count_nonzero(last) == 100
+    index = SessionIndex.of(sessions_of([list(range(ROBOT)), [0, 1]]))
+    assert (len(index.items), index.lengths.tolist()) == (LONGEST + 2, [LONGEST, 2])
+
+
+@pytest.mark.parametrize("name", list(BASELINES))
+def test_no_baseline_looks_further_back_than_its_bound(name: str) -> None:
+    baseline = BASELINES[name](random_sessions(200, ROBOT))
+    clicks = list(range(ROBOT))
+    whole, newest = (baseline.score(lanes(ROBOT, of)) for of in (clicks, clicks[-LONGEST:]))
+    assert np.array_equal(whole, newest)
+
+
+def lanes(items: int, clicks: list[int]) -> Lanes:
+    return Lanes(sessions_of([clicks], items=items), np.array([len(clicks) - 1]), np.array([0]))
 
 
 def real_split(folder: Path, name: str) -> tuple[SessionSet, SessionSet]:

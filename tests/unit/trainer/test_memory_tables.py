@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from tests.unit.trainer.builders import random_sessions, sessions_of
+from trainer import shared_sessions
 from trainer.memory_tables import ItemTable, cooccurrence, transitions
 from trainer.sessions import SessionSet
 
@@ -30,8 +31,10 @@ def expected(counted: Counter[tuple[int, int]], items: int, width: int) -> dict[
     return {item: row[:width] for item, row in rows.items()}
 
 
-@pytest.mark.parametrize(("items", "width"), [(12, 100), (12, 3), (700, 4)])  # 700: more than one block
-def test_against_counting_by_hand(items: int, width: int) -> None:
+@pytest.mark.parametrize("entries", [1, 300, 2_000_000])  # one item at a time, some, all at once
+@pytest.mark.parametrize(("items", "width"), [(12, 100), (12, 3), (700, 4)])
+def test_against_counting_by_hand(items: int, width: int, entries: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_sessions, "_ENTRIES", entries)
     sessions = random_sessions(400, items, longest=12, seed=3)
     followed, shared = Counter[tuple[int, int]](), Counter[tuple[int, int]]()
     for clicks in clicks_of(sessions):

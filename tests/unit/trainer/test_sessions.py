@@ -109,3 +109,11 @@ def test_support_and_transitions_count() -> None:
     assert sessions.support().tolist() == [3, 1, 2]
     assert sessions.transitions == 3
     assert drop_short(sessions).clicks == 5
+
+
+def test_the_newest_clicks_of_each_session() -> None:
+    sessions = sessions_of([[0, 1, 2], [3], [4, 5]], items=6)
+    cut = sessions.newest(2)
+    assert (cut.items.tolist(), cut.offsets.tolist()) == ([1, 2, 3, 4, 5], [0, 2, 3, 5])
+    assert cut.ends.tolist() == sessions.ends.tolist()
+    assert sessions.newest(3) is sessions
