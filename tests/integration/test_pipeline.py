@@ -12,9 +12,6 @@ from stream_app.errors import DeliveryError, StalledError
 from tests.conftest import KafkaUnderTest
 from tests.integration.workers import DEADLINE, Group, running, until
 
-# Stopped in the middle of a rebalance, Faust's consumer thread ends with the cancellation; a real worker ends with it.
-pytestmark = pytest.mark.filterwarnings("ignore:Exception in thread:pytest.PytestUnhandledThreadExceptionWarning")
-
 
 class LostBatch(Batch):
     """A batch that the broker never confirms, though later ones go through: one partition's leader is away."""

@@ -12,9 +12,6 @@ from stream_app.state_codec import encode_state
 from tests.conftest import KafkaUnderTest
 from tests.integration.workers import AppUnderTest, Group, RecordRefusedError, running, until
 
-# Stopped in the middle of a rebalance, Faust's consumer thread ends with the cancellation; a real worker ends with it.
-pytestmark = pytest.mark.filterwarnings("ignore:Exception in thread:pytest.PytestUnhandledThreadExceptionWarning")
-
 
 @pytest.fixture
 def group(kafka: KafkaUnderTest, topic_prefix: str) -> Group:

@@ -108,7 +108,8 @@ async def test_aborted_clicks_are_nobodys_and_commits_reach_the_end_behind_them(
         assert (hand.offsets(0), hand.offsets(1)) == ([*range(20), *range(42, 62)], [])
         await until(lambda: consumer._thread.positions(tps) == {tps[0]: end, tps[1]: empty_end}, "read to the ends")
         await consumer.commit()
-        assert (group.committed(0), group.committed(1)) == (None, empty_end)
+        assert group.committed(0) in (None, 0)  # a periodic commit may have said that nothing is acknowledged
+        assert group.committed(1) == empty_end
 
         first, second = hand.chunks(0)
         hand.acknowledge(first)
