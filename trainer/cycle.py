@@ -160,8 +160,12 @@ class Cycle:
         result, trained = self._fit("training", split.train, start), split.train
         candidate = stage(self._staging, result, trained)
         check_parity(result.weights, candidate, trained, memory=result.memory)
-        evaluated = self._evaluate(candidate, champion, self._predecessors(champion), split)
-        verdict = judge(evaluated, self._rules())
+        gate_k = self._gate_k(champion)
+        evaluated = self._evaluate(candidate, champion, self._predecessors(champion), split, gate_k)
+        verdict = judge(evaluated, self._rules(gate_k))
+        if champion is not None and gate_k < settings.gate_k:
+            why = f"judged at {gate_k} in place of trainer.gate_k: the champion ranks {champion.k} items only"
+            verdict = replace(verdict, reasons=(*verdict.reasons, why))
         refitted = False
         if verdict.passed and settings.refit:
             whole = self._known(window.sessions)
@@ -171,7 +175,7 @@ class Cycle:
             again = self._fit("refitting", whole, challenger, result.memory)
             candidate = stage(self._staging, again, whole)
             check_parity(again.weights, candidate, whole, memory=again.memory)
-            refitted = self._is_sound(candidate, split, evaluated.challenger.metrics)
+            refitted = self._is_sound(candidate, split, evaluated.challenger.metrics, gate_k)
             if refitted:
                 result, trained = again, whole
             else:
@@ -183,7 +187,7 @@ class Cycle:
             result,
             trained,
             evaluated=evaluated,
-            gate=gate_record(evaluated, verdict, settings.gate_k),
+            gate=gate_record(evaluated, verdict, gate_k),
             provenance=Provenance(
                 positions=window.positions,
                 topic_id=window.topic_id,
@@ -323,16 +327,13 @@ class Cycle:
         return training.model_copy(update={"epochs": settings.warm_epochs, "learning_rate": rate})
 
     def _evaluate(
-        self, candidate: Model, champion: Model | None, predecessors: Sequence[Model], split: _Split
+        self, candidate: Model, champion: Model | None, predecessors: Sequence[Model], split: _Split, gate_k: int
     ) -> Evaluated:
         makers = [(name, partial(_BASELINES[name], split.counted)) for name in self._settings.baselines]
         models = [candidate, *([champion] if champion else []), *predecessors]
         total = split.test.transitions * (len(models) + len(makers))
-        gate_k = self._settings.gate_k
-        ks = [k for k in sorted({*DEFAULT_KS, gate_k}) if all(k < model.k for model in models)]
-        if gate_k not in ks:
-            least = min(model.k for model in models)
-            raise BundleError(f"a model ranks only {least} items, too few for Recall@{gate_k}: lower trainer.gate_k")
+        certain = [place for model in models if (place := _certain_places(model)) is not None]
+        ks = sorted({gate_k, *(k for k in DEFAULT_KS if all(k <= place for place in certain))})
 
         def ranks(scorer: Scorer) -> Floats:
             return ranks_of(scorer, split.test, progress=lambda done: self._progress("evaluating", done, total))
@@ -359,9 +360,9 @@ class Cycle:
             sessions=len(split.test),
         )
 
-    def _is_sound(self, refitted: Model, split: _Split, before: Metrics) -> bool:
+    def _is_sound(self, refitted: Model, split: _Split, before: Metrics, k: int) -> bool:
         """Whether a model that has seen the holdout is at least as good on it as the one that had not."""
-        k, slack = self._settings.gate_k, max(0.0, self._settings.gate_margin)
+        slack = max(0.0, self._settings.gate_margin)
         progress = lambda done: self._progress("checking", done, split.test.transitions)  # noqa: E731
         scorer = ModelScorer(refitted, split.test)
         seen = evaluate(scorer, split.test, ks=[k], progress=progress)
@@ -377,9 +378,23 @@ class Cycle:
         )  # fmt: skip
         return False
 
-    def _rules(self) -> GateRules:
+    def _gate_k(self, champion: Model | None) -> int:
+        """At which length to judge: at `gate_k`, or at what the champion's lists allow.
+
+        One that was trained for shorter lists must be replaced like any other. What it does not list is no miss of
+        its: judged at `gate_k` it would lose to models that are worse.
+        """
+        places = None if champion is None else _certain_places(champion)
+        return self._settings.gate_k if places is None else max(1, min(self._settings.gate_k, places))
+
+    def _rules(self, gate_k: int) -> GateRules:
         s = self._settings
-        return GateRules(k=s.gate_k, margin=s.gate_margin, beats=s.gate_beats, predictions=s.gate_predictions)
+        return GateRules(k=gate_k, margin=s.gate_margin, beats=s.gate_beats, predictions=s.gate_predictions)
+
+
+def _certain_places(model: Model) -> int | None:
+    """Up to which place its lists decide: beyond their end an item may tie with the last. None where all are listed."""
+    return None if model.k == len(model.vocabulary) else model.k - 1
 
 
 def _last_of_a_cycle(versions: Sequence[PublishedModel]) -> PublishedModel | None:

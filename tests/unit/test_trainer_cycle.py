@@ -47,10 +47,10 @@ class Trainer:
         if not self.allowed:
             raise LeaseError("another trainer")
 
-    def cycle(self, **settings: Any) -> Cycle:
+    def cycle(self, training: dict[str, Any] | None = None, **settings: Any) -> Cycle:
         trainer = TrainerSettings(
             work_dir=self.folder / "work", min_new_sessions=10, gate_predictions=10, gate_margin=1, gate_beats=(),
-            baselines=("pop",), refit=False, training=SMALL, **settings,
+            baselines=("pop",), training=SMALL | (training or {}), **{"refit": False, **settings},
         )  # fmt: skip
         championship = Championship(self.registry, self.topic)
         return Cycle(TrainerRoot(trainer=trainer), self.log, self.registry, championship, may_write=self.may_write)
@@ -84,6 +84,29 @@ def test_a_champion_of_trainer_fit_is_judged_on_what_came_after_its_files(traine
     judged = trainer.registry.get(second.version or "").manifest
     assert judged.metrics["champion"]["version"] == made.version
     assert judged.metrics["holdout"]["from"] > learned
+
+
+@pytest.mark.parametrize("refit", [False, True])
+def test_a_champion_of_shorter_lists_is_judged_by_them(trainer: Trainer, refit: bool) -> None:
+    """It was trained when list_length was smaller; to compare at gate_k failed every later cycle."""
+    trainer.collect(history(200, until=NOW))
+    first = trainer.cycle({"list_length": 8}, gate_k=5).run()
+    trainer.collect(history(200, until=NOW + 86_400_000))
+    second = trainer.cycle(gate_k=20, refit=refit).run()
+    assert (first.outcome, second.outcome) == ("announced", "announced")
+    assert "judged at 7 in place of trainer.gate_k: the champion ranks 8 items only" in second.reasons
+    metrics = trainer.registry.get(second.version or "").manifest.metrics
+    assert metrics["gate"]["k"] == 7
+    assert "recall@7" in metrics["champion"]
+    assert "recall@10" not in metrics["champion"]  # of which it has no list
+
+
+def test_a_catalogue_of_fewer_items_than_gate_k_is_judged(trainer: Trainer) -> None:
+    few = [click for click in history(400, until=NOW) if int(click.item_id.encode()[-1]) % 4 == 0]
+    assert len({click.item_id for click in few}) < 100
+    trainer.collect(few)
+    result = trainer.cycle({"list_length": 101}, gate_k=100).run()
+    assert result.outcome == "announced"
 
 
 def test_a_model_of_another_kind_that_is_newer_makes_no_cycle_train_anew(trainer: Trainer) -> None:
