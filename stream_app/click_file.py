@@ -6,7 +6,7 @@ tens of millions of rows fit in a machine's memory; larger ones are to be cut by
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -27,15 +27,13 @@ class ClickFile:
     """The clicks of a file in the order of time; clicks of the same time in the order of the file.
 
     Iterate as often as needed. `times_ms` int64[n] are those of the file, or made up where it has none; `order`
-    int64[n] are the clicks in the order of time. `shortened` counts gaps that were, the longest being `longest_gap_ms`.
+    int64[n] are the clicks in the order of time.
     """
 
     log: ClickLog
     session_ids: tuple[str, ...]
     times_ms: NDArray[np.int64]
     order: NDArray[np.int64]
-    shortened: int = 0
-    longest_gap_ms: int = 0
 
     def __len__(self) -> int:
         return len(self.order)
@@ -61,6 +59,16 @@ class ClickFile:
         """Bad rows that were left out."""
         return sum(file.bad_rows for file in self.files)
 
+    def gaps_ms(self) -> NDArray[np.int64]:
+        """How long each click comes after the one before, int64[n] in the order of time; 0 for the first one."""
+        return np.diff(self.times_ms[self.order], prepend=self.times_ms[self.order[:1]])
+
+    def shortened(self, max_gap_ms: int) -> "ClickFile":
+        """The same clicks without longer gaps: where there is one, all clicks after it come earlier."""
+        times_ms = np.empty_like(self.times_ms)
+        times_ms[self.order] = self.first_ms + np.cumsum(np.minimum(self.gaps_ms(), max_gap_ms))
+        return replace(self, times_ms=times_ms)
+
     @property
     def first_ms(self) -> int:
         return int(self.times_ms[self.order[0]])
@@ -70,24 +78,14 @@ class ClickFile:
         return int(self.times_ms[self.order[-1]])
 
 
-def read_click_file(path: Path, options: ReadOptions | None = None, *, max_gap_ms: int | None = None) -> ClickFile:
+def read_click_file(path: Path, options: ReadOptions | None = None) -> ClickFile:
     """Read a click file, or a folder of Parquet files.
 
-    A click without an event id of its own gets the number of its line. With `max_gap_ms` no two clicks in a row are
-    further apart: a longer gap is shortened, for all clicks after it. Raises ClickFileError as `read_log` does.
+    A click without an event id of its own gets the number of its line. Raises ClickFileError as `read_log` does.
     """
     log = read_log([path], options, events=True)
     times_ms = _synthetic_times(log.session) if log.timestamp is None else log.timestamp
-    order = np.argsort(times_ms, kind="stable")
-    shortened, longest = 0, 0
-    if max_gap_ms is not None:
-        gaps = np.diff(times_ms[order], prepend=times_ms[order[:1]])
-        shortened, longest = int(np.count_nonzero(gaps > max_gap_ms)), int(gaps.max())
-        if shortened:
-            moved = np.empty_like(times_ms)
-            moved[order] = times_ms[order[0]] + np.cumsum(np.minimum(gaps, max_gap_ms))
-            times_ms = moved
-    return ClickFile(log, log.session_ids or (), times_ms, order, shortened, longest)
+    return ClickFile(log, log.session_ids or (), times_ms, np.argsort(times_ms, kind="stable"))
 
 
 def _synthetic_times(session: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -39,24 +39,33 @@ class Batch:
 
 
 def pace(
-    clicks: Iterable[Click], speed: float | None, *, tick_s: float = 0.01, max_clicks: int = 1000
+    clicks: Iterable[Click],
+    speed: float | None,
+    *,
+    tick_s: float = 0.01,
+    max_clicks: int = 1000,
+    max_gap_ms: int | None = None,
 ) -> Iterator[Batch]:
     """Give each click its due time: real time at speed 1, ten times as fast at 10, at once at None.
 
     `clicks` in the order of time; one that is older than the one before it is due with it. Clicks due within the same
     tick of `tick_s` seconds come as one batch, due when its last one is, so that no click goes out before its time; at
-    most `max_clicks` a batch. Reads no clock.
+    most `max_clicks` a batch. A gap of more than `max_gap_ms` between two clicks counts as one of so much. Reads no
+    clock.
     """
     if speed is not None and not (isfinite(speed) and speed > 0):
         raise ValueError(f"speed is {speed}; it must be above 0, or None for as fast as possible")
     if max_clicks < 1 or tick_s <= 0:
         raise ValueError("max_clicks must be at least 1 and tick_s above 0")
-    first_ms: int | None = None
+    last_ms: int | None = None
+    since_first_ms = 0
     waiting: list[Click] = []
     tick, due_s = 0, 0.0
     for click in clicks:
-        first_ms = click.timestamp if first_ms is None else first_ms
-        due = due_s if speed is None else max(due_s, (click.timestamp - first_ms) / 1000 / speed)
+        gap_ms = 0 if last_ms is None else click.timestamp - last_ms
+        last_ms = click.timestamp
+        since_first_ms += gap_ms if max_gap_ms is None else min(gap_ms, max_gap_ms)
+        due = due_s if speed is None else max(due_s, since_first_ms / 1000 / speed)
         if waiting and (int(due / tick_s) != tick or len(waiting) == max_clicks):
             yield Batch(due_s, tuple(waiting))
             waiting = []

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+import numpy as np
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -139,8 +140,12 @@ def publish(
     speed: float | None,
     interruption: Interruption,
     progress: Callable[[int], None],
+    max_gap_ms: int | None = None,
 ) -> Replayed:
-    """Send each click when it is due, and wait for all confirmations. Stops at the first that is refused."""
+    """Send each click when it is due, and wait for all confirmations. Stops at the first that is refused.
+
+    A gap longer than `max_gap_ms` is waited for so long alone.
+    """
     publisher = _Publisher(producer, topic)
 
     def sleep(seconds: float) -> None:
@@ -151,7 +156,7 @@ def publish(
 
     started = time.monotonic()
     interrupted = False
-    for batch in wait_until_due(pace(clicks, speed), time.monotonic, sleep):
+    for batch in wait_until_due(pace(clicks, speed, max_gap_ms=max_gap_ms), time.monotonic, sleep):
         if interruption.asked or publisher.error is not None:
             interrupted = interruption.asked
             break
@@ -181,7 +186,7 @@ def replay(
     speed: float | None,
     limit: int | None,
     rebased: bool,
-    max_gap_ms: int | None,
+    max_gap_ms: int,
     topic: str | None,
     json: bool,
     out: Console,
@@ -190,9 +195,10 @@ def replay(
     """`stream-app replay`: publish the file's clicks; returns the exit code, 1 if a click was not confirmed."""
     topic = topic or settings.topics.clicks
     producer = _producer(settings, topic)
-    # With the file's own times a gap cannot be shortened, only not be waited for.
-    file = read_click_file(path, reading, max_gap_ms=max_gap_ms if rebased else None)
-    warnings = tuple(_warnings(file, max_gap_ms))
+    file = read_click_file(path, reading)
+    warnings = tuple(warnings_of(file, max_gap_ms))
+    if rebased:
+        file = file.shortened(max_gap_ms)
     for read in file.files:
         err.print(f"{read.path}: {read.described}", markup=False, highlight=False, soft_wrap=True)
     for warning in warnings:
@@ -200,7 +206,15 @@ def replay(
     clicks = timed(file, limit=limit, speed=speed, rebased=rebased, now_ms=time.time_ns() // 1_000_000)
     total = len(file) if limit is None else min(limit, len(file))
     with _until_interrupted() as interruption, _progress_bar(total, err) as progress:
-        done = publish(clicks, producer, topic, speed=speed, interruption=interruption, progress=progress)
+        done = publish(
+            clicks,
+            producer,
+            topic,
+            speed=speed,
+            interruption=interruption,
+            progress=progress,
+            max_gap_ms=max_gap_ms,
+        )
     read_as = tuple(read.described for read in file.files)
     done = replace(done, skipped_rows=file.skipped, read_as=read_as, warnings=warnings)
     if json:
@@ -210,16 +224,17 @@ def replay(
     return 1 if done.unconfirmed else 0
 
 
-def _warnings(file: ClickFile, max_gap_ms: int | None) -> Iterator[str]:
+def warnings_of(file: ClickFile, max_gap_ms: int) -> Iterator[str]:
+    """What may be wrong with a file, one sentence each."""
     for read in file.files:
         if read.bad_rows:
             yield f"{read.path}: left out {read.bad_rows_told()}"
         yield from (f"{read.path}: {warning}" for warning in read.warnings)
-    if file.shortened and max_gap_ms is not None:
-        gaps = f"{file.shortened} gap{'s' if file.shortened > 1 else ''} without a click"
+    gaps = file.gaps_ms()
+    if long := int(np.count_nonzero(gaps > max_gap_ms)):
         yield (
-            f"{gaps}, the longest of {_span(file.longest_gap_ms)}, shortened to {_span(max_gap_ms)} each: --max-gap "
-            "says otherwise"
+            f"{long} gap{'s' if long > 1 else ''} without a click, up to {_span(int(gaps.max()))}, shortened to "
+            f"{_span(max_gap_ms)}: --max-gap says how long a gap may be"
         )
 
 

@@ -199,10 +199,12 @@ def test_clicks_that_kafka_refuses_fail_the_replay(shop: Shop) -> None:
 def test_a_replay_that_cannot_begin_says_why(shop: Shop) -> None:
     click_file(shop.folder, 0)
     refused = {
-        "nowhere.tsv cannot be read": ["nowhere.tsv"],
-        "has no column session_id": ["clicks.csv.gz"],
+        "nowhere.tsv: no such file or folder": ["nowhere.tsv"],
+        "has no column nobody": ["clicks.csv.gz", "--session-column", "nobody"],
         "there is no topic nowhere": ["clicks.csv.gz", *COLUMNS, "--topic", "nowhere"],
-        "is not one character": ["clicks.csv.gz", *COLUMNS, "--delimiter", "::"],
+        "delimiter '::'": ["clicks.csv.gz", *COLUMNS, "--delimiter", "::"],
+        "--speed": ["clicks.csv.gz", "--speed", "inf"],
+        "--max-gap": ["clicks.csv.gz", "--max-gap", "nan"],
         "minutes": ["clicks.csv.gz", *COLUMNS, "--timestamps", "minutes"],
     }
     started = {message: shop.start("replay", *arguments) for message, arguments in refused.items()}

@@ -67,16 +67,15 @@ def test_without_times_sessions_start_one_after_the_other_and_overlap(tmp_path: 
     assert made_up[10:] == [("a", 10_000), ("b9", 10_000), ("b10", 11_000)]
 
 
-def test_a_long_gap_is_shortened_and_told(tmp_path: Path) -> None:
+def test_long_gaps_are_shortened(tmp_path: Path) -> None:
     day = 86_400
     times = [1_700_000_000, 1_700_000_010, 1_700_000_010 + 5 * day, 1_700_000_020 + 5 * day, 1_700_000_020 + 9 * day]
     path = file(tmp_path, HEADER + "".join(f"a\ti{n}\t{time}\n" for n, time in enumerate(times)))
-    clicks = read_click_file(path, max_gap_ms=HOUR_MS)
-    assert np.diff([click.timestamp for click in clicks]).tolist() == [10_000, HOUR_MS, 10_000, HOUR_MS]
-    assert (clicks.shortened, clicks.longest_gap_ms) == (2, 5 * day * 1000)
-    assert clicks.first_ms == 1_700_000_000_000
     as_it_is = read_click_file(path)
-    assert as_it_is.last_ms == times[-1] * 1000
+    clicks = as_it_is.shortened(HOUR_MS)
+    assert np.diff([click.timestamp for click in clicks]).tolist() == [10_000, HOUR_MS, 10_000, HOUR_MS]
+    assert (clicks.first_ms, as_it_is.last_ms) == (1_700_000_000_000, times[-1] * 1000)
+    assert as_it_is.gaps_ms().tolist() == [0, 10_000, 5 * day * 1000, 10_000, 4 * day * 1000]
 
 
 # -- real files -------------------------------------------------------------------------------------------------------

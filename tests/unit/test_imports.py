@@ -125,6 +125,7 @@ def test_the_core_reads_no_clock_and_does_no_io(module: str) -> None:
             {"faust", "torch", "numpy", "onnxruntime", "confluent_kafka"},
         ),  # --help answers at once
         ("stream_app.worker", {"torch", "trainer", "pyarrow"}),  # the worker's image has none of them
+        ("stream_app.replay", {"faust", "torch", "pyarrow"}),  # text needs no parser of the trainer's
         ("schemas.bundle", {"faust", "torch", "confluent_kafka"}),
     ],
 )

@@ -56,6 +56,16 @@ def test_clicks_of_one_tick_go_together_when_the_last_is_due() -> None:
     assert due(pace(clicks, speed=1.0, tick_s=0.01)) == [(0.009, ["i0", "i1", "i2"]), (0.01, ["i3"]), (0.03, ["i4"])]
 
 
+def test_a_gap_is_waited_for_no_longer_than_the_longest() -> None:
+    clicks = at(0, 1_000, 500_000_000, 500_000_500)
+    assert due(pace(clicks, speed=2.0, max_gap_ms=60_000)) == [
+        (0.0, ["i0"]),
+        (0.5, ["i1"]),
+        (30.5, ["i2"]),
+        (30.75, ["i3"]),
+    ]
+
+
 def test_a_click_older_than_the_one_before_is_due_with_it() -> None:
     assert due(pace(at(1_000, 3_000, 2_000), speed=1.0)) == [(0.0, ["i0"]), (2.0, ["i1", "i2"])]
 

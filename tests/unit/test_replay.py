@@ -10,8 +10,9 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from schemas.click import Click, ClickLimits, decode_click
+from schemas.click_files.options import ReadOptions
 from stream_app.click_file import ClickFile, read_click_file
-from stream_app.replay import Interruption, Replayed, as_json, as_text, publish, timed
+from stream_app.replay import Interruption, Replayed, as_json, as_text, publish, timed, warnings_of
 
 NOW = 1_767_225_600_000
 TIMED_OUT = KafkaError(KafkaError._MSG_TIMED_OUT)
@@ -46,6 +47,20 @@ def test_no_rebase_keeps_the_times_of_the_file(tmp_path: Path) -> None:
     file = click_file(tmp_path, 100, 110, 160)
     assert times(file, rebased=False) == times(file, rebased=False, speed=None) == [100_000, 110_000, 160_000]
     assert times(file, rebased=False, limit=1) == [100_000]
+
+
+def test_what_may_be_wrong_with_a_file_is_told(tmp_path: Path) -> None:
+    day = 86_400
+    path = tmp_path / "clicks.csv"
+    rows = [f"s,i,{1_700_000_000 + n * day}" for n in (0, 0, 5, 45)]
+    path.write_text("\n".join(["session_id,item_id,timestamp", *rows, "s,i,0", "s,i,4102444800"]))
+    file = read_click_file(path, ReadOptions(skip_bad_rows=True))
+    bad, lonely, gaps = warnings_of(file, max_gap_ms=3_600_000)
+    assert bad.startswith(f"{path}: left out 2 bad rows (line 6: timestamp '0' (1970-01-01) is not between 1995 and")
+    assert lonely == f"{path}: 1 of 4 clicks lie 40 days after all others (first: session 's'): a wrong clock?"
+    assert gaps == "2 gaps without a click, up to 40 days, shortened to 1 h: --max-gap says how long a gap may be"
+    # The clicks before a gap of years are not rejected for their age: the gap is shortened for them as well.
+    assert times(file.shortened(3_600_000), speed=None) == [NOW - 7_200_000, NOW - 7_200_000, NOW - 3_600_000, NOW]
 
 
 @dataclass

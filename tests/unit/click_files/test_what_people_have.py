@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import lzma
+import sys
 import tarfile
 import zipfile
 from datetime import UTC, date, datetime, timedelta, timezone
@@ -180,6 +181,14 @@ def test_parquet_has_whole_numbers_as_ids_dates_and_dictionaries(tmp_path: Path)
     assert clicks(read(path)) == [("7", "i1", day), ("7", "i2", day + 86_400_000), ("8", "i1", day + 86_400_000)]
     pq.write_table(pa.table({"session_id": [7.5], "item_id": ["i"], "timestamp": days[:1]}), path)
     with pytest.raises(ClickFileError, match="session_id is of the type double: write ids as text or whole numbers"):
+        read(path)
+
+
+def test_without_pyarrow_parquet_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "clicks"
+    pq.write_table(pa.table({"session_id": ["s"], "item_id": ["i"]}), path)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ClickFileError, match="is Parquet, and pyarrow is not installed: `pip install pyarrow`"):
         read(path)
 
 
