@@ -39,6 +39,8 @@ def main() -> None:
         message = str(error)
     except KafkaException as error:  # a client that cannot even be made: a certificate that is not there, for example
         message = f"the settings in [kafka] are not usable: {error.args[0].str()}"
+    except OSError as error:  # a full disk, a folder without permission: the message names it
+        message = str(error)
     else:
         return
     Console(stderr=True).print(f"[bold red]trainer:[/] {escape(message)}", highlight=False, soft_wrap=True)

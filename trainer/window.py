@@ -35,12 +35,15 @@ class Seen:
     def by(cls, manifest: Manifest) -> "Seen":
         """What the manifest tells: of a model of `trainer fit` only the end of its window, or its own time."""
         training = manifest.training
-        until = training.get("window", {}).get("to")
-        return cls(
-            {int(number): int(offset) for number, offset in training.get("positions", {}).items()},
-            training.get("topic_id"),
-            manifest.created_at if until is None else int(until),
-        )
+        try:
+            until = training.get("window", {}).get("to")
+            return cls(
+                {int(number): int(offset) for number, offset in training.get("positions", {}).items()},
+                training.get("topic_id"),
+                manifest.created_at if until is None else int(until),
+            )
+        except (AttributeError, TypeError, ValueError):  # a bundle by other hands: that part of a manifest is free
+            return cls(until=manifest.created_at)
 
     def not_yet(self, table: Any, partition: int, topic_id: str) -> Flags:
         """Which clicks of a partition, rows of a table of the click log, the model has not seen: bool[rows]."""

@@ -23,7 +23,7 @@ def lock_folder(folder: Path) -> IO[str]:
 
     Raises LocalKafkaError when another process, or another cluster of this one, holds it.
     """
-    lock = (folder / "lock").open("w")
+    lock = (folder / "lock").open("a")  # `w` would empty a file of that name of whoever owns the folder
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

@@ -247,6 +247,7 @@ def test_a_manifest_tells_what_its_model_has_seen(tmp_path: Path) -> None:
     # A file without times, or a bundle by other hands: only what came after the model is surely new to it.
     made = read_manifest(tmp_path / "v0").created_at
     assert seen({"window": {"from": None, "to": None}}) == seen({}) == Seen(until=made)
+    assert seen({"window": "all", "positions": [3]}) == Seen(until=made)
 
 
 def window_of(unseen: list[bool]) -> Window:

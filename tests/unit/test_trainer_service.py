@@ -14,8 +14,10 @@ from trainer import service
 from trainer.collect import Collected
 from trainer.cycle import CycleResult
 from trainer.errors import TrainerError
+from trainer.lease import Lease
 from trainer.service_errors import ClickLogError, CycleError, KafkaAwayError, LeaseError
 from trainer.service_settings import TrainerRoot, TrainerSettings
+from trainer.store import Store
 
 SKIPPED = CycleResult("skipped", ("nothing new",))
 AWAY = KafkaAwayError("Kafka is away")
@@ -152,6 +154,17 @@ def test_an_outage_of_hours_is_a_failure(play: Callable[..., Played], monkeypatc
 def test_a_lease_that_is_taken_ends_the_loop_at_once(play: Callable[..., Played]) -> None:
     with pytest.raises(LeaseError):
         play(cycles=[LeaseError("another trainer")], max_failures=100)
+
+
+def test_a_second_trainer_with_another_log_touches_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    played = Played([], [], [])
+    with Lease(Store(str(tmp_path / "registry")), "champion", "another", seconds=0.4):
+        monkeypatch.setattr("trainer.lease._POLL_SECONDS", 0.01)
+        monkeypatch.setattr(service, "collector_of", lambda *_: played)
+        trainer = TrainerSettings(log_dir=tmp_path / "log", registry=str(tmp_path / "registry"), device="cpu")
+        with pytest.raises(LeaseError, match="another trainer publishes the alias champion here"):
+            service.run(TrainerRoot(trainer=trainer), once=True, stopping=lambda: False)
+    assert played.told == []
 
 
 def test_a_cycle_error_is_the_trainer_s_own() -> None:
