@@ -207,7 +207,7 @@ class Cycle:
         """Remove versions and log files that are kept no longer, and join small log files."""
         self._may_write()
         champion = self._championship.standing().champion
-        published = self._registry.find(champion.version) if champion else None
+        published = self._registry.find_readable(champion.version) if champion else None
         rivals = self._rivals(published.manifest if published else None)
         protected = {*self._championship.protected(), *rivals}
         for version in self._registry.prune(keep=self._settings.keep_versions, protected=protected):
@@ -264,7 +264,7 @@ class Cycle:
         """The best of the champions before, as far as they are still published."""
         found: list[Model] = []
         for version in self._rivals(None if champion is None else champion.manifest):
-            model = self._registry.find(version)
+            model = self._registry.find_readable(version)
             if model is None:
                 log.info("a predecessor is not published any more, so nothing is compared with it", version=version)
                 continue

@@ -88,21 +88,21 @@ class Registry:
 
         Others, of another release or damaged, are warned of once and left alone.
         """
-        found = []
-        for name, kind in self.store.list().items():
-            if kind == "file" or not is_version(name):
-                continue
-            try:
-                model = self._read(name)
-            except BundleError as error:
-                self._tell(name, f"cannot be used, and is not removed either: {error}")
-                continue
-            found.extend([model] if model is not None else [])
+        folders = [name for name, kind in self.store.list().items() if kind != "file" and is_version(name)]
+        found = [model for name in folders if (model := self.find_readable(name)) is not None]
         return sorted(found, key=lambda model: (model.manifest.created_at, model.version))
 
     def find(self, version: str) -> PublishedModel | None:
         """A published version, None when there is none of that name. BundleError when its manifest is damaged."""
         return self._read(version) if is_version(version) else None
+
+    def find_readable(self, version: str) -> PublishedModel | None:
+        """A published version; None, and a warning once, when its manifest cannot be read by this program."""
+        try:
+            return self.find(version)
+        except BundleError as error:
+            self._tell(version, f"cannot be used, and is not removed either: {error}")
+            return None
 
     def get(self, version: str) -> PublishedModel:
         """A published version. RegistryError when there is none of that name."""

@@ -136,6 +136,22 @@ def test_what_could_not_be_announced_is_announced_by_the_next_cycle(trainer: Tra
     assert trainer.cycle().run().outcome == "skipped"
 
 
+def test_after_an_upgrade_the_next_cycle_makes_a_champion_that_fits(trainer: Trainer) -> None:
+    """What is in the registry is of another format: it stops nothing, neither judging nor tidying, and stays."""
+    trainer.collect(history(200, until=NOW))
+    before = trainer.cycle().run().version
+    path = f"{before}/manifest.json"
+    data = (trainer.registry.store.read(path) or b"").replace(b'"format_version": ', b'"format_version": 9')
+    trainer.registry.store.write(path, data)
+    cycle = trainer.cycle(keep_versions=1)
+    cycle.tidy()
+    after = cycle.run()
+    assert after.outcome == "announced"
+    assert trainer.topic.announced()["champion"].version == after.version != before
+    cycle.tidy()
+    assert trainer.registry.store.read(path) == data
+
+
 def test_a_trainer_whose_lease_is_taken_during_training_publishes_nothing(
     trainer: Trainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

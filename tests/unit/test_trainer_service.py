@@ -1,6 +1,7 @@
 """The loop of `trainer run` with cycles and a collector that are played: what is a failure, and what is waited out."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from confluent_kafka import KafkaError, KafkaException
 
 from schemas.errors import BundleError
 from trainer import service
+from trainer.click_log import LogState
 from trainer.collect import Collected
 from trainer.cycle import CycleResult
 from trainer.errors import TrainerError
@@ -46,7 +48,7 @@ class Played:
             pass
         return Collected()
 
-    def run(self) -> CycleResult:
+    def run(self, _collected: LogState) -> CycleResult:
         self._answer("cycle")
         return SKIPPED
 
@@ -66,6 +68,7 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Playe
     monkeypatch.setattr("trainer.outage.time.sleep", lambda _: None)
     monkeypatch.setattr("trainer.outage._LONGEST_PAUSE", 0.01)
     monkeypatch.setattr(service, "_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(service, "_collecting", nullcontext)  # or what is asked of whom would be a matter of luck
 
     def run(
         cycles: list[Any], collecting: Sequence[Any] = (), between: Sequence[Any] = (), *, once: bool = False,
