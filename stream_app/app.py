@@ -90,7 +90,8 @@ def create_app(
         processing_guarantee="at_least_once",
         broker_session_timeout=worker.session_timeout,
         broker_request_timeout=max(90.0, worker.session_timeout),  # Faust refuses less; 90 s is its default
-        broker_heartbeat_interval=worker.session_timeout / 5,
+        # Members hear of a rebalance by their heartbeats, and all wait for the last one.
+        broker_heartbeat_interval=min(3.0, worker.session_timeout / 5),
         # So long others wait for a worker that ends what it holds. Faust gives a request to join up after 90 s.
         broker_rebalance_timeout=max(_REBALANCE_SECONDS, worker.session_timeout),
         broker_max_poll_records=worker.chunk_clicks,
