@@ -26,7 +26,7 @@ class DataLock:
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            holder = os.read(self._descriptor, 20).decode() or "of unknown id"
+            holder = os.read(self._descriptor, 20).decode(errors="replace") or "of unknown id"
             self.release()
             raise StoreError(
                 f"the process {holder} is using {data_dir.resolve()}: give each worker a worker.data_dir of its own, "

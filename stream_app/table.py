@@ -110,7 +110,11 @@ class SessionTable(faust.Table):
                 self.stale += stale
                 self._seen[partition] = max(self._seen.get(partition, -1), ends[partition])
                 if stale:
-                    log.warning("stale rows in the changelog were left out", partition=partition, rows=stale)
+                    log.info(
+                        "rows in the changelog that are older than the store's were left out",
+                        rows=stale,
+                        partition=partition,
+                    )
         except Exception as error:
             self._on_fatal(error)
             raise

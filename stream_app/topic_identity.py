@@ -42,8 +42,8 @@ def topic_ids(connection: KafkaConnection, names: list[str]) -> dict[str, str]:
 def check_identity(data_dir: Path, *, clicks: tuple[str, str], changelog: tuple[str, str], tables: Path) -> None:
     """Compare the topics (name, id) with those that `data_dir` was made from, and remember them.
 
-    A new changelog makes the local tables worthless: they are removed, to be restored from what it holds. New clicks
-    with an old changelog cannot be served.
+    A new changelog makes the local tables worthless: they are removed, to be restored from what it holds. So they are
+    when it can't be read any more what they were made from. New clicks with an old changelog cannot be served.
 
     Args:
         data_dir: the worker's folder.
@@ -53,16 +53,22 @@ def check_identity(data_dir: Path, *, clicks: tuple[str, str], changelog: tuple[
 
     Raises:
         StoreError: the clicks topic is another one, its rows are still of the old one.
+        OSError: the folder cannot be read or written.
     """
     file = data_dir / _FILE
     now = {"clicks": clicks[1], "changelog": changelog[1]}
-    before = json.loads(file.read_text()) if file.exists() else now
-    if before["changelog"] != now["changelog"]:
+    before = _read(file) if file.exists() else now
+    if before is None:
+        log.warning(
+            "the file is damaged; the local tables are removed, and restored from the changelog", file=str(file)
+        )
+        _remove(tables)
+    elif before["changelog"] != now["changelog"]:
         log.warning(
             "the changelog topic was created anew; the local tables are of the old one and are removed",
             topic=changelog[0],
         )
-        shutil.rmtree(tables, ignore_errors=True)
+        _remove(tables)
     elif before["clicks"] != now["clicks"]:
         raise StoreError(
             f"the topic {clicks[0]} was created anew, but {changelog[0]} still holds rows with offsets of the old one, "
@@ -71,3 +77,20 @@ def check_identity(data_dir: Path, *, clicks: tuple[str, str], changelog: tuple[
         )
     if before != now or not file.exists():
         durable.replace(file, json.dumps(now).encode())
+
+
+def _read(file: Path) -> dict[str, str] | None:
+    """The ids in the file; None if it is damaged."""
+    try:
+        ids = json.loads(file.read_bytes())
+    except ValueError:
+        return None
+    known = isinstance(ids, dict) and all(isinstance(ids.get(topic), str) for topic in ("clicks", "changelog"))
+    return ids if known else None
+
+
+def _remove(tables: Path) -> None:
+    """Durably: after a power cut, old tables must not be beside the new ids. Raises OSError."""
+    if tables.exists():
+        shutil.rmtree(tables)
+        durable.sync(tables.parent)

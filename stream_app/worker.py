@@ -15,7 +15,7 @@ from schemas.topics_admin import check_topics
 from stream_app.app import RecommenderApp, create_app, tables_folder
 from stream_app.data_lock import DataLock
 from stream_app.delivery import Delivery, producer_config
-from stream_app.errors import StalledError, StoreError
+from stream_app.errors import StalledError, StoreError, StreamError
 from stream_app.hot_swap import LiveModel, ModelWatcher
 from stream_app.member import member_id
 from stream_app.metrics import Metrics
@@ -99,7 +99,8 @@ class Worker:
     def _fail(self, error: BaseException) -> None:
         if self._failure is None:
             self._failure = error
-            log.error("the worker cannot go on", error=str(error), kind=type(error).__name__, exc_info=error)
+            told = None if isinstance(error, StreamError) else error  # ours say it all in their text
+            log.error("the worker cannot go on", error=str(error), kind=type(error).__name__, exc_info=told)
             self._deadline.set(_FAILED_EXIT_SECONDS, EXIT_FAILED)
         self._stop.set()
 

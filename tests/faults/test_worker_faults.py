@@ -415,13 +415,28 @@ def test_damaged_local_store_is_restored(deployment: Deployment, clicks: list[Cl
     deployment.send(clicks[:4000])
     deployment.wait_until_acknowledged()
     assert worker.stop() == 0
-    for manifest in worker.data_dir.glob("v1/tables/sessions-*.db/MANIFEST-*"):
-        manifest.write_bytes(b"\0" * 100)
+    tables = worker.data_dir / "v1" / "tables"
+    [manifest] = tables.glob("sessions-1.db/MANIFEST-*")
+    manifest.write_bytes(b"\0" * 100)  # found when it is opened
+    flipped = 0
+    for file in tables.glob("sessions-0.db/*.sst"):  # found when rows are read: the worker ends, and starts again
+        content = bytearray(file.read_bytes())
+        for at in range(500, len(content) // 2, 1000):
+            content[at] ^= 1
+            flipped += 1
+        file.write_bytes(content)
+    assert flipped
+    before = len(deployment.workers)
     worker = deployment.start_ready()
     deployment.send(clicks[4000:6000])
-    deployment.wait_until_acknowledged()
+    worker = deployment.supervised(worker, deployment.has_acknowledged_all, "all clicks acknowledged")
     assert worker.stop() == 0
-    assert "damaged" in worker.output()
+    started = deployment.workers[before:]
+    assert len(started) <= 2, "no crash loop"
+    told = "".join(one.output() for one in started)
+    assert told.count("it is set aside") == 2
+    assert "Traceback" not in told
+    assert sorted(path.name for path in tables.glob("*.damaged")) == ["sessions-0.db.damaged", "sessions-1.db.damaged"]
     deployment.verdict(worker).assert_nothing_lost_nothing_wrong()
 
 
