@@ -18,17 +18,20 @@ from aiokafka.errors import KafkaConnectionError
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
+from pydantic import SecretStr
 
+from deploy.kafka.properties import HOST
 from schemas import kafka_settings
 from schemas.bundle import open_bundle
 from schemas.click import Click
 from schemas.settings import KafkaConnection, load_settings
-from stream_app.credentials import faust_credentials
+from stream_app.credentials import TokenError, faust_credentials
 from stream_app.settings import StreamSettings
 from tests.conftest import REPOSITORY
 from tests.contract.tiny_model import TinyModel
 from tests.faults.deployment import Deployment
 from tests.integration.security import (
+    CLIENT_ID,
     CLIENT_SECRET,
     KEY_PASSWORD,
     PASSWORD,
@@ -348,27 +351,40 @@ async def test_a_broker_is_tried_again_when_there_was_no_token_for_it(site: Site
 
 @pytest.mark.parametrize("trusted", [True, False])
 async def test_a_token_endpoint_is_verified_with_the_systems_authorities(
-    site: Site, trusted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trusted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By both clients, wherever the system has them, and by no others."""
-    other = tmp_path / "other.pem"
-    Authority(tmp_path, "other")
+    """By both clients, wherever the system has them, and by no others. No broker is asked for it."""
+    authority, other = Authority(tmp_path), Authority(tmp_path, "other")
     monkeypatch.setenv("SSL_CERT_FILE", "/not/there")  # nor does OpenSSL know
     monkeypatch.setenv("SSL_CERT_DIR", "/not/there")
-    monkeypatch.setattr(
-        kafka_settings, "_CA_FILES", ("/not/there", str(site.kafka.authority.certificate if trusted else other))
-    )
-    connection = connection_of(TOKENS, site, oauth_ca_location=None)
-    admin, client = AdminClient(connection.librdkafka() | {"log_level": 0}), faust_client(connection)
-    if trusted:
-        assert admin.list_topics(timeout=30).brokers
-        await client.bootstrap()
-        await client.close()
-        return
-    with pytest.raises(KafkaException):
-        admin.list_topics(timeout=3)
-    with pytest.raises(KafkaConnectionError):
-        await client.bootstrap()
+    of_system = str((authority if trusted else other).certificate)
+    monkeypatch.setattr(kafka_settings, "_CA_FILES", ("/not/there", of_system))
+    with token_endpoint(authority.issue("login", alternative=f"IP:{HOST}")) as tokens:
+        connection = KafkaConnection(
+            bootstrap_servers=f"{HOST}:1",
+            security_protocol="SASL_SSL",
+            sasl_mechanism="OAUTHBEARER",
+            oauth_token_endpoint=tokens.url,
+            oauth_client_id=CLIENT_ID,
+            oauth_client_secret=SecretStr(CLIENT_SECRET),
+        )
+        told: list[str] = []
+        admin = AdminClient(
+            connection.librdkafka() | {"log_level": 0, "error_cb": lambda error: told.append(str(error))}
+        )
+        credentials = faust_credentials(connection)
+        assert credentials is not None
+        provider = credentials.oauth_cb
+        if trusted:
+            assert await provider.token() in tokens.tokens
+            while len(tokens.tokens) < 2:
+                admin.poll(0.1)
+        else:
+            with pytest.raises(TokenError, match="certificate verify failed"):
+                await provider.token()
+            while not any("OAUTHBEARER token: SSL certificate" in error for error in told):
+                admin.poll(0.1)
+            assert tokens.tokens == {}
 
 
 def test_a_password_that_is_no_longer_good_ends_the_worker(site: Site, tmp_path: Path) -> None:
