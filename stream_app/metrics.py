@@ -51,7 +51,10 @@ class Metrics:
             "nextclick_refused_bundles", "Announced models that were refused.", registry=registry
         )
         self.lag = Gauge(
-            "nextclick_lag_clicks", "Clicks behind the end of the partition.", ["partition"], registry=registry
+            "nextclick_lag_clicks",
+            "Clicks behind the end of a partition of this worker.",
+            ["partition"],
+            registry=registry,
         )
         self.recovering = Gauge("nextclick_recovering", "1 while tables are being restored.", registry=registry)
         self.recovery_remaining = Gauge(

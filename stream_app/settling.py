@@ -151,9 +151,6 @@ class Settling:
             for chunk, message in part.chunks:
                 chunk.durable = True
                 self._consumer().ack(message)
-            if (end := part.last.end_offset) is not None:
-                behind = max(0, end - 1 - part.last.records[-1].offset)
-                metrics.lag.labels(partition=str(part.last.tp.partition)).set(behind)
         metrics.step_seconds.labels(step="deliver").observe(delivered - started)
         metrics.step_seconds.labels(step="write").observe(time.perf_counter() - delivered)
 

@@ -191,6 +191,10 @@ class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
 
         coordinator._do_heartbeat = observed_heartbeat
 
+    @property
+    def is_started(self) -> bool:
+        return self._consumer is not None
+
     def assigned(self) -> Set[TP]:
         """The partitions as aiokafka has them, which are equal to Faust's: turning all into those cost 30 µs a look."""
         assigned: Set[TP] = self._ensure_consumer().assignment()
@@ -316,7 +320,7 @@ class ChunkConsumer(driver.Consumer):
                 yield tp, self._to_message(tp, record)
 
     def _chunk(self, tp: TP, records: Sequence[ConsumerRecord], generation: int) -> tuple[Chunk, ConsumerMessage]:
-        chunk = Chunk(tp, records, generation, self._end_offset(tp))
+        chunk = Chunk(tp, records, generation, self.end_offset(tp))
         return chunk, self._message(tp, records, generation, chunk)
 
     def _message(
@@ -339,7 +343,8 @@ class ChunkConsumer(driver.Consumer):
             generation_id=generation,
         )
 
-    def _end_offset(self, tp: TP) -> int | None:
+    def end_offset(self, tp: TP) -> int | None:
+        """Where a partition ended when it was last fetched, with what is not committed yet; None before that."""
         try:
             return int(self.highwater(tp))
         except (AssertionError, TypeError):  # aiokafka's thread has just lost the partition, or was not told yet
@@ -351,7 +356,7 @@ class ChunkConsumer(driver.Consumer):
         It reads positions that aiokafka's thread is changing, and one that a rebalance is seeking has none: aiokafka's
         assertion then ends the consumer, and the worker with it. What it finds it only logs, and of a fetch it knows
         the first partition alone. The watchdog ends a worker of which no partition moves; one that stands still alone
-        shows in the metric of its lag.
+        shows in the metric of its lag (`stream_app.lag`).
         """
 
     async def perform_seek(self) -> None:
@@ -452,6 +457,10 @@ class ChunkConsumer(driver.Consumer):
             and self._thread.group_generation() == generation
             and tp in self._thread.assigned()
         )
+
+    def assigned_clicks(self) -> set[TP]:
+        """The clicks partitions of this worker; none before the consumer has started."""
+        return {TP(*tp) for tp in self._thread.assigned() if self._is_clicks(tp)} if self._thread.is_started else set()
 
     def has_fetched_clicks(self) -> bool:
         """Whether clicks of this worker's partitions are here and not taken yet."""

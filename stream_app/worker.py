@@ -17,6 +17,7 @@ from stream_app.data_lock import DataLock
 from stream_app.delivery import Delivery, producer_config
 from stream_app.errors import StalledError, StoreError, StreamError
 from stream_app.hot_swap import LiveModel, ModelWatcher
+from stream_app.lag import Lag
 from stream_app.member import member_id
 from stream_app.metrics import Metrics
 from stream_app.settings import StreamSettings
@@ -46,6 +47,7 @@ class Worker:
         self._failure: BaseException | None = None
         self._deadline = Deadline()
         self._app: RecommenderApp | None = None
+        self._lag: Lag | None = None
         worker = settings.worker
         self._metrics = Metrics()
         self._live = LiveModel()
@@ -156,7 +158,14 @@ class Worker:
         # Not awaited to its end: Faust's start only returns when all brokers are there.
         starting = asyncio.create_task(app.start(), name="faust start")
         starting.add_done_callback(self._on_started)
+        self._lag = Lag(
+            self._settings.kafka.librdkafka(),
+            group=self._settings.worker.app_id,
+            consumer=lambda: cast(ChunkConsumer, app.consumer),
+        )
+        self._lag.start()
         await self._stop.wait()
+        self._lag.stop()
         crashed.cancel()
         limit = _STOP_SECONDS if self._failure is None else _FAILED_STOP_SECONDS
         app.leaves_group = self._failure is None
@@ -206,6 +215,9 @@ class Worker:
         app, metrics = self._app, self._metrics
         if app is None:
             return
+        metrics.lag.clear()  # of partitions that have moved away
+        for partition, clicks in self._lag.behind().items() if self._lag is not None else ():
+            metrics.lag.labels(partition=str(partition)).set(clicks)
         metrics.recovering.set(0 if app.tables.actives_ready else 1)
         metrics.recovery_remaining.set(max(0, app.tables.recovery.active_remaining_total()))
         metrics.restored_rows.set(app.sessions.restored)

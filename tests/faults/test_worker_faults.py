@@ -270,6 +270,7 @@ def test_clicks_of_aborted_transactions_have_never_been(deployment: Deployment, 
     last = deployment.send_in_transactions(clicks[4000:4500])
     deployment.wait_until_acknowledged()
     assert worker.metric("nextclick_clicks_total") == last  # nothing of what was acknowledged came again
+    assert worker.metric("nextclick_lag_clicks") == 0
     assert worker.stop() == 0
     verdict = deployment.verdict(worker)
     verdict.assert_nothing_lost_nothing_wrong()

@@ -110,6 +110,14 @@ class Group:
         offset = committed(self.connection.librdkafka(), self.prefix, self.topics.clicks, PARTITIONS)[partition]
         return None if offset < 0 else offset
 
+    def commit(self, partition: int, offset: int) -> None:
+        """As if the group had acknowledged all below an offset; nobody may be in it."""
+        consumer = Consumer({**self.connection.librdkafka(), "group.id": self.prefix})
+        try:
+            consumer.commit(offsets=[TopicPartition(self.topics.clicks, partition, offset)], asynchronous=False)
+        finally:
+            consumer.close()
+
     def marks(self, topic: str, partition: int = 0) -> tuple[int, int]:
         """First offset and end offset of a partition."""
         consumer = Consumer({**self.connection.librdkafka(), "group.id": "marks"})
