@@ -105,6 +105,7 @@ class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
 
     async def on_start(self) -> None:
         self.empty = {}
+        self._reached: dict[TP, tuple[Any, int]] = {}
         await super().on_start()
         if (instance := self.app.conf.consumer_group_instance_id) is not None:
             coordinator = self._ensure_consumer()._coordinator
@@ -121,17 +122,28 @@ class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
     async def _fetch_records(
         self, consumer: Any, active_partitions: set[TP], timeout: float | None = None, max_records: int | None = None
     ) -> Any:
-        """Fetch, and see what the positions have passed over: marks of transactions, and clicks of aborted ones."""
-        before = {tp: (state, state._position) for tp, state in self._states(active_partitions).items()}
+        """Fetch, and see what the positions have passed over.
+
+        Marks of transactions, clicks of aborted ones, and what retention has removed before it was read: then aiokafka
+        has no position for a moment, and what counts is the one before.
+        """
+        self._look_at_positions(active_partitions)
         records = await super()._fetch_records(consumer, active_partitions, timeout, max_records)
+        before = dict(self._reached)
+        self._look_at_positions(active_partitions)
         empty = {}
-        for tp, state in self._states(active_partitions).items():
-            same, position = before.get(tp, (None, None))
+        for tp, (state, end) in self._reached.items():
+            same, position = before.get(tp, (None, end))
             begin = records[tp][-1].offset + 1 if records.get(tp) else position
-            if state is same and begin is not None and state._position is not None and begin < state._position:
-                empty[tp] = begin, state._position
+            if state is same and begin < end:
+                empty[tp] = begin, end
         self.empty = empty
         return records
+
+    def _look_at_positions(self, partitions: set[TP]) -> None:
+        states = self._states(partitions)
+        known = {tp: (state, state._position) for tp, state in states.items() if state._position is not None}
+        self._reached = {tp: last for tp, last in self._reached.items() if states.get(tp) is last[0]} | known
 
     def _states(self, partitions: set[TP]) -> dict[TP, Any]:
         """aiokafka's state of those partitions that it has now; another assignment has other ones."""

@@ -133,6 +133,18 @@ async def test_aborted_clicks_are_nobodys_and_commits_reach_the_end_behind_them(
         assert hand.before_recovery == []
 
 
+async def test_commits_reach_the_end_where_retention_has_removed_what_was_not_read(
+    group: Group, tmp_path: Path
+) -> None:
+    group.produce(30)
+    group.commit(0, 5)
+    group.delete_records(group.topics.clicks, 30)
+    async with running(group.settings(tmp_path), by_hand=True) as worker:
+        await until(lambda: worker.consumer.settled(TP(group.topics.clicks, 0)) == 30, "nothing is left of them")
+        await worker.consumer.commit()
+        assert group.committed(0) == 30
+
+
 async def test_the_broker_is_asked_to_wait_a_short_time_for_a_record(group: Group, tmp_path: Path) -> None:
     async with running(group.settings(tmp_path), by_hand=True) as worker:
         await until(lambda: worker.app.tables.actives_ready, "ready")
