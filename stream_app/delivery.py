@@ -32,7 +32,7 @@ _ROOM: Final = 1024
 
 
 def producer_config(
-    connection: Mapping[str, Any], *, client_id: str, linger_ms: float, timeout_ms: int
+    connection: Mapping[str, Any], *, client_id: str, linger_ms: float, timeout_ms: int, compression: str = "gzip"
 ) -> dict[str, Any]:
     """librdkafka's settings for durable, ordered delivery.
 
@@ -41,16 +41,20 @@ def producer_config(
         client_id: how the broker names this producer in its logs.
         linger_ms: how long a record may wait for others to share its request.
         timeout_ms: how long a record may stay unconfirmed before the worker stops.
+        compression: `none`, `gzip`, `snappy`, `lz4` or `zstd`; whoever reads must know it.
     """
+    # gzip's first level takes less than a third of the time of its usual one, and leaves a tenth more.
+    level = {"compression.level": 1} if compression == "gzip" else {}
     return {
         **connection,
+        **level,
         "client.id": client_id,
         "enable.idempotence": True,  # implies acks=all, and order through retries
         "partitioner": "murmur2_random",  # as Java's producers and consumers expect it
         "linger.ms": linger_ms,
         "message.timeout.ms": timeout_ms,
         "reconnect.backoff.max.ms": 1000,  # not 10 s: so long after an outage nothing would be confirmed
-        "compression.type": "lz4",
+        "compression.type": compression,
         "queue.buffering.max.messages": 1_000_000,
         "queue.buffering.max.kbytes": 262_144,
         "statistics.interval.ms": 0,

@@ -267,6 +267,7 @@ def _producer(settings: StreamSettings, topic: str) -> Producer:
         client_id=f"{settings.worker.app_id}-replay",
         linger_ms=_LINGER_MS,
         timeout_ms=int(settings.worker.delivery_timeout * 1000),
+        compression=settings.worker.compression,
     )
     servers = settings.kafka.bootstrap_servers
     try:

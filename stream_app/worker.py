@@ -58,6 +58,7 @@ class Worker:
                 client_id=client_id,
                 linger_ms=worker.linger * 1000,
                 timeout_ms=int(worker.delivery_timeout * 1000),
+                compression=worker.compression,
             ),
             on_fatal=self.fail,
         )

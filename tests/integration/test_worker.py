@@ -40,7 +40,7 @@ def deploy(bootstrap: str, prefix: str, root: Path) -> Deployment:
 
 def without_a_model(deployment: Deployment) -> list[WorkerProcess]:
     deployment.send(some_clicks(40))
-    return [deployment.start()]
+    return [deployment.start(NEXTCLICK_WORKER__COMPRESSION="zstd")]
 
 
 def with_a_changelog_of_other_partitions(deployment: Deployment) -> list[WorkerProcess]:
@@ -71,6 +71,13 @@ def with_one_folder_for_two(deployment: Deployment) -> list[WorkerProcess]:
 def with_a_folder_that_cannot_be_written(deployment: Deployment) -> list[WorkerProcess]:
     (deployment.root / "data-a").write_text("this is a file")
     return [deployment.start()]
+
+
+def codecs(data_dir: Path, topic: str) -> set[str]:
+    """How the first records of each partition are compressed, as they lie on the broker's disk."""
+    names = ("none", "gzip", "snappy", "lz4", "zstd")
+    first = [path.read_bytes()[:23] for path in data_dir.rglob(f"{topic}-*/*.log")]
+    return {names[batch[22] & 0b111] for batch in first if len(batch) == 23}
 
 
 SCENES: dict[str, Callable[[Deployment], list[WorkerProcess]]] = {
@@ -154,7 +161,7 @@ def test_a_folder_that_cannot_be_written_refuses_to_start(scenes: dict[str, Scen
     assert "Traceback" not in told
 
 
-def test_a_worker_without_a_model_waits_then_serves_and_drains(scenes: dict[str, Scene]) -> None:
+def test_a_worker_without_a_model_waits_then_serves_and_drains(kafka: KafkaUnderTest, scenes: dict[str, Scene]) -> None:
     deployment, [worker] = scenes["waiting"].deployment, scenes["waiting"].workers
     deployment.wait(
         lambda: "announced" in (worker.ready() or {}).get("model", ""), "it says what it waits for", DEADLINE
@@ -177,6 +184,9 @@ def test_a_worker_without_a_model_waits_then_serves_and_drains(scenes: dict[str,
             assert worker.stop() == 0  # what it has taken is finished and acknowledged, the bundle is not waited for
     assert deployment.committed() == deployment.records(deployment.topics.rankings)
     assert worker.output().count("chunk left") == 0
+    if kafka.local is not None:
+        for topic in (deployment.topics.rankings, deployment.changelog):
+            assert codecs(kafka.local.data_dir, topic) == {"zstd"}
 
 
 GATED_WORKER = """

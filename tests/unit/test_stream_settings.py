@@ -66,6 +66,7 @@ def test_the_trainers_settings_in_the_same_file_are_its_own(tmp_path: Path) -> N
         ("chunk_clicks", 0),
         ("chunks_in_flight", 0),
         ("linger", -0.1),
+        ("compression", "brotli"),
         ("session_timeout", 5),  # below what Kafka takes by default
         ("stall_timeout", 15),  # not above session_timeout
         ("model_threads", 0),
