@@ -52,7 +52,7 @@ class Metrics:
         )
         self.lag = Gauge(
             "nextclick_lag_clicks",
-            "Clicks behind the end of a partition of this worker.",
+            "Clicks not acknowledged yet in a partition that the worker has now.",
             ["partition"],
             registry=registry,
         )
