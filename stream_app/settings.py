@@ -42,8 +42,8 @@ class WorkerSettings(Section):
     )
     linger: float = Field(default=0.0, ge=0, le=1, description="How long a record may wait to share a request.")
     compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = Field(
-        default="gzip",
-        description="Of rankings, rejected records and the changelog. Whoever reads them must know it: all know gzip.",
+        default="none",
+        description="Of rankings, rejected records and the changelog. Whoever reads them must know it.",
     )
     delivery_timeout: float = Field(
         default=300.0, ge=1, description="An outage of Kafka that the worker waits out; after a longer one it exits."
