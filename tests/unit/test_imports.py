@@ -25,7 +25,7 @@ MAY_IMPORT = {
 KEPT_IN: dict[str, set[str]] = {
     "faust": {
         f"stream_app/{name}.py"
-        for name in ("app", "credentials", "in_flight", "pipeline", "settling", "store", "table", "transport")
+        for name in ("app", "credentials", "in_flight", "lag", "pipeline", "settling", "store", "table", "transport")
     },
     "mode": set(),
     "aiokafka": {"stream_app/credentials.py", "stream_app/membership.py", "stream_app/transport.py"},
