@@ -427,3 +427,14 @@ def test_every_page_is_in_the_index() -> None:
 @every_page
 def test_every_block_is_of_a_kind_that_is_checked(page: Path) -> None:
     assert block_languages(page) <= {"sh", "", "text", "json", "toml", "python", "yaml"}
+
+
+def test_every_row_of_the_guarantees_names_tests_that_exist() -> None:
+    rows = [line for line in (DOCS / "guarantees.md").read_text().splitlines() if line.startswith("| ")][1:]
+    assert len(rows) > 25
+    for row in rows:
+        shown = re.findall(r'\[●\]\(\.\./(tests/\S+\.py) "(test_\w+)"\)', row)
+        assert shown, f"no test shows it: {row[:80]}"
+        for file, name in shown:
+            source = (REPOSITORY / file).read_text()
+            assert re.search(rf"^(async )?def {name}\(", source, re.MULTILINE), f"{file} has no {name}"
