@@ -1,4 +1,4 @@
-"""Text with a delimiter, in columns. A block without quotes and with regular lines is split at once, as most are.
+"""Text with a delimiter, in columns. Blocks of regular lines are split at once, quotes around whole fields or not.
 
 Quotes mean something where the delimiter is not a tab, and in files with tabs whose header is quoted: an item named
 `19" rack` is no open quote there. Whatever ends inside a quote is refused with the line in which it was opened.
@@ -73,22 +73,26 @@ class Delimited:
 
     def __iter__(self) -> Iterator[Rows]:
         for block in self._blocks:
-            if self._quotes and b'"' in block:
-                yield self._quoted(block)
-            else:
-                yield self._regular(block) or self._irregular(block)
+            quotes = block.count(b'"') if self._quotes else 0
+            yield self._regular(block, quotes) or (self._quoted(block) if quotes else self._irregular(block))
 
-    def _regular(self, block: bytes) -> Rows | None:
-        """All at once, where each line has the right number of fields."""
+    def _regular(self, block: bytes, quotes: int) -> Rows | None:
+        """All at once, where each line has the right number of fields, and `quotes` stand around whole fields alone."""
         delimiter, count = ord(self._delimiter), self._count
         text = Text(block)
         ends = np.flatnonzero((text.cells == delimiter) | (text.cells == ord("\n")))
         lines = block.count(b"\n")
         if len(ends) != lines * count or not (text.cells[ends[count - 1 :: count]] == ord("\n")).all():
             return None
+        starts = np.concatenate([np.zeros(1, np.int64), ends[:-1] + 1])
+        if quotes:
+            quote = text.cells == ord('"')
+            quoted = (ends - starts > 1) & quote[starts] & quote[ends - 1]
+            if quotes != 2 * np.count_nonzero(quoted):
+                return None  # quotes inside a field, or a field that goes on behind a delimiter or a line's end
+            starts, ends = starts + quoted, ends - quoted
         numbers = np.arange(self._line, self._line + lines)
         self._line += lines
-        starts = np.concatenate([np.zeros(1, np.int64), ends[:-1] + 1])
 
         def column(place: int) -> Cells:
             return Cells(text, starts[place::count], ends[place::count] - starts[place::count])
