@@ -37,7 +37,7 @@ class Costs:
         catalogue_us: of ranking, for each thousand items.
         broker_us: of a click in the broker: one record each of clicks, rankings and changelog, in and out.
         transit_ms: of a click and its ranking through broker and clients when nothing waits.
-        click_bytes, ranking_bytes, row_bytes: of a record in Kafka, compressed.
+        click_bytes, ranking_bytes, row_bytes: of a record in Kafka, compressed with lz4.
         stored_bytes: of a row in RocksDB.
     """
 
