@@ -170,7 +170,7 @@ def remembered(
 
     The first session is of `first_length` clicks, the second one has no recent item.
     """
-    recent, counts, clicks = recent_items(clicked, RECENT)
+    recent, counts, clicks = recent_items(clicked, RECENT if memory else 1)  # as many as the export asks for
     clicks[0] = first_length
     recent[1:2] = -1
     z = torch.from_numpy(hidden @ weights.output.numpy().T + weights.output_bias.numpy())
@@ -286,7 +286,7 @@ def test_shorter_lists_are_the_beginning_of_longer_ones(items: int, memory: bool
     output, bias, hidden = random(items, seed=items, sessions=5)
     if alike:
         output, bias = (output[:1] + np.float32(1e-4) * output), np.zeros_like(bias)
-    recent, counts, clicks = recent_items(best_items(output, bias, hidden, 6), RECENT)
+    recent, counts, clicks = recent_items(best_items(output, bias, hidden, 6), RECENT if memory else 1)
     rank = export.export(weights_of(output, bias), whole_memory(items) if memory else NO_MEMORY, k=30).rank
     session = ort.InferenceSession(rank, providers=["CPUExecutionProvider"])
     inputs = {"hidden": hidden, "recent": recent, "counts": counts, "clicks": clicks}
