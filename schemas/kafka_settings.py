@@ -19,6 +19,12 @@ _CA_FILES: Final = (
 TopicName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,249}$")]
 
 
+def system_authorities() -> str | None:
+    """The system's file of CA certificates: OpenSSL's own (SSL_CERT_FILE included), or where known systems have it."""
+    of_systems = (file for file in _CA_FILES if Path(file).is_file())
+    return ssl.get_default_verify_paths().cafile or next(of_systems, None)
+
+
 class Section(BaseModel):
     """A table of the configuration: frozen, and unknown keys are errors."""
 
@@ -126,9 +132,7 @@ class KafkaConnection(Section):
         """
         if self.sasl_mechanism != "OAUTHBEARER" or not (self.oauth_token_endpoint or "").startswith("https:"):
             return None
-        of_openssl = ssl.get_default_verify_paths().cafile
-        of_systems = (file for file in _CA_FILES if Path(file).is_file())
-        return self.oauth_ca_location or of_openssl or next(of_systems, None)
+        return self.oauth_ca_location or system_authorities()
 
     def librdkafka(self) -> dict[str, str | bool]:
         """The connection as librdkafka's configuration, for confluent-kafka's producer, consumer and admin client."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from deploy.kafka.errors import WAYS_OUT, LocalKafkaError
+from schemas.kafka_settings import system_authorities
 
 LOCK: Final = Path(__file__).with_name("jars.lock")
 REPOSITORY_VARIABLE: Final = "KAFKA_MAVEN_REPOSITORY"
@@ -76,6 +77,9 @@ def fetch_with_jgo(jar: Jar, folder: Path, environ: Mapping[str, str]) -> Path:
     """Download from Maven Central, or from the repository that KAFKA_MAVEN_REPOSITORY names."""
     from jgo.maven import MavenContext
 
+    # Its library looks for certificates in a package of its own, which knows no company's; the system's file does.
+    if (authorities := system_authorities()) is not None:
+        os.environ.setdefault("REQUESTS_CA_BUNDLE", authorities)
     mirror = environ.get(REPOSITORY_VARIABLE)
     context = MavenContext(
         repo_cache=folder,

@@ -216,8 +216,11 @@ def test_a_jar_that_cannot_be_had_leaves_nothing_and_tells_why(
     assert cached(tmp_path) == []
 
 
-def test_jars_come_from_the_repository_that_is_named(tmp_path: Path) -> None:
-    """As a company's mirror: here one of a single jar, on this machine."""
+def test_jars_come_from_the_repository_that_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a company's mirror, whose certificate the system knows: here one of a single jar, on this machine."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "")  # to be restored after the test
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE")
+    monkeypatch.setenv("SSL_CERT_FILE", __file__)
     folder = tmp_path / "org" / "log" / "log-api" / "1.0"
     folder.mkdir(parents=True)
     (folder / "log-api-1.0.jar").write_bytes(CONTENT)
@@ -229,6 +232,7 @@ def test_jars_come_from_the_repository_that_is_named(tmp_path: Path) -> None:
         fetched = fetch_with_jgo(Jar("org.log", "log-api", "1.0", ""), tmp_path / "cache", mirror)
         server.shutdown()
     assert fetched.read_bytes() == CONTENT
+    assert os.environ["REQUESTS_CA_BUNDLE"] == __file__
 
 
 def test_the_lock_is_that_of_the_pom() -> None:
