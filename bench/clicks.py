@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from schemas.click import Click
+from schemas.messages.click import Click
 
 MEAN_SESSION = 4
 """Clicks a session in RSC15's files (1/64 and the whole alike)."""

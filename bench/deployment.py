@@ -19,12 +19,12 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 
 from bench.report import console
 from deploy.kafka.ports import free_port
-from schemas.announcement import ModelAnnouncement, encode_announcement
-from schemas.bundle import manifest_digest
-from schemas.click import Click, encode_click
-from schemas.settings import KafkaConnection, TopicSettings
-from schemas.topics import changelog_topic, topic_table
-from schemas.topics_admin import ensure_topics
+from schemas.bundle.files import manifest_digest
+from schemas.config.settings import KafkaConnection, TopicSettings
+from schemas.kafka.admin import ensure_topics
+from schemas.kafka.topics import changelog_topic, topic_table
+from schemas.messages.announcement import ModelAnnouncement, encode_announcement
+from schemas.messages.click import Click, encode_click
 
 _RANKINGS = "nextclick_rankings_total{"
 _STEP = re.compile(r'nextclick_step_seconds_sum\{step="(\w+)"\}')

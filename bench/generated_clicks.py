@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from trainer.sessions import SessionSet
+from trainer.data.sessions import SessionSet
 
 ITEMS = 37_483  # of the challenge's training part, as the papers prepare it
 

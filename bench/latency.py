@@ -28,7 +28,7 @@ from bench.bundles import bundle
 from bench.clicks import item_ids
 from bench.deployment import BenchmarkError, Deployment
 from bench.report import Report, console
-from schemas.click import Click, encode_click
+from schemas.messages.click import Click, encode_click
 
 PERCENTILES = (50, 90, 99, 99.9)
 _LINGER_MS = 1

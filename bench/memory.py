@@ -15,11 +15,11 @@ import onnxruntime as ort
 import torch
 
 from bench.report import Report, console
-from trainer.export import export
-from trainer.gru4rec import initial_weights
-from trainer.memory_tables import ItemTable
-from trainer.session_memory import NO_MEMORY, PLACES, RECENT, SCALES, RepeatTerm, SessionMemory, TableTerm
-from trainer.settings import TrainingSettings
+from trainer.export.bundle import export
+from trainer.memory.tables import ItemTable
+from trainer.memory.terms import NO_MEMORY, PLACES, RECENT, SCALES, RepeatTerm, SessionMemory, TableTerm
+from trainer.models.gru4rec import initial_weights
+from trainer.training.settings import TrainingSettings
 
 CATALOGUES = (5_000, 37_000, 330_000)
 BATCHES = (1, 16, 64)

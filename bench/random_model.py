@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from schemas.bundle import write_bundle
-from schemas.vocabulary import Vocabulary
-from trainer.export import export
-from trainer.gru4rec import initial_weights
-from trainer.settings import TrainingSettings
+from schemas.bundle.files import write_bundle
+from schemas.bundle.vocabulary import Vocabulary
+from trainer.export.bundle import export
+from trainer.models.gru4rec import initial_weights
+from trainer.training.settings import TrainingSettings
 
 
 def random_bundle(registry: Path, version: str, items: Sequence[str], *, units: int, seed: int) -> Path:

@@ -25,9 +25,9 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from bench.bundles import bundle
 from bench.report import Report, console
-from schemas.bundle import open_bundle
-from schemas.manifest import RANK
-from schemas.model import Model
+from schemas.bundle.files import open_bundle
+from schemas.bundle.manifest import RANK
+from schemas.bundle.runtime import Model
 
 CATALOGUES = (5_000, 37_000, 330_000, 1_000_000)
 BATCHES = (1, 16, 64, 256)

@@ -20,17 +20,17 @@ import numpy as np
 
 from bench.generated_clicks import generated_sessions
 from bench.report import Report, console
-from schemas.announcement import ModelAnnouncement
-from trainer.baselines import BASELINES
-from trainer.champion import Championship
-from trainer.click_log import ClickLogFolder, Rows, TopicIdentity
-from trainer.cycle import Cycle
-from trainer.device import use_device
-from trainer.engine import use_threads
-from trainer.evaluate import evaluate
-from trainer.registry import Registry
-from trainer.service_settings import PeriodicTraining, TrainerRoot, TrainerSettings
-from trainer.sessions import SessionSet, temporal_holdout
+from schemas.messages.announcement import ModelAnnouncement
+from trainer.data.sessions import SessionSet, temporal_holdout
+from trainer.evaluation.baselines import BASELINES
+from trainer.evaluation.protocol import evaluate
+from trainer.service.champion import Championship
+from trainer.service.click_log import ClickLogFolder, Rows, TopicIdentity
+from trainer.service.cycle import Cycle
+from trainer.service.registry import Registry
+from trainer.service.settings import PeriodicTraining, TrainerRoot, TrainerSettings
+from trainer.training.device import use_device
+from trainer.training.engine import use_threads
 
 SESSIONS: Final = (50_000, 200_000, 800_000)
 ROBOT: Final = 20_000

@@ -28,15 +28,15 @@ from bench.clicks import item_ids
 from bench.deployment import Deployment
 from bench.report import Report, console
 from deploy.kafka import LocalKafka
-from schemas.settings import ClickSettings, KafkaConnection
-from stream_app.app import create_app
-from stream_app.delivery import Delivery, producer_config
-from stream_app.hot_swap import LiveModel
-from stream_app.metrics import Metrics
-from stream_app.session import SessionState
+from schemas.config.settings import ClickSettings, KafkaConnection
+from stream_app.core.session import SessionState
+from stream_app.core.state_codec import encode_state
+from stream_app.serve.app import create_app
+from stream_app.serve.delivery import Delivery, producer_config
+from stream_app.serve.hot_swap import LiveModel
+from stream_app.serve.metrics import Metrics
 from stream_app.settings import StreamSettings, WorkerSettings
-from stream_app.state_codec import encode_state
-from stream_app.store import SessionStore
+from stream_app.state.store import SessionStore
 
 PARTITIONS = 8
 BATCH = 512

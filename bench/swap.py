@@ -24,7 +24,7 @@ from bench.bundles import bundle
 from bench.clicks import MEAN_SESSION, item_ids
 from bench.deployment import BenchmarkError, Deployment
 from bench.report import Report, console, spread
-from schemas.click import Click
+from schemas.messages.click import Click
 
 CATALOGUES = (5_000, 37_000, 330_000)
 SESSIONS = 20_000

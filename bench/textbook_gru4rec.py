@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainer.batches import schedule
-from trainer.gru4rec import Weights
-from trainer.losses import logq_correction
-from trainer.optimizer import EPSILON
-from trainer.sessions import SessionSet
-from trainer.settings import TrainingSettings
+from trainer.data.batches import schedule
+from trainer.data.sessions import SessionSet
+from trainer.models.gru4rec import Weights
+from trainer.training.losses import logq_correction
+from trainer.training.optimizer import EPSILON
+from trainer.training.settings import TrainingSettings
 
 
 class TextbookGru4Rec(nn.Module):

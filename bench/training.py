@@ -23,13 +23,13 @@ import torch
 from bench.generated_clicks import generated_sessions
 from bench.report import Report, console, spread
 from bench.textbook_gru4rec import TextbookTraining
-from trainer.device import use_device
-from trainer.engine import use_threads
-from trainer.evaluate import GruScorer, evaluate
-from trainer.fit import fit
-from trainer.gru4rec import initial_weights
-from trainer.sessions import SessionSet, group_sessions
-from trainer.settings import TrainingSettings
+from trainer.data.sessions import SessionSet, group_sessions
+from trainer.evaluation.protocol import GruScorer, evaluate
+from trainer.models.gru4rec import initial_weights
+from trainer.training.device import use_device
+from trainer.training.engine import use_threads
+from trainer.training.fit import fit
+from trainer.training.settings import TrainingSettings
 
 ROUNDS = 3
 SESSIONS = 12_000

@@ -20,8 +20,8 @@ FITS = (
 _FIT = """
 import resource, sys
 from bench.generated_clicks import generated_sessions
-from trainer.engine import use_threads
-from trainer.fit import fit
+from trainer.training.engine import use_threads
+from trainer.training.fit import fit
 from trainer.settings import TrainingSettings
 sessions, units, batch_size, n_sample = map(int, sys.argv[1:])
 use_threads(1)

@@ -2,7 +2,7 @@
 
     SchemaError
     ├── MessageError (ValueError)          a record does not hold the message it should hold
-    │   ├── ClickRejectedError             a click, with its RejectReason (schemas.click)
+    │   ├── ClickRejectedError             a click, with its RejectReason (schemas.messages.click)
     │   └── AnnouncementError              a model announcement
     ├── BundleError                        a model bundle cannot be written, found, trusted or run
     │   └── BundleExistsError              a bundle of that version is already there

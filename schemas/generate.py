@@ -11,14 +11,14 @@ from typing import Any, Final
 
 import msgspec
 
-from schemas import examples
-from schemas.announcement import ModelAnnouncement
-from schemas.click import Click
-from schemas.kafka_settings import TopicSettings
-from schemas.manifest import Manifest
-from schemas.ranking import Ranking
-from schemas.rejected import RejectedClick
-from schemas.topics import TopicSpec, topic_table
+from schemas.bundle.manifest import Manifest
+from schemas.kafka.connection import TopicSettings
+from schemas.kafka.topics import TopicSpec, topic_table
+from schemas.messages import examples
+from schemas.messages.announcement import ModelAnnouncement
+from schemas.messages.click import Click
+from schemas.messages.ranking import Ranking
+from schemas.messages.rejected import RejectedClick
 
 FOLDER: Final = Path(__file__).parent / "json"
 ASYNCAPI: Final = "asyncapi.json"

@@ -12,8 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from schemas.click_files.options import ReadOptions, reads_click_files
+from schemas.config.settings import describe, describe_json, load_settings
 from schemas.errors import SchemaError
-from schemas.settings import describe, describe_json, load_settings
 from stream_app.settings import StreamSettings
 
 app = typer.Typer(
@@ -47,7 +47,7 @@ def worker(
 ) -> None:
     """Serve: read clicks, keep each session's state, publish rankings, until SIGTERM or Ctrl-C."""
     from stream_app.logs import configure_logs
-    from stream_app.worker import main as serve
+    from stream_app.serve.worker import main as serve
 
     settings = settings_of(
         config, {"worker.data_dir": data_dir, "worker.web_port": web_port, "worker.log_format": log_format}
@@ -61,7 +61,7 @@ def topics(config: Config = None, json: Json = False) -> None:
     """Create the topics that are missing and compare the others with what they should be."""
     import msgspec
 
-    from schemas.topics_admin import ensure_topics
+    from schemas.kafka.admin import ensure_topics
 
     settings = settings_of(config)
     specs = settings.topic_specs()
@@ -107,7 +107,7 @@ def replay(
     ] = None,
 ) -> None:
     """Publish a click file as live clicks."""
-    from stream_app.replay import replay as publish
+    from stream_app.tools.replay import replay as publish
 
     code = publish(
         file,
@@ -136,7 +136,7 @@ def watch(
     ] = False,
 ) -> None:
     """Show rankings as they are published, until Ctrl-C."""
-    from stream_app.watch import watch as follow
+    from stream_app.tools.watch import watch as follow
 
     code = follow(
         settings_of(config), session_id=session, limit=limit, from_beginning=from_beginning, json=json, out=out, err=err
@@ -149,7 +149,7 @@ def inspect(
     session: Annotated[str, typer.Argument(help="The session's id.")], config: Config = None, json: Json = False
 ) -> None:
     """Show a session's row: its model, last clicks and state."""
-    from stream_app.inspect_session import inspect_session
+    from stream_app.tools.inspect_session import inspect_session
 
     raise typer.Exit(inspect_session(session, settings_of(config), json=json, out=out, err=err))
 

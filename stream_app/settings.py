@@ -5,9 +5,9 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from schemas.announcement import CHAMPION
-from schemas.settings import ClickSettings, KafkaConnection, RootSettings, Section, TopicSettings
-from schemas.topics import TopicSpec, topic_table
+from schemas.config.settings import ClickSettings, KafkaConnection, RootSettings, Section, TopicSettings
+from schemas.kafka.topics import TopicSpec, topic_table
+from schemas.messages.announcement import CHAMPION
 
 
 class WorkerSettings(Section):

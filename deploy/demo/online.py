@@ -4,7 +4,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Final
 
-from schemas.ranking import Ranking
+from schemas.messages.ranking import Ranking
 
 K: Final = 20
 _REMEMBERED_SESSIONS: Final = 200_000

@@ -13,13 +13,13 @@ import rocksdict
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, TopicPartition
 from numpy.typing import NDArray
 
-from schemas.click import Click, ClickLimits, ClickRejectedError, decode_click
-from schemas.model import Model
-from schemas.ranking import Ranking, decode_ranking
-from stream_app.app import tables_folder
-from stream_app.session import SessionRules, SessionState
-from stream_app.state_codec import decode_state
-from stream_app.store import SessionStore
+from schemas.bundle.runtime import Model
+from schemas.messages.click import Click, ClickLimits, ClickRejectedError, decode_click
+from schemas.messages.ranking import Ranking, decode_ranking
+from stream_app.core.session import SessionRules, SessionState
+from stream_app.core.state_codec import decode_state
+from stream_app.serve.app import tables_folder
+from stream_app.state.store import SessionStore
 
 Position = tuple[int, int]
 """Partition and offset of a click: its identity."""

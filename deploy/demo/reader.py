@@ -13,9 +13,9 @@ from confluent_kafka import Consumer, Message, TopicPartition
 
 from deploy.demo.online import OnlineScores
 from deploy.demo.view import Page
-from schemas.bundle import open_bundle
-from schemas.click import Click
-from schemas.ranking import decode_ranking
+from schemas.bundle.files import open_bundle
+from schemas.messages.click import Click
+from schemas.messages.ranking import decode_ranking
 
 _RECENT_SECONDS: Final = 10.0
 _DRAWN_SECONDS: Final = 0.5

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.demo.shop_catalogue import DEPARTMENTS, Catalogue, Ints, first_catalogue, next_season
-from schemas.click import Click
+from schemas.messages.click import Click
 
 _BLOCK = 2048  # sessions drawn at once: large enough for numpy to pay, small enough for memory and the first click
 _HISTORY, _LIVE, _SEASONS = 1, 2, 3  # one stream of random numbers each: a longer history changes no live click

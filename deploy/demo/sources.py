@@ -9,9 +9,9 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from deploy.demo.shop import Shop, ShopSettings
-from schemas.click import Click
-from stream_app.click_file import read_click_file
-from stream_app.pacing import Batch, pace, rebase
+from schemas.messages.click import Click
+from stream_app.tools.click_file import read_click_file
+from stream_app.tools.pacing import Batch, pace, rebase
 
 _HISTORY_SESSIONS = 8_000
 _HISTORY_SHARE = 0.5

@@ -24,10 +24,10 @@ from deploy.demo.view import Page, View
 from deploy.kafka import LocalKafka
 from deploy.kafka.folders import LOGS, remove_folder
 from deploy.kafka.ports import free_port
-from schemas.click import Click, encode_click
-from schemas.settings import KafkaConnection
-from schemas.topics import changelog_topic
-from stream_app.pacing import wait_until_due
+from schemas.config.settings import KafkaConnection
+from schemas.kafka.topics import changelog_topic
+from schemas.messages.click import Click, encode_click
+from stream_app.tools.pacing import wait_until_due
 
 _PARTITIONS: Final = 4
 _READY_SECONDS: Final = 180.0

@@ -10,8 +10,8 @@ from confluent_kafka import Message
 
 from deploy.demo.online import ModelScore
 from deploy.demo.oracle import Position, Published, mismatches, read_topic, recompute, stored_rows
-from schemas.bundle import open_bundle
-from schemas.ranking import decode_ranking
+from schemas.bundle.files import open_bundle
+from schemas.messages.ranking import decode_ranking
 
 _CHECKED_RANKINGS: Final = 25
 """The oracle compares every n-th ranking item by item; rows, and that there is a ranking, for all clicks."""

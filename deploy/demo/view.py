@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from deploy.demo.online import ModelScore
-from schemas.ranking import Ranking
+from schemas.messages.ranking import Ranking
 
 _LINES_EVERY_SECONDS = 5.0
 _EVENTS = 9

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from deploy.kafka.errors import WAYS_OUT, LocalKafkaError
-from schemas.kafka_settings import system_authorities
+from schemas.kafka.connection import system_authorities
 
 LOCK: Final = Path(__file__).with_name("jars.lock")
 REPOSITORY_VARIABLE: Final = "KAFKA_MAVEN_REPOSITORY"

@@ -5,8 +5,8 @@ from itertools import count, islice
 
 import numpy as np
 
-from schemas.click import MAX_ID_BYTES
 from schemas.click_files.columns import Bools, Column, Ints, looked_up
+from schemas.messages.click import MAX_ID_BYTES
 
 
 class Ids:

@@ -19,11 +19,11 @@ import pytest
 from onnx import helper
 from onnx.external_data_helper import convert_model_to_external_data
 
-from schemas.bundle import BundleLimits, Golden, manifest_digest, open_bundle, read_manifest
+from schemas.bundle.files import BundleLimits, Golden, manifest_digest, open_bundle, read_manifest
+from schemas.bundle.golden import encode_golden
+from schemas.bundle.manifest import FILES
+from schemas.bundle.vocabulary import Vocabulary
 from schemas.errors import BundleError, BundleExistsError
-from schemas.golden import encode_golden
-from schemas.manifest import FILES
-from schemas.vocabulary import Vocabulary
 from tests.contract.tiny_model import F32, I64, TinyModel, graph_bytes
 
 ROOT = Path(__file__).parents[2]

@@ -10,8 +10,8 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from schemas.bundle import manifest_digest, open_bundle
-from schemas.bundle_store import CACHED_BUNDLES, lies_within
+from schemas.bundle.files import manifest_digest, open_bundle
+from schemas.bundle.store import CACHED_BUNDLES, lies_within
 from schemas.errors import BundleError
 from tests.contract.tiny_model import TinyModel
 

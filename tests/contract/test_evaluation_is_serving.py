@@ -7,20 +7,20 @@ import numpy as np
 import pytest
 import torch
 
-from schemas.bundle import open_bundle
-from schemas.click import Click
-from schemas.model import Model
-from stream_app.recommend import RankedClick, SourcedClick, recommend
-from stream_app.session import SessionRules, SessionState
-from stream_app.state_codec import decode_state, encode_state
+from schemas.bundle.files import open_bundle
+from schemas.bundle.runtime import Model
+from schemas.messages.click import Click
+from stream_app.core.recommend import RankedClick, SourcedClick, recommend
+from stream_app.core.session import SessionRules, SessionState
+from stream_app.core.state_codec import decode_state, encode_state
 from tests.unit.models import exact_model, sick_model
 from tests.unit.trainer.builders import random_sessions, sessions_of
-from trainer.evaluate import Lanes, follow, ranks_of
-from trainer.export import save_bundle
-from trainer.model_scorer import ModelScorer
-from trainer.sessions import SessionSet
-from trainer.settings import TrainingSettings
-from trainer.train import train
+from trainer.data.sessions import SessionSet
+from trainer.evaluation.model_scorer import ModelScorer
+from trainer.evaluation.protocol import Lanes, follow, ranks_of
+from trainer.export.bundle import save_bundle
+from trainer.training.settings import TrainingSettings
+from trainer.training.train import train
 
 ITEMS, UNKNOWN = 60, 5
 KNOWN = tuple(f"i{item}" for item in range(ITEMS))

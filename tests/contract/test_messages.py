@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from schemas import examples
-from schemas.announcement import ModelAnnouncement, decode_announcement, encode_announcement, is_version
-from schemas.click import ClickLimits, ClickRejectedError, RejectReason, decode_click, encode_click
 from schemas.errors import AnnouncementError, MessageError
-from schemas.ranking import RankedItem, Ranking, RankingReason, decode_ranking, encode_ranking
-from schemas.rejected import KEPT_BYTES, RejectedClick, decode_rejected, encode_rejected, reject
-from schemas.source import Source
+from schemas.messages import examples
+from schemas.messages.announcement import ModelAnnouncement, decode_announcement, encode_announcement, is_version
+from schemas.messages.click import ClickLimits, ClickRejectedError, RejectReason, decode_click, encode_click
+from schemas.messages.ranking import RankedItem, Ranking, RankingReason, decode_ranking, encode_ranking
+from schemas.messages.rejected import KEPT_BYTES, RejectedClick, decode_rejected, encode_rejected, reject
+from schemas.messages.source import Source
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -8,21 +8,21 @@ import numpy as np
 import pytest
 import torch
 
-from schemas.bundle import Model, open_bundle, recent_items, write_bundle
+from schemas.bundle.files import Model, open_bundle, recent_items, write_bundle
+from schemas.bundle.golden import same_ranking
+from schemas.bundle.vocabulary import Vocabulary
 from schemas.click_files.read import read_log
 from schemas.errors import BundleError
-from schemas.golden import same_ranking
-from schemas.vocabulary import Vocabulary
 from tests.unit.trainer.builders import random_sessions
-from trainer import gru4rec
-from trainer.export import export, read_weights, save_bundle
-from trainer.fit import FitResult, fit
-from trainer.parity import check_parity
-from trainer.service_errors import ParityError
-from trainer.session_memory import NO_MEMORY, RECENT, remember
-from trainer.sessions import SessionSet, drop_short, encode, group_sessions, vocabulary_of
-from trainer.settings import TrainingSettings
-from trainer.train import train
+from trainer.data.sessions import SessionSet, drop_short, encode, group_sessions, vocabulary_of
+from trainer.errors import ParityError
+from trainer.export.bundle import export, read_weights, save_bundle
+from trainer.export.parity import check_parity
+from trainer.memory.terms import NO_MEMORY, RECENT, remember
+from trainer.models import gru4rec
+from trainer.training.fit import FitResult, fit
+from trainer.training.settings import TrainingSettings
+from trainer.training.train import train
 
 # (embedding, layers, deep_input, input_decay)
 ARCHITECTURES = [

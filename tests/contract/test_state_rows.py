@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from stream_app.session import SessionState
-from stream_app.state_codec import FORMAT_VERSION, decode_state, encode_state, row_offset
+from stream_app.core.session import SessionState
+from stream_app.core.state_codec import FORMAT_VERSION, decode_state, encode_state, row_offset
 
 FULL = SessionState(
     model_version="2026-01-01T00",

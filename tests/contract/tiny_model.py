@@ -10,8 +10,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from schemas.bundle import Golden, recent_items, write_bundle
-from schemas.vocabulary import Vocabulary
+from schemas.bundle.files import Golden, recent_items, write_bundle
+from schemas.bundle.vocabulary import Vocabulary
 
 F32, I64 = TensorProto.FLOAT, TensorProto.INT64
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from schemas.click import Click
+from schemas.messages.click import Click
 from tests.conftest import REPOSITORY, KafkaUnderTest
 from tests.faults.deployment import Deployment, real_clicks
 

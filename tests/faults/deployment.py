@@ -22,14 +22,14 @@ from bench.random_model import random_bundle
 from deploy.demo.oracle import Published, mismatches, read_topic, recompute, restored_rows, stored_rows
 from deploy.demo.shop import Shop, ShopSettings
 from deploy.kafka.ports import free_port
-from schemas.announcement import ModelAnnouncement, encode_announcement
-from schemas.bundle import manifest_digest, open_bundle
-from schemas.click import Click, encode_click
-from schemas.model import Model
-from schemas.settings import KafkaConnection, TopicSettings
-from schemas.topics import changelog_topic, topic_table
-from schemas.topics_admin import ensure_topics
-from stream_app.click_file import read_click_file
+from schemas.bundle.files import manifest_digest, open_bundle
+from schemas.bundle.runtime import Model
+from schemas.config.settings import KafkaConnection, TopicSettings
+from schemas.kafka.admin import ensure_topics
+from schemas.kafka.topics import changelog_topic, topic_table
+from schemas.messages.announcement import ModelAnnouncement, encode_announcement
+from schemas.messages.click import Click, encode_click
+from stream_app.tools.click_file import read_click_file
 from tests.committed import committed
 
 PARTITIONS = 4

@@ -10,7 +10,7 @@ import pytest
 from deploy.kafka import LocalKafka
 from deploy.kafka.ports import free_ports
 from deploy.kafka.properties import HOST
-from schemas.click import Click
+from schemas.messages.click import Click
 from tests.conftest import KafkaUnderTest
 from tests.faults.deployment import PARTITIONS, Deployment, WorkerProcess
 from tests.faults.proxy import ALL, Gate, Proxy

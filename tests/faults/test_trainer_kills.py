@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from deploy.demo.shop import Shop, ShopSettings
-from schemas.bundle import open_bundle
-from schemas.click import Click
+from schemas.bundle.files import open_bundle
+from schemas.messages.click import Click
 from tests.conftest import KafkaUnderTest
 from tests.integration.trainer_deployment import PARTITIONS, Deployment
-from trainer.assembly import registry_of
-from trainer.click_log import ClickLogFolder
+from trainer.service.assembly import registry_of
+from trainer.service.click_log import ClickLogFolder
 
 pytestmark = pytest.mark.fault
 

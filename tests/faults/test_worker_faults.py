@@ -14,8 +14,8 @@ from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from deploy.demo.oracle import read_topic
-from schemas.click import Click, RejectReason
-from schemas.rejected import decode_rejected
+from schemas.messages.click import Click, RejectReason
+from schemas.messages.rejected import decode_rejected
 from tests.conftest import KafkaUnderTest
 from tests.faults.deployment import (
     GAVE_UP,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench.deployment import BenchmarkError, Deployment
-from schemas.click import Click
+from schemas.messages.click import Click
 from tests.conftest import REPOSITORY, KafkaUnderTest
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import rocksdict
 
-from stream_app import damage
 from stream_app.errors import StoreError
-from stream_app.store import SessionStore
+from stream_app.state import damage
+from stream_app.state.store import SessionStore
 from tests.integration.test_store import open_store, persisted, row
 
 ROWS, BATCH = 1200, 20

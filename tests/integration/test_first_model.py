@@ -13,7 +13,7 @@ from confluent_kafka import Producer
 
 from deploy.demo.shop import Shop, ShopSettings
 from deploy.kafka.ports import free_port
-from schemas.click import Click, encode_click
+from schemas.messages.click import Click, encode_click
 from tests.conftest import KafkaUnderTest
 
 NOW = 1_767_225_600_000

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from stream_app.lag import Lag
+from stream_app.kafka.lag import Lag
 from tests.conftest import KafkaUnderTest
 from tests.integration.workers import AppUnderTest, Group, running, until
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from stream_app.delivery import Batch, Delivery
 from stream_app.errors import DeliveryError, StalledError
+from stream_app.serve.delivery import Batch, Delivery
 from tests.conftest import KafkaUnderTest
 from tests.integration.workers import DEADLINE, Group, running, until
 

@@ -21,11 +21,11 @@ from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
 from pydantic import SecretStr
 
 from deploy.kafka.properties import HOST
-from schemas import kafka_settings
-from schemas.bundle import open_bundle
-from schemas.click import Click
-from schemas.settings import KafkaConnection, load_settings
-from stream_app.credentials import TokenError, faust_credentials
+from schemas.bundle.files import open_bundle
+from schemas.config.settings import KafkaConnection, load_settings
+from schemas.kafka import connection as kafka_settings
+from schemas.messages.click import Click
+from stream_app.kafka.credentials import TokenError, faust_credentials
 from stream_app.settings import StreamSettings
 from tests.conftest import REPOSITORY
 from tests.contract.tiny_model import TinyModel

@@ -18,19 +18,19 @@ from confluent_kafka import Message, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 from msgspec.structs import replace
 
-from schemas.announcement import ModelAnnouncement, encode_announcement
-from schemas.bundle import manifest_digest
-from schemas.click import ClickLimits, decode_click
-from schemas.ranking import RankedItem, Ranking, RankingReason, encode_ranking
-from schemas.settings import KafkaConnection, load_settings
-from schemas.source import Source
-from schemas.topics import topic_table
-from schemas.topics_admin import ensure_topics
+from schemas.bundle.files import manifest_digest
+from schemas.config.settings import KafkaConnection, load_settings
+from schemas.kafka.admin import ensure_topics
+from schemas.kafka.topics import topic_table
+from schemas.messages.announcement import ModelAnnouncement, encode_announcement
+from schemas.messages.click import ClickLimits, decode_click
+from schemas.messages.ranking import RankedItem, Ranking, RankingReason, encode_ranking
+from schemas.messages.source import Source
+from stream_app.core.session import SessionState
+from stream_app.core.state_codec import encode_state
+from stream_app.kafka.plain_consumer import plain_consumer
 from stream_app.partitioner import partition_of
-from stream_app.plain_consumer import plain_consumer
-from stream_app.session import SessionState
 from stream_app.settings import StreamSettings
-from stream_app.state_codec import encode_state
 from tests.conftest import KafkaUnderTest
 from tests.contract.tiny_model import TinyModel
 

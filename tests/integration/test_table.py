@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from faust.types import TP
 
+from stream_app.core.session import SessionState
+from stream_app.core.state_codec import encode_state
 from stream_app.errors import StoreError
-from stream_app.session import SessionState
-from stream_app.state_codec import encode_state
 from tests.conftest import KafkaUnderTest
 from tests.integration.workers import AppUnderTest, Group, RecordRefusedError, running, until
 

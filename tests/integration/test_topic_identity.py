@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from confluent_kafka.admin import AdminClient
 
-from schemas.topics import topic_table
-from schemas.topics_admin import ensure_topics
+from schemas.kafka.admin import ensure_topics
+from schemas.kafka.topics import topic_table
 from stream_app.errors import StoreError
-from stream_app.topic_identity import check_identity, topic_ids
+from stream_app.state.topic_identity import check_identity, topic_ids
 from tests.conftest import KafkaUnderTest
 from tests.integration.workers import Group, until
 

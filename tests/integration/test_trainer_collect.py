@@ -11,12 +11,12 @@ import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from schemas.click import Click, encode_click
+from schemas.messages.click import Click, encode_click
 from tests.conftest import KafkaUnderTest
 from tests.integration.trainer_deployment import PARTITIONS, Deployment
-from trainer.assembly import collect, collector_of
-from trainer.click_log import ClickLogFolder
-from trainer.service_errors import ClickLogError, CollectError
+from trainer.errors import ClickLogError, CollectError
+from trainer.service.assembly import collect, collector_of
+from trainer.service.click_log import ClickLogFolder
 
 NOW = 1_767_225_600_000
 
@@ -192,7 +192,7 @@ def test_a_topic_that_is_not_there_names_the_step(kafka: KafkaUnderTest, topic_p
 
 
 def test_a_broker_that_is_not_there_names_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainer.collect._TIMEOUT_SECONDS", 2.0)
+    monkeypatch.setattr("trainer.service.collect._TIMEOUT_SECONDS", 2.0)
     deployment = Deployment("127.0.0.1:1", "nowhere", tmp_path)
     with pytest.raises(CollectError, match=r"127\.0\.0\.1:1.*is Kafka running"):
         collect_once(deployment)

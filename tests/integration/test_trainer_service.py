@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 
 from deploy.demo.shop import Shop, ShopSettings
-from schemas.announcement import ModelAnnouncement
-from schemas.bundle import open_bundle
+from schemas.bundle.files import open_bundle
+from schemas.messages.announcement import ModelAnnouncement
 from tests.conftest import REPOSITORY, KafkaUnderTest
 from tests.integration.trainer_deployment import Deployment
 from trainer.__main__ import main
-from trainer.assembly import championship_of, registry_of
-from trainer.click_log import ClickLogFolder
-from trainer.cycle import CycleResult
-from trainer.gate import best_rivals
-from trainer.service import run
+from trainer.service.assembly import championship_of, registry_of
+from trainer.service.click_log import ClickLogFolder
+from trainer.service.cycle import CycleResult
+from trainer.service.gate import best_rivals
+from trainer.service.loop import run
 
 NOW = 1_767_225_600_000
 SHOP = Shop(ShopSettings(departments=2, brands=3, items_per_line=6))
@@ -210,7 +210,7 @@ def test_a_kill_between_publishing_and_announcing_is_made_good_by_the_next_start
 
     produce_history(deployment)
     with monkeypatch.context() as patched:
-        patched.setattr("trainer.announce.ModelsTopic.announce", die)
+        patched.setattr("trainer.service.announce.ModelsTopic.announce", die)
         with pytest.raises(Killed):
             cycle(deployment)
     assert deployment.models_topic().current() is None

@@ -13,9 +13,9 @@ from aiokafka.structs import TopicPartition
 from confluent_kafka import Producer
 from faust.types import TP
 
-from schemas.click import ClickLimits, decode_click
-from stream_app.app import _QUEUED_FETCHES
-from stream_app.transport import _LONGEST_WAIT_MS
+from schemas.messages.click import ClickLimits, decode_click
+from stream_app.kafka.transport import _LONGEST_WAIT_MS
+from stream_app.serve.app import _QUEUED_FETCHES
 from tests.conftest import KafkaUnderTest
 from tests.integration.workers import BEGAN, SESSION_TIMEOUT, AppUnderTest, Group, contiguous, running, until
 

@@ -16,7 +16,7 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from deploy.kafka.ports import free_port
-from schemas.click import Click
+from schemas.messages.click import Click
 from tests.conftest import REPOSITORY, KafkaUnderTest
 from tests.faults.deployment import Deployment, WorkerProcess
 from tests.integration.workers import BEGAN, ITEMS, Group, running, until
@@ -191,7 +191,7 @@ def test_a_worker_without_a_model_waits_then_serves_and_drains(kafka: KafkaUnder
 
 GATED_WORKER = """
 import asyncio, pathlib, sys
-from stream_app.table import SessionTable
+from stream_app.state.table import SessionTable
 
 gate = pathlib.Path(sys.argv.pop())
 
@@ -238,7 +238,7 @@ def test_a_recovery_that_never_ends_ends_the_worker(kafka: KafkaUnderTest, topic
 STUCK_WORKERS = {
     "agent": """
 import asyncio
-from stream_app.pipeline import Pipeline
+from stream_app.serve.pipeline import Pipeline
 
 async def take_nothing(self, fetch):
     await asyncio.Event().wait()
@@ -249,7 +249,7 @@ main()
 """,
     "fetcher": """
 import asyncio
-from stream_app.transport import ChunkConsumer
+from stream_app.kafka.transport import ChunkConsumer
 
 getmany = ChunkConsumer.getmany
 

@@ -10,12 +10,12 @@ from typing import Any
 
 from confluent_kafka import Producer
 
-from schemas.click import Click, encode_click
-from schemas.settings import KafkaConnection, TopicSettings, load_settings
-from schemas.topics import topic_table
-from schemas.topics_admin import ensure_topics
-from trainer.announce import ModelsTopic
-from trainer.service_settings import TrainerRoot
+from schemas.config.settings import KafkaConnection, TopicSettings, load_settings
+from schemas.kafka.admin import ensure_topics
+from schemas.kafka.topics import topic_table
+from schemas.messages.click import Click, encode_click
+from trainer.service.announce import ModelsTopic
+from trainer.service.settings import TrainerRoot
 
 PARTITIONS = 3
 FAST = {"epochs": 2, "n_sample": 64, "hidden_size": 24}

@@ -13,17 +13,17 @@ from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 from faust.types import Message
 
-from schemas.click import Click, encode_click
-from schemas.settings import KafkaConnection, TopicSettings
-from schemas.topics import changelog_topic, topic_table
-from schemas.topics_admin import ensure_topics
-from stream_app.app import RecommenderApp, create_app
-from stream_app.delivery import Delivery, producer_config
-from stream_app.hot_swap import LiveModel
-from stream_app.metrics import Metrics
-from stream_app.pipeline import Pipeline
+from schemas.config.settings import KafkaConnection, TopicSettings
+from schemas.kafka.admin import ensure_topics
+from schemas.kafka.topics import changelog_topic, topic_table
+from schemas.messages.click import Click, encode_click
+from stream_app.kafka.transport import Chunk, ChunkConsumer, Fetch
+from stream_app.serve.app import RecommenderApp, create_app
+from stream_app.serve.delivery import Delivery, producer_config
+from stream_app.serve.hot_swap import LiveModel
+from stream_app.serve.metrics import Metrics
+from stream_app.serve.pipeline import Pipeline
 from stream_app.settings import StreamSettings, WorkerSettings
-from stream_app.transport import Chunk, ChunkConsumer, Fetch
 from tests.committed import committed
 from tests.unit.models import exact_model
 

@@ -1,7 +1,7 @@
 """A models topic for tests without a broker."""
 
-from schemas.announcement import ModelAnnouncement
-from trainer.service_errors import AnnounceError
+from schemas.messages.announcement import ModelAnnouncement
+from trainer.errors import AnnounceError
 
 
 class TopicInMemory:

@@ -5,14 +5,14 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.model import Model
-from schemas.vocabulary import Vocabulary
+from schemas.bundle.runtime import Model
+from schemas.bundle.vocabulary import Vocabulary
 
 _PRIME = 2039  # below 2^11, its square below 2^24: float16 and float32 hold every number exactly
 
 
 class ExactModel:
-    """Looks like `schemas.model.Model`. Each input leaves its trace in each answer; `salt` makes versions differ."""
+    """Looks like `schemas.bundle.runtime.Model`. Each input leaves its trace in each answer; `salt` parts versions."""
 
     k, popular_share = 4, 0.25
     step = Model.step

@@ -16,17 +16,17 @@ from typer.testing import CliRunner
 from deploy.demo.__main__ import demo
 from deploy.kafka.__main__ import run as run_kafka
 from deploy.kafka.jars import kafka_version
-from schemas import examples
-from schemas.announcement import ModelAnnouncement
-from schemas.click import Click, RejectReason
-from schemas.ranking import Ranking, RankingReason
-from schemas.rejected import RejectedClick
-from schemas.settings import SECTIONS, TopicSettings, load_settings
-from schemas.settings_keys import dotted_keys, field_type, variable_of
-from schemas.topics import topic_table
+from schemas.config.settings import SECTIONS, TopicSettings, load_settings
+from schemas.config.settings_keys import dotted_keys, field_type, variable_of
+from schemas.kafka.topics import topic_table
+from schemas.messages import examples
+from schemas.messages.announcement import ModelAnnouncement
+from schemas.messages.click import Click, RejectReason
+from schemas.messages.ranking import Ranking, RankingReason
+from schemas.messages.rejected import RejectedClick
 from stream_app import __main__ as stream_command
-from stream_app import watchdog, worker
-from stream_app.metrics import Metrics
+from stream_app.serve import watchdog, worker
+from stream_app.serve.metrics import Metrics
 from stream_app.settings import StreamSettings
 from tests import settings_page
 from tests.container_files import services
@@ -45,13 +45,13 @@ from tests.doc_pages import (
     prose,
     table,
 )
-from tests.unit.test_compose import PROGRAMS, is_command
-from trainer.ablation import ROWS
-from trainer.baselines import BASELINES, parse_baselines
-from trainer.baselines.spec import options_of
+from tests.unit.deploy.test_compose import PROGRAMS, is_command
+from trainer.evaluation.baselines import BASELINES, parse_baselines
+from trainer.evaluation.baselines.spec import options_of
 from trainer.presets import load_preset, preset_names
-from trainer.search_space import BASELINE_SPACES, network_space
-from trainer.service_settings import TrainerRoot
+from trainer.search.ablation import ROWS
+from trainer.search.search_space import BASELINE_SPACES, network_space
+from trainer.service.settings import TrainerRoot
 
 DOCS: Final = REPOSITORY / "docs"
 ROOTS: Final = (StreamSettings, TrainerRoot)

@@ -1,6 +1,7 @@
 """Who may import whom: read from the source, so that an import inside a function counts as well."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,15 +25,38 @@ MAY_IMPORT = {
 # Outside package -> the files of the product that may know it.
 KEPT_IN: dict[str, set[str]] = {
     "faust": {
-        f"stream_app/{name}.py"
-        for name in ("app", "credentials", "in_flight", "lag", "pipeline", "settling", "store", "table", "transport")
+        "stream_app/kafka/credentials.py",
+        "stream_app/kafka/lag.py",
+        "stream_app/kafka/transport.py",
+        "stream_app/serve/app.py",
+        "stream_app/serve/in_flight.py",
+        "stream_app/serve/pipeline.py",
+        "stream_app/serve/settling.py",
+        "stream_app/state/store.py",
+        "stream_app/state/table.py",
     },
     "mode": set(),
-    "aiokafka": {"stream_app/credentials.py", "stream_app/membership.py", "stream_app/transport.py"},
-    "rocksdict": {"stream_app/store.py", "deploy/demo/oracle.py"},  # the demo compares the stopped worker's rows
+    "aiokafka": {"stream_app/kafka/credentials.py", "stream_app/kafka/membership.py", "stream_app/kafka/transport.py"},
+    "rocksdict": {"stream_app/state/store.py", "deploy/demo/oracle.py"},  # the demo compares the stopped worker's rows
 }
 
-PURE = {"session", "recommend", "state_codec", "pacing"}
+# The folders of each package, from the ground up: one imports only those before it.
+FLOORS = {
+    "schemas": ("messages", "kafka", "config", "bundle", "click_files"),
+    "stream_app": ("core", "kafka", "state", "serve", "tools"),
+    "trainer": (
+        "data", "models", "memory", "evaluation", "training", "export", "presets", "search", "service", "commands",
+    ),
+}  # fmt: skip
+# Arrows that still run upward. Who cuts one takes it out here.
+UPWARD = {
+    ("trainer", "evaluation", "training"),  # the compiled ranking, settings and results of a fit
+    ("trainer", "memory", "evaluation"),  # features follow sessions as the protocol does
+    ("trainer", "models", "training"),  # settings
+    ("trainer", "training", "export"),  # will a bundle hold it?
+}
+
+PURE = {"core/session", "core/recommend", "core/state_codec", "tools/pacing"}
 # What a pure module may take from outside: no clock, no files, no network, no threads.
 PURE_MAY_IMPORT = {
     "collections",
@@ -78,13 +102,37 @@ def importers(package: str, of: str) -> set[str]:
 
 def test_every_package_is_read() -> None:
     assert all(sources(package) for package in PACKAGES)
-    assert "stream_app/app.py" in importers("stream_app", "faust")  # the reader finds what is known to be there
+    assert "stream_app/serve/app.py" in importers("stream_app", "faust")  # the reader finds what is known to be there
 
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_packages_import_in_one_direction(package: str) -> None:
     forbidden = {other: importers(package, other) for other in PACKAGES if other not in MAY_IMPORT[package]}
     assert {other: files for other, files in forbidden.items() if files} == {}
+
+
+@pytest.mark.parametrize("package", FLOORS)
+def test_folders_import_downward(package: str) -> None:
+    floors = FLOORS[package]
+    assert {path.name for path in (ROOT / package).iterdir() if (path / "__init__.py").exists()} == set(floors)
+    upward = {
+        (package, low, high)
+        for number, low in enumerate(floors)
+        for high in floors[number + 1 :]
+        if any(file.startswith(f"{package}/{low}/") for file in importers(package, f"{package}.{high}"))
+    }
+    assert upward == {arrow for arrow in UPWARD if arrow[0] == package}
+
+
+def test_the_map_of_the_architecture_page_is_true() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    for package, floors in FLOORS.items():
+        for floor in floors:
+            doc = ast.get_docstring(ast.parse((ROOT / package / floor / "__init__.py").read_text(encoding="utf-8")))
+            assert f"| `{package}/{floor}/` | {(doc or '').splitlines()[0]} |" in page
+    named = re.findall(rf"`((?:{'|'.join(PACKAGES)})/[\w/.]*)`", page)
+    assert len(named) > 40
+    assert [path for path in named if not (ROOT / path).exists()] == []
 
 
 @pytest.mark.parametrize("outside", KEPT_IN)
@@ -100,7 +148,7 @@ def test_torch_is_the_trainers() -> None:
 
 
 def test_onnx_runtime_is_behind_the_bundle() -> None:
-    assert importers("schemas", "onnxruntime") == {"schemas/model.py"}
+    assert importers("schemas", "onnxruntime") == {"schemas/bundle/runtime.py"}
     for package in ("stream_app", "trainer", "deploy"):
         assert importers(package, "onnxruntime") == set()
 
@@ -124,9 +172,9 @@ def test_the_core_reads_no_clock_and_does_no_io(module: str) -> None:
             "stream_app.__main__",
             {"faust", "torch", "numpy", "onnxruntime", "confluent_kafka"},
         ),  # --help answers at once
-        ("stream_app.worker", {"torch", "trainer", "pyarrow"}),  # the worker's image has none of them
-        ("stream_app.replay", {"faust", "torch", "pyarrow"}),  # text needs no parser of the trainer's
-        ("schemas.bundle", {"faust", "torch", "confluent_kafka"}),
+        ("stream_app.serve.worker", {"torch", "trainer", "pyarrow"}),  # the worker's image has none of them
+        ("stream_app.tools.replay", {"faust", "torch", "pyarrow"}),  # text needs no parser of the trainer's
+        ("schemas.bundle.files", {"faust", "torch", "confluent_kafka"}),
     ],
 )
 def test_what_is_never_loaded(module: str, never_loads: set[str]) -> None:

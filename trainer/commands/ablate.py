@@ -8,7 +8,6 @@ import typer
 from rich.console import Console
 
 from schemas.click_files.options import ReadOptions, reads_click_files
-from trainer.ablation import ROWS, planned
 from trainer.commands.options import (
     AsJson,
     CollapseRepeats,
@@ -33,7 +32,8 @@ from trainer.commands.options import (
 )
 from trainer.commands.terminal import mistakes_answered, progress_bar, tell_data, write_report
 from trainer.presets import load_preset
-from trainer.settings import assignments_of
+from trainer.search.ablation import ROWS, planned
+from trainer.training.settings import assignments_of
 
 
 @reads_click_files
@@ -72,15 +72,15 @@ def ablate(
         base = {**(load_preset(preset).settings if preset else {}), **assignments_of(settings or [])}
         rows = planned(base, only or ())
         # After the settings: torch takes seconds to import, and a mistake must be answered at once.
-        from trainer.comparison import comparison_report, comparison_table
-        from trainer.datasets import DataOptions, load
-        from trainer.device import use_device
-        from trainer.engine import use_threads
-        from trainer.evaluate import GruScorer, ranks_of
-        from trainer.plot import check_plot, plot_comparison
-        from trainer.significance import judge
-        from trainer.train import check_size, transitions_to_fit, transitions_to_learn
-        from trainer.train import train as train_model
+        from trainer.data.datasets import DataOptions, load
+        from trainer.evaluation.comparison import comparison_report, comparison_table
+        from trainer.evaluation.plot import check_plot, plot_comparison
+        from trainer.evaluation.protocol import GruScorer, ranks_of
+        from trainer.evaluation.significance import judge
+        from trainer.training.device import use_device
+        from trainer.training.engine import use_threads
+        from trainer.training.train import check_size, transitions_to_fit, transitions_to_learn
+        from trainer.training.train import train as train_model
 
         check_plot(plot)
         use_threads(threads)

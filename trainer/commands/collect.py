@@ -19,8 +19,8 @@ def collect(
     json: Json = False,
 ) -> None:
     """Collect clicks from Kafka into the Parquet click log, each offset exactly once, until SIGTERM or Ctrl-C."""
-    from trainer.assembly import collect as collect_clicks
     from trainer.logs import configure_logs
+    from trainer.service.assembly import collect as collect_clicks
 
     root = settings_of(config, {"trainer.log_dir": log_dir})
     configure_logs(root.trainer.log_format, root.trainer.log_level)

@@ -31,9 +31,9 @@ from trainer.errors import TrainingSettingsError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from schemas.model import Model
-    from trainer.datasets import Dataset
-    from trainer.evaluate import Scorer
+    from schemas.bundle.runtime import Model
+    from trainer.data.datasets import Dataset
+    from trainer.evaluation.protocol import Scorer
 
 
 @reads_click_files
@@ -73,15 +73,15 @@ def evaluate(
     errors = Console(stderr=True)
     with mistakes_answered(errors):
         # Here, because torch takes seconds to import.
-        from schemas.bundle import open_bundle
-        from trainer.baselines import BASELINES, parse_baselines
-        from trainer.comparison import comparison_report, comparison_table
-        from trainer.datasets import DataOptions, load
-        from trainer.engine import use_threads
-        from trainer.evaluate import DEFAULT_KS, ranks_of, ties_undecided
-        from trainer.model_scorer import ModelScorer
-        from trainer.plot import check_plot, plot_comparison
-        from trainer.significance import judge
+        from schemas.bundle.files import open_bundle
+        from trainer.data.datasets import DataOptions, load
+        from trainer.evaluation.baselines import BASELINES, parse_baselines
+        from trainer.evaluation.comparison import comparison_report, comparison_table
+        from trainer.evaluation.model_scorer import ModelScorer
+        from trainer.evaluation.plot import check_plot, plot_comparison
+        from trainer.evaluation.protocol import DEFAULT_KS, ranks_of, ties_undecided
+        from trainer.evaluation.significance import judge
+        from trainer.training.engine import use_threads
 
         specs = parse_baselines(baselines, BASELINES)
         check_plot(plot)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from schemas.announcement import VERSION_PATTERN, is_version
 from schemas.click_files.options import ReadOptions, reads_click_files
+from schemas.messages.announcement import VERSION_PATTERN, is_version
 from trainer.commands.options import (
     AsJson,
     Checkpoint,
@@ -35,11 +35,11 @@ from trainer.commands.options import (
 from trainer.commands.terminal import mistakes_answered, progress_bar, tell_data, warn, write_report
 from trainer.errors import TrainingSettingsError
 from trainer.presets import load_preset
-from trainer.settings import TrainingSettings
+from trainer.training.settings import TrainingSettings
 from trainer.versions import version_at
 
 if TYPE_CHECKING:
-    from trainer.train import Start
+    from trainer.training.train import Start
 
 
 @reads_click_files
@@ -88,16 +88,16 @@ def fit(
         version = version or version_at(created_at)
         _check_version(out, version)
         # After the settings: torch takes seconds to import, and a mistake must be answered at once.
-        from trainer import baselines as counting
-        from trainer.datasets import DataOptions, load
-        from trainer.device import use_device
-        from trainer.early_stopping import EarlyStopping
-        from trainer.engine import use_threads
-        from trainer.evaluate import GruScorer, evaluate
-        from trainer.export import save_bundle
-        from trainer.report import fit_report, manifest_metrics, metrics_table, training_record
-        from trainer.train import TOO_FEW_TO_REMEMBER, transitions_to_fit, transitions_to_learn
-        from trainer.train import train as train_model
+        from trainer.data.datasets import DataOptions, load
+        from trainer.evaluation import baselines as counting
+        from trainer.evaluation.protocol import GruScorer, evaluate
+        from trainer.evaluation.report import fit_report, manifest_metrics, metrics_table, training_record
+        from trainer.export.bundle import save_bundle
+        from trainer.training.device import use_device
+        from trainer.training.early_stopping import EarlyStopping
+        from trainer.training.engine import use_threads
+        from trainer.training.train import TOO_FEW_TO_REMEMBER, transitions_to_fit, transitions_to_learn
+        from trainer.training.train import train as train_model
 
         use_threads(threads)
         use_device(device)
@@ -178,8 +178,8 @@ def _start(bundle: Path | None, settings: TrainingSettings) -> "Start | None":
     """Where the weights come from, with --warm-start."""
     if bundle is None:
         return None
-    from trainer.export import read_bundle_weights
-    from trainer.warm_start import warm_start
+    from trainer.export.bundle import read_bundle_weights
+    from trainer.training.warm_start import warm_start
 
     weights, item_ids = read_bundle_weights(bundle)
     return partial(warm_start, weights, item_ids, settings=settings)

@@ -10,9 +10,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from schemas.announcement import ModelAnnouncement
+from schemas.messages.announcement import ModelAnnouncement
 from trainer.commands.settings import Config, Json, settings_of
-from trainer.service_settings import TrainerRoot
+from trainer.service.settings import TrainerRoot
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class ListedModel:
 
 def models(config: Config = None, json: Json = False) -> None:
     """List the published versions: metrics, training window, the gate's verdict, and who is champion."""
-    from trainer.assembly import championship_of, registry_of
+    from trainer.service.assembly import championship_of, registry_of
 
     root = _settings(config)
     registry = registry_of(root)
@@ -72,7 +72,7 @@ def promote(
     json: Json = False,
 ) -> None:
     """Verify a published version as a worker would, and announce it: every worker serves it within seconds."""
-    from trainer.assembly import championship_of, registry_of
+    from trainer.service.assembly import championship_of, registry_of
 
     root = _settings(config)
     registry = registry_of(root)
@@ -81,7 +81,7 @@ def promote(
 
 def rollback(config: Config = None, json: Json = False) -> None:
     """Announce the champion's predecessor again."""
-    from trainer.assembly import championship_of, registry_of
+    from trainer.service.assembly import championship_of, registry_of
 
     root = _settings(config)
     _tell(championship_of(root, registry_of(root)).roll_back(), json=json)

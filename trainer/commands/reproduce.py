@@ -25,11 +25,11 @@ from trainer.commands.options import (
 )
 from trainer.commands.terminal import mistakes_answered, progress_bar, tell_data, warn, write_report
 from trainer.presets import Preset, Published, load_preset, preset_names
-from trainer.settings import TrainingSettings
+from trainer.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
-    from trainer.datasets import Dataset
-    from trainer.evaluate import Metrics
+    from trainer.data.datasets import Dataset
+    from trainer.evaluation.protocol import Metrics
 
 
 def presets(as_json: Annotated[bool, typer.Option("--json", help="Print them as JSON.")] = False) -> None:
@@ -80,14 +80,14 @@ def reproduce(
         chosen = load_preset(preset)
         training = chosen.with_changes(settings or [])
         published = chosen.published_for(training)
-        from trainer.datasets import DataOptions, load
-        from trainer.device import use_device
-        from trainer.engine import use_threads
-        from trainer.evaluate import GruScorer, evaluate
-        from trainer.report import metrics_report
-        from trainer.reproduction import Run, mean_and_spread
-        from trainer.train import train as train_model
-        from trainer.train import transitions_to_fit, transitions_to_learn
+        from trainer.data.datasets import DataOptions, load
+        from trainer.evaluation.protocol import GruScorer, evaluate
+        from trainer.evaluation.report import metrics_report
+        from trainer.search.reproduction import Run, mean_and_spread
+        from trainer.training.device import use_device
+        from trainer.training.engine import use_threads
+        from trainer.training.train import train as train_model
+        from trainer.training.train import transitions_to_fit, transitions_to_learn
 
         use_threads(threads)
         use_device(device)
@@ -151,7 +151,7 @@ def _described(preset: Preset) -> dict[str, Any]:
 
 
 def _figures(metrics: "Metrics", data: "Dataset") -> dict[str, Any]:
-    from trainer.report import files_report, metrics_report, size_of
+    from trainer.evaluation.report import files_report, metrics_report, size_of
 
     return {
         **metrics_report(metrics),

@@ -34,7 +34,7 @@ def run(
     )
     # After the settings: torch takes seconds to import, and a mistake must be answered at once.
     from trainer.logs import configure_logs
-    from trainer.service import run as serve
+    from trainer.service.loop import run as serve
 
     configure_logs(root.trainer.log_format, root.trainer.log_level)
     errors = Console(stderr=True)

@@ -8,8 +8,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from schemas.settings import describe, describe_json, load_settings
-from trainer.service_settings import TrainerRoot
+from schemas.config.settings import describe, describe_json, load_settings
+from trainer.service.settings import TrainerRoot
 
 Config = Annotated[Path | None, typer.Option("--config", help="The settings file; ./nextclick.toml when it is there.")]
 Json = Annotated[bool, typer.Option("--json", help="For programs: JSON instead of a table.")]

@@ -14,7 +14,7 @@ from schemas.errors import SchemaError
 from trainer.errors import TrainerError, TrainingDivergedError
 
 if TYPE_CHECKING:
-    from trainer.datasets import Dataset
+    from trainer.data.datasets import Dataset
 
 BAD_INPUT = 2
 FEW_PREDICTIONS = 500  # two standard errors of a Recall of .5 are .045 then

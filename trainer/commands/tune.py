@@ -28,10 +28,9 @@ from trainer.commands.options import (
 )
 from trainer.commands.stopping import stopping_on_signals
 from trainer.commands.terminal import mistakes_answered, tell_data, write_report
-from trainer.errors import TrainingSettingsError
+from trainer.errors import StopRequested, TrainingSettingsError
 from trainer.presets import Split, load_preset
-from trainer.search_space import BASELINE_SPACES
-from trainer.service_errors import StopRequested
+from trainer.search.search_space import BASELINE_SPACES
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -93,12 +92,12 @@ def tune(
             raise TrainingSettingsError("--preset: is of a GRU4Rec; leave it out, or --baseline")
         base = load_preset(preset).settings if preset else {}
         # Here, because torch takes seconds to import.
-        from trainer.datasets import DataOptions, load
-        from trainer.searches import baseline_search, network_search
-        from trainer.trial_worker import Judging
-        from trainer.tuning import best, finished, opened_study
-        from trainer.tuning import tune as try_out
-        from trainer.tuning_report import tuned_preset, tuning_report, tuning_table
+        from trainer.data.datasets import DataOptions, load
+        from trainer.search.searches import baseline_search, network_search
+        from trainer.search.trial_worker import Judging
+        from trainer.search.tuning import best, finished, opened_study
+        from trainer.search.tuning import tune as try_out
+        from trainer.search.tuning_report import tuned_preset, tuning_report, tuning_table
 
         if baseline is None:
             planned = network_search(base, settings or [], search or [], seed=seed)

@@ -15,11 +15,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from trainer.errors import PresetError, TrainingSettingsError
-from trainer.settings import TrainingSettings, assignments_of
+from trainer.training.settings import TrainingSettings, assignments_of
 
 
 class Split(BaseModel):
-    """How sessions are made of the log and which of them are the test, as :class:`trainer.datasets.DataOptions`."""
+    """How sessions are made of the log and which are the test, as :class:`trainer.data.datasets.DataOptions`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

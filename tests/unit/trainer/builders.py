@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from trainer.sessions import SessionSet
+from trainer.data.sessions import SessionSet
 
 
 def sessions_of(clicks: Sequence[Sequence[int]], items: int | None = None) -> SessionSet:

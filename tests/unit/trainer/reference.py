@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from trainer.gru4rec import Weights
-from trainer.settings import TrainingSettings
+from trainer.models.gru4rec import Weights
+from trainer.training.settings import TrainingSettings
 
 
 def double(weights: Weights) -> Weights:

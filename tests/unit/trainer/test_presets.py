@@ -6,7 +6,7 @@ import pytest
 
 from trainer.errors import PresetError, TrainingSettingsError
 from trainer.presets import Split, load_preset, preset_names, preset_text
-from trainer.settings import TrainingSettings
+from trainer.training.settings import TrainingSettings
 
 LATER = ("rsc15", "retailrocket", "diginetica", "coveo", "rees46")
 FIRST = [f"{data}-2016-{loss}" for data in ("rsc15", "video") for loss in ("top1", "bpr", "cross-entropy")]

@@ -1,0 +1,209 @@
+"""Model bundle: an immutable folder with everything that serves one model, written atomically, verified when opened.
+
+version/
+    manifest.json     what it is, and size and SHA-256 of every other file
+    advance.onnx      one click through the GRU
+    rank.onnx         hidden state -> top k
+    vocabulary.json   item ids in index order
+    popularity.npy    clicks of each item in the training window, for the fallback
+    golden.json       sessions and the answers that the graphs must give to them
+"""
+
+import io
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas import durable
+from schemas.bundle.golden import Golden, check_golden, decode_golden, encode_golden, recent_items
+from schemas.bundle.manifest import (
+    ADVANCE,
+    FILES,
+    FORMAT_VERSION,
+    GOLDEN,
+    MANIFEST,
+    POPULARITY,
+    RANK,
+    VOCABULARY,
+    BundleLimits,
+    FileEntry,
+    Manifest,
+    decode_manifest,
+    encode_manifest,
+)
+from schemas.bundle.onnx_file import check_onnx_file
+from schemas.bundle.runtime import Model, check_answers, check_popularity, open_graphs
+from schemas.bundle.store import check_file, check_manifest_sha256, fetch, local_path, read_file, remove_bundle, sha256
+from schemas.bundle.vocabulary import Vocabulary
+from schemas.errors import BundleError, BundleExistsError, VocabularyError
+from schemas.messages.announcement import VERSION_PATTERN, is_version
+
+__all__ = [
+    "BundleLimits",
+    "Golden",
+    "Manifest",
+    "Model",
+    "manifest_digest",
+    "open_bundle",
+    "read_manifest",
+    "recent_items",
+    "write_bundle",
+]
+
+DEFAULT_LIMITS: Final = BundleLimits()
+_UNFINISHED: Final = ".unfinished-"
+
+
+def open_bundle(
+    uri: str | Path,
+    *,
+    manifest_sha256: str | None = None,
+    cache_dir: Path | None = None,
+    threads: int = 1,
+    limits: BundleLimits = DEFAULT_LIMITS,
+) -> Model:
+    """A verified model from a bundle's folder: a local path, or an fsspec URL that is copied into `cache_dir` first.
+
+    Verified are: the manifest's own SHA-256 when given, the limits, the size and SHA-256 of each file, that there is no
+    other file, that the graphs keep no data outside, have finite weights and the agreed inputs and outputs, that
+    vocabulary, popularity and manifest agree, and that the answers to the golden pair are right and finite. `threads`
+    is ONNX Runtime's for one run of a graph. Raises BundleError saying which file and why.
+    """
+    folder = local_path(uri)
+    if folder is None:
+        folder = fetch(str(uri), manifest_sha256, cache_dir, limits)
+    if not folder.is_dir():
+        raise BundleError(f"{folder}: no such folder; is the registry mounted here, and was the bundle removed?")
+    manifest_bytes = read_file(folder, MANIFEST, limits.manifest_bytes)
+    check_manifest_sha256(manifest_bytes, manifest_sha256)
+    manifest = decode_manifest(manifest_bytes, limits)
+    _check_names(folder)
+    # Each file is read once: what was verified is what runs, whatever happens to the folder meanwhile.
+    data = {name: check_file(name, read_file(folder, name, limits.file_bytes(name)), manifest) for name in FILES}
+    vocabulary = _vocabulary(data[VOCABULARY], manifest.catalogue_size)
+    popularity = check_popularity(_load_npy(data[POPULARITY]), manifest.catalogue_size)
+    golden = decode_golden(data[GOLDEN])
+    check_golden(golden, manifest)
+    for name in (ADVANCE, RANK):
+        check_onnx_file(name, data[name], catalogue_size=manifest.catalogue_size)
+    advance, rank = open_graphs(manifest, data[ADVANCE], data[RANK], threads=threads)
+    model = Model(manifest, vocabulary, popularity, advance, rank)
+    check_answers(model, golden)
+    return model
+
+
+def write_bundle(
+    parent: Path,
+    *,
+    version: str,
+    advance: bytes,
+    rank: bytes,
+    vocabulary: Vocabulary,
+    popularity: NDArray[np.int64],
+    golden: Golden,
+    layers: int,
+    hidden_size: int,
+    k: int,
+    recent_size: int,
+    training: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    created_at: int,
+    git_revision: str | None = None,
+    limits: BundleLimits = DEFAULT_LIMITS,
+) -> Path:
+    """Write `parent/version`, all or nothing: whoever sees the folder sees a complete and verified bundle.
+
+    `advance` and `rank` are ONNX files, `created_at` is in milliseconds since the epoch; see Manifest for `training`
+    and `metrics`. What was written is opened as a worker would before it gets its name. Raises BundleExistsError when
+    the version is there, BundleError when the bundle would not be served. A crash leaves at most a folder whose name
+    starts with a dot, which whoever knows that no such process runs any more may remove.
+    """
+    if not is_version(version):
+        raise BundleError(f"version {version!r} cannot name a folder; it must match {VERSION_PATTERN}")
+    target = parent / version
+    if target.exists():
+        raise BundleExistsError(f"{target}: exists; bundles are immutable, choose another version")
+    npy = io.BytesIO()
+    np.save(npy, check_popularity(popularity, len(vocabulary)), allow_pickle=False)
+    data = {
+        ADVANCE: advance,
+        RANK: rank,
+        VOCABULARY: vocabulary.to_json(),
+        POPULARITY: npy.getvalue(),
+        GOLDEN: encode_golden(golden),
+    }
+    manifest = Manifest(
+        format_version=FORMAT_VERSION,
+        version=version,
+        created_at=created_at,
+        layers=layers,
+        hidden_size=hidden_size,
+        catalogue_size=len(vocabulary),
+        k=k,
+        recent_size=recent_size,
+        training=dict(training),
+        metrics=dict(metrics),
+        files={name: FileEntry(sha256=sha256(data[name]), size=len(data[name])) for name in FILES},
+        git_revision=git_revision,
+    )
+    data[MANIFEST] = encode_manifest(manifest)
+    parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(dir=parent, prefix=f"{_UNFINISHED}{version}-"))
+    try:
+        for name, content in data.items():
+            (unfinished / name).write_bytes(content)
+            durable.sync(unfinished / name)
+        unfinished.chmod(0o755)  # mkdtemp makes it private; the worker may be another user
+        durable.sync(unfinished)
+        open_bundle(unfinished, limits=limits)
+        try:
+            durable.rename(unfinished, target)
+        except OSError as error:
+            if target.exists():
+                raise BundleExistsError(f"{target}: another process wrote it meanwhile") from error
+            raise
+    except OSError as error:
+        raise BundleError(f"{target}: cannot be written: {error}") from error
+    finally:
+        remove_bundle(unfinished)
+    return target
+
+
+def read_manifest(folder: Path, limits: BundleLimits = DEFAULT_LIMITS) -> Manifest:
+    """A local bundle's manifest alone, for listings; nothing else is verified. Raises BundleError."""
+    return decode_manifest(read_file(folder, MANIFEST, limits.manifest_bytes), limits)
+
+
+def manifest_digest(folder: Path, limits: BundleLimits = DEFAULT_LIMITS) -> str:
+    """SHA-256 of a local bundle's manifest, as an announcement carries it. Raises BundleError."""
+    return sha256(read_file(folder, MANIFEST, limits.manifest_bytes))
+
+
+def _check_names(folder: Path) -> None:
+    try:
+        extra = sorted(path.name for path in folder.iterdir() if path.name not in (*FILES, MANIFEST))
+    except OSError as error:
+        raise BundleError(f"{folder}: cannot be listed: {error}") from error
+    if extra:
+        raise BundleError(f"{extra[0]}: is no file of a bundle; {folder} was changed since it was written")
+
+
+def _vocabulary(data: bytes, catalogue_size: int) -> Vocabulary:
+    try:
+        vocabulary = Vocabulary.from_json(data)
+    except VocabularyError as error:
+        raise BundleError(f"{VOCABULARY}: {error}") from error
+    if len(vocabulary) != catalogue_size:
+        raise BundleError(f"{VOCABULARY}: {len(vocabulary)} items, the manifest says {catalogue_size}")
+    return vocabulary
+
+
+def _load_npy(data: bytes) -> Any:
+    try:
+        return np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, EOFError, OSError, MemoryError) as error:
+        raise BundleError(f"{POPULARITY}: {error}") from error

@@ -1,0 +1,133 @@
+"""Manifest: what a model bundle says of itself, and the limits within which we believe it."""
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+import msgspec
+
+from schemas.errors import BundleError
+from schemas.messages.announcement import SHA256_PATTERN, VERSION_PATTERN
+from schemas.messages.click import Milliseconds
+
+FORMAT_VERSION: Final = 1
+MANIFEST: Final = "manifest.json"
+ADVANCE: Final = "advance.onnx"
+RANK: Final = "rank.onnx"
+VOCABULARY: Final = "vocabulary.json"
+POPULARITY: Final = "popularity.npy"
+GOLDEN: Final = "golden.json"
+FILES: Final = (ADVANCE, RANK, VOCABULARY, POPULARITY, GOLDEN)
+"""The files of a bundle beside its manifest: these and no others."""
+
+Size = Annotated[int, msgspec.Meta(ge=1)]
+
+
+@dataclass(frozen=True, slots=True)
+class BundleLimits:
+    """The largest bundle a process opens: a damaged or hostile one must not take its memory."""
+
+    manifest_bytes: int = 4 * 1024**2
+    graph_bytes: int = 2 * 1024**3 - 1
+    """Protobuf itself ends at 2 GiB."""
+    data_bytes: int = 512 * 1024**2
+    """Vocabulary, popularity and golden pair, each."""
+    catalogue_size: int = 5_000_000
+    hidden_size: int = 4_096
+    layers: int = 8
+    k: int = 1_000
+    recent_size: int = 1_000
+
+    def file_bytes(self, name: str) -> int:
+        """The size limit of one of FILES or of the manifest."""
+        if name == MANIFEST:
+            return self.manifest_bytes
+        return self.graph_bytes if name in (ADVANCE, RANK) else self.data_bytes
+
+
+class FileEntry(msgspec.Struct, frozen=True):
+    """What a file of the bundle must be."""
+
+    sha256: Annotated[str, msgspec.Meta(pattern=SHA256_PATTERN)]
+    size: Annotated[int, msgspec.Meta(ge=0, description="Bytes.")]
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """`manifest.json` of a bundle. Its own SHA-256 travels in the announcement, so it vouches for all the rest."""
+
+    format_version: int
+    version: Annotated[str, msgspec.Meta(pattern=VERSION_PATTERN)]
+    created_at: Annotated[Milliseconds, msgspec.Meta(ge=0)]
+    layers: Size
+    hidden_size: Size
+    catalogue_size: Size
+    k: Annotated[Size, msgspec.Meta(description="Length of the lists that the rank graph returns.")]
+    recent_size: Annotated[Size, msgspec.Meta(description="Distinct recent items that the rank graph takes (R).")]
+    training: Annotated[dict[str, Any], msgspec.Meta(description="Window of the sessions and settings of the fit.")]
+    metrics: Annotated[
+        dict[str, Any],
+        msgspec.Meta(
+            description="Offline metrics on the holdout: `model`, `champion` (null, or with its `version`), "
+            "`predecessors` by version and `baselines` by name, each with numbers such as `recall@20`, `mrr@20` and "
+            "`predictions`; `gate` is the verdict with its reasons, and what the model is `ahead` of the others by."
+        ),
+    ]
+    files: dict[str, FileEntry]
+    git_revision: str | None = None
+
+
+class _Format(msgspec.Struct):
+    format_version: int
+
+
+_decoder: Final = msgspec.json.Decoder(Manifest)
+_format_decoder: Final = msgspec.json.Decoder(_Format)
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """JSON, indented for people. Raises BundleError for a NaN or an infinity, which JSON would show as null."""
+    bad = list(_non_finite(msgspec.to_builtins(manifest), ""))
+    if bad:
+        raise BundleError(f"{MANIFEST}: not a finite number: {', '.join(bad)}")
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+
+
+def decode_manifest(data: bytes, limits: BundleLimits) -> Manifest:
+    """The manifest in these bytes, within the limits. Raises BundleError."""
+    try:
+        # The format first: of a newer one nothing else can be expected to fit.
+        found = _format_decoder.decode(data).format_version
+        if found != FORMAT_VERSION:
+            raise BundleError(
+                f"{MANIFEST}: format version {found}, this program reads {FORMAT_VERSION}; "
+                "run the worker of the release that wrote the bundle, or export it again"
+            )
+        manifest = _decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BundleError(f"{MANIFEST}: {error}") from error
+    for field in ("layers", "hidden_size", "catalogue_size", "k", "recent_size"):
+        value, limit = getattr(manifest, field), getattr(limits, field)
+        if value > limit:
+            raise BundleError(f"{MANIFEST}: {field} is {value}, the limit is {limit}")
+    if manifest.k > manifest.catalogue_size:
+        raise BundleError(f"{MANIFEST}: k is {manifest.k}, more than the {manifest.catalogue_size} items there are")
+    for name in sorted(set(manifest.files) - set(FILES)):
+        raise BundleError(f"{MANIFEST}: lists {name!r}, which is no file of a bundle ({', '.join(FILES)})")
+    for name in FILES:
+        if name not in manifest.files:
+            raise BundleError(f"{MANIFEST}: does not list {name}")
+        if manifest.files[name].size > limits.file_bytes(name):
+            raise BundleError(f"{name}: {manifest.files[name].size} bytes, the limit is {limits.file_bytes(name)}")
+    return manifest
+
+
+def _non_finite(value: object, path: str) -> "list[str]":
+    match value:
+        case float() if not math.isfinite(value):
+            return [path]
+        case dict():
+            return [bad for key, inner in value.items() for bad in _non_finite(inner, f"{path}.{key}".lstrip("."))]
+        case list() | tuple():
+            return [bad for index, inner in enumerate(value) for bad in _non_finite(inner, f"{path}[{index}]")]
+        case _:
+            return []

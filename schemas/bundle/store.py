@@ -1,0 +1,199 @@
+"""Where bundles lie: a local folder is read in place, any other fsspec URL through a cache on the local disk.
+
+The cache is content-addressed: a folder is named by the SHA-256 of the manifest in it, which vouches for every file.
+Whatever else lies beside those folders is not ours, and stays.
+"""
+
+import hashlib
+import os
+import re
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import unquote
+
+import fsspec
+
+from schemas.bundle.manifest import FILES, MANIFEST, BundleLimits, Manifest, decode_manifest
+from schemas.errors import BundleError
+
+CACHED_BUNDLES: Final = 4
+"""How many bundles a cache keeps: the one in service, the one before it to roll back to, and some for other workers."""
+
+_CACHED: Final = re.compile(r"[0-9a-f]{64}")
+_UNFINISHED: Final = ".unfinished-"
+_ABANDONED_SECONDS: Final = 3_600
+
+
+def local_path(uri: str | Path) -> Path | None:
+    """The local folder that a URI names (plain path or `file:` URL), None when it lies elsewhere."""
+    if isinstance(uri, Path):
+        return uri
+    if uri.startswith("file:"):
+        return Path(unquote(uri.removeprefix("file://").removeprefix("file:")))
+    return None if "://" in uri or "::" in uri else Path(uri)
+
+
+def lies_within(uri: str, locations: Sequence[str]) -> bool:
+    """Whether a bundle's URI lies in one of the locations, each a folder or the beginning of URLs.
+
+    A chain of file systems (`::`) lies in none, nor does a URL with a step up.
+    """
+    local, path = local_path(uri), unquote(uri).rstrip("/") + "/"
+    if "::" in path or (local is None and ".." in path.split("/")):
+        return False
+    for location in locations:
+        folder = local_path(location)
+        if local is not None and folder is not None:
+            within = local.resolve().is_relative_to(folder.resolve())
+        else:
+            within = local is folder and path.startswith(unquote(location).rstrip("/") + "/")
+        if within:
+            return True
+    return False
+
+
+def read_file(folder: Path, name: str, limit: int) -> bytes:
+    """A file of a bundle, at most `limit` bytes. Raises BundleError."""
+    path = folder / name
+    try:
+        if path.is_symlink() or not path.is_file():
+            raise BundleError(f"{name}: {'is no plain file' if path.exists() else 'missing'} in {folder}")
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise BundleError(f"{name}: cannot be read: {error}") from error
+    if len(data) > limit:
+        raise BundleError(f"{name}: more than {limit} bytes")
+    return data
+
+
+def check_manifest_sha256(data: bytes, expected: str | None) -> str:
+    """The SHA-256 of a manifest's bytes. Raises BundleError when another one was announced."""
+    found = sha256(data)
+    if expected is not None and found != expected:
+        raise BundleError(f"{MANIFEST}: SHA-256 is {found}, announced was {expected}; the bundle was changed since")
+    return found
+
+
+def check_file(name: str, data: bytes, manifest: Manifest) -> bytes:
+    """The data, when they are what the manifest says. Raises BundleError."""
+    entry = manifest.files[name]
+    if len(data) != entry.size:
+        raise BundleError(f"{name}: {len(data)} bytes, the manifest says {entry.size}; truncated or changed")
+    if sha256(data) != entry.sha256:
+        raise BundleError(f"{name}: its SHA-256 is not the manifest's; damaged or changed")
+    return data
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def remove_bundle(folder: Path) -> None:
+    """Remove a local folder that holds a bundle or a part of one. Other things in it stay, and so does it then.
+
+    Raises OSError.
+    """
+    if folder.is_symlink():
+        return
+    for name in (MANIFEST, *FILES):
+        (folder / name).unlink(missing_ok=True)
+    with suppress(FileNotFoundError):
+        if not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def fetch(uri: str, manifest_sha256: str | None, cache_dir: Path | None, limits: BundleLimits) -> Path:
+    """Copy a remote bundle into the cache, or find it there; returns its local folder. Raises BundleError.
+
+    Each file is checked on its way. Processes may share a cache: a folder appears whole, by one rename.
+    """
+    if cache_dir is None:
+        raise BundleError(f"{uri}: is not on this machine; name a cache folder to copy it to")
+    try:
+        if manifest_sha256 is not None and _cached(cache_dir / manifest_sha256, manifest_sha256, limits):
+            return cache_dir / manifest_sha256
+        filesystem, root = fsspec.core.url_to_fs(uri)
+        root = root.rstrip("/")
+        manifest_bytes = _download(filesystem, f"{root}/{MANIFEST}", MANIFEST, limits.manifest_bytes)
+        digest = check_manifest_sha256(manifest_bytes, manifest_sha256)
+        target = cache_dir / digest
+        if _cached(target, digest, limits):
+            return target
+        manifest = decode_manifest(manifest_bytes, limits)
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(dir=cache_dir, prefix=_UNFINISHED))
+        try:
+            for name in FILES:
+                data = _download(filesystem, f"{root}/{name}", name, manifest.files[name].size)
+                (unfinished / name).write_bytes(check_file(name, data, manifest))
+            (unfinished / MANIFEST).write_bytes(manifest_bytes)
+            _move_into_place(unfinished, target, digest, limits)
+        finally:
+            remove_bundle(unfinished)
+        _forget_old(cache_dir, keep=target)
+    except BundleError:
+        raise
+    except Exception as error:  # every object store has errors of its own
+        raise BundleError(f"{uri}: cannot be fetched: {type(error).__name__}: {error}") from error
+    return target
+
+
+def _download(filesystem: Any, path: str, name: str, limit: int) -> bytes:
+    try:
+        with filesystem.open(path, "rb") as file:
+            data: bytes = file.read(limit + 1)
+    except FileNotFoundError as error:
+        raise BundleError(f"{name}: missing at {path}") from error
+    if len(data) > limit:
+        raise BundleError(f"{name}: more than {limit} bytes at {path}")
+    return data
+
+
+def _cached(folder: Path, manifest_sha256: str, limits: BundleLimits) -> bool:
+    """Whether the cache holds this bundle undamaged; its age is renewed if so."""
+    if not folder.is_dir():
+        return False
+    try:
+        data = read_file(folder, MANIFEST, limits.manifest_bytes)
+        check_manifest_sha256(data, manifest_sha256)
+        manifest = decode_manifest(data, limits)
+        for name in FILES:
+            check_file(name, read_file(folder, name, limits.file_bytes(name)), manifest)
+    except BundleError:
+        return False  # fetched anew, over this one
+    os.utime(folder)
+    return True
+
+
+def _move_into_place(unfinished: Path, target: Path, digest: str, limits: BundleLimits) -> None:
+    try:
+        unfinished.rename(target)
+    except OSError:
+        if _cached(target, digest, limits):  # another process was faster
+            return
+        remove_bundle(target)
+        unfinished.rename(target)
+
+
+def _forget_old(cache_dir: Path, *, keep: Path) -> None:
+    """Keep the newest bundles, and drop what killed processes left half fetched."""
+    bundles: list[tuple[float, Path]] = []
+    old: list[Path] = []
+    for path in cache_dir.iterdir():
+        try:
+            age = path.stat().st_mtime
+        except FileNotFoundError:
+            continue  # another process tidies up, too
+        if _CACHED.fullmatch(path.name) and path.is_dir():
+            bundles.append((age, path))
+        elif path.name.startswith(_UNFINISHED) and path.is_dir() and age < time.time() - _ABANDONED_SECONDS:
+            old.append(path)
+    old += [path for _, path in sorted(bundles, reverse=True)[CACHED_BUNDLES:] if path != keep]
+    for path in old:
+        with suppress(OSError):  # another process tidies up too, perhaps under another user
+            remove_bundle(path)

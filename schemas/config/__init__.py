@@ -1,0 +1,1 @@
+"""Settings of both programs: where they are read from, and those that both must share."""

@@ -1,0 +1,42 @@
+"""What a click is, and when a session ends: the settings that worker and trainer must not differ in."""
+
+from typing import Final
+
+from pydantic import Field
+
+from schemas.config.duration import Duration
+from schemas.kafka.connection import Section
+from schemas.messages.click import ClickLimits
+
+_DEFAULTS: Final = ClickLimits()
+
+
+class ClickSettings(Section):
+    """[clicks]: which records are clicks and what a session is, for all workers and the trainer of a deployment."""
+
+    idle_gap: Duration = Field(default=1800.0, gt=0, description="A later click starts the session anew.")
+    max_bytes: int = Field(default=_DEFAULTS.max_bytes, ge=64, description="Larger records are rejected.")
+    max_future: Duration = Field(
+        default=_DEFAULTS.max_future_ms / 1000,
+        ge=0,
+        description="Clicks further ahead of the broker's clock are rejected.",
+    )
+    min_timestamp: int = Field(
+        default=_DEFAULTS.min_timestamp_ms,
+        ge=0,
+        le=4_102_444_800_000,
+        description="Clicks before it are rejected, in milliseconds since the epoch; by default the year 2000, "
+        "so that a producer that sends seconds is noticed.",
+    )
+
+    @property
+    def idle_gap_ms(self) -> int:
+        return round(self.idle_gap * 1000)
+
+    @property
+    def limits(self) -> ClickLimits:
+        return ClickLimits(
+            max_bytes=self.max_bytes,
+            max_future_ms=round(self.max_future * 1000),
+            min_timestamp_ms=self.min_timestamp,
+        )

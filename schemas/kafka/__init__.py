@@ -1,0 +1,1 @@
+"""How to reach Kafka, and the topics that have to be there."""

@@ -1,0 +1,65 @@
+"""ModelAnnouncement: which model bundle an alias means from now on, on the compacted `models` topic."""
+
+import re
+from typing import Annotated, Final
+
+import msgspec
+
+from schemas.errors import AnnouncementError
+from schemas.messages.click import Milliseconds
+
+CHAMPION: Final = "champion"
+"""The alias that every worker serves."""
+
+VERSION_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\n)"
+"""A version names a folder, so it is one plain path component. Python's `$` alone would allow a newline at the end."""
+
+SHA256_PATTERN: Final = r"^[0-9a-f]{64}$(?!\n)"
+
+_version = re.compile(VERSION_PATTERN)
+
+
+class ModelAnnouncement(msgspec.Struct, frozen=True):
+    """Kafka key = alias: the newest announcement of an alias is the one that counts. Rolling back announces again."""
+
+    alias: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+    version: Annotated[str, msgspec.Meta(pattern=VERSION_PATTERN)]
+    uri: Annotated[
+        str,
+        msgspec.Meta(min_length=1, max_length=4096, description="The bundle's folder: local path or fsspec URL."),
+    ]
+    manifest_sha256: Annotated[str, msgspec.Meta(pattern=SHA256_PATTERN)]
+    announced_at: Annotated[Milliseconds, msgspec.Meta(ge=0)]
+    why: Annotated[str, msgspec.Meta(max_length=4096, description="For people: promoted by the gate, rolled back, ...")]
+
+
+_decoder: Final = msgspec.json.Decoder(ModelAnnouncement)
+_encoder: Final = msgspec.json.Encoder()
+
+
+def encode_announcement(announcement: ModelAnnouncement) -> bytes:
+    """The JSON value of an announcement; its Kafka key is `announcement.alias.encode()`.
+
+    Raises AnnouncementError rather than announce what `decode_announcement` would refuse.
+    """
+    value = _encoder.encode(announcement)
+    decode_announcement(value)
+    return value
+
+
+def decode_announcement(value: bytes | None, key: bytes | None = None) -> ModelAnnouncement:
+    """The announcement in a record's value. A key, when given, must be the alias. Raises AnnouncementError."""
+    if value is None:
+        raise AnnouncementError("not a model announcement: the record has no value")
+    try:
+        announcement = _decoder.decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise AnnouncementError(f"not a model announcement: {error}") from error
+    if key is not None and key != announcement.alias.encode():
+        raise AnnouncementError(f"the record's key {key!r} is not its alias {announcement.alias!r}")
+    return announcement
+
+
+def is_version(version: str) -> bool:
+    """Whether a string may name a model version."""
+    return _version.fullmatch(version) is not None

@@ -1,0 +1,42 @@
+"""One example of each message: in the AsyncAPI document, and golden in the contract tests."""
+
+from typing import Final
+
+from schemas.messages.announcement import CHAMPION, ModelAnnouncement
+from schemas.messages.click import Click, RejectReason
+from schemas.messages.ranking import RankedItem, Ranking, RankingReason
+from schemas.messages.rejected import RejectedClick
+from schemas.messages.source import Source
+
+CLICK: Final = Click(session_id="s-4711", item_id="camera-7", timestamp=1_767_225_600_000, event_id="e-1")
+
+RANKING: Final = Ranking(
+    session_id="s-4711",
+    event_id="e-1",
+    item_id="camera-7",
+    model_version="20260101T000000Z-1f0c",
+    items=(RankedItem("memory-card-2", 7.25), RankedItem("camera-bag-1", 6.5)),
+    source=Source("clicks", 3, 1042),
+    click_timestamp=1_767_225_600_000,
+    produced_at=1_767_225_600_012,
+    reason=RankingReason.MODEL,
+)
+
+REJECTED_CLICK: Final = RejectedClick(
+    reason=RejectReason.WRONG_TYPE,
+    detail="Expected `int`, got `str` - at `$.timestamp`",
+    source=Source("clicks", 3, 1043),
+    key=b"s-4711",
+    value=b'{"session_id":"s-4711","item_id":"camera-7","timestamp":"now"}',
+    value_size=62,
+    rejected_at=1_767_225_600_013,
+)
+
+MODEL_ANNOUNCEMENT: Final = ModelAnnouncement(
+    alias=CHAMPION,
+    version="20260101T000000Z-1f0c",
+    uri="s3://models/nextclick/20260101T000000Z-1f0c",
+    manifest_sha256="9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+    announced_at=1_767_225_500_000,
+    why="promoted: Recall@20 0.702 against 0.689 of the champion",
+)

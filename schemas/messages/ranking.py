@@ -1,0 +1,71 @@
+"""Ranking: the answer to one click, on the `rankings` topic under the session's key."""
+
+from enum import StrEnum
+from typing import Annotated, Final
+
+import msgspec
+
+from schemas.errors import MessageError
+from schemas.messages.click import Id, Milliseconds
+from schemas.messages.source import Source
+
+
+class RankingReason(StrEnum):
+    """What a ranking was computed from."""
+
+    MODEL = "model"
+    """The session's hidden state after this click."""
+    UNKNOWN_ITEM = "unknown-item"
+    """The model does not know the clicked item: the session's hidden state as it was before this click."""
+    POPULARITY = "popularity"
+    """The session has no hidden state, none of its items is known: the most popular items."""
+    NOT_FINITE = "not-finite"
+    """The model answers this click with numbers that are not finite: the most popular items."""
+
+
+class RankedItem(msgspec.Struct, frozen=True, gc=False):
+    """One item of a ranking. Scores compare within one ranking only."""
+
+    item_id: Id
+    score: float
+
+
+class Ranking(msgspec.Struct, frozen=True):
+    """The items most likely clicked next, best first.
+
+    After a crash a ranking can be published twice; both have the same `source`, by which consumers drop duplicates.
+    """
+
+    session_id: Id
+    event_id: Id | None
+    item_id: Annotated[Id, msgspec.Meta(description="The item of the click that this ranking answers.")]
+    model_version: str
+    items: Annotated[tuple[RankedItem, ...], msgspec.Meta(description="Best first.")]
+    source: Annotated[Source, msgspec.Meta(description="Where the click lies; the identity of this ranking.")]
+    click_timestamp: Milliseconds
+    produced_at: Milliseconds
+    reason: RankingReason
+
+
+_decoder: Final = msgspec.json.Decoder(Ranking)
+_encoder: Final = msgspec.json.Encoder()
+_NO_SCORE: Final = b'"score":null'  # in no text: JSON escapes its quotes
+
+
+def encode_ranking(ranking: Ranking) -> bytes:
+    """The JSON value of a ranking; its Kafka key is `ranking.session_id.encode()`.
+
+    Raises MessageError for a score that is not finite, which JSON would show as null.
+    """
+    value = _encoder.encode(ranking)
+    if _NO_SCORE in value:
+        raise MessageError(f"a ranking by {ranking.model_version} holds a score that is not a finite number")
+    return value
+
+
+def decode_ranking(value: bytes) -> Ranking:
+    """Inverse of `encode_ranking`. Raises MessageError."""
+    try:
+        return _decoder.decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise MessageError(f"not a ranking: {error}") from error

@@ -1,0 +1,110 @@
+"""Reads a topic beside the workers: partitions assigned by hand, no group joined, nothing committed."""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from schemas.config.settings import KafkaConnection
+from stream_app.errors import StreamError
+
+_ANSWER_SECONDS = 15.0
+_POLL_SECONDS = 0.2
+
+
+class ReadError(StreamError):
+    """A topic could not be read."""
+
+
+class PlainConsumer:
+    """One topic of a cluster, opened by `plain_consumer`."""
+
+    def __init__(self, consumer: Consumer, topic: str, servers: str) -> None:
+        self._consumer = consumer
+        self._topic = topic
+        self._servers = servers
+        self.partitions = self._ask_partitions()
+
+    def _ask_partitions(self) -> list[int]:
+        try:
+            # All topics: asking for one by name may create it.
+            found = self._consumer.list_topics(timeout=_ANSWER_SECONDS).topics.get(self._topic)
+        except KafkaException as error:
+            raise ReadError(
+                f"Kafka at {self._servers} does not answer: {error.args[0].str()}; is it running, and are the settings "
+                "in [kafka] right?"
+            ) from error
+        if found is None or not found.partitions:
+            raise ReadError(
+                f"there is no topic {self._topic} at {self._servers}; `stream-app topics` creates it, `stream-app "
+                "settings` shows the names in use"
+            )
+        return sorted(found.partitions)
+
+    def ends(self, partitions: Sequence[int]) -> dict[int, int]:
+        """The offset that the next record of each partition will have."""
+        ends = {}
+        for partition in partitions:
+            try:
+                _, ends[partition] = self._consumer.get_watermark_offsets(
+                    TopicPartition(self._topic, partition), timeout=_ANSWER_SECONDS
+                )
+            except KafkaException as error:
+                raise ReadError(
+                    f"the end of {self._topic} partition {partition} is not known: {error.args[0].str()}"
+                ) from error
+        return ends
+
+    def follow(
+        self, starts: dict[int, int], *, go_on: Callable[[], bool], warn: Callable[[str], None]
+    ) -> Iterator[Message]:
+        """Records from these offsets on, as they come, for as long as `go_on` says so."""
+        self._consumer.assign([TopicPartition(self._topic, *start) for start in starts.items()])
+        while go_on():
+            message = self._consumer.poll(_POLL_SECONDS)
+            if message is None:
+                continue
+            if (error := message.error()) is None:
+                yield message
+            elif error.code() != KafkaError._PARTITION_EOF:
+                warn(f"{self._topic}: {error.str()}")
+
+    def history(self, partition: int) -> Iterator[Message]:
+        """Every record that a partition holds now. Raises ReadError when the broker falls silent."""
+        self._consumer.assign([TopicPartition(self._topic, partition, OFFSET_BEGINNING)])
+        while True:
+            message = self._consumer.poll(_ANSWER_SECONDS)
+            if message is None:
+                raise ReadError(
+                    f"{self._topic} partition {partition} cannot be read to its end: Kafka at {self._servers} was "
+                    f"silent for {_ANSWER_SECONDS:g} s"
+                )
+            if (error := message.error()) is None:
+                yield message
+            elif error.code() == KafkaError._PARTITION_EOF:
+                return
+            elif not error.retriable() and error.code() != KafkaError._ALL_BROKERS_DOWN:
+                raise ReadError(f"{self._topic} partition {partition} cannot be read: {error.str()}")
+
+
+@contextmanager
+def plain_consumer(connection: KafkaConnection, topic: str, *, name: str) -> Iterator[PlainConsumer]:
+    """Open a topic to read. `name` is told to the brokers. Raises ReadError when there is no such topic."""
+    config = {
+        **connection.librdkafka(),
+        "client.id": name,
+        "group.id": name,  # librdkafka wants one; nothing is ever committed to it
+        "enable.auto.commit": False,
+        "enable.partition.eof": True,
+        "isolation.level": "read_committed",
+        "auto.offset.reset": "earliest",
+    }
+    try:
+        consumer = Consumer(config, logger=logging.getLogger("librdkafka"))
+    except KafkaException as error:
+        raise ReadError(f"the settings in [kafka] are not usable: {error.args[0].str()}") from error
+    try:
+        yield PlainConsumer(consumer, topic, connection.bootstrap_servers)
+    finally:
+        consumer.close()

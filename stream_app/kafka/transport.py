@@ -1,0 +1,501 @@
+"""The Faust transport that hands the records of one partition over in chunks.
+
+Faust makes several asyncio tasks for each message it passes to a stream (about 500 µs), and a few for each that it
+restores a table from; a chunk pays that once for hundreds of clicks, or rows. All else goes its usual way.
+
+The overridden methods are private to faust-streaming, which is why its version is pinned exactly;
+`tests/integration/test_transport.py` holds what we rely on.
+"""
+
+import asyncio
+import logging
+import math
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from typing import Any
+
+import faust
+import structlog
+from aiokafka.structs import ConsumerRecord
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP, ConsumerMessage, Message
+
+from stream_app.kafka.membership import StaticMembership
+
+log = structlog.get_logger(__name__)
+
+_RECOVERY_CHECK_SECONDS = 0.02
+_LONGEST_WAIT_MS = 50
+# A rebalance waits for the fetch under way, and a fetch at most so long for a record.
+_LONGEST_FETCH_SECONDS = 0.1
+# Clicks come one by one, and a fetch for each would cost more than ranking it: wait so long for company. With 6 ms half
+# waited 2 ms longer at 1,000 clicks a second, for two thirds of the processor time.
+_FETCH_SECONDS = 0.002
+
+
+def now() -> float:
+    """Seconds on a clock that also runs while the host is suspended: a session timeout does."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+@dataclass(slots=True)
+class Chunk:
+    """Records of one partition that are handled together; of the clicks topic made durable and acknowledged together.
+
+    Attributes:
+        tp: the partition.
+        records: at least one, ascending offsets.
+        generation: of the consumer group in which they were fetched.
+        end_offset: of the partition as the broker last told it; above every offset there is.
+        durable: set once rankings and rows are durable; only then does the consumer take an acknowledgement.
+    """
+
+    tp: TP
+    records: Sequence[ConsumerRecord]
+    generation: int
+    end_offset: int | None
+    durable: bool = False
+
+
+@dataclass(slots=True, weakref_slot=True)
+class Fetch:
+    """Chunks that one fetch brought, of several partitions: one event to Faust, whose way for each is long.
+
+    Attributes:
+        chunks: each with the message by which it is acknowledged.
+    """
+
+    chunks: Sequence[tuple[Chunk, ConsumerMessage]]
+
+
+class ChunkSchema(faust.Schema):
+    """Passes a fetch through to the agent, or a chunk to the table, as it is; they decode the records."""
+
+    def loads_key(self, app: Any, message: Message, **_: Any) -> None:
+        """There is none."""
+        return
+
+    def loads_value(self, app: Any, message: Message, **_: Any) -> Any:
+        """The fetch or chunk itself."""
+        return message.value
+
+
+class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
+    """Reads committed records only, fetches at a pace, and remembers what it was told.
+
+    Attributes:
+        last_heartbeat: when the broker last confirmed that this worker is a member of its group.
+        last_at_rest: the last of those confirmations that told of no rebalance.
+        empty: the offsets, from one up to below another, that the last fetch passed over without a click.
+    """
+
+    logger = logging.getLogger("faust")  # as quiet as the services it is one of
+    last_heartbeat: float = -math.inf  # never: the clock begins when the machine does
+    last_at_rest: float = -math.inf
+    empty: Mapping[TP, tuple[int, int]]
+    pace: float = 0.0  # seconds between two fetches of a broker
+    fetched_at: dict[int, float]  # when the last one was sent, by broker
+    membership: StaticMembership | None = None
+
+    def on_crash(self, msg: str, *fmt: Any, **_: Any) -> None:
+        """Log the error at hand; Faust prints it, in the middle of a JSON log."""
+        log.error("the consumer's thread has ended", error=msg.format(*fmt), exc_info=True)
+
+    async def on_start(self) -> None:
+        self.empty = {}
+        self._reached: dict[TP, tuple[Any, int]] = {}
+        await super().on_start()
+        if (instance := self.app.conf.consumer_group_instance_id) is not None:
+            coordinator = self._ensure_consumer()._coordinator
+            self.membership = StaticMembership(coordinator, instance, self.app.on_fatal)
+        self._observe_heartbeats()
+        self._pace_fetches()
+
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        consumer = super()._create_worker_consumer(transport)
+        # Faust asks for it with transactions of its own alone; a click of an aborted one has never been.
+        consumer._isolation_level = "read_committed"
+        return consumer
+
+    async def _fetch_records(
+        self, consumer: Any, active_partitions: set[TP], timeout: float | None = None, max_records: int | None = None
+    ) -> Any:
+        """Fetch, and see what the positions have passed over.
+
+        Marks of transactions, clicks of aborted ones, and what retention has removed before it was read: then aiokafka
+        has no position for a moment, and what counts is the one before.
+        """
+        self._look_at_positions(active_partitions)
+        records = await super()._fetch_records(consumer, active_partitions, timeout, max_records)
+        before = dict(self._reached)
+        self._look_at_positions(active_partitions)
+        empty = {}
+        for tp, (state, end) in self._reached.items():
+            same, position = before.get(tp, (None, end))
+            begin = records[tp][-1].offset + 1 if records.get(tp) else position
+            if state is same and begin < end:
+                empty[tp] = begin, end
+        self.empty = empty
+        return records
+
+    def _look_at_positions(self, partitions: set[TP]) -> None:
+        states = self._states(partitions)
+        known = {tp: (state, state._position) for tp, state in states.items() if state._position is not None}
+        self._reached = {tp: last for tp, last in self._reached.items() if states.get(tp) is last[0]} | known
+
+    def _states(self, partitions: set[TP]) -> dict[TP, Any]:
+        """aiokafka's state of those partitions that it has now; another assignment has other ones."""
+        subscription = self._ensure_consumer()._subscription.subscription
+        if subscription is None or subscription.assignment is None:
+            return {}
+        states = {tp: subscription.assignment.state_value(tp) for tp in partitions}
+        return {tp: state for tp, state in states.items() if state is not None}
+
+    async def on_thread_stop(self) -> None:
+        """Leave the group on a stop that was asked for: others take the partitions over at once.
+
+        A worker that fails keeps its place for its next start.
+        """
+        if self.membership is not None and self.app.leaves_group:
+            self.membership.leave()
+        await super().on_thread_stop()
+
+    def _pace_fetches(self) -> None:
+        """Wait before a fetch is sent: aiokafka sends the next one when the last one's records are taken.
+
+        To wait before they are taken instead would let them grow old: they came right after the fetch before, and half
+        waited for a ranking 29 ms in place of 22.
+        """
+        fetcher = self._ensure_consumer()._fetcher
+        send = fetcher._proc_fetch_request
+        self.fetched_at = {}
+
+        async def paced(assignment: Any, node_id: int, request: Any) -> Any:
+            try:
+                await asyncio.sleep(max(0.0, self.fetched_at.get(node_id, -math.inf) + self.pace - now()))
+                self.fetched_at[node_id] = now()
+                return await send(assignment, node_id, request)
+            except asyncio.CancelledError:
+                # Whoever closes the fetcher does not expect more, and its own answers so too; but not while it rests
+                # after a broker that did not answer. The thread then ended without a word, and a stop waited a minute.
+                return False
+
+        fetcher._proc_fetch_request = paced
+        # A fetch leaves out the partitions of which records wait here, and their next click waits for its end: with the
+        # 1.5 s that Faust lets the broker wait for a record, the first click after a backlog waited up to 0.9 s.
+        fetcher._fetch_max_wait_ms = _LONGEST_WAIT_MS
+
+    def _observe_heartbeats(self) -> None:
+        coordinator = self._ensure_consumer()._coordinator
+        beat = coordinator._do_heartbeat
+
+        async def observed_heartbeat() -> bool:
+            asked = now()  # before: the host may be frozen between the answer and our reading it
+            confirmed = bool(await beat())
+            if confirmed:
+                self.last_heartbeat = asked
+                # aiokafka takes "a rebalance is in progress" for a confirmation too, and remembers it.
+                if not coordinator._rejoin_needed_fut.done():
+                    self.last_at_rest = asked
+            return confirmed
+
+        coordinator._do_heartbeat = observed_heartbeat
+
+    @property
+    def is_started(self) -> bool:
+        return self._consumer is not None
+
+    def assigned(self) -> Set[TP]:
+        """The partitions as aiokafka has them, which are equal to Faust's: turning all into those cost 30 µs a look."""
+        assigned: Set[TP] = self._ensure_consumer().assignment()
+        return assigned
+
+    def positions(self, partitions: Iterable[TP]) -> dict[TP, int]:
+        """Where aiokafka reads on, of those partitions that have a position."""
+        found = {tp: state._position for tp, state in self._states(set(partitions)).items()}
+        return {tp: position for tp, position in found.items() if position is not None}
+
+    def fetched(self) -> list[TP]:
+        """The partitions that aiokafka holds records of, which nobody has taken yet."""
+        return list(self._ensure_consumer()._fetcher._records)
+
+    def group_generation(self) -> int:
+        """The generation in which the broker knows this worker; -1 once it was told that it is no member."""
+        if self.membership is not None and self.membership.fenced:
+            return -1
+        return int(self._ensure_consumer()._coordinator.generation)
+
+
+class _ReadOffsets(defaultdict[TP, int | None]):
+    """Faust's last read offsets, unknown for clicks.
+
+    Faust drops a message whose offset is below the last one that it handed over before it sought back. A chunk's
+    offset is that of its last record: after a seek a shorter chunk would be dropped with clicks that nobody saw.
+    What is read twice is recognised by its rows.
+    """
+
+    def __init__(self, clicks_topic: str) -> None:
+        super().__init__(lambda: None)
+        self._clicks_topic = clicks_topic
+
+    def __getitem__(self, tp: TP) -> int | None:
+        return None if tp.topic == self._clicks_topic else super().__getitem__(tp)
+
+
+class ChunkConsumer(driver.Consumer):
+    """One message for all clicks of a fetch, acknowledged chunk by chunk; one for each chunk of changelog records."""
+
+    logger = logging.getLogger("faust")  # as quiet as the services it is one of
+    _thread: _ChunkConsumerThread
+    _joining_since: float = -math.inf
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._read_offset = _ReadOffsets(self.app.clicks_topic)
+        self._no_fetch = asyncio.Event()
+        self._no_fetch.set()
+        self._settled: dict[TP, int] = {}
+        self._empty: dict[TP, tuple[int, int]] = {}
+
+    def _new_consumer_thread(self) -> _ChunkConsumerThread:
+        return _ChunkConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    def _is_clicks(self, tp: TP) -> bool:
+        return bool(tp.topic == self.app.clicks_topic)
+
+    def _in_chunks(self, tp: TP) -> bool:
+        return self._is_clicks(tp) or bool(tp.topic == self.app.sessions.changelog_topic_name)
+
+    async def _getmany(self, active_partitions: set[TP], timeout: float) -> Any:
+        self._no_fetch.clear()
+        try:
+            return await self._fetch(active_partitions, min(timeout, _LONGEST_FETCH_SECONDS))
+        finally:
+            self._no_fetch.set()
+
+    async def _fetch(self, active_partitions: set[TP], timeout: float) -> Any:
+        """Fetch; of clicks nothing before the tables are recovered.
+
+        Faust lets the clicks partitions go before it seeks them to their committed offsets, and then empties the
+        queues that what was fetched meanwhile has gone to. It empties its own set of partitions while a fetch goes on,
+        too, and to aiokafka an empty set means all that are assigned: a fetch has one of its own.
+        """
+        ready = self.app.tables.actives_ready
+        partitions = {tp for tp in active_partitions if ready or not self._is_clicks(tp)}
+        if not partitions:
+            await asyncio.sleep(_RECOVERY_CHECK_SECONDS)
+            return {}
+        await self.app.pipeline.wants_more()
+        records = await super()._getmany(partitions, timeout)
+        for tp, (begin, end) in self._thread.empty.items():
+            if self._is_clicks(tp):
+                first, before = self._empty.get(tp, (begin, begin))
+                self._empty[tp] = (first if before == begin else begin), end
+                self._acked.setdefault(tp, [])  # or Faust does not ask for its offset
+        few = sum(map(len, records.values())) < self.app.conf.broker_max_poll_records
+        self._thread.pace = _FETCH_SECONDS if few else 0.0
+        return records
+
+    async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Message]]:
+        """One message a fetch for clicks, one a partition and fetch for the changelog, one a record for all others."""
+        records, active = await self._wait_next_records(timeout)
+        generation = self.app.consumer_generation_id
+        if records is None or active is None or self.should_stop:
+            return
+        if not self.flow_active:
+            await self._seek_back()
+            return
+        wanted = {tp: batch for tp, batch in records.items() if tp in active or tp in self._buffered_partitions}
+        for tp, message in self._messages(wanted, generation):
+            if not self.flow_active or self.app.consumer_generation_id != generation:
+                return  # a rebalance: what is left will be fetched again by whoever gets the partition
+            yield tp, message
+
+    def _messages(
+        self, records: Mapping[TP, Sequence[ConsumerRecord]], generation: int
+    ) -> Iterator[tuple[TP, ConsumerMessage]]:
+        clicks = [self._chunk(tp, batch, generation) for tp, batch in records.items() if self._is_clicks(tp) and batch]
+        if clicks:
+            first, _ = clicks[0]
+            yield first.tp, self._message(first.tp, first.records, generation, Fetch(clicks))
+        for tp, batch in records.items():
+            if self._is_clicks(tp):
+                continue
+            if self._in_chunks(tp):
+                if batch:
+                    chunk, message = self._chunk(tp, batch, generation)
+                    yield chunk.tp, message
+                continue
+            for record in batch:
+                yield tp, self._to_message(tp, record)
+
+    def _chunk(self, tp: TP, records: Sequence[ConsumerRecord], generation: int) -> tuple[Chunk, ConsumerMessage]:
+        chunk = Chunk(tp, records, generation, self.end_offset(tp))
+        return chunk, self._message(tp, records, generation, chunk)
+
+    def _message(
+        self, tp: TP, records: Sequence[ConsumerRecord], generation: int, value: Chunk | Fetch
+    ) -> ConsumerMessage:
+        last = records[-1]
+        return ConsumerMessage(
+            tp.topic,
+            tp.partition,
+            last.offset,
+            last.timestamp / 1000.0,
+            last.timestamp_type,
+            (),
+            None,
+            value,
+            last.checksum,
+            0,
+            0,
+            tp,
+            generation_id=generation,
+        )
+
+    def end_offset(self, tp: TP) -> int | None:
+        """Where a partition ended when it was last fetched, with what is not committed yet; None before that."""
+        try:
+            return int(self.highwater(tp))
+        except (AssertionError, TypeError):  # aiokafka's thread has just lost the partition, or was not told yet
+            return None
+
+    async def verify_all_partitions_active(self) -> None:
+        """Do without Faust's look for partitions that stand still.
+
+        It reads positions that aiokafka's thread is changing, and one that a rebalance is seeking has none: aiokafka's
+        assertion then ends the consumer, and the worker with it. What it finds it only logs, and of a fetch it knows
+        the first partition alone. The watchdog ends a worker of which no partition moves; one that stands still alone
+        shows in the metric of its lag (`stream_app.kafka.lag`).
+        """
+
+    async def perform_seek(self) -> None:
+        """Seek to the committed offsets; clicks without one to their beginning.
+
+        A fetch that a rebalance overtakes ends in the new generation and moves its positions past clicks that nobody
+        gets. aiokafka leaves a partition that has no committed offset where it is.
+        """
+        await super().perform_seek()
+        clicks = [tp for tp in self.assignment() if self._is_clicks(tp)]
+        uncommitted = [driver.ensure_aiokafka_TP(tp) for tp in clicks if not self._committed_offset[tp]]
+        if uncommitted:
+            await self._thread.seek_to_beginning(*uncommitted)
+        begin = self._thread.positions(uncommitted)
+        for tp in clicks:
+            at = self._committed_offset[tp] or begin.get(tp)
+            if at is not None:  # what is acknowledged and not committed yet stays so
+                self._settled[tp] = max(at, self._settled.get(tp, 0))
+
+    def on_buffer_full(self, tp: TP) -> None:
+        """Faust would take the partition out of the fetches, and look again only after up to a second.
+
+        Handing a chunk over waits for room in the agent's queue: that is back-pressure enough.
+        """
+        if not self._in_chunks(tp):
+            super().on_buffer_full(tp)
+
+    async def _seek_back(self) -> None:
+        # Fetched while the flow was being stopped: the position has moved past records that nobody saw.
+        try:
+            await self.perform_seek()
+        except Exception as error:  # noqa: BLE001 - Faust's consumer does the same; a lost seek means a rebalance is under way
+            log.warning("could not seek back to the committed offsets during a rebalance", error=str(error))
+
+    def ack(self, message: Message) -> bool:
+        """Acknowledge a chunk, if it is durable: Faust itself acknowledges whatever an agent fails on."""
+        if isinstance(message.value, Fetch) or (isinstance(message.value, Chunk) and not message.value.durable):
+            return False
+        if not super().ack(message):
+            return False
+        if self._is_clicks(message.tp):
+            # Chunks are acknowledged in order, so the newest acknowledged offset says it all.
+            self._settled[message.tp] = max(self._settled.get(message.tp, 0), message.offset + 1)
+        return True
+
+    def settled(self, tp: TP) -> int | None:
+        """The offset of a clicks partition below which no click is left to do; None before it is known.
+
+        It reaches the end of a partition that ends with the mark of a transaction, or with clicks of an aborted one:
+        what a fetch passed over comes right after the last click that is acknowledged, or is still to be reached.
+        """
+        settled = self._settled.get(tp)
+        begin, end = self._empty.get(tp, (0, 0))
+        return end if settled is not None and begin <= settled < end else settled
+
+    def _new_offset(self, tp: TP) -> int | None:
+        if not self._is_clicks(tp):
+            offset: int | None = super()._new_offset(tp)
+            return offset
+        self._acked[tp].clear()
+        self._acked_index[tp].clear()
+        return self.settled(tp)
+
+    async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
+        # Between two chunks' offsets there are the clicks of the second one, not a gap.
+        if not self._is_clicks(tp):
+            await super()._add_gap(tp, offset_from, offset_to)
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """Commit what is acknowledged first: Faust forgets it before its own last commit."""
+        await self.commit()
+        self._settled.clear()  # known again once it is sought
+        self._empty.clear()
+        await super().on_partitions_revoked(revoked)
+        self._joining_since = now()
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        """A new generation begins; the broker confirmed this member at some time since it asked to join.
+
+        A fetch of the old one moves positions of the new one when it ends. It must not do so after their seek.
+        """
+        self._thread.last_heartbeat = self._thread.last_at_rest = self._joining_since
+        await self._no_fetch.wait()
+        await super().on_partitions_assigned(assigned, generation_id)
+
+    async def wait_empty(self) -> None:
+        """Wait until no chunk is in flight, then commit.
+
+        Faust waits until every message is acknowledged, which those never are whose partition was lost meanwhile.
+        """
+        await self.app.pipeline.drained()
+        await self.commit_and_end_transactions()
+
+    def owns(self, tp: TP, generation: int) -> bool:
+        """Whether this worker still has the partition in the generation in which a chunk of it was fetched."""
+        return (
+            self.app.consumer_generation_id == generation
+            and self._thread.group_generation() == generation
+            and tp in self._thread.assigned()
+        )
+
+    def assigned_clicks(self) -> set[TP]:
+        """The clicks partitions of this worker; none before the consumer has started."""
+        return {TP(*tp) for tp in self._thread.assigned() if self._is_clicks(tp)} if self._thread.is_started else set()
+
+    def has_fetched_clicks(self) -> bool:
+        """Whether clicks of this worker's partitions are here and not taken yet."""
+        assigned = self._thread.assigned()
+        return any(self._is_clicks(tp) and tp in assigned for tp in self._thread.fetched())
+
+    def seconds_since_heartbeat(self) -> float:
+        """Since the broker last confirmed this member; beyond the session timeout another may have its partitions."""
+        return now() - self._thread.last_heartbeat
+
+    def may_be_expelled(self) -> bool:
+        """Whether another worker may have this one's partitions without its knowing.
+
+        The broker expels a member from which it has not heard for the session timeout. One that does not join a
+        rebalance within the rebalance timeout it expels however often it hears from it; and that rebalance began after
+        the last heartbeat that told of none.
+        """
+        conf = self.app.conf
+        silent, unsettled = self.seconds_since_heartbeat(), now() - self._thread.last_at_rest
+        return bool(silent >= conf.broker_session_timeout or unsettled >= conf.broker_rebalance_timeout)
+
+
+class ChunkTransport(driver.Transport):
+    """Faust's aiokafka transport with the chunk-wise consumer."""
+
+    Consumer = ChunkConsumer

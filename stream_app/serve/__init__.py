@@ -1,0 +1,1 @@
+"""The running worker: from a fetched chunk to its acknowledgement, model swaps, health and metrics."""

@@ -1,0 +1,154 @@
+"""The one place where the Faust app, its agent and its table are put together."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import faust
+import structlog
+from faust.types.transports import TransportT
+from yarl import URL
+
+from schemas.kafka.topics import TABLE, changelog_topic
+from stream_app.core.session import SessionRules
+from stream_app.kafka.credentials import faust_credentials
+from stream_app.kafka.transport import ChunkConsumer, ChunkSchema, ChunkTransport
+from stream_app.serve.delivery import Delivery
+from stream_app.serve.hot_swap import LiveModel
+from stream_app.serve.metrics import Metrics
+from stream_app.serve.pipeline import Pipeline, PipelineSettings
+from stream_app.serve.settling import SettlingSettings
+from stream_app.settings import StreamSettings
+from stream_app.state.store import StoreOptions
+from stream_app.state.table import SessionTable
+
+log = structlog.get_logger(__name__)
+
+# Fetches that wait in the agent's queue beside the clicks in flight. Each holds up to `worker.chunk_clicks` records.
+_QUEUED_FETCHES = 4
+_QUEUED_CHANGELOG_CHUNKS = 64  # of all partitions, while they are restored
+_REBALANCE_SECONDS = 60.0
+_APP_VERSION = 1
+
+
+def tables_folder(data_dir: Path) -> Path:
+    """Where Faust keeps the tables of an app with this data folder."""
+    return data_dir / f"v{_APP_VERSION}" / "tables"
+
+
+class RecommenderApp(faust.App):
+    """A Faust app whose consumer hands over chunks."""
+
+    logger = logging.getLogger("faust")  # as quiet as the services it is one of
+    clicks_topic: str
+    sessions: SessionTable
+    pipeline: Pipeline
+    on_fatal: Callable[[BaseException], None]
+    leaves_group: bool = False  # when it stops; a worker that starts again soon keeps its place
+
+    def _new_transport(self) -> TransportT:
+        return cast(TransportT, ChunkTransport(self.conf.broker_consumer, self))
+
+    def clicks_wait(self) -> bool:
+        """Whether fetched clicks are on their way to the pipeline; from any thread, once the tables are recovered."""
+        queued = any(topic.queue.qsize() for topic in list(self.topics) if self.clicks_topic in topic.topics)
+        return queued or cast(ChunkConsumer, self.consumer).has_fetched_clicks()
+
+
+def create_app(
+    settings: StreamSettings,
+    *,
+    live: LiveModel,
+    delivery: Delivery,
+    metrics: Metrics,
+    on_fatal: Callable[[BaseException], None],
+    member: str | None = None,
+) -> RecommenderApp:
+    """A worker's app. A factory, because a Faust app belongs to the event loop that first touches it.
+
+    Args:
+        settings: of the worker.
+        live: the model that serves.
+        delivery: what sends rankings and changelog.
+        metrics: what is counted.
+        on_fatal: told what the worker cannot go on with, from any thread.
+        member: id under which the worker joins the group and takes its place again after a restart, or None.
+    """
+    worker = settings.worker
+    app = RecommenderApp(
+        worker.app_id,
+        broker=[URL(f"kafka://{server}") for server in settings.kafka.bootstrap_servers.split(",")],
+        broker_credentials=faust_credentials(settings.kafka),
+        datadir=str(worker.data_dir),
+        version=_APP_VERSION,
+        autodiscover=False,
+        web_enabled=False,  # ours shows health and metrics only; Faust's shows table contents
+        topic_allow_declare=False,  # `stream-app topics` makes them
+        topic_disable_leader=True,
+        table_standby_replicas=0,  # a standby would apply the changelog a second time for each partition
+        processing_guarantee="at_least_once",
+        broker_session_timeout=worker.session_timeout,
+        broker_request_timeout=max(90.0, worker.session_timeout),  # Faust refuses less; 90 s is its default
+        # Members hear of a rebalance by their heartbeats, and all wait for the last one.
+        broker_heartbeat_interval=min(3.0, worker.session_timeout / 5),
+        # So long others wait for a worker that ends what it holds. Faust gives a request to join up after 90 s.
+        broker_rebalance_timeout=max(_REBALANCE_SECONDS, worker.session_timeout),
+        broker_max_poll_records=worker.chunk_clicks,
+        broker_commit_interval=1.0,
+        consumer_group_instance_id=member,
+        # Recovery seeks to before a changelog's start when retention has moved it, and relies on this to come back.
+        consumer_auto_offset_reset="earliest",
+        stream_wait_empty=True,  # a partition is handed over only after its chunks in flight have ended
+        stream_recovery_delay=0.0,
+        stream_buffer_maxsize=_QUEUED_CHANGELOG_CHUNKS,
+        stream_processing_timeout=worker.stall_timeout,
+    )
+    app.on_fatal = on_fatal
+    app.clicks_topic = settings.topics.clicks
+    app.sessions = SessionTable(
+        app,
+        name=TABLE,
+        store_options=StoreOptions(
+            cache_mb=worker.store_cache_mb,
+            write_buffer_mb=worker.store_write_buffer_mb,
+            ttl_seconds=int(worker.session_ttl),
+        ),
+        on_fatal=on_fatal,
+        recovery_buffer_size=2,  # chunks; 1 means something else to Faust
+    )
+    app.tables.add(app.sessions)
+    app.pipeline = Pipeline(
+        PipelineSettings(
+            settling=SettlingSettings(
+                rankings=settings.topics.rankings,
+                rejected=settings.topics.rejected,
+                changelog=changelog_topic(worker.app_id),
+            ),
+            clicks_in_flight=worker.chunks_in_flight * worker.chunk_clicks,
+            clicks_together=worker.chunk_clicks,
+            rules=SessionRules(idle_gap_ms=settings.clicks.idle_gap_ms, recent_items=worker.recent_items),
+            limits=settings.clicks.limits,
+        ),
+        live=live,
+        table=app.sessions,
+        delivery=delivery,
+        metrics=metrics,
+        consumer=lambda: cast(ChunkConsumer, app.consumer),
+        on_fatal=on_fatal,
+    )
+    clicks = app.topic(settings.topics.clicks, schema=ChunkSchema())
+    clicks.maxsize = _QUEUED_FETCHES  # its argument of that name is ignored: it would be the changelog's
+
+    async def rank_clicks(fetches: Any) -> None:
+        async for event in fetches.noack().events():
+            await app.pipeline.submit(event.value)
+
+    app.agent(clicks, name="rank-clicks")(rank_clicks)
+
+    async def tell_ready(*_: Any, **__: Any) -> None:
+        mine = sorted(tp.partition for tp in app.consumer.assignment() if tp.topic == app.clicks_topic)
+        log.info("tables recovered", partitions=mine, restored_records=app.sessions.restored)
+
+    app.on_rebalance_complete.connect(tell_ready, weak=False)
+    return app

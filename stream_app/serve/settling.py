@@ -1,0 +1,233 @@
+"""From what was computed to the acknowledgement: the order in which a chunk's effects become durable.
+
+rankings -> changelog -> RocksDB -> acknowledgement. A row says "the rankings up to this offset are out", so it must
+never become durable before they are; an acknowledgement says the same of the row. What has been computed while other
+chunks became durable becomes durable together.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from faust.types import TP
+
+from schemas.bundle.runtime import Model
+from schemas.messages.ranking import RankedItem, Ranking, encode_ranking
+from schemas.messages.rejected import RejectedClick, encode_rejected
+from schemas.messages.source import Source
+from stream_app.core.recommend import RankedClick, Recommended
+from stream_app.core.state_codec import encode_state
+from stream_app.kafka.transport import ChunkConsumer
+from stream_app.serve.computing import Computing
+from stream_app.serve.delivery import Batch, Delivery
+from stream_app.serve.in_flight import Part
+from stream_app.serve.metrics import Metrics
+from stream_app.state.table import SessionTable
+
+_HEARTBEAT_CHECK_SECONDS: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class SettlingSettings:
+    """What settling has to know.
+
+    Attributes:
+        rankings: topic of the rankings.
+        rejected: topic of the records that are no click.
+        changelog: the table's changelog topic.
+    """
+
+    rankings: str
+    rejected: str
+    changelog: str
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """What was made of a part's clicks.
+
+    Attributes:
+        result: rankings and rows.
+        rejected: records that are no click.
+    """
+
+    part: Part
+    result: Recommended
+    rejected: Sequence[RejectedClick]
+
+
+class Settling:
+    """Sees computed parts through to their acknowledgement; those of one partition in the order of their offsets.
+
+    Takes turns with what computes: a thread of its own answered 0.9 times as many clicks at 5,000 items, since the two
+    took the interpreter from each other.
+    """
+
+    def __init__(
+        self,
+        settings: SettlingSettings,
+        *,
+        computing: Computing,
+        table: SessionTable,
+        delivery: Delivery,
+        metrics: Metrics,
+        consumer: Callable[[], ChunkConsumer],
+        on_ended: Callable[[Iterable[Part]], None],
+        on_failure: Callable[[BaseException], None],
+    ) -> None:
+        self._settings = settings
+        self._table = table
+        self._delivery = delivery
+        self._metrics = metrics
+        self._consumer = consumer
+        self._on_ended = on_ended
+        self._on_failure = on_failure
+        self._waiting: list[Part] = []
+        self._settling: asyncio.Task[None] | None = None
+        self._computing = computing
+
+    def settle(self, parts: Sequence[Part]) -> None:
+        """Make durable and acknowledge what was sent; goes on by itself."""
+        self._waiting += parts
+        if self._settling is None and self._waiting:
+            self._settling = asyncio.create_task(self._settle(), name="settling")
+
+    def stop(self) -> None:
+        """Abandon what is not durable yet."""
+        if self._settling is not None:
+            self._settling.cancel()
+
+    # -- on the event loop --------------------------------------------------------------------------------------------
+
+    async def _settle(self) -> None:
+        """Settle what waits together, and what came meanwhile after it.
+
+        As long as each chunk was settled alone, half waited over 64 ms at 1,000 clicks a second, and 14 ms since.
+        """
+        while self._waiting:
+            waiting, self._waiting = self._waiting, []
+            together: dict[int, Part] = {}
+            for part in waiting:
+                if id(part.partition) in together:
+                    together[id(part.partition)].join(part)
+                else:
+                    together[id(part.partition)] = part
+            try:
+                await self._make_durable(list(together.values()))
+            except Exception as error:  # noqa: BLE001 - the loop's edge: nothing is acknowledged, the worker stops
+                for part in together.values():
+                    part.partition.left = True
+                self._on_failure(error)
+            self._on_ended(together.values())
+        self._settling = None
+
+    async def _make_durable(self, parts: Sequence[Part]) -> None:
+        metrics = self._metrics
+        started = time.perf_counter()
+        for part in parts:
+            for rankings in part.rankings:
+                await rankings.delivered()
+            self._count(part)
+        delivered = time.perf_counter()
+        await self._leave_what_is_lost(parts)
+        changelogs = [(part, self._delivery.batch()) for part in parts if not part.partition.left]
+        if not changelogs:
+            return
+        changed = sum(len(part.states) for part, _ in changelogs)
+        send = partial(self._send_changelogs, changelogs)
+        await self._computing.run("changelog", changed, send, may_wait=self._delivery.may_wait)
+        offsets = [await changelog.delivered() for _, changelog in changelogs]
+        # Once more: it may have taken longer than a session timeout, and then others' rows lie between these.
+        await self._leave_what_is_lost([part for part, _ in changelogs])
+        write = partial(self._write, [part for part, _ in changelogs], offsets)
+        await self._computing.run("write", changed, write, may_wait=False)
+        for part, _ in changelogs:
+            if part.partition.left:
+                continue
+            for chunk, message in part.chunks:
+                chunk.durable = True
+                self._consumer().ack(message)
+        metrics.step_seconds.labels(step="deliver").observe(delivered - started)
+        metrics.step_seconds.labels(step="write").observe(time.perf_counter() - delivered)
+
+    async def _leave_what_is_lost(self, parts: Sequence[Part]) -> None:
+        """Leave to the next owner the partitions that are no longer this worker's. Before each step that outlives it.
+
+        While heartbeats are overdue (this host was frozen, or cut off) another worker may have a partition without our
+        knowing: wait for the broker's word.
+        """
+        consumer = self._consumer()
+        for part in parts:
+            while not part.partition.left:
+                if not consumer.owns(part.last.tp, part.last.generation):
+                    part.partition.left = True
+                elif consumer.may_be_expelled():
+                    await asyncio.sleep(_HEARTBEAT_CHECK_SECONDS)
+                else:
+                    break
+
+    def _count(self, part: Part) -> None:
+        for reason, count in part.reasons.items():
+            self._metrics.rankings.labels(reason=reason).inc(count)
+        # The oldest click: the others waited less.
+        oldest, confirmed = part.chunks[0][0].records[0], part.rankings[0].finished_at
+        self._metrics.end_to_end_seconds.observe(max(0.0, confirmed - oldest.timestamp / 1000))
+
+    # -- in turn with what computes -----------------------------------------------------------------------------------
+
+    def send(self, computed: Sequence[Computed], model: Model, now_ms: int) -> None:
+        """Hand the model's rankings to librdkafka; `settle` has to follow on the event loop, in the same order."""
+        started = time.perf_counter()
+        topics = self._settings
+        for one in computed:
+            part, tp = one.part, one.part.last.tp
+            [delivery] = part.rankings
+            delivery.send(topics.rejected, [(parked.key, encode_rejected(parked)) for parked in one.rejected])
+            rankings = [
+                (answer.click.session_id.encode(), encode_ranking(self._ranking(answer, tp, model, now_ms)))
+                for answer in one.result.ranked
+            ]
+            delivery.send(topics.rankings, rankings)
+            delivery.seal()
+            part.reasons = Counter(answer.reason.value for answer in one.result.ranked)
+        self._delivery.serve(sum(len(one.result.ranked) for one in computed))
+        self._metrics.step_seconds.labels(step="encode").observe(time.perf_counter() - started)
+
+    def _ranking(self, answer: RankedClick, tp: TP, model: Model, now_ms: int) -> Ranking:
+        click = answer.click
+        item = model.vocabulary.items.__getitem__  # a top k holds no negative index
+        return Ranking(
+            session_id=click.session_id,
+            event_id=click.event_id,
+            item_id=click.item_id,
+            model_version=model.version,
+            items=tuple(map(RankedItem, map(item, answer.top_index), answer.top_score)),
+            source=Source(tp.topic, tp.partition, answer.offset),
+            click_timestamp=click.timestamp,
+            produced_at=now_ms,
+            reason=answer.reason,
+        )
+
+    def _send_changelogs(self, changelogs: Sequence[tuple[Part, Batch]]) -> None:
+        for part, changelog in changelogs:
+            # Only now: of the rows that came meanwhile the newest of each session is enough.
+            part.rows = {session_id.encode(): encode_state(state) for session_id, state in part.states.items()}
+            changelog.send(self._settings.changelog, list(part.rows.items()), partition=part.last.tp.partition)
+            changelog.seal()
+        self._delivery.serve(sum(len(part.rows) for part, _ in changelogs))
+
+    def _write(self, parts: Sequence[Part], changelog_offsets: Sequence[int]) -> None:
+        for part, changelog_offset in zip(parts, changelog_offsets, strict=True):
+            if not self._consumer().owns(part.last.tp, part.last.generation):
+                part.partition.left = True  # lost since the last look
+                continue
+            if part.rows:
+                self._table.write(part.last.tp.partition, part.rows, changelog_offset)
+            rows = part.partition.rows
+            for session_id, state in part.states.items():
+                if rows.get(session_id) is state:
+                    del rows[session_id]  # RocksDB has it now

@@ -1,0 +1,1 @@
+"""The sessions on disk: Faust table, RocksDB, its damage and its locks."""

@@ -1,0 +1,224 @@
+"""The RocksDB side of the sessions table: one database a partition, multi-get, one write batch a chunk."""
+
+import logging
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import rocksdict
+import structlog
+from faust.stores import rocksdb
+
+from stream_app.core.state_codec import row_offset
+from stream_app.errors import RowError, StoreError
+from stream_app.state.damage import is_damage, is_held, known_damage, mark, set_aside
+
+log = structlog.get_logger(__name__)
+
+_MIB: Final = 1024 * 1024
+_BLOOM_BITS: Final = 10
+_FAMILY: Final = "default"
+"""RocksDB's name of the column family that is always there."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreOptions:
+    """How much memory and time the local store may take.
+
+    Attributes:
+        cache_mb: block cache of all partitions together (Faust's default is 2 GiB for each of them).
+        write_buffer_mb: memtables of each partition.
+        ttl_seconds: rows older than this are dropped when RocksDB compacts.
+    """
+
+    cache_mb: int = 256
+    write_buffer_mb: int = 16
+    ttl_seconds: int = 6 * 3600
+
+
+class SessionStore(rocksdb.Store):
+    """Faust's RocksDB store, addressed by partition instead of by the current event."""
+
+    logger = logging.getLogger("faust")  # as quiet as the services it is one of
+    # Faust's name would be a valid session id. This one is not UTF-8.
+    offset_key = rocksdb.Store.offset_key + b"\xff"
+
+    def __init__(self, *args: Any, store_options: StoreOptions, **kwargs: Any) -> None:
+        super().__init__(*args, driver="rocksdict", **kwargs)
+        self._store_options = store_options
+        # The pipeline's thread reads and writes, as the event loop does, which also opens, restores and closes.
+        self._lock = threading.RLock()
+        self._cache = rocksdict.Cache(store_options.cache_mb * _MIB)
+
+    # -- rows ---------------------------------------------------------------------------------------------------------
+
+    def rows(self, partition: int, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The rows under `keys`, None where there is none."""
+        with self._lock, self._marking_damage(partition):
+            rows: list[bytes | None] = self._db_for_partition(partition).get(list(keys))
+        return rows
+
+    def write_rows(self, partition: int, rows: Mapping[bytes, bytes], changelog_offset: int | None) -> None:
+        """Write rows and the changelog offset that a restore may begin behind, all or none; None leaves that offset."""
+        batch = rocksdict.WriteBatch(raw_mode=True)
+        for key, row in rows.items():
+            batch.put(key, row)
+        if changelog_offset is not None:
+            batch.put(self.offset_key, str(changelog_offset).encode())
+        with self._lock, self._marking_damage(partition):
+            self._db_for_partition(partition).write(batch)
+
+    def apply_changelog(self, partition: int, records: Iterable[tuple[bytes, bytes | None, int]]) -> int:
+        """Restore rows from changelog records (key, row, changelog offset); returns how many were stale.
+
+        A record never takes a row's source offset back: a worker that was frozen while its partition moved on may have
+        appended an older row behind its successor's.
+        """
+        newest: dict[bytes, bytes | None] = {}
+        stale, last = 0, -1
+        listed = list(records)
+        keys = list({key for key, _, _ in listed})
+        known = {k: row_offset(row) for k, row in zip(keys, self.rows(partition, keys), strict=True) if row is not None}
+        for key, row, changelog_offset in listed:
+            last = max(last, changelog_offset)
+            if row is None:
+                newest[key] = None
+                known.pop(key, None)
+                continue
+            try:
+                offset = row_offset(row)
+            except RowError as error:
+                where = f"record {changelog_offset} of the changelog's partition {partition}, key {key[:300]!r}"
+                raise RowError(f"{where}: {error}") from error
+            if offset < known.get(key, -1):
+                stale += 1
+                continue
+            known[key] = offset
+            newest[key] = row
+        batch = rocksdict.WriteBatch(raw_mode=True)
+        for key, row in newest.items():
+            if row is None:
+                batch.delete(key)
+            else:
+                batch.put(key, row)
+        if last >= 0:
+            batch.put(self.offset_key, str(last).encode())
+        with self._lock, self._marking_damage(partition):
+            self._db_for_partition(partition).write(batch)
+        return stale
+
+    def live_rows(self) -> int:
+        """RocksDB's estimate of the number of rows in all open partitions."""
+        with self._lock:
+            return sum(db.property_int_value("rocksdb.estimate-num-keys") or 0 for db in self._dbs.values())
+
+    # -- databases ----------------------------------------------------------------------------------------------------
+
+    def _open_for_partition(self, partition: int) -> Any:
+        path = self.partition_path(partition)
+        damage = known_damage(path)
+        try:
+            try:
+                db = self._open(path)
+            except Exception as error:
+                if not is_damage(error, path):
+                    raise
+                damage = damage or str(error)
+            else:
+                if damage is None:
+                    return db
+                with suppress(Exception):  # it may say once more that it is damaged
+                    db.close()  # only now is it certain that no other process has it
+                del db
+            # The changelog has it all: a damaged copy is not worth a stopped worker.
+            log.error(
+                "local store is damaged; it is set aside, and the partition is restored from the changelog",
+                error=damage,
+                path=str(path),
+                aside=str(set_aside(path)),
+            )
+            return self._open(path)
+        except Exception as error:
+            hint = ". Is another worker using the same worker.data_dir?" if is_held(error) else ""
+            raise StoreError(f"RocksDB does not open {path}: {error}{hint}") from error
+
+    @contextmanager
+    def _marking_damage(self, partition: int) -> Iterator[None]:
+        """Damage that shows in service ends the worker, since only a start restores; that start must know of it."""
+        try:
+            yield
+        except Exception as error:
+            path = self.partition_path(partition)
+            if not is_damage(error, path):
+                raise
+            mark(path, str(error))
+            raise StoreError(
+                f"the local store {path} is damaged: {error}. The next start sets it aside and restores the partition "
+                f"from the changelog; look at the disk if it comes again"
+            ) from error
+
+    def _open(self, path: Path) -> Any:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        options = self._options()
+        db = rocksdict.Rdict(
+            str(path),
+            options=options,
+            # Or rocksdict takes the options that it finds in an existing database: in place of ours, and with their
+            # filter of expired rows inside the new one, where it reads a time from a row's last bytes and drops it.
+            column_families={_FAMILY: options},
+            access_type=rocksdict.AccessType.with_ttl(self._store_options.ttl_seconds),
+        )
+        db.get(self.offset_key)  # a store of which not even this can be read is damaged; here that can be mended
+        # Expired rows go when their file is compacted: make that happen in time for files that nothing else touches.
+        db.set_options({"periodic_compaction_seconds": str(self._store_options.ttl_seconds)})
+        return db
+
+    def _options(self) -> rocksdict.Options:
+        options = rocksdict.Options(raw_mode=True)
+        options.create_if_missing(True)
+        options.set_write_buffer_size(self._store_options.write_buffer_mb * _MIB)
+        options.set_max_write_buffer_number(3)
+        options.set_max_open_files(512)
+        options.set_keep_log_file_num(2)
+        options.set_compression_type(rocksdict.DBCompressionType.lz4())
+        blocks = rocksdict.BlockBasedOptions()
+        blocks.set_bloom_filter(_BLOOM_BITS, block_based=False)
+        blocks.set_block_cache(self._cache)
+        blocks.set_cache_index_and_filter_blocks(True)  # or they grow with the sessions, outside the cache's limit
+        options.set_block_based_table_factory(blocks)
+        return options
+
+    def _db_for_partition(self, partition: int) -> Any:
+        with self._lock:
+            return super()._db_for_partition(partition)
+
+    def revoke_partitions(self, table: Any, tps: Any) -> None:
+        """Close the databases of partitions that are gone; Faust leaves that to the garbage collector."""
+        with self._lock:
+            for tp in tps:
+                if tp.topic in table.changelog_topic.topics and (db := self._dbs.pop(tp.partition, None)) is not None:
+                    self._close(tp.partition, db)
+
+    async def stop(self) -> None:
+        """Close all databases."""
+        with self._lock:
+            while self._dbs:
+                self._close(*self._dbs.popitem())
+
+    def _close(self, partition: int, db: Any) -> None:
+        """What cannot be flushed because of damage is in the changelog, too; else raises what RocksDB says."""
+        try:
+            db.close()
+        except Exception as error:
+            path = self.partition_path(partition)
+            if not is_damage(error, path):
+                raise
+            mark(path, str(error))
+            log.error(
+                "local store is damaged; it is restored from the changelog when it is opened again",
+                error=str(error),
+                path=str(path),
+            )

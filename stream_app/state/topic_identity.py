@@ -1,0 +1,96 @@
+"""Which topics the local store was made from.
+
+A topic that is deleted and created again has its old name and new offsets: source offsets in rows and the changelog
+offset in the store would be compared with offsets of another topic. Kafka gives each incarnation an id of its own.
+"""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Final
+
+import structlog
+from confluent_kafka import KafkaException, TopicCollection
+from confluent_kafka.admin import AdminClient
+
+from schemas import durable
+from schemas.config.settings import KafkaConnection
+from stream_app.errors import StoreError
+
+log = structlog.get_logger(__name__)
+
+_FILE: Final = "topics.json"
+_TIMEOUT_SECONDS: Final = 15.0
+
+
+def topic_ids(connection: KafkaConnection, names: list[str]) -> dict[str, str]:
+    """The id of each topic's present incarnation.
+
+    Raises:
+        StoreError: the brokers do not tell.
+    """
+    # In a variable: its futures fail once it is collected.
+    admin = AdminClient(connection.librdkafka(), logger=logging.getLogger("librdkafka"))
+    try:
+        described = admin.describe_topics(TopicCollection(names), request_timeout=_TIMEOUT_SECONDS)
+        return {name: str(future.result(_TIMEOUT_SECONDS).topic_id) for name, future in described.items()}
+    except (KafkaException, TimeoutError) as error:
+        raise StoreError(f"the brokers do not describe the topics {', '.join(names)}: {error}") from error
+
+
+def check_identity(data_dir: Path, *, clicks: tuple[str, str], changelog: tuple[str, str], tables: Path) -> None:
+    """Compare the topics (name, id) with those that `data_dir` was made from, and remember them.
+
+    A new changelog makes the local tables worthless: they are removed, to be restored from what it holds. So they are
+    when it can't be read any more what they were made from. New clicks with an old changelog cannot be served.
+
+    Args:
+        data_dir: the worker's folder.
+        clicks: name and id of the clicks topic.
+        changelog: name and id of the table's changelog topic.
+        tables: where the local tables lie, inside `data_dir`.
+
+    Raises:
+        StoreError: the clicks topic is another one, its rows are still of the old one.
+        OSError: the folder cannot be read or written.
+    """
+    file = data_dir / _FILE
+    now = {"clicks": clicks[1], "changelog": changelog[1]}
+    before = _read(file) if file.exists() else now
+    if before is None:
+        log.warning(
+            "the file is damaged; the local tables are removed, and restored from the changelog", file=str(file)
+        )
+        _remove(tables)
+    elif before["changelog"] != now["changelog"]:
+        log.warning(
+            "the changelog topic was created anew; the local tables are of the old one and are removed",
+            topic=changelog[0],
+        )
+        _remove(tables)
+    elif before["clicks"] != now["clicks"]:
+        raise StoreError(
+            f"the topic {clicks[0]} was created anew, but {changelog[0]} still holds rows with offsets of the old one, "
+            f"which would make new clicks look redelivered. Stop all workers, delete the topic {changelog[0]}, run "
+            f"`stream-app topics` and start again"
+        )
+    if before != now or not file.exists():
+        durable.replace(file, json.dumps(now).encode())
+
+
+def _read(file: Path) -> dict[str, str] | None:
+    """The ids in the file; None if it is damaged."""
+    try:
+        ids = json.loads(file.read_bytes())
+    except ValueError:
+        return None
+    known = isinstance(ids, dict) and all(isinstance(ids.get(topic), str) for topic in ("clicks", "changelog"))
+    return ids if known else None
+
+
+def _remove(tables: Path) -> None:
+    """Durably: after a power cut, old tables must not be beside the new ids. Raises OSError."""
+    if tables.exists():
+        shutil.rmtree(tables)
+        durable.sync(tables.parent)

@@ -1,0 +1,575 @@
+"""The app as it is put together: chunks through Faust's own agent, rows in a real RocksDB, only Kafka is a fake."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+from weakref import WeakSet
+
+import pytest
+from confluent_kafka import KafkaError, Producer
+from faust.types import TP
+
+from schemas.messages.click import Click, encode_click
+from schemas.messages.ranking import decode_ranking
+from schemas.messages.rejected import decode_rejected
+from stream_app.core.recommend import SourcedClick, recommend
+from stream_app.core.session import SessionRules
+from stream_app.core.state_codec import decode_state
+from stream_app.errors import DeliveryError, StoreError
+from stream_app.kafka.transport import Chunk, ChunkSchema, Fetch
+from stream_app.serve.app import RecommenderApp, create_app
+from stream_app.serve.delivery import Batch, Delivery
+from stream_app.serve.hot_swap import LiveModel
+from stream_app.serve.metrics import Metrics
+from stream_app.serve.pipeline import Pipeline
+from stream_app.settings import StreamSettings, WorkerSettings
+from tests.unit.models import exact_model
+
+CLICKS = TP("clicks", 2)
+RANKINGS, CHANGELOG, REJECTED = "rankings", "nextclick-sessions-changelog", "clicks.rejected"
+BEGAN = 1_700_000_000_000  # the time of a click at offset 0, in milliseconds
+GENERATION = 1
+PATIENCE = 30.0  # seconds until a test gives up
+
+
+@dataclass
+class FakeKafka:
+    """Producer, consumer and `Delivery` in one: confirms at once, but for topics that are `held`."""
+
+    sent: list[tuple[str, int, bytes]] = field(default_factory=list)
+    held: set[str] = field(default_factory=set)
+    lost: set[str] = field(default_factory=set)  # topics whose records are never confirmed
+    waiting: list[Callable[[], None]] = field(default_factory=list)
+    acked: list[int] = field(default_factory=list)
+    generation: int = GENERATION
+    overdue: bool = False  # heartbeats
+    _unacked_messages: WeakSet[Any] = field(default_factory=WeakSet)  # Faust's stream looks at it
+
+    def batch(self) -> Batch:
+        return Batch(cast(Producer, self), asyncio.get_running_loop())
+
+    def produce(self, topic: str, value: bytes, key: bytes, partition: int, on_delivery: Any) -> None:
+        offset = len(self.sent)
+        self.sent.append((topic, partition, value))
+        confirm = partial(on_delivery, None, SimpleNamespace(offset=lambda: offset))
+        if topic in self.lost:
+            confirm = partial(on_delivery, KafkaError(KafkaError._MSG_TIMED_OUT), None)
+        self.waiting.append(confirm) if topic in self.held else confirm()
+
+    may_wait = False
+
+    def serve(self, sent: int) -> None:
+        """Has confirmed already."""
+
+    def release(self) -> None:
+        self.held.clear()
+        while self.waiting:
+            self.waiting.pop(0)()
+
+    def owns(self, _: TP, generation: int) -> bool:
+        return generation == self.generation
+
+    def may_be_expelled(self) -> bool:
+        return self.overdue
+
+    def ack(self, message: Any) -> None:
+        assert message.value.durable
+        self.acked.append(message.value.records[-1].offset)
+
+    def on_topic(self, topic: str) -> list[bytes]:
+        return [value for sent_to, _, value in self.sent if sent_to == topic]
+
+
+@dataclass
+class Running:
+    """An app whose agent takes chunks."""
+
+    app: RecommenderApp
+    agent: Any
+    kafka: FakeKafka
+    metrics: Metrics
+    fatal: list[BaseException]
+    taken: int = 0
+    submitted: int = 0
+
+    def __post_init__(self) -> None:
+        submit = self.app.pipeline.submit
+
+        async def count(fetch: Fetch) -> None:
+            try:
+                await submit(fetch)
+            finally:
+                self.submitted += len(fetch.chunks)
+
+        self.app.pipeline.submit = count  # type: ignore[method-assign]
+
+    async def take(self, *clicks: tuple[str, str] | bytes, at: int, generation: int = GENERATION) -> None:
+        """Hand the agent a chunk of clicks (session, item), or of bytes that are none, from this offset on."""
+        await self.take_chunks(self.chunk(*clicks, at=at, generation=generation))
+
+    async def take_chunks(self, *chunks: Chunk) -> None:
+        """Hand the agent what one fetch brought."""
+        await self.agent.put(Fetch([(chunk, cast(Any, SimpleNamespace(value=chunk))) for chunk in chunks]))
+        self.taken += len(chunks)
+
+    def chunk(
+        self,
+        *clicks: tuple[str, str] | bytes,
+        at: int,
+        generation: int = GENERATION,
+        tp: TP = CLICKS,
+        end: int | None = None,
+    ) -> Chunk:
+        """Clicks (session, item), or bytes that are none, from this offset on."""
+        records = []
+        for offset, click in enumerate(clicks, start=at):
+            value = click if isinstance(click, bytes) else encode_click(Click(*click, timestamp=BEGAN + offset))
+            key = b"?" if isinstance(click, bytes) else click[0].encode()
+            records.append(SimpleNamespace(key=key, value=value, offset=offset, timestamp=0, timestamp_type=0))
+        return Chunk(tp, cast(Any, records), generation, end)
+
+    @property
+    def dropped(self) -> int:
+        return int(self.metrics.registry.get_sample_value("nextclick_dropped_chunks_total") or 0)
+
+    async def ended(self) -> None:
+        """Until every chunk is either durable or left to another worker."""
+        while self.app.pipeline.finished + self.dropped < self.taken:
+            await asyncio.sleep(0.005)
+
+    async def settle(self) -> None:
+        """Let everything happen that can happen without a further confirmation."""
+        loop, computing, seen = cast(Any, asyncio.get_running_loop()), self.app.pipeline._computing, None
+        async with asyncio.timeout(PATIENCE):
+            while self.submitted < self.taken:  # they are still on their way through Faust
+                await asyncio.sleep(0.005)
+            await _until_idle(loop)
+            while (call := computing._last) is not seen and call is not None:
+                seen = call
+                await asyncio.wait([asyncio.wrap_future(call)])
+                await _until_idle(loop)
+
+    def recent(self, session_id: str) -> tuple[str, ...] | None:
+        state = self.app.sessions.states(CLICKS.partition, [session_id]).get(session_id)
+        return None if state is None else state.recent
+
+
+async def _until_idle(loop: Any) -> None:
+    """Until the event loop has nothing that it could do now, but for timers."""
+    while loop._ready:
+        await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def _running(data_dir: Path, **worker: int) -> AsyncIterator[Running]:
+    live, kafka, metrics, fatal = LiveModel(), FakeKafka(), Metrics(), list[BaseException]()
+    live.replace(exact_model("v1", tuple("abcdef")))
+    app = create_app(
+        StreamSettings(worker=WorkerSettings(data_dir=data_dir, **worker)),
+        live=live,
+        delivery=cast(Delivery, kafka),
+        metrics=metrics,
+        on_fatal=fatal.append,
+    )
+    app.consumer = kafka
+    agent = app.agents["rank-clicks"]
+    async with agent.test_context(channel=app.channel(schema=ChunkSchema())) as wrapper:
+        yield Running(app, wrapper, kafka, metrics, fatal)
+    await app.pipeline.stop()
+    await app.sessions.data.stop()
+
+
+@pytest.fixture
+async def running(tmp_path: Path) -> AsyncIterator[Running]:
+    async with _running(tmp_path) as running:
+        yield running
+    assert [type(error) for error in running.fatal] == ([DeliveryError] if running.kafka.lost else [])
+
+
+async def test_clicks_in_rankings_and_rows_out(running: Running) -> None:
+    await running.take(("s", "a"), ("t", "b"), ("s", "c"), at=10)
+    await running.ended()
+    rankings = [decode_ranking(value) for value in running.kafka.on_topic(RANKINGS)]
+    assert [(one.source.offset, one.session_id, one.item_id) for one in rankings] == [
+        (10, "s", "a"),
+        (11, "t", "b"),
+        (12, "s", "c"),
+    ]
+    assert {(one.source.topic, one.source.partition, one.model_version) for one in rankings} == {("clicks", 2, "v1")}
+    assert (running.recent("s"), running.recent("t")) == (("a", "c"), ("b",))
+    assert running.kafka.acked == [12]
+
+
+async def test_partitions_are_computed_together_and_kept_apart(running: Running) -> None:
+    """The same session id in two partitions, as no sound producer sends it: two sessions."""
+    other, lost = TP("clicks", 3), TP("clicks", 4)
+    await running.take_chunks(
+        running.chunk(("s", "a"), ("t", "b"), at=10),
+        running.chunk(("s", "c"), at=5, tp=other),
+        running.chunk(("s", "d"), at=7, tp=lost, generation=GENERATION - 1),
+    )
+    await running.ended()
+    rankings = [decode_ranking(value) for value in running.kafka.on_topic(RANKINGS)]
+    assert [(one.source.partition, one.source.offset, one.item_id) for one in rankings] == [
+        (2, 10, "a"),
+        (2, 11, "b"),
+        (3, 5, "c"),
+    ]
+    states = running.app.sessions.states
+    assert states(2, ["s"])["s"].recent == ("a",)
+    assert states(3, ["s"])["s"].recent == ("c",)
+    assert sorted(running.kafka.acked) == [5, 11]
+    assert running.dropped == 1
+    assert running.metrics.registry.get_sample_value("nextclick_chunk_clicks_count") == 1
+
+
+async def test_no_more_clicks_are_computed_together_than_told(tmp_path: Path) -> None:
+    async with _running(tmp_path, chunk_clicks=3) as running:
+        partitions = [TP("clicks", number) for number in range(3)]
+        await running.take_chunks(*(running.chunk(("s", "a"), ("t", "b"), at=10, tp=tp) for tp in partitions))
+        await running.ended()
+        assert running.metrics.registry.get_sample_value("nextclick_chunk_clicks_count") == 3
+        assert len(running.kafka.on_topic(RANKINGS)) == 6
+
+
+async def test_what_waits_becomes_durable_together(running: Running) -> None:
+    kafka = running.kafka
+    kafka.held.add(RANKINGS)
+    await running.take(("s", "a"), at=0)
+    await running.settle()
+    await running.take(("s", "b"), at=1)
+    await running.settle()
+    await running.take(("s", "c"), ("t", "c"), at=2)
+    await running.settle()
+    kafka.release()
+    await running.ended()
+    rows = [decode_state(row) for row in kafka.on_topic(CHANGELOG)]
+    assert [(row.offset, row.recent) for row in rows] == [(0, ("a",)), (2, ("a", "b", "c")), (3, ("c",))]
+    assert kafka.acked == [0, 1, 3]
+
+
+async def test_the_newest_row_is_kept_until_it_is_stored_itself(running: Running) -> None:
+    pipeline, kafka = running.app.pipeline, running.kafka
+    kafka.held.add(RANKINGS)
+    await running.take(("s", "a"), at=0)
+    await until(lambda: len(kafka.on_topic(RANKINGS)) == 1)
+    await running.take(("s", "b"), at=1)
+    await until(lambda: len(kafka.on_topic(RANKINGS)) == 2)
+    kafka.waiting.pop(0)()
+    await until(lambda: kafka.acked == [0])  # the first click's row is stored, the second one's is on its way
+    await running.take(("s", "c"), at=2)
+    await until(lambda: len(kafka.on_topic(RANKINGS)) == 3)
+    kafka.release()
+    await running.ended()
+    assert running.recent("s") == ("a", "b", "c")
+    assert pipeline._partitions[CLICKS].rows == {}
+
+
+async def test_no_fetch_is_wanted_while_clicks_wait_for_the_model(running: Running) -> None:
+    pipeline = running.app.pipeline
+    entered, leave, compute = threading.Event(), threading.Event(), pipeline._compute
+
+    def compute_slowly(*args: Any) -> None:
+        entered.set()
+        leave.wait(PATIENCE)
+        compute(*args)
+
+    pipeline._compute = compute_slowly  # type: ignore[method-assign, assignment]
+    await running.take(("s", "a"), at=0)
+    await asyncio.to_thread(entered.wait, PATIENCE)
+    async with asyncio.timeout(PATIENCE):
+        await pipeline.wants_more()  # the next clicks may come while these are computed
+    await running.take(("s", "b"), at=1)
+    loop = asyncio.get_running_loop()
+    await _until_idle(loop)  # but for the call that is held
+    wanted = asyncio.create_task(pipeline.wants_more())
+    await _until_idle(loop)
+    assert not wanted.done()
+    leave.set()
+    async with asyncio.timeout(PATIENCE):
+        await wanted
+    await running.ended()
+    assert running.recent("s") == ("a", "b")
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+class HeldReads:
+    """Reads of rows by the pipeline's thread wait until they are let go; the first one then raises `error`."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.entered, self.leave = threading.Event(), threading.Event()
+        self.error: Exception | None = None
+        self._read = pipeline._read
+        pipeline._read = self  # type: ignore[method-assign, assignment]
+
+    def __call__(self, *arguments: Any) -> Any:
+        self.entered.set()
+        assert self.leave.wait(PATIENCE)
+        error, self.error = self.error, None
+        if error is not None:
+            raise error
+        return self._read(*arguments)
+
+
+@asynccontextmanager
+async def two_begun(
+    data_dir: Path, between: Callable[[Running], None] = lambda _: None
+) -> AsyncIterator[tuple[Running, HeldReads]]:
+    """Two batches of a session's clicks, a and b, c and d, begun and held; `between` comes after the first."""
+    async with _running(data_dir, chunk_clicks=2) as running:
+        reads = HeldReads(running.app.pipeline)
+        await running.take(("s", "a"), ("s", "b"), at=0)
+        await asyncio.to_thread(reads.entered.wait, PATIENCE)
+        between(running)
+        await running.take(("s", "c"), ("s", "d"), at=2)
+        await until(lambda: len(running.app.pipeline._begun) == 2)
+        yield running, reads
+
+
+async def test_one_whole_batch_is_begun_behind_the_one_that_is_computed(tmp_path: Path) -> None:
+    async with _running(tmp_path, chunk_clicks=2) as running:
+        pipeline, kafka = running.app.pipeline, running.kafka
+        reads = HeldReads(pipeline)
+        kafka.held.add(RANKINGS)  # no row gets to RocksDB before all are computed
+        await running.take(("s", "a"), ("s", "b"), at=0)
+        await asyncio.to_thread(reads.entered.wait, PATIENCE)
+        await running.take(("s", "c"), ("s", "d"), at=2)
+        await running.take(("s", "e"), ("s", "f"), at=4)
+        await until(lambda: (len(pipeline._begun), len(pipeline._waiting)) == (2, 1))
+        reads.leave.set()
+        await until(lambda: len(kafka.on_topic(RANKINGS)) == 6)
+        kafka.release()
+        await running.ended()
+        assert (running.recent("s"), kafka.acked) == (("a", "b", "c", "d", "e", "f"), [1, 3, 5])
+
+
+async def test_a_swap_between_two_batches_that_are_begun(tmp_path: Path) -> None:
+    second = exact_model("v2", tuple("abcdef"), salt=5)
+    async with two_begun(tmp_path, lambda running: running.app.pipeline._live.replace(second)) as (running, reads):
+        kafka = running.kafka
+        reads.leave.set()
+        await running.ended()
+        rankings = [decode_ranking(value) for value in kafka.on_topic(RANKINGS)]
+        assert [one.model_version for one in rankings] == ["v1", "v1", "v2", "v2"]
+        clicks = [SourcedClick(Click("s", item, timestamp=n), n) for n, item in enumerate("abcd")]
+        expected = recommend({}, clicks, second, SessionRules())
+        assert [item.score for item in rankings[-1].items] == list(expected.ranked[-1].top_score)
+        row = running.app.sessions.states(CLICKS.partition, ["s"])["s"]
+        assert row.hidden is not None
+        assert row.hidden.tolist() == cast(Any, expected.rows["s"].hidden).tolist()
+
+
+async def test_a_partition_lost_under_two_batches_that_are_begun(tmp_path: Path) -> None:
+    async with two_begun(tmp_path) as (running, reads):
+        kafka = running.kafka
+        kafka.generation += 1
+        reads.leave.set()
+        await running.ended()
+        assert running.dropped == 2
+        assert (kafka.on_topic(CHANGELOG), kafka.acked, running.recent("s")) == ([], [], None)
+        await running.take(("s", "a"), ("s", "b"), at=0, generation=kafka.generation)
+        await running.ended()
+        assert (running.recent("s"), kafka.acked) == (("a", "b"), [1])
+
+
+async def test_nothing_is_computed_behind_a_batch_that_failed(tmp_path: Path) -> None:
+    """Its rankings would come from sessions that lack the clicks before."""
+    async with two_begun(tmp_path) as (running, reads):
+        pipeline, kafka = running.app.pipeline, running.kafka
+        reads.error = OSError("disk failure")
+        reads.leave.set()
+        await pipeline.drained()
+        assert [str(error) for error in running.fatal] == ["disk failure"]
+        assert (kafka.sent, kafka.acked, running.recent("s")) == ([], [], None)
+
+
+async def test_a_row_goes_to_the_changelog_partition_of_its_clicks(running: Running) -> None:
+    await running.take(("s", "a"), at=0)
+    await running.ended()
+    assert [partition for topic, partition, _ in running.kafka.sent if topic == CHANGELOG] == [CLICKS.partition]
+
+
+async def test_rankings_then_changelog_then_row_then_acknowledgement(running: Running) -> None:
+    kafka = running.kafka
+    kafka.held.update({RANKINGS, CHANGELOG})
+    await running.take(("s", "a"), at=0)
+    await running.settle()
+    assert (len(kafka.on_topic(RANKINGS)), len(kafka.on_topic(CHANGELOG))) == (1, 0)
+    kafka.held.discard(RANKINGS)
+    kafka.waiting.pop(0)()
+    await running.settle()
+    assert len(kafka.on_topic(CHANGELOG)) == 1
+    assert (running.recent("s"), kafka.acked) == (None, [])
+    kafka.release()
+    await running.ended()
+    assert (running.recent("s"), kafka.acked) == (("a",), [0])
+
+
+async def test_the_next_chunk_builds_on_rows_that_are_not_stored_yet(running: Running) -> None:
+    running.kafka.held.add(RANKINGS)
+    await running.take(("s", "a"), at=0)
+    await running.take(("s", "b"), at=1)
+    await running.settle()
+    assert running.kafka.acked == []
+    running.kafka.release()
+    await running.ended()
+    assert (running.recent("s"), running.kafka.acked) == (("a", "b"), [0, 1])
+
+
+async def test_what_is_no_click_is_parked_and_acknowledged_with_its_chunk(running: Running) -> None:
+    await running.take(b"{}", ("s", "a"), b"not json", at=5)
+    await running.ended()
+    parked = [decode_rejected(value) for value in running.kafka.on_topic(REJECTED)]
+    assert [(one.reason, one.source.offset) for one in parked] == [("wrong-type", 5), ("not-json", 7)]
+    assert (running.recent("s"), running.kafka.acked) == (("a",), [7])
+
+
+async def test_redelivered_clicks_are_acknowledged_without_a_second_ranking(running: Running) -> None:
+    await running.take(("s", "a"), ("s", "b"), at=0)
+    await running.take(("s", "a"), ("s", "b"), at=0)
+    await running.ended()
+    assert len(running.kafka.on_topic(RANKINGS)) == 2
+    assert (running.recent("s"), running.kafka.acked) == (("a", "b"), [1, 1])
+
+
+async def test_rows_ahead_of_a_topic_that_was_created_anew_end_the_worker(tmp_path: Path) -> None:
+    """The furthest of them tells: the first one may be of an offset that the new topic has, too."""
+    async with _running(tmp_path) as running:
+        for at, session in ((5, "s"), (50, "t"), (7, "u")):  # of the old topic
+            await running.take((session, "a"), at=at)
+        await running.ended()
+        ranked = len(running.kafka.on_topic(RANKINGS))
+        for session in ("s", "t", "u"):
+            running.fatal.clear()
+            await running.take_chunks(running.chunk(*[(one, "b") for one in (session, "t", "u", "s")], at=0, end=20))
+            await running.app.pipeline.drained()
+            assert [type(error) for error in running.fatal] == [StoreError]
+            assert "applied offset 50" in str(running.fatal[0])
+            running.app.pipeline._failed = running.app.pipeline._broken_off = False
+        assert len(running.kafka.on_topic(RANKINGS)) == ranked
+
+
+async def test_rows_ahead_of_a_chunk_are_redelivered_clicks_while_the_topic_has_them(running: Running) -> None:
+    await running.take(("s", "a"), ("s", "b"), at=0)
+    await running.ended()
+    await running.take_chunks(running.chunk(("s", "a"), at=0, end=2))
+    await running.ended()
+    assert (running.recent("s"), running.kafka.acked) == (("a", "b"), [1, 0])
+
+
+@pytest.mark.parametrize("what", ["owns", "batch"])
+async def test_what_is_taken_when_something_raises_is_not_in_flight_for_ever(tmp_path: Path, what: str) -> None:
+    """Or a rebalance, and a stop, would wait for it."""
+    async with _running(tmp_path) as running:
+
+        def fail(*_: Any) -> Any:
+            raise RuntimeError("on purpose")
+
+        setattr(running.kafka, what, fail)
+        await running.take_chunks(running.chunk(("s", "a"), at=0), running.chunk(("s", "b"), at=0, tp=TP("clicks", 3)))
+        await until(lambda: bool(running.fatal))
+        async with asyncio.timeout(PATIENCE):
+            await running.app.pipeline.drained()
+        assert [str(error) for error in running.fatal] == ["on purpose"]
+        assert (running.app.pipeline.in_flight, running.app.pipeline._clicks_in_flight) == (0, 0)
+
+
+async def test_a_stop_can_be_given_up_while_a_call_does_not_end(tmp_path: Path) -> None:
+    """A call that hangs must not stop the event loop, which is what gives up."""
+    async with _running(tmp_path) as running:
+        reads = HeldReads(running.app.pipeline)
+        await running.take(("s", "a"), at=0)
+        await asyncio.to_thread(reads.entered.wait, PATIENCE)
+        stopping = asyncio.create_task(running.app.pipeline.stop())
+        done, _ = await asyncio.wait([stopping], timeout=0.1)
+        assert not done  # and we got here
+        reads.leave.set()
+        await stopping
+
+
+async def test_a_chunk_of_an_earlier_generation_leaves_no_trace(running: Running) -> None:
+    await running.take(("s", "a"), at=0, generation=GENERATION - 1)
+    await running.ended()
+    assert running.dropped == 1
+    assert (running.kafka.sent, running.kafka.acked, running.recent("s")) == ([], [], None)
+
+
+async def test_a_partition_that_comes_back_in_the_same_generation_is_taken_up_again(running: Running) -> None:
+    """As a static member's does: a chunk that was left must not hold up all that is fetched from then on."""
+    kafka = running.kafka
+    kafka.held.add(RANKINGS)
+    await running.take(("s", "a"), at=0)
+    await running.settle()
+    kafka.generation = -1  # the broker has said that it does not know this member
+    kafka.release()
+    await running.ended()
+    await running.app.pipeline.drained()  # the partitions are given back
+    kafka.generation = GENERATION
+    await running.take(("s", "a"), at=0)
+    await running.ended()
+    assert running.dropped == 1
+    assert (running.recent("s"), kafka.acked) == (("a",), [0])
+
+
+async def test_a_partition_lost_on_the_way_gets_neither_row_nor_acknowledgement(running: Running) -> None:
+    running.kafka.held.add(RANKINGS)
+    await running.take(("s", "a"), at=0)
+    await running.settle()
+    running.kafka.generation += 1
+    running.kafka.release()
+    await running.ended()
+    assert running.dropped == 1
+    assert running.kafka.on_topic(CHANGELOG) == []
+    assert (running.recent("s"), running.kafka.acked) == (None, [])
+
+
+@pytest.mark.parametrize("still_owned", [True, False])
+@pytest.mark.parametrize("topic", [RANKINGS, CHANGELOG])
+async def test_nothing_goes_on_while_another_worker_may_have_the_partition(
+    running: Running, topic: str, still_owned: bool
+) -> None:
+    """It was cut off while the topic's records were on their way; what follows waits for the broker's word."""
+    kafka = running.kafka
+    kafka.held.add(topic)
+    await running.take(("s", "a"), at=0)
+    await until(lambda: bool(kafka.on_topic(topic)))
+    kafka.overdue = True
+    kafka.release()
+    await running.settle()
+    sent = 0 if topic == RANKINGS else 1
+    assert (len(kafka.on_topic(CHANGELOG)), running.recent("s"), kafka.acked) == (sent, None, [])
+    kafka.overdue = False
+    if not still_owned:
+        kafka.generation += 1
+    await running.ended()
+    assert running.dropped == (0 if still_owned else 1)
+    assert (running.recent("s"), kafka.acked) == ((("a",), [0]) if still_owned else (None, []))
+
+
+@pytest.mark.parametrize("topic", [RANKINGS, CHANGELOG])
+async def test_nothing_behind_a_chunk_that_failed_is_acknowledged(running: Running, topic: str) -> None:
+    """Or the commit of a later chunk would be a commit of the failed one."""
+    kafka = running.kafka
+    kafka.held.add(RANKINGS)
+    kafka.lost.add(topic)
+    await running.take(("s", "a"), at=0)
+    await running.settle()
+    if topic == RANKINGS:
+        kafka.lost.clear()  # the next chunk's rankings are delivered
+    await running.take(("t", "b"), at=1)
+    await running.settle()
+    kafka.lost.add(topic)
+    kafka.release()
+    await running.app.pipeline.drained()
+    assert (kafka.acked, running.recent("s"), running.recent("t")) == ([], None, None)

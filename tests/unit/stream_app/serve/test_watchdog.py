@@ -1,0 +1,135 @@
+"""What counts as a stall, and that a stalled worker ends."""
+
+import threading
+import time
+
+import pytest
+
+from stream_app.serve.watchdog import EXIT_STALLED, Deadline, Probe, Stalls, Watchdog
+
+PATIENCE = 30.0  # seconds until a test gives up; none of them measures time
+
+
+class Part:
+    """Something with work to do: `done` rises while it moves, and is None while it has nothing to do."""
+
+    def __init__(self, name: str) -> None:
+        self.done: int | None = 0
+        self.probe = Probe(name, lambda: self.done)
+
+
+def test_a_part_that_stands_still_longer_than_the_timeout_is_stalled() -> None:
+    part = Part("chunks")
+    stalls = Stalls([part.probe], timeout=10)
+    assert [stalls.stalled(now) for now in (0, 5, 10)] == [[], [], []]
+    assert stalls.stalled(10.1) == ["chunks"]
+    assert stalls.stalled(11) == ["chunks"]
+
+
+def test_a_part_that_moves_is_not_stalled() -> None:
+    part = Part("chunks")
+    stalls = Stalls([part.probe], timeout=10)
+    for now in range(0, 100, 9):
+        part.done = now
+        assert stalls.stalled(now) == []
+
+
+def test_a_part_without_work_is_not_stalled_and_starts_anew_when_there_is_some() -> None:
+    part = Part("chunks")
+    stalls = Stalls([part.probe], timeout=10)
+    stalls.stalled(0)
+    part.done = None
+    assert stalls.stalled(50) == []
+    assert stalls.stalled(100) == []
+    part.done = 0
+    assert stalls.stalled(105) == []
+    assert stalls.stalled(115) == []
+    assert stalls.stalled(115.1) == ["chunks"]
+
+
+def test_each_part_has_its_own_clock() -> None:
+    moving, standing = Part("moving"), Part("standing")
+    stalls = Stalls([moving.probe, standing.probe], timeout=10)
+    stalls.stalled(0)
+    moving.done = 1
+    assert stalls.stalled(8) == []
+    assert stalls.stalled(11) == ["standing"]
+    assert stalls.stalled(19) == ["moving", "standing"]
+
+
+class Ended:
+    """Takes the place of the end of the process."""
+
+    def __init__(self) -> None:
+        self.code: int | None = None
+        self.event = threading.Event()
+
+    def __call__(self, code: int) -> None:
+        self.code = code
+        self.event.set()
+
+
+async def test_a_stalled_part_ends_the_worker(capfd: pytest.CaptureFixture[str]) -> None:
+    ended = Ended()
+    watchdog = Watchdog([Probe("chunks", lambda: "stuck")], timeout=0.5, end=ended)
+    watchdog.start()
+    # The event loop stands still as well, which the watchdog's own thread must survive.
+    assert ended.event.wait(PATIENCE)
+    watchdog.stop()
+    assert ended.code == EXIT_STALLED
+    assert "test_a_stalled_part_ends_the_worker" in capfd.readouterr().err  # where every thread stands
+
+
+async def test_a_blocked_event_loop_ends_the_worker() -> None:
+    ended = Ended()
+    watchdog = Watchdog([], timeout=0.5, end=ended)
+    watchdog.start()
+    assert ended.event.wait(PATIENCE)  # blocks the loop
+    watchdog.stop()
+    assert ended.code == EXIT_STALLED
+
+
+def test_a_probe_that_fails_ends_the_worker() -> None:
+    """A watchdog that died of its own would be a worker that nobody watches."""
+
+    def broken() -> int:
+        raise RuntimeError("the part is gone")
+
+    ended = Ended()
+    watchdog = Watchdog([Probe("broken", broken)], timeout=60, end=ended)
+    watchdog._thread.start()
+    assert ended.event.wait(PATIENCE)
+    watchdog.stop()
+    assert ended.code == EXIT_STALLED
+
+
+def test_a_watchdog_that_was_stopped_ends_nothing() -> None:
+    ended = Ended()
+    seen = threading.Event()
+
+    def watched() -> float:
+        seen.set()
+        return time.monotonic()
+
+    watchdog = Watchdog([Probe("chunks", watched)], timeout=60, end=ended)
+    watchdog._thread.start()
+    assert seen.wait(PATIENCE)
+    watchdog.stop()
+    watchdog._thread.join(PATIENCE)
+    assert not watchdog._thread.is_alive()
+    assert ended.code is None
+
+
+def test_a_deadline_ends_a_process_whose_loop_hangs_and_a_cancelled_one_does_not() -> None:
+    ended, kept = Ended(), Ended()
+    deadline, cancelled = Deadline(end=ended), Deadline(end=kept)
+    cancelled.set(0.01, 1)
+    cancelled.cancel()
+    deadline.set(3600.0, 7)
+    deadline.set(0.01, 1)
+    assert ended.event.wait(PATIENCE)  # and nothing but its own thread runs
+    deadline.cancel()
+    for timer in cancelled._timers:
+        timer.join(PATIENCE)
+    assert ended.code == 1
+    assert kept.code is None

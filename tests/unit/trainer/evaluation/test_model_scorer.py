@@ -1,0 +1,93 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from schemas.bundle.files import Model, open_bundle
+from tests.unit.trainer.builders import random_sessions, sessions_of
+from trainer.data.sessions import SessionSet, encode
+from trainer.evaluation.model_scorer import ModelScorer
+from trainer.evaluation.protocol import GruScorer, evaluate, ranks_of
+from trainer.export.bundle import read_bundle_weights, save_bundle
+from trainer.training.fit import FitResult, fit
+from trainer.training.settings import TrainingSettings
+
+TRAIN = random_sessions(120, items=50, seed=1)
+
+
+@pytest.fixture(scope="module")
+def result() -> FitResult:
+    chosen = {"hidden_size": 12, "batch_size": 8, "n_sample": 20, "epochs": 3, "layers": 2}
+    return fit(TRAIN, TrainingSettings.parse(chosen))
+
+
+@pytest.fixture(scope="module")
+def bundle(result: FitResult, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_bundle(
+        tmp_path_factory.mktemp("models"),
+        "v1",
+        result,
+        popularity=TRAIN.support(),
+        training={},
+        metrics={},
+        created_at=0,
+    )
+
+
+@pytest.fixture(scope="module")
+def model(bundle: Path) -> Model:
+    return open_bundle(bundle)
+
+
+def test_a_bundle_scores_as_the_network_does(result: FitResult, model: Model) -> None:
+    sessions = random_sessions(300, items=50, seed=2)
+    wanted, found = evaluate(GruScorer(result.weights), sessions), evaluate(ModelScorer(model, sessions), sessions)
+    assert found.predictions == wanted.predictions
+    for k in wanted.recall:
+        assert found.recall[k] == pytest.approx(wanted.recall[k], abs=2e-3)
+        assert found.mrr[k] == pytest.approx(wanted.mrr[k], abs=2e-3)
+
+
+def test_a_bundle_scores_sessions_of_any_vocabulary(model: Model) -> None:
+    sessions = random_sessions(40, items=50, seed=3)
+    shuffled = encode(sessions, tuple(np.random.default_rng(0).permutation(sessions.item_ids).tolist()))
+    same = evaluate(ModelScorer(model, sessions), sessions)
+    assert evaluate(ModelScorer(model, shuffled), shuffled) == same
+
+
+@pytest.mark.parametrize("length", [1, 40, 50, 1000])
+def test_a_model_ranks_as_many_items_as_its_training_says(result: FitResult, tmp_path: Path, length: int) -> None:
+    told = replace(result, settings=result.settings.model_copy(update={"list_length": length}))
+    save_bundle(tmp_path, "v1", told, popularity=TRAIN.support(), training={}, metrics={}, created_at=0)
+    model, sessions = open_bundle(tmp_path / "v1"), random_sessions(40, items=50, seed=3)
+    assert model.k == min(length, 50)
+    if length >= 50:  # all there are: any k can be measured, whatever else was clicked
+        metrics = evaluate(ModelScorer(model, with_unknown()), with_unknown(), ks=(20, 100))
+        assert metrics.recall[20] <= metrics.recall[100] < 1
+    else:
+        with pytest.raises(ValueError, match=f"ranks {length} items"):
+            evaluate(ModelScorer(model, sessions), sessions, ks=(length,))
+
+
+def with_unknown() -> SessionSet:
+    return sessions_of([[50, 3, 50, 4, 5], [3, 50], [50, 51]], items=52)
+
+
+def test_an_unknown_click_is_no_step_and_an_unknown_target_a_miss(model: Model) -> None:
+    ranks = ranks_of(ModelScorer(model, with_unknown()), with_unknown())
+    known = sessions_of([[3, 4, 5]], items=52)
+    after_3, after_4 = ranks_of(ModelScorer(model, known), known).tolist()
+    popularity = np.argsort(-TRAIN.support(), kind="stable").tolist()
+    tied = int((TRAIN.support() >= TRAIN.support()[3]).sum())
+    assert popularity.index(3) < tied
+    before_any = tied if tied <= model.k else np.inf
+    assert ranks.tolist() == [before_any, np.inf, after_3, after_4, np.inf, np.inf]
+
+
+def test_weights_come_back_from_the_graphs(result: FitResult, bundle: Path) -> None:
+    weights, item_ids = read_bundle_weights(bundle)
+    assert item_ids == result.item_ids
+    found = weights.tensors()
+    assert found.keys() == result.weights.tensors().keys()
+    assert all((found[name] == tensor).all() for name, tensor in result.weights.tensors().items())

@@ -1,0 +1,168 @@
+import importlib.util
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import torch
+
+from tests.unit.trainer.builders import random_sessions, sessions_of
+from trainer.errors import NonFiniteScoresError
+from trainer.evaluation.protocol import (
+    Floats,
+    GruScorer,
+    Ints,
+    Lanes,
+    Metrics,
+    Ties,
+    evaluate,
+    ranks_among,
+    ranks_in_top,
+    ranks_of,
+)
+from trainer.models.gru4rec import Weights, advance, initial_weights, scores
+from trainer.training.settings import TrainingSettings
+
+TIES: list[tuple[Ties, list[float]]] = [
+    ("conservative", [1, 4, 4, 4, 5]),
+    ("standard", [1, 2, 2, 2, 5]),
+    ("median", [1, 3, 3, 3, 5]),
+]
+
+
+def weights_of(items: int, **chosen: object) -> Weights:
+    settings = TrainingSettings.parse({"hidden_size": 5, **chosen})
+    start = initial_weights(items, settings, torch.Generator().manual_seed(0))
+    return Weights.of_tensors({name: 3 * t + 0.1 * torch.randn_like(t) for name, t in start.tensors().items()})
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("ties", ["conservative", "standard", "median"])
+def test_every_prefix_of_every_session_is_a_prediction_from_a_state_of_zero(layers: int, ties: Ties) -> None:
+    torch.manual_seed(0)
+    weights = weights_of(30, layers=layers)
+    sessions = random_sessions(700, items=30, longest=6)  # more sessions than lanes
+    expected = []
+    for start, stop in zip(sessions.offsets[:-1].tolist(), sessions.offsets[1:].tolist(), strict=True):
+        hidden = torch.zeros(layers, 1, 5)
+        for click, target in zip(sessions.items[start : stop - 1], sessions.items[start + 1 : stop], strict=True):
+            hidden = advance(weights, torch.tensor([click]), hidden)
+            found = scores(weights, hidden[-1])[0]
+            expected.append(1.0 + int((found > found[target]).sum()))
+    ranks = ranks_of(GruScorer(weights), sessions, ties=ties)
+    assert len(ranks) == sessions.transitions
+    # Sums in another order may swap two items of nearly equal score.
+    assert float((ranks == np.array(expected)).mean()) > 0.999
+
+
+def test_metrics_are_means_over_predictions() -> None:
+    metrics = Metrics.of_ranks(np.array([1.0, 2.0, 4.0, 21.0]), ks=(1, 2, 20))
+    assert metrics.recall == {1: 0.25, 2: 0.5, 20: 0.75}
+    assert metrics.mrr == {1: 0.25, 2: 0.375, 20: pytest.approx((1 + 1 / 2 + 1 / 4) / 4)}
+    assert metrics.predictions == 4
+
+
+def test_a_long_session_weighs_by_its_predictions() -> None:
+    # Item 1 always scores best: right in each step of the long session, wrong in the short ones.
+    table = torch.zeros(3, 5)
+    weights = weights_of(3)
+    weights = Weights(None, weights.layers, table, torch.tensor([0.0, 1.0, 0.0]))
+    metrics = evaluate(GruScorer(weights), sessions_of([[1] * 9, [0, 2], [2, 0]]), ks=(1,))
+    assert metrics.recall[1] == pytest.approx(8 / 10)
+
+
+@pytest.mark.parametrize(("ties", "expected"), TIES)
+def test_tie_modes(ties: Ties, expected: list[float]) -> None:
+    found = torch.tensor([[9.0, 5.0, 5.0, 5.0, 1.0]]).repeat(5, 1)
+    assert ranks_among(found, np.arange(5), ties, "m").tolist() == expected
+
+
+@pytest.mark.parametrize(("ties", "expected"), TIES)
+def test_ranks_without_numba(ties: Ties, expected: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    there = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "numba" else there(name))
+    found = torch.tensor([[9.0, 5.0, 5.0, 5.0, 1.0]]).repeat(5, 1)
+    assert ranks_among(found, np.arange(5), ties, "m").tolist() == expected
+    found[2, 3] = math.inf
+    with pytest.raises(NonFiniteScoresError):
+        ranks_among(found, np.arange(5), ties, "m")
+
+
+@pytest.mark.parametrize("columns", [1, 15, 64, 1000])
+def test_ranks_are_counted_to_the_last_column(columns: int) -> None:
+    found = torch.randn(20, columns, generator=torch.Generator().manual_seed(columns)).mul(4).round()  # with ties
+    targets = np.arange(20) % columns
+    own = found[torch.arange(20), torch.from_numpy(targets)].unsqueeze(1)
+    assert ranks_among(found, targets, "conservative", "m").tolist() == (found >= own).sum(1).tolist()
+    assert ranks_among(found, targets, "standard", "m").tolist() == ((found > own).sum(1) + 1).tolist()
+
+
+@pytest.mark.parametrize(("ties", "expected"), TIES)
+def test_tie_modes_in_lists_of_the_best(ties: Ties, expected: list[float]) -> None:
+    index = np.array([[7, 8, 9, 3, 5]]).repeat(6, 0)
+    score = np.array([[9, 5, 5, 5, 1]], dtype=np.float32).repeat(6, 0)
+    ranks = ranks_in_top(index, score, np.array([7, 8, 9, 3, 5, 4]), ties, "m")
+    assert ranks.tolist() == [*expected, math.inf]
+
+
+def test_a_constant_model_hits_nothing_by_default() -> None:
+    weights = weights_of(40)
+    flat = Weights(None, weights.layers, torch.zeros(40, 5), torch.zeros(40))
+    sessions = random_sessions(50, items=40)
+    assert evaluate(GruScorer(flat), sessions).recall[20] == 0.0
+    assert evaluate(GruScorer(flat), sessions, ties="standard").recall[1] == 1.0
+
+
+@pytest.mark.parametrize("where", ["output", "output_bias", "layer0.u"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_model_that_is_no_number_is_refused(where: str, value: float) -> None:
+    weights = weights_of(40)
+    weights.tensors()[where].view(-1)[3] = value
+    if where == "layer0.u" and value == math.inf:
+        weights.tensors()[where].fill_(math.nan)  # an infinity there only saturates a gate
+    with pytest.raises(NonFiniteScoresError):
+        evaluate(GruScorer(weights), random_sessions(50, items=40))
+
+
+def test_a_list_with_nan_is_refused() -> None:
+    with pytest.raises(NonFiniteScoresError):
+        ranks_in_top(np.array([[0, 1]]), np.array([[math.nan, 1.0]], np.float32), np.array([1]), "standard", "m")
+
+
+@dataclass
+class Recorder:
+    """A scorer that remembers what it was shown."""
+
+    seen: list[tuple[list[int], int]] = field(default_factory=list)
+    name: str = "recorder"
+    depth: int = 30
+
+    def start(self, lanes: int) -> None:
+        return None
+
+    def advance(self, state: object, lanes: Lanes) -> None:
+        return None
+
+    def ranks(self, state: object, lanes: Lanes, targets: Ints, ties: Ties) -> Floats:
+        for row, target in zip(lanes.history(9).tolist(), targets.tolist(), strict=True):
+            self.seen.append(([item for item in reversed(row) if item >= 0], target))
+        assert (lanes.clicks == (lanes.history(9) >= 0).sum(1)).all()
+        return np.ones(len(targets))
+
+
+def test_a_scorer_sees_the_clicks_before_the_target_and_no_others() -> None:
+    recorder = Recorder()
+    evaluate(recorder, sessions_of([[4, 5, 4], [6, 7]], items=30), ks=(1,))
+    assert sorted(recorder.seen) == [([4], 5), ([4, 5], 4), ([6], 7)]
+
+
+def test_metrics_beyond_the_depth_of_a_list_are_refused() -> None:
+    with pytest.raises(ValueError, match="ranks 20 items"):
+        evaluate(Recorder(depth=20), random_sessions(9, items=30), ks=(20,))
+
+
+def test_progress_counts_predictions() -> None:
+    heard: list[int] = []
+    sessions = random_sessions(20, items=30)
+    evaluate(Recorder(), sessions, ks=(1,), progress=heard.append)
+    assert sum(heard) == sessions.transitions

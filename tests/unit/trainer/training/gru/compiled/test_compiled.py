@@ -1,0 +1,257 @@
+"""The compiled steps against the plain ones of torch, which other tests hold to the papers."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as how_often
+from hypothesis import strategies as st
+
+from tests.conftest import REPOSITORY
+from tests.unit.trainer.builders import random_sessions
+from trainer.errors import TrainingDivergedError, TrainingSettingsError
+from trainer.models.gru4rec import Weights
+from trainer.training import dropout
+from trainer.training.device import LEAST_TRANSITIONS
+from trainer.training.engine import engine_of, use_threads
+from trainer.training.fit import FitResult, fit
+from trainer.training.gru.compiled import arithmetic
+from trainer.training.gru.compiled.arithmetic import ONE, ZERO
+from trainer.training.gru.compiled.gru import scrambled
+from trainer.training.gru.compiled.losses import cross_entropy
+from trainer.training.gru.compiled.products import product
+from trainer.training.settings import TrainingSettings
+
+SESSIONS = random_sessions(40, items=25, seed=3)
+
+# Few items: columns that are drawn several times, hit a target, or are input as well.
+CHOICES = st.fixed_dictionaries(
+    {
+        "loss": st.sampled_from(["cross-entropy", "bpr", "top1", "bpr-max", "top1-max"]),
+        "embedding": st.sampled_from(["shared", "separate", "one-hot"]),
+        "optimizer": st.sampled_from(["adagrad", "sgd"]),
+        "momentum": st.sampled_from([0.0, 0.3]),
+        "hidden_size": st.sampled_from([1, 7, 16, 21]),
+        "batch_size": st.sampled_from([1, 5, 64]),
+        "n_sample": st.sampled_from([1, 30, 150]),
+        "dropout_input": st.sampled_from([0.0, 0.3]),
+        "dropout_hidden": st.sampled_from([0.0, 0.4]),
+        "embedding_l2": st.sampled_from([0.0, 0.05]),
+        "input_decay": st.sampled_from([0.0, 0.6]),
+        "seed": st.integers(0, 2**40),
+    }
+)
+OF_LOSSES = st.fixed_dictionaries(
+    {
+        "activation": st.sampled_from(["linear", "elu", "tanh", "relu"]),
+        "logq": st.sampled_from([0.0, 0.5, 1.0]),
+        "bpreg": st.sampled_from([0.0, 1.95]),
+    }
+)
+
+
+def both(values: dict[str, object]) -> tuple[FitResult, FitResult]:
+    settings = TrainingSettings.parse({"learning_rate": 0.05, "epochs": 2} | values)
+    plain = fit(SESSIONS, settings.model_copy(update={"engine": "torch"}))
+    fast = fit(SESSIONS, settings.model_copy(update={"engine": "compiled"}))
+    assert (plain.engine, fast.engine) == ("torch", "compiled")
+    return plain, fast
+
+
+def assert_same(plain: FitResult, fast: FitResult) -> None:
+    for name, tensor in plain.weights.tensors().items():
+        torch.testing.assert_close(fast.weights.tensors()[name], tensor, rtol=1e-3, atol=3e-4, msg=name)
+    losses = [[epoch.loss for epoch in result.epochs] for result in (fast, plain)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4, abs=1e-6)
+
+
+@given(values=CHOICES, more=OF_LOSSES)
+@how_often(max_examples=60)
+def test_they_learn_the_same(values: dict[str, object], more: dict[str, object]) -> None:
+    if values["loss"] == "cross-entropy":
+        values |= {"logq": more["logq"]}
+    else:
+        values |= {"activation": more["activation"], "bpreg": more["bpreg"]}
+    assert_same(*both(values))
+
+
+@pytest.mark.parametrize("loss", ["cross-entropy", "bpr-max"])
+def test_without_samples(loss: str) -> None:
+    assert_same(*both({"loss": loss, "n_sample": 0, "batch_size": 6, "hidden_size": 8}))
+
+
+@pytest.mark.parametrize("loss", ["cross-entropy", "bpr", "top1", "bpr-max", "top1-max"])
+def test_one_step_of_plain_descent_is_the_gradient(loss: str) -> None:
+    """A step of size 1: what the weights changed by is the gradient, with nothing in between to hide behind."""
+    values: dict[str, object] = {"loss": loss, "optimizer": "sgd", "learning_rate": 1.0, "batch_size": 40}
+    values |= {"hidden_size": 16, "n_sample": 50, "epochs": 1, "dropout_hidden": 0.2}
+    one = random_sessions(40, items=25, longest=2, seed=5)  # one transition each: one step
+    settings = TrainingSettings.parse(values)
+    plain = fit(one, settings.model_copy(update={"engine": "torch"})).weights
+    fast = fit(one, settings.model_copy(update={"engine": "compiled"})).weights
+    for name, tensor in plain.tensors().items():
+        torch.testing.assert_close(fast.tensors()[name], tensor, rtol=1e-5, atol=2e-6, msg=name)
+
+
+def test_runs_of_the_same_seed_are_equal_to_the_bit() -> None:
+    settings = TrainingSettings.parse({"engine": "compiled", "hidden_size": 16, "batch_size": 8, "n_sample": 40})
+    first, second = fit(SESSIONS, settings), fit(SESSIONS, settings)
+    for name, tensor in first.weights.tensors().items():
+        assert torch.equal(tensor, second.weights.tensors()[name])
+    assert [e.loss for e in first.epochs] == [e.loss for e in second.epochs]
+    other = fit(SESSIONS, settings.model_copy(update={"seed": 7}))
+    assert not torch.equal(first.weights.output, other.weights.output)
+
+
+def test_two_threads_learn_the_same_and_repeat_to_the_bit() -> None:
+    # More lanes than parts at first, fewer at the end.
+    settings = TrainingSettings.parse(
+        {"hidden_size": 16, "batch_size": 7, "n_sample": 40, "epochs": 2, "engine": "compiled"}
+    )
+    one = fit(SESSIONS, settings)
+    try:
+        use_threads(2)
+        first, second = fit(SESSIONS, settings), fit(SESSIONS, settings)
+        separate = fit(SESSIONS, settings.model_copy(update={"embedding": "separate", "momentum": 0.2}))
+    finally:
+        use_threads(1)
+    assert_same(one, first)
+    assert_same(fit(SESSIONS, separate.settings), separate)
+    for name, tensor in first.weights.tensors().items():
+        assert torch.equal(tensor, second.weights.tensors()[name])
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [{}, {"loss": "bpr"}, {"loss": "top1"}, {"loss": "top1-max"}]
+    + [{"loss": "bpr-max", "activation": of} for of in ("linear", "elu", "tanh", "relu")],
+    ids=str,
+)
+def test_a_loss_that_is_no_number_stops_the_run(chosen: dict[str, object]) -> None:
+    small = {"engine": "compiled", "hidden_size": 8, "batch_size": 4, "n_sample": 6}
+    settings = TrainingSettings.parse(small | chosen)
+    broken: Weights = fit(SESSIONS, settings).weights
+    broken.layers[0].u[0, 0] = np.nan
+    with pytest.raises(TrainingDivergedError, match=r"epoch 1.*learning_rate"):
+        fit(SESSIONS, settings, warm_start=broken)
+
+
+# -- which one runs ---------------------------------------------------------------------------------------------------
+
+
+def test_the_compiled_steps_run_where_they_pay() -> None:
+    assert engine_of(TrainingSettings(), LEAST_TRANSITIONS) == "compiled"
+    assert engine_of(TrainingSettings(), LEAST_TRANSITIONS - 1) == "torch"
+    assert engine_of(TrainingSettings(engine="compiled"), 1) == "compiled"
+    assert engine_of(TrainingSettings(engine="torch"), 10**9) == "torch"
+
+
+def test_what_they_do_not_know_torch_does() -> None:
+    settings = TrainingSettings(layers=2)
+    assert engine_of(settings, 10**9) == "torch"
+    with pytest.raises(TrainingSettingsError, match=r"one layer, and these settings have 2.*engine=torch"):
+        engine_of(settings.model_copy(update={"engine": "compiled"}), 10**9)
+
+
+def test_without_numba_torch_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "numba" else there(name))
+    assert engine_of(TrainingSettings(), 10**9) == "torch"
+    with pytest.raises(TrainingSettingsError, match="Numba is not installed"):
+        engine_of(TrainingSettings(engine="compiled"), 10**9)
+
+
+# -- parts ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "exact"),
+    [
+        ("exp", np.exp),
+        ("sigmoid", lambda x: 1 / (1 + np.exp(-x))),
+        ("tanh", np.tanh),
+        ("softplus", lambda x: np.logaddexp(0, x)),
+    ],
+)
+def test_elementary_functions(name: str, exact: np.ufunc) -> None:
+    x = np.concatenate([np.linspace(-85, 85, 4001), np.linspace(-2, 2, 4001)]).astype(np.float32)
+    found = np.array([getattr(arithmetic, name)(number) for number in x])
+    np.testing.assert_allclose(found, exact(x.astype(np.float64)), rtol=5e-7, atol=2e-7)
+    assert np.isnan(getattr(arithmetic, name)(np.float32(np.nan)))
+    assert np.isfinite([getattr(arithmetic, name)(np.float32(number)) for number in (-1e30, 1e30)]).all()
+
+
+@pytest.mark.parametrize("width", [1, 4, 5, 16, 20, 100, 112, 113, 230, 300])
+def test_products(width: int) -> None:
+    """Whole tiles and rows left over, one block of the inner index and several, either way round."""
+    random = np.random.default_rng(width)
+    for rows, depth in ((1, 1), (2, 385), (3, 7), (7, 384), (8, 800)):
+        b = random.normal(size=(depth, width)).astype(np.float32)
+        for a in (random.normal(size=(rows, depth)), random.normal(size=(depth, rows)).T):
+            left = a.astype(np.float32, order="K")
+            out = np.full((rows + 2, width), np.nan, np.float32)
+            product(left, b, out[1:-1])
+            np.testing.assert_allclose(out[1:-1], left.astype(np.float64) @ b, rtol=1e-4, atol=1e-3)
+            assert np.isnan(out[[0, -1]]).all()  # nothing beside the result
+
+
+@pytest.mark.parametrize("own", [-3.0, 0.0, 200.0, -200.0, -1e6])
+def test_cross_entropy_wherever_the_target_stands(own: float) -> None:
+    """Exponentials of the distance to a target that others tower over are no numbers of float32."""
+    r = np.linspace(-4, 5, 150, dtype=np.float32)
+    bias = np.cos(r)
+    r[40] = own
+    scores = torch.from_numpy((r + bias).astype(np.float64)).requires_grad_()
+    loss = torch.nn.functional.cross_entropy(scores, torch.tensor(40))
+    (gradient,) = torch.autograd.grad(loss, scores)
+    d_bias = np.ones_like(r)
+    found = cross_entropy(r, bias, d_bias, 40, ZERO, ONE, np.empty_like(r))
+    assert found == pytest.approx(float(loss.detach()), rel=1e-5, abs=1e-6)
+    np.testing.assert_allclose(r, gradient, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(d_bias, 1 + r, atol=1e-6)
+
+
+def test_masks_are_those_of_the_plain_step() -> None:
+    (key,) = dropout.keys(seed=3, first_step=5, steps=1, masks=1)[0]
+    places = torch.arange(1000)
+    assert [scrambled(place, key) for place in range(1000)] == dropout.scrambled(places, int(key)).tolist()
+
+
+def test_another_code_is_kept_under_another_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numba itself looks at one file only, and would run yesterday's code after a change in another."""
+    copy = tmp_path / "arithmetic.py"
+    copy.write_bytes(Path(arithmetic.__file__).read_bytes())
+    (tmp_path / "other.py").write_text("x = 1\n")
+    monkeypatch.setattr(arithmetic, "__file__", str(copy))
+    before = arithmetic.sources()
+    assert before == arithmetic.sources() != 0
+    (tmp_path / "other.py").write_text("x = 2\n")
+    assert arithmetic.sources() != before
+
+
+def test_of_processes_that_start_together_one_compiles(tmp_path: Path) -> None:
+    (tmp_path / "kept_here.py").write_text(
+        "from trainer.training.gru.compiled.arithmetic import kept\n"
+        "def double(x):\n    return x + x\n"
+        "of_two = kept(double)\n"
+    )
+    program = (
+        "import kept_here, numba.core.event as event, pathlib, sys, time\n"
+        "compiled = event.RecordingListener(); event.register('numba:compile', compiled)\n"
+        "pathlib.Path(sys.argv[1]).touch()\n"
+        "while not pathlib.Path(sys.argv[2]).exists(): time.sleep(0.001)\n"
+        "assert kept_here.of_two(2.5) == 5\n"
+        "print(len(compiled.buffer) > 0)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{REPOSITORY}", "NUMBA_CACHE_DIR": str(tmp_path)}
+    processes = [
+        subprocess.Popen([sys.executable, "-c", program, *ready], cwd=tmp_path, env=environment, stdout=subprocess.PIPE)
+        for ready in (("a", "b"), ("b", "a"))
+    ]
+    assert sorted(process.communicate()[0].strip() for process in processes) == [b"False", b"True"]

@@ -1,0 +1,1 @@
+"""From files and logged clicks to sessions and training batches."""

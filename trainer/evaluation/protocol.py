@@ -1,0 +1,247 @@
+"""Recall@k and MRR@k of next-click prediction, one protocol for every model.
+
+Every prefix of every session is a prediction of the click after it. State starts at zero with each session, the whole
+catalogue is ranked, repeats included and nothing filtered out, and each prediction weighs the same.
+"""
+
+import importlib.util
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from schemas.bundle.golden import recent_items
+from trainer.data.batches import schedule
+from trainer.data.sessions import SessionSet
+from trainer.errors import NonFiniteScoresError
+from trainer.memory.terms import NO_MEMORY, RECENT, SessionMemory, remember
+from trainer.models import gru4rec
+from trainer.models.gru4rec import Weights
+
+Ties = Literal["conservative", "standard", "median"]
+DEFAULT_KS = (1, 5, 10, 20)
+_LANES = 256
+_SCORES = 1 << 26
+"""Scores held at once, a quarter of a gigabyte: fewer sessions are followed side by side in a greater catalogue."""
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """The sessions being followed in a step, n of them.
+
+    position  int64[n]  index of the last click in ``sessions.items``
+    start     int64[n]  index of the session's first click
+    """
+
+    sessions: SessionSet
+    position: Ints
+    start: Ints
+
+    @property
+    def items(self) -> Ints:
+        """The last clicked items, int64[n]."""
+        return self.sessions.items[self.position]
+
+    @property
+    def fresh(self) -> npt.NDArray[np.bool_]:
+        """Whether that click is the session's first, bool[n]."""
+        return np.equal(self.position, self.start)
+
+    @property
+    def clicks(self) -> Ints:
+        """Clicks of each session so far, int64[n]."""
+        return self.position - self.start + 1
+
+    def history(self, length: int) -> Ints:
+        """The last clicks of each session, newest first, -1 where there are no more: int64[n, length]."""
+        at = self.position[:, None] - np.arange(length)
+        return np.where(at >= self.start[:, None], self.sessions.items[np.maximum(at, 0)], np.int64(-1))
+
+    def recent(
+        self, size: int, index: Ints | None = None
+    ) -> tuple[Ints, npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """What a worker's rows tell of the sessions: the last ``size`` clicks, and how many there were.
+
+        Inputs of a bundle's rank graph: distinct items int64[n, size], their clicks f32[n, size], clicks f32[n].
+        ``index`` int64[items] is the model's number of each item, -1 for one that it does not know.
+        """
+        history = self.history(size)
+        if index is not None:
+            history = np.where(history >= 0, index[history], -1)
+        items, counts, _ = recent_items(history.T[::-1], size)
+        return items, counts, self.clicks.astype(np.float32)
+
+
+class Scorer(Protocol):
+    """A model under evaluation. ``depth`` is how many items it ranks: the catalogue's size, or less."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def depth(self) -> int: ...
+
+    def start(self, lanes: int) -> object:
+        """The state before any click."""
+        ...
+
+    def advance(self, state: object, lanes: Lanes) -> object:
+        """The state after each lane's click. Lanes only ever fall away at the end; a fresh lane starts from nothing."""
+        ...
+
+    def ranks(self, state: object, lanes: Lanes, targets: Ints, ties: Ties) -> Floats:
+        """The target's place in each lane's ranking, from 1, float64[n]; beyond ``depth`` anything above it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """``recall`` and ``mrr`` by k, and the number of predictions they are the mean of."""
+
+    recall: dict[int, float]
+    mrr: dict[int, float]
+    predictions: int
+
+    @classmethod
+    def of_ranks(cls, ranks: Floats, ks: Sequence[int] = DEFAULT_KS) -> "Metrics":
+        if not len(ranks):
+            raise ValueError("no predictions: no test session has two clicks on known items")
+        hits = {k: ranks <= k for k in ks}
+        return cls(
+            recall={k: float(hit.mean()) for k, hit in hits.items()},
+            mrr={k: float(np.where(hit, 1.0 / ranks, 0.0).mean()) for k, hit in hits.items()},
+            predictions=len(ranks),
+        )
+
+
+def evaluate(
+    scorer: Scorer,
+    sessions: SessionSet,
+    *,
+    ks: Sequence[int] = DEFAULT_KS,
+    ties: Ties = "conservative",
+    progress: Callable[[int], None] | None = None,
+) -> Metrics:
+    """Metrics of a model on sessions in its vocabulary. Raises :class:`NonFiniteScoresError`."""
+    if max(ks) >= scorer.depth and ties_undecided(scorer, sessions):
+        raise ValueError(f"{scorer.name} ranks {scorer.depth} items: metrics at {max(ks)} need more of them")
+    return Metrics.of_ranks(ranks_of(scorer, sessions, ties=ties, progress=progress), ks)
+
+
+def ties_undecided(scorer: Scorer, sessions: SessionSet) -> bool:
+    """Whether the model ranks a part of the catalogue only, so that a tie may go on beyond its list."""
+    return scorer.depth < len(sessions.item_ids)
+
+
+def ranks_of(
+    scorer: Scorer,
+    sessions: SessionSet,
+    *,
+    ties: Ties = "conservative",
+    progress: Callable[[int], None] | None = None,
+) -> Floats:
+    """The rank of every prediction, float64[predictions], in the order of the clicks: the same for every model.
+
+    Raises :class:`NonFiniteScoresError`.
+    """
+    ranks: Floats = np.zeros(sessions.clicks)
+    state: object = None
+    for step, lanes in enumerate(follow(sessions)):
+        state = scorer.advance(state if step else scorer.start(len(lanes.position)), lanes)
+        ranks[lanes.position] = scorer.ranks(state, lanes, sessions.items[lanes.position + 1], ties)
+        if progress:
+            progress(len(lanes.position))
+    predicted = np.ones(sessions.clicks, dtype=np.bool_)
+    predicted[sessions.offsets[1:] - 1] = False  # nothing comes after a session's last click
+    found: Floats = ranks[predicted]
+    return found
+
+
+def follow(sessions: SessionSet) -> Iterator[Lanes]:
+    """Every click that has a successor, once: some sessions side by side, whose number only ever falls."""
+    plan = schedule(sessions, max(1, min(_LANES, _SCORES // max(1, len(sessions.item_ids)))))
+    starts = np.repeat(sessions.offsets[:-1], sessions.lengths)
+    for step, n in enumerate(plan.alive.tolist()):
+        position = plan.position[step, :n].astype(np.int64)
+        yield Lanes(sessions, position, starts[position])
+
+
+def ranks_among(scores: Tensor, targets: Ints, ties: Ties, name: str) -> Floats:
+    """Rank of each row's target: scores [n, I], targets int64[n] -> float64[n].
+
+    Conservative: every other item of the same score stands before the target. Standard: none does. Median: half.
+    """
+    target = scores.gather(1, torch.from_numpy(targets).unsqueeze(1))  # [n, 1]
+    found = _count_around(scores, target)
+    if found is None:
+        raise NonFiniteScoresError(f"{name} scores items with a number that is not finite")
+    below, above = found
+    conservative, standard = scores.shape[1] - below, above + 1
+    ranks: Floats = {"conservative": conservative, "standard": standard, "median": (conservative + standard) / 2}[ties]
+    return ranks
+
+
+def _count_around(scores: Tensor, target: Tensor) -> tuple[Floats, Floats] | None:
+    """How many of each row's scores [n, I] are below and above its target [n, 1]; None where one is not finite."""
+    if importlib.util.find_spec("numba") is not None and scores.is_contiguous():
+        from trainer.training.gru.compiled.ranking import count_around
+
+        found = count_around(scores.numpy(), target.squeeze(1).numpy())
+        return None if found is None else (found[0].astype(np.float64), found[1].astype(np.float64))
+    if not bool(torch.isfinite(scores.sum())) and not bool(torch.isfinite(scores).all()):
+        return None
+    # Compared into floats: summing truth values is ten times slower, and counts below 2^24 are exact.
+    flag = torch.empty_like(scores)
+    below, above = (compare(scores, target, out=flag).sum(1).numpy() for compare in (torch.lt, torch.gt))
+    return below.astype(np.float64), above.astype(np.float64)
+
+
+def ranks_in_top(index: Ints, score: npt.NDArray[np.float32], targets: Ints, ties: Ties, name: str) -> Floats:
+    """The same from lists of the best k alone, index int64[n, k], score f32[n, k]; infinite for a target not listed."""
+    if not np.isfinite(score).all():
+        raise NonFiniteScoresError(f"{name} scores items with a number that is not finite")
+    found = index == targets[:, None]  # [n, k]
+    listed = found.any(axis=1)
+    target = np.where(found, score, -np.inf).max(axis=1, keepdims=True)  # [n, 1]
+    better = (score > target).sum(axis=1)
+    tied = (score == target).sum(axis=1)
+    rank = {"conservative": better + tied, "standard": better + 1, "median": better + (tied + 1) / 2}[ties]
+    return np.where(listed, rank.astype(np.float64), np.inf)
+
+
+@dataclass(frozen=True)
+class GruScorer:
+    """A GRU4Rec from its weights, and its session memory if it has one. Its state is hidden [L, lanes, H]."""
+
+    weights: Weights
+    memory: SessionMemory = NO_MEMORY
+    name: str = "gru4rec"
+
+    @property
+    def depth(self) -> int:
+        return self.weights.items
+
+    def start(self, lanes: int) -> Tensor:
+        return torch.zeros(len(self.weights.layers), lanes, self.weights.hidden_size)
+
+    def advance(self, state: object, lanes: Lanes) -> Tensor:
+        assert isinstance(state, Tensor)
+        carried = torch.from_numpy((~lanes.fresh).astype(np.float32))
+        with torch.inference_mode():
+            hidden = state[:, : len(carried)] * carried[:, None]
+            return gru4rec.advance(self.weights, torch.from_numpy(lanes.items), hidden)
+
+    def ranks(self, state: object, lanes: Lanes, targets: Ints, ties: Ties) -> Floats:
+        assert isinstance(state, Tensor)
+        with torch.inference_mode():
+            scores = gru4rec.scores(self.weights, state[-1])  # [n, I]
+            if self.memory:
+                scores = remember(self.memory, scores, *map(torch.from_numpy, lanes.recent(RECENT)))
+            return ranks_among(scores, targets, ties, self.name)

@@ -1,0 +1,112 @@
+"""What a fit says about itself: a JSON report, the metrics of a manifest, and a table for people."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from trainer.data.datasets import Dataset
+from trainer.data.sessions import SessionSet
+from trainer.evaluation.protocol import Metrics, Ties
+from trainer.training.fit import FitResult
+
+
+def metrics_report(metrics: Metrics) -> dict[str, dict[str, float]]:
+    """``recall`` and ``mrr``, each by k as text."""
+    return {
+        "recall": {str(k): value for k, value in metrics.recall.items()},
+        "mrr": {str(k): value for k, value in metrics.mrr.items()},
+    }
+
+
+def manifest_metrics(metrics: Metrics) -> dict[str, float]:
+    """The form of a bundle's manifest: ``recall@20`` and so on, and ``predictions``."""
+    flat = {f"recall@{k}": value for k, value in metrics.recall.items()}
+    flat |= {f"mrr@{k}": value for k, value in metrics.mrr.items()}
+    return flat | {"predictions": metrics.predictions}
+
+
+def training_record(result: FitResult, train: SessionSet) -> dict[str, Any]:
+    """What a manifest keeps about a fit: its settings, and the window of the sessions it learned from."""
+    return {
+        "settings": result.settings.model_dump(),
+        "window": {
+            # Of the sessions' last clicks, in milliseconds since the epoch.
+            "from": int(train.ends[0]) if train.timed else None,
+            "to": int(train.ends[-1]) if train.timed else None,
+            "sessions": len(train),
+            "clicks": train.clicks,
+        },
+    }
+
+
+def fit_report(
+    result: FitResult,
+    metrics: Metrics,
+    baselines: Mapping[str, Metrics],
+    *,
+    data: Dataset,
+    ties: Ties,
+    threads: int,
+    bundle: Path,
+) -> dict[str, Any]:
+    """The whole report, ready for JSON."""
+    return {
+        **metrics_report(metrics),
+        "predictions": metrics.predictions,
+        "ties": ties,
+        "transitions_per_second": result.transitions_per_second,
+        "engine": result.engine,
+        "device": str(result.device),
+        "threads": threads,
+        "epochs": len(result.epochs),
+        "best_epoch": result.best_epoch,
+        "scores": [epoch.score for epoch in result.epochs] if data.holdout is not None else None,
+        "losses": [epoch.loss for epoch in result.epochs],
+        "seconds": sum(epoch.seconds for epoch in result.epochs),
+        "settings": result.settings.model_dump(),
+        "baselines": {name: metrics_report(of) for name, of in baselines.items()},
+        "data": {
+            "items": len(result.item_ids),
+            "train": size_of(data.train),
+            "test": size_of(data.test),
+            "holdout": size_of(data.holdout) if data.holdout is not None else None,
+            **files_report(data),
+        },
+        "version": bundle.name,
+        "bundle": str(bundle),
+    }
+
+
+def files_report(data: Dataset) -> dict[str, Any]:
+    """By file: what it was taken for, warnings, how many rows were left out, and where the first ones are."""
+    examples = {
+        str(file.path): [{"place": row.place, "reason": row.reason} for row in file.bad_examples]
+        for file in data.files
+        if file.bad_rows
+    }
+    return {
+        "read_as": {str(file.path): file.described for file in data.files},
+        "warnings": {str(file.path): file.warnings for file in data.files if file.warnings},
+        "bad_rows": {str(file.path): file.bad_rows for file in data.files},
+        "bad_examples": examples,
+    }
+
+
+def size_of(sessions: SessionSet) -> dict[str, int]:
+    return {"sessions": len(sessions), "clicks": sessions.clicks, "transitions": sessions.transitions}
+
+
+def metrics_table(metrics: Metrics, baselines: Mapping[str, Metrics]) -> Table:
+    """Models side by side, the trained one last, at the two greatest k."""
+    table = Table(title=f"{metrics.predictions:,} predictions")
+    table.add_column("model")
+    ks = sorted(metrics.recall)[-2:]
+    for k in ks:
+        table.add_column(f"Recall@{k}", justify="right")
+        table.add_column(f"MRR@{k}", justify="right")
+    for name, of in (*baselines.items(), ("gru4rec", metrics)):
+        cells = [f"{value:.4f}" for k in ks for value in (of.recall[k], of.mrr[k])]
+        table.add_row(name, *cells, style="bold" if name == "gru4rec" else None)
+    return table

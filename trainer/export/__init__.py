@@ -1,0 +1,1 @@
+"""A trained model as ONNX graphs, and the check that they compute the same."""

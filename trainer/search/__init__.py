@@ -1,0 +1,1 @@
+"""Searches for settings, ablations, and the papers' figures."""

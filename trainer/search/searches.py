@@ -1,0 +1,61 @@
+"""What a search tries: the usual ranges of a model, what is fixed in them, and what is asked for beside them."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from trainer.errors import TrainingSettingsError
+from trainer.evaluation.baselines import BASELINES, parse_baselines
+from trainer.evaluation.baselines.spec import options_of
+from trainer.search.search_space import BASELINE_SPACES, Dimension, changed, network_space, parse_dimensions
+from trainer.training.settings import TrainingSettings, assignments_of
+
+
+@dataclass(frozen=True)
+class Search:
+    """What is searched: ``fixed`` are the values that every trial has, ``start`` those to try first."""
+
+    dimensions: tuple[Dimension, ...]
+    fixed: Mapping[str, Any]
+    start: Mapping[str, Any]
+    baseline: str | None = None
+    seed: int = 42
+
+    def values(self, drawn: Mapping[str, Any]) -> dict[str, Any]:
+        return {**self.fixed, **drawn}
+
+
+def network_search(base: Mapping[str, Any], assignments: Iterable[str], ranges: Iterable[str], *, seed: int) -> Search:
+    """Of a GRU4Rec, from the settings of a preset. ``assignments`` (name=value) are fixed.
+
+    Raises :class:`TrainingSettingsError` for ranges with values that their setting cannot have.
+    """
+    given = assignments_of(assignments)
+    base = {**base, **given}
+    start = TrainingSettings.parse(base)
+    asked = parse_dimensions(ranges)
+    losses = {value for one in asked if one.name == "loss" for value in one.ends} or {start.loss}
+    dimensions = changed(network_space(losses, start.n_sample), given, asked)
+    for one in dimensions:
+        for value in one.ends:
+            # What depends on the loss takes the loss's own default.
+            of_loss = {"logq", "activation"} if one.name == "loss" else set()
+            TrainingSettings.parse({**{name: of for name, of in base.items() if name not in of_loss}, one.name: value})
+    searched = {one.name for one in dimensions}
+    fixed = {name: value for name, value in base.items() if name not in searched}
+    return Search(dimensions, fixed, start.model_dump(), seed=seed)
+
+
+def baseline_search(baseline: str, assignments: Iterable[str], ranges: Iterable[str], *, seed: int) -> Search:
+    """Of a baseline, from its defaults. Raises :class:`TrainingSettingsError` as :func:`network_search` does."""
+    if baseline not in BASELINE_SPACES:
+        tunable = ", ".join(BASELINE_SPACES)
+        raise TrainingSettingsError(f"--baseline: {baseline} has nothing to tune; there are {tunable}")
+    text = ",".join(assignments)
+    fixed = parse_baselines(f"{baseline}:{text}", BASELINES)[0].options if text else {}
+    asked = parse_dimensions(ranges)
+    for one in asked:
+        for value in one.ends:
+            parse_baselines(f"{baseline}:{one.name}={str(value).lower()}", BASELINES)
+    dimensions = changed(BASELINE_SPACES[baseline], fixed, asked)
+    return Search(dimensions, fixed, {**options_of(BASELINES[baseline]), **fixed}, baseline, seed)

@@ -1,0 +1,114 @@
+"""The process that tries one set of values after another; its parent decides which, and whether to go on."""
+
+import time
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+import msgspec
+
+from trainer.data.sessions import SessionSet
+from trainer.errors import NonFiniteScoresError, TrainingDivergedError, TrainingSettingsError
+from trainer.evaluation.baselines import BASELINES, BaselineSpec
+from trainer.evaluation.protocol import GruScorer, Metrics, evaluate
+from trainer.training.device import use_device
+from trainer.training.early_stopping import EarlyStopping, Epoch, Measure
+from trainer.training.engine import use_threads
+from trainer.training.gru.members import fit_members
+from trainer.training.settings import TrainingSettings
+from trainer.training.train import check_size, learn_memory, tables_of
+
+K = 20  # of the measures that a search goes by
+
+
+class Task(msgspec.Struct, frozen=True, tag=True):
+    """Values to try: of a GRU4Rec, or of the baseline that is named."""
+
+    values: dict[str, Any]
+    baseline: str | None = None
+
+
+class Judged(msgspec.Struct, frozen=True, tag=True):
+    """An epoch's score. The parent answers whether to go on."""
+
+    epoch: int
+    score: float
+
+
+class Done(msgspec.Struct, frozen=True, tag=True):
+    """A trial's end: the figures of its best epoch. Without figures it was given up, and ``why`` says for what."""
+
+    recall: float = 0.0
+    mrr: float = 0.0
+    epoch: int = 0
+    seconds: float = 0.0
+    why: str | None = None
+
+
+Message = Judged | Done
+
+
+@dataclass(frozen=True)
+class Judging:
+    """How trials are judged: trained on the one part, measured on the newer one."""
+
+    train: SessionSet
+    holdout: SessionSet
+    measure: Measure
+    patience: int
+
+
+class _GivenUpError(Exception):
+    """The parent does not want more epochs."""
+
+
+def work(connection: Connection, judging: Judging) -> None:
+    """Try what comes through the connection until it closes."""
+    use_threads(1)
+    use_device("cpu")  # a core for each of the trials that run side by side
+    try:
+        while True:
+            task = msgspec.json.decode(connection.recv_bytes(), type=Task)
+            began = time.perf_counter()
+            done = _baseline(task, judging) if task.baseline else _network(task, judging, connection)
+            _send(connection, msgspec.structs.replace(done, seconds=time.perf_counter() - began))
+    except (EOFError, BrokenPipeError, ConnectionResetError):  # the parent is gone, or wants nothing more
+        return
+
+
+def _send(connection: Connection, message: Message) -> None:
+    connection.send_bytes(msgspec.json.encode(message))
+
+
+def _baseline(task: Task, judging: Judging) -> Done:
+    scorer = BaselineSpec(str(task.baseline), task.values).build(BASELINES, judging.train)
+    return _done(evaluate(scorer, judging.holdout, ks=(K,)), epoch=0)
+
+
+def _network(task: Task, judging: Judging, connection: Connection) -> Done:
+    try:
+        settings = TrainingSettings.parse(task.values)
+        check_size(judging.train, settings)
+    except TrainingSettingsError as error:  # values that do not go together, or too large a model
+        return Done(why=str(error))
+    stopping = EarlyStopping(judging.holdout, patience=judging.patience, measure=judging.measure, k=K)
+
+    def ask(epoch: Epoch) -> None:
+        _send(connection, Judged(epoch.number, epoch.score or 0.0))
+        if not msgspec.json.decode(connection.recv_bytes(), type=bool):
+            raise _GivenUpError
+
+    try:
+        result = fit_members(judging.train, settings, early_stopping=stopping, on_epoch=ask)
+        memory = learn_memory(judging.train, settings.model_copy(update={"epochs": result.best_epoch}))
+        memory = memory.with_tables(tables_of(judging.train, settings))
+        metrics = evaluate(GruScorer(result.weights, memory), judging.holdout, ks=(K,))
+    except _GivenUpError:
+        return Done(why="pruned")
+    except (TrainingDivergedError, NonFiniteScoresError) as error:
+        return Done(why=str(error))
+    return _done(metrics, result.best_epoch)
+
+
+def _done(metrics: Metrics, epoch: int) -> Done:
+    return Done(metrics.recall[K], metrics.mrr[K], epoch)

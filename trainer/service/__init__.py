@@ -1,0 +1,1 @@
+"""Retraining that goes on: collect, train, judge, publish, announce."""

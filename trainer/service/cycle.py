@@ -1,0 +1,414 @@
+"""One cycle of retraining: the click log in, a published and perhaps announced model out.
+
+    window -> holdout -> fit -> parity -> evaluate beside champion and baselines -> gate -> refit -> publish -> announce
+
+State is in the click log, the registry and the models topic, nowhere else: a cycle that is killed anywhere leaves
+nothing half done, and the next one starts from what is there. Every challenger is published, with its verdict in its
+manifest; only one that passed the gate is announced.
+"""
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Final, Literal
+
+import structlog
+
+from schemas.bundle.files import Model
+from schemas.bundle.manifest import Manifest
+from schemas.errors import BundleError
+from schemas.messages.announcement import ModelAnnouncement
+from trainer.data.sessions import SessionSet, encode, vocabulary_of
+from trainer.errors import NonFiniteScoresError, TooFewSessionsError
+from trainer.evaluation import baselines as counting
+from trainer.evaluation.baselines import Baseline
+from trainer.evaluation.model_scorer import ModelScorer
+from trainer.evaluation.protocol import DEFAULT_KS, Floats, Metrics, Scorer, evaluate, ranks_of
+from trainer.evaluation.significance import judge as judge_ranks
+from trainer.export.bundle import read_weights
+from trainer.export.parity import check_parity
+from trainer.memory.terms import SessionMemory
+from trainer.models.gru4rec import Weights
+from trainer.service.champion import Championship, Standing
+from trainer.service.click_log import ClickLogFolder, LogState
+from trainer.service.gate import Evaluated, GateRules, best_rivals, gate_record, judge
+from trainer.service.publish import Provenance, publish, stage
+from trainer.service.registry import PublishedModel, Registry
+from trainer.service.settings import TrainerRoot
+from trainer.service.window import Seen, Window, hold_out, read_window
+from trainer.training.fit import FitResult
+from trainer.training.settings import TrainingSettings
+from trainer.training.shrink import shrink_and_perturb
+from trainer.training.train import (
+    TOO_FEW_TO_REMEMBER,
+    check_size,
+    learn_memory,
+    train,
+    transitions_to_fit,
+    transitions_to_learn,
+)
+from trainer.training.warm_start import fits, warm_start
+
+log = structlog.get_logger(__name__)
+
+_BASELINES: Final[Mapping[str, Callable[[SessionSet], Baseline]]] = {
+    "pop": counting.pop,
+    "s-pop": counting.s_pop,
+    "markov-chain": counting.markov_chain,
+    "item-knn": counting.item_knn,
+}
+
+Progress = Callable[[str, int, int], None]
+"""Hears the phase, the transitions done since it last heard, and the phase's total. May raise StopRequested."""
+
+
+Start = tuple[Weights, tuple[str, ...]]
+"""Weights to start from, and the items of their rows."""
+
+
+@dataclass(frozen=True)
+class CycleResult:
+    """How a cycle ended."""
+
+    outcome: Literal["skipped", "refused", "announced"]
+    reasons: tuple[str, ...]
+    version: str | None = None
+
+
+@dataclass(frozen=True)
+class _Split:
+    """The window for judging. What was clicked in the holdout stays in it, known to the models or not."""
+
+    train: SessionSet  # in the challenger's catalogue
+    test: SessionSet  # the holdout, in the vocabulary of the whole window
+    counted: SessionSet  # what the baselines count: `train` in that vocabulary
+
+
+class Cycle:
+    """The steps of a cycle over one click log, registry and alias."""
+
+    def __init__(
+        self,
+        root: TrainerRoot,
+        folder: ClickLogFolder,
+        registry: Registry,
+        championship: Championship,
+        progress: Progress = lambda _phase, _done, _total: None,
+        *,
+        may_write: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`may_write` is asked before each change of the registry and each announcement; it raises to forbid them."""
+        self._settings = settings = root.trainer
+        self._idle_gap_ms = root.clicks.idle_gap_ms
+        self._folder = folder
+        self._registry = registry
+        self._championship = championship
+        self._progress = progress
+        self._may_write = may_write
+        self._told = False
+        # Nobody else's: no other process has this writer's name, and no folder of a user's has such a name.
+        self._staging = settings.work_dir / f".nextclick-staging-{registry.writer}"
+
+    def run(self, collected: LogState | None = None) -> CycleResult:
+        """One cycle, on what the click log holds now, or held when `collected` was read of it.
+
+        Raises the errors of its steps; nothing is half done then, and the next cycle may succeed.
+        """
+        announced = self._finish_what_was_left()
+        if announced is not None:
+            return CycleResult("announced", (announced.why,), announced.version)
+        return self._make_a_challenger(collected or self._folder.scan())
+
+    def _make_a_challenger(self, collected: LogState) -> CycleResult:
+        settings = self._settings
+        last = _last_of_a_cycle(self._registry.versions())
+        standing = self._championship.standing()
+        champion = self._champion(standing)
+        window = read_window(
+            self._folder,
+            collected,
+            window_ms=round(settings.window * 1000),
+            idle_gap_ms=self._idle_gap_ms,
+            window_clicks=settings.window_clicks,
+            session_clicks=settings.session_clicks,
+            last=Seen.by(last.manifest) if last else Seen(),
+            champion=Seen.by(champion.manifest) if champion else Seen(),
+        )
+        if window is None:
+            return CycleResult("skipped", ("the click log holds no clicks yet",))
+        if window.left_out:
+            log.warning(
+                "the window holds more clicks than fit: the oldest are left out (trainer.window_clicks)",
+                clicks=settings.window_clicks, left_out=window.left_out,
+            )  # fmt: skip
+        new, needed = int(window.new.sum()), max(1, settings.min_new_sessions)
+        if new < needed:
+            return CycleResult("skipped", (f"{new} new sessions, a cycle needs {needed} (trainer.min_new_sessions)",))
+        try:
+            split = self._split(window)
+        except TooFewSessionsError as error:
+            return CycleResult("skipped", (str(error),))
+        if champion is not None and split.test.transitions < settings.gate_predictions:
+            reason = f"{split.test.transitions} predictions to judge by, {settings.gate_predictions} are needed"
+            return CycleResult("skipped", (f"{reason} (trainer.gate_predictions)",))
+        start = self._start(standing, champion)
+        log.info(
+            "training", sessions=len(split.train), clicks=split.train.clicks, items=len(split.train.item_ids),
+            held_out=len(split.test), new_sessions=new, started_from=champion.version if champion and start else None,
+        )  # fmt: skip
+        result, trained = self._fit("training", split.train, start), split.train
+        candidate = stage(self._staging, result, trained)
+        check_parity(result.weights, candidate, trained, memory=result.memory)
+        gate_k = self._gate_k(champion)
+        evaluated = self._evaluate(candidate, champion, self._predecessors(champion), split, gate_k)
+        verdict = judge(evaluated, self._rules(gate_k))
+        if champion is not None and gate_k < settings.gate_k:
+            why = f"judged at {gate_k} in place of trainer.gate_k: the champion ranks {champion.k} items only"
+            verdict = replace(verdict, reasons=(*verdict.reasons, why))
+        refitted = False
+        if verdict.passed and settings.refit:
+            whole = self._known(window.sessions)
+            # From the challenger itself, which has seen all but the holdout: sooner there than from the champion.
+            challenger = (result.weights, result.item_ids) if settings.warm_start else None
+            # Its memory's weights stay: they must not be learned from the sessions that it was judged by.
+            again = self._fit("refitting", whole, challenger, result.memory)
+            candidate = stage(self._staging, again, whole)
+            check_parity(again.weights, candidate, whole, memory=again.memory)
+            refitted = self._is_sound(candidate, split, evaluated.challenger.metrics, gate_k)
+            if refitted:
+                result, trained = again, whole
+            else:
+                stage(self._staging, result, trained)
+        self._may_write()
+        model = publish(
+            self._registry,
+            self._staging,
+            result,
+            trained,
+            evaluated=evaluated,
+            gate=gate_record(evaluated, verdict, gate_k),
+            provenance=Provenance(
+                positions=window.positions,
+                topic_id=window.topic_id,
+                started_from=champion.version if champion and start else None,
+                champion=standing.champion.version if standing.champion else None,
+                holdout=split.test,
+                refitted=refitted,
+            ),
+        )
+        if not verdict.passed:
+            return CycleResult("refused", verdict.reasons, model.version)
+        self._may_write()
+        self._championship.promote(model, "passed the gate: " + "; ".join(verdict.reasons))
+        return CycleResult("announced", verdict.reasons, model.version)
+
+    def tidy(self) -> None:
+        """Remove versions and log files that are kept no longer, and join small log files."""
+        self._may_write()
+        champion = self._championship.standing().champion
+        published = self._registry.find_readable(champion.version) if champion else None
+        rivals = self._rivals(published.manifest if published else None)
+        protected = {*self._championship.protected(), *rivals}
+        for version in self._registry.prune(keep=self._settings.keep_versions, protected=protected):
+            log.info("removed an old version", version=version)
+        if self._settings.log_keep:
+            for file in self._folder.prune(round(self._settings.log_keep * 1000)):
+                log.info("removed an old log file", file=file.name)
+        self._folder.merge()
+
+    def _finish_what_was_left(self) -> ModelAnnouncement | None:
+        """Finish or remove what a killed process or a failed cycle left; returns what was announced by that."""
+        self._may_write()
+        shutil.rmtree(self._staging, ignore_errors=True)
+        for name in self._registry.remove_leftovers():
+            log.info("removed what was left half-published", name=name)
+        standing = self._championship.standing()
+        last = _last_of_a_cycle(self._registry.versions())
+        if last is not None and _was_left_unannounced(last, standing):
+            announcement = self._championship.promote(last, "passed the gate; announced later")
+            log.info("announced a model that had passed the gate before", version=announcement.version)
+            return announcement
+        if standing.champion is None and standing.entries and not self._told:
+            self._told = True
+            log.warning(
+                "the models topic names no champion, but the registry has a history: was the topic made anew? Announce "
+                "a version with `trainer promote`",
+                last=standing.line[-1],
+            )
+        return None
+
+    def _split(self, window: Window) -> _Split:
+        everything = vocabulary_of(window.sessions)
+        older, newest = hold_out(window, share=self._settings.holdout, most=self._settings.holdout_sessions)
+        return _Split(self._known(older), encode(newest, everything), encode(older, everything))
+
+    def _known(self, sessions: SessionSet) -> SessionSet:
+        """The sessions in the catalogue that they make."""
+        known = encode(sessions, vocabulary_of(sessions, min_support=self._settings.min_support))
+        if not len(known):
+            raise TooFewSessionsError("no session has two clicks on items of the catalogue: lower trainer.min_support")
+        return known
+
+    def _champion(self, standing: Standing) -> Model | None:
+        if standing.champion is None:
+            return None
+        try:
+            return self._registry.open_announced(standing.champion, threads=self._settings.threads)
+        except BundleError as error:
+            # A worker that starts now could not serve it either: it must not keep its place for that.
+            log.error("the champion cannot be opened, so nothing is compared with it", error=str(error))
+            return None
+
+    def _predecessors(self, champion: Model | None) -> list[Model]:
+        """The best of the champions before, as far as they are still published."""
+        found: list[Model] = []
+        for version in self._rivals(None if champion is None else champion.manifest):
+            model = self._registry.find_readable(version)
+            if model is None:
+                log.info("a predecessor is not published any more, so nothing is compared with it", version=version)
+                continue
+            try:
+                opened = self._registry.open(model, threads=self._settings.threads)
+            except BundleError as error:
+                log.warning("a predecessor cannot be opened, so nothing is compared with it", error=str(error))
+                continue
+            if opened.k > self._settings.gate_k:
+                found.append(opened)
+        return found
+
+    def _rivals(self, champion: Manifest | None) -> list[str]:
+        """Versions that a challenger is compared with beside the champion."""
+        settings = self._settings
+        return best_rivals(champion.metrics, settings.gate_k)[: settings.gate_predecessors] if champion else []
+
+    def _start(self, standing: Standing, champion: Model | None) -> Start | None:
+        if champion is None or standing.champion is None or not self._settings.warm_start:
+            return None
+        weights = read_weights(self._registry.announced_folder(standing.champion))
+        if not fits(weights, self._training(warm=True)):
+            log.info("no warm start: the champion's sizes are not those of trainer.training", version=champion.version)
+            return None
+        return weights, champion.vocabulary.items
+
+    def _fit(
+        self, phase: str, sessions: SessionSet, start: Start | None, memory: SessionMemory | None = None
+    ) -> FitResult:
+        """Train; with `memory` under the weights of its terms, which are learned otherwise."""
+        training, cold = self._training(warm=start is not None), self._training(warm=False)
+        check_size(sessions, cold)
+
+        def weights(item_ids: Sequence[str]) -> Weights:
+            assert start is not None
+            carried = warm_start(*start, item_ids, training)
+            return shrink_and_perturb(carried, training, keep=self._settings.warm_keep)
+
+        if memory is None:
+            to_learn = transitions_to_learn(sessions, cold)
+            memory = learn_memory(
+                sessions, cold, progress=lambda done: self._progress("learning the session memory", done, to_learn)
+            )
+            if cold.memory and not memory:
+                log.warning(TOO_FEW_TO_REMEMBER)
+        total = transitions_to_fit(sessions, training)
+        return train(
+            sessions,
+            training,
+            start=weights if start else None,
+            memory=memory,
+            progress=lambda done: self._progress(phase, done, total),
+        )
+
+    def _training(self, *, warm: bool) -> TrainingSettings:
+        training, settings = self._settings.training, self._settings
+        if not warm:
+            return training
+        rate = training.learning_rate * settings.warm_rate
+        return training.model_copy(update={"epochs": settings.warm_epochs, "learning_rate": rate})
+
+    def _evaluate(
+        self, candidate: Model, champion: Model | None, predecessors: Sequence[Model], split: _Split, gate_k: int
+    ) -> Evaluated:
+        makers = [(name, partial(_BASELINES[name], split.counted)) for name in self._settings.baselines]
+        models = [candidate, *([champion] if champion else []), *predecessors]
+        total = split.test.transitions * (len(models) + len(makers))
+        certain = [place for model in models if (place := _certain_places(model)) is not None]
+        ks = sorted({gate_k, *(k for k in DEFAULT_KS if all(k <= place for place in certain))})
+
+        def ranks(scorer: Scorer) -> Floats:
+            return ranks_of(scorer, split.test, progress=lambda done: self._progress("evaluating", done, total))
+
+        names = [*(model.version for model in models), *(name for name, _ in makers)]
+        # One at a time: a baseline may hold tables of the size of the log.
+        scorer = ModelScorer(candidate, split.test)
+        found = [ranks(scorer)]
+        if scorer.not_finite:
+            raise NonFiniteScoresError(
+                f"{scorer.not_finite} answers of the new model are no finite numbers: lower the learning_rate "
+                "of trainer.training"
+            )
+        found += [ranks(ModelScorer(model, split.test)) for model in models[1:]]
+        found += [ranks(make()) for _, make in makers]
+        judged = judge_ranks({str(i): of for i, of in enumerate(found)}, split.test, ks=ks, k=gate_k)
+        named = [replace(one, name=name) for one, name in zip(judged, names, strict=True)]
+        first = 1 + (champion is not None)
+        return Evaluated(
+            challenger=named[0],
+            champion=named[1] if champion else None,
+            predecessors=tuple(named[first : len(models)]),
+            baselines=tuple(named[len(models) :]),
+            sessions=len(split.test),
+        )
+
+    def _is_sound(self, refitted: Model, split: _Split, before: Metrics, k: int) -> bool:
+        """Whether a model that has seen the holdout is at least as good on it as the one that had not."""
+        slack = max(0.0, self._settings.gate_margin)
+        progress = lambda done: self._progress("checking", done, split.test.transitions)  # noqa: E731
+        scorer = ModelScorer(refitted, split.test)
+        seen = evaluate(scorer, split.test, ks=[k], progress=progress)
+        if (
+            not scorer.not_finite
+            and seen.recall[k] >= before.recall[k] - slack
+            and seen.mrr[k] >= before.mrr[k] - slack
+        ):
+            return True
+        log.warning(
+            "the refit is worse on sessions it has seen than the model that had not seen them: publishing the latter",
+            recall=seen.recall[k], recall_before=before.recall[k], mrr=seen.mrr[k], mrr_before=before.mrr[k],
+        )  # fmt: skip
+        return False
+
+    def _gate_k(self, champion: Model | None) -> int:
+        """At which length to judge: at `gate_k`, or at what the champion's lists allow.
+
+        One that was trained for shorter lists must be replaced like any other. What it does not list is no miss of
+        its: judged at `gate_k` it would lose to models that are worse.
+        """
+        places = None if champion is None else _certain_places(champion)
+        return self._settings.gate_k if places is None else max(1, min(self._settings.gate_k, places))
+
+    def _rules(self, gate_k: int) -> GateRules:
+        s = self._settings
+        return GateRules(k=gate_k, margin=s.gate_margin, beats=s.gate_beats, predictions=s.gate_predictions)
+
+
+def _certain_places(model: Model) -> int | None:
+    """Up to which place its lists decide: beyond their end an item may tie with the last. None where all are listed."""
+    return None if model.k == len(model.vocabulary) else model.k - 1
+
+
+def _last_of_a_cycle(versions: Sequence[PublishedModel]) -> PublishedModel | None:
+    """The newest version that was made from the click log: `trainer fit` may have put others beside it."""
+    return next((model for model in reversed(versions) if "positions" in model.manifest.training), None)
+
+
+def _was_left_unannounced(newest: PublishedModel, standing: Standing) -> bool:
+    """Whether it passed the gate against the very champion that still stands, and was never announced."""
+    manifest = newest.manifest
+    if not manifest.metrics.get("gate", {}).get("passed"):
+        return False
+    before = manifest.training.get("champion")
+    if standing.champion is None:
+        # Its entry in the history, if any, is then an intention: the topic holds no announcement at all.
+        return before is None
+    return bool(before == standing.champion.version and not standing.was_announced(newest.version))

@@ -1,0 +1,267 @@
+"""The registry: published model bundles, one folder a version, in a local folder or any object store that fsspec knows.
+
+    <registry>/20251122T093000123Z-1a2b3c4d/manifest.json, advance.onnx, ...
+    <registry>/_history/champion/<announced at>-<action>-<version>.json
+    <registry>/_unfinished/<version>.json     while that version is being written or removed: by whom, since when
+
+A version is published when its manifest is there: it is written last and removed first.
+
+The folder belongs to whoever made it, and may hold other things. What is removed is proved to be ours first: a
+published version by its manifest, half of one by the entry in `_unfinished`, which was there before its first file.
+Only the files that a bundle has go, by name, and then the folder if nothing else is in it.
+"""
+
+import time
+import uuid
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import structlog
+
+from schemas import durable
+from schemas.bundle.files import Model, manifest_digest, open_bundle
+from schemas.bundle.manifest import FILES, MANIFEST, BundleLimits, Manifest, decode_manifest
+from schemas.bundle.store import fetch, local_path, sha256
+from schemas.errors import BundleError
+from schemas.messages.announcement import ModelAnnouncement, encode_announcement, is_version
+from trainer.errors import RegistryError
+from trainer.service.history import Entry
+from trainer.service.store import Store
+
+log = structlog.get_logger(__name__)
+
+_HISTORY: Final = "_history"  # no version's name begins so
+_UNFINISHED: Final = "_unfinished"
+_ABANDONED_MS: Final = 24 * 3_600_000
+"""Another writer's half of a version is taken for abandoned after that: far more than any upload takes."""
+_OURS: Final = (MANIFEST, *FILES, durable.unfinished(MANIFEST))
+"""What a version's folder may hold, the manifest first."""
+_LIMITS: Final = BundleLimits()
+
+
+class _Unfinished(msgspec.Struct, frozen=True):
+    """An entry in `_unfinished`."""
+
+    version: str
+    writer: str
+    since: int  # milliseconds since the epoch
+
+
+@dataclass(frozen=True)
+class PublishedModel:
+    """A version as an announcement names it, and what its manifest says."""
+
+    version: str
+    uri: str
+    manifest_sha256: str
+    manifest: Manifest
+
+
+def version_name(created_at: int, content: bytes) -> str:
+    """A version's name: its time (milliseconds since the epoch), so that names sort, and a bit of its content."""
+    moment = datetime.fromtimestamp(created_at / 1000, UTC)
+    return f"{moment:%Y%m%dT%H%M%S}{created_at % 1000:03d}Z-{sha256(content)[:8]}"
+
+
+class Registry:
+    """Published versions. Every method raises RegistryError when the registry cannot be used."""
+
+    def __init__(self, url: str, *, cache_dir: Path, writer: str | None = None) -> None:
+        """`cache_dir` is a local folder for copies of remote bundles.
+
+        `writer` names who publishes: a restarted process by the name of before knows its own leftovers at once.
+        """
+        self.store = Store(url)
+        self.url = self.store.url
+        self.writer = writer or uuid.uuid4().hex
+        self._cache_dir = cache_dir
+        self._told: set[str] = set()
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def versions(self) -> list[PublishedModel]:
+        """Every published version that this program can read, in the order of their making, oldest first.
+
+        Others, of another release or damaged, are warned of once and left alone.
+        """
+        folders = [name for name, kind in self.store.list().items() if kind != "file" and is_version(name)]
+        found = [model for name in folders if (model := self.find_readable(name)) is not None]
+        return sorted(found, key=lambda model: (model.manifest.created_at, model.version))
+
+    def find(self, version: str) -> PublishedModel | None:
+        """A published version, None when there is none of that name. BundleError when its manifest is damaged."""
+        return self._read(version) if is_version(version) else None
+
+    def find_readable(self, version: str) -> PublishedModel | None:
+        """A published version; None, and a warning once, when its manifest cannot be read by this program."""
+        try:
+            return self.find(version)
+        except BundleError as error:
+            self._tell(version, f"cannot be used, and is not removed either: {error}")
+            return None
+
+    def get(self, version: str) -> PublishedModel:
+        """A published version. RegistryError when there is none of that name."""
+        found = self.find(version)
+        if found is None:
+            raise RegistryError(f"{self.url}: has no version {version}; see `trainer models`")
+        return found
+
+    def open(self, model: PublishedModel, *, threads: int = 1) -> Model:
+        """The model as a worker would open it: verified to the last file. Raises BundleError."""
+        return open_bundle(model.uri, manifest_sha256=model.manifest_sha256, cache_dir=self._cache_dir, threads=threads)
+
+    def open_announced(self, announcement: ModelAnnouncement, *, threads: int = 1) -> Model:
+        """The same for an announced model, which may lie elsewhere. Raises BundleError."""
+        return open_bundle(
+            announcement.uri,
+            manifest_sha256=announcement.manifest_sha256,
+            cache_dir=self._cache_dir,
+            threads=threads,
+        )
+
+    def announced_folder(self, announcement: ModelAnnouncement) -> Path:
+        """A local folder with the announced bundle's files; a copy where it lies elsewhere. Raises BundleError."""
+        local = local_path(announcement.uri)
+        return (
+            local
+            if local is not None
+            else fetch(announcement.uri, announcement.manifest_sha256, self._cache_dir, _LIMITS)
+        )
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    def publish(self, bundle: Path) -> PublishedModel:
+        """Publish a local, verified bundle under the name of its folder. All or nothing."""
+        version = bundle.name
+        if self.store.list(version):
+            raise RegistryError(f"{self.url}: has a {version} already; versions are immutable")
+        self._begin(version)
+        for name in FILES:
+            self.store.upload(bundle / name, f"{version}/{name}")
+        self.store.sync(version)
+        self.store.sync()
+        self.store.write(f"{version}/{MANIFEST}", (bundle / MANIFEST).read_bytes())  # the last: it is what publishes
+        self._end(version)
+        published = self.get(version)
+        if published.manifest_sha256 != manifest_digest(bundle):
+            raise RegistryError(f"{self.url}: {version} did not arrive as it was written; do not announce it")
+        return published
+
+    def remove(self, version: str) -> bool:
+        """Unpublish a version and remove its files; what else lies in its folder stays there, and False is returned.
+
+        Raises BundleError when the manifest in that folder is not the version's.
+        """
+        if self.find(version) is None:
+            return False
+        if self.store.list()[version] != "folder":
+            self._tell(version, "is a link, so it is not removed")
+            return False
+        self._begin(version)
+        return self._finish_removing(version)
+
+    def prune(self, *, keep: int, protected: Collection[str]) -> list[str]:
+        """Remove all but the newest `keep` versions and the protected ones; returns the names removed."""
+        published = [model.version for model in self.versions()]
+        return [name for name in published[:-keep] if name not in protected and self.remove(name)]
+
+    def remove_leftovers(self) -> list[str]:
+        """Remove the halves of versions that this writer left when it was killed, and others' of long ago."""
+        removed = []
+        for name in self.store.list(_UNFINISHED):
+            found = self._unfinished(name)
+            if found is None:
+                continue
+            if self.store.read(f"{found.version}/{MANIFEST}") is not None:
+                self._end(found.version)  # it was published, or its removal had not begun
+            elif foreign := self._foreign(found.version):
+                self._tell(found.version, f"was left half-published, and holds what is not ours: {', '.join(foreign)}")
+            elif self._finish_removing(found.version):
+                removed.append(found.version)
+        return removed
+
+    def _unfinished(self, name: str) -> _Unfinished | None:
+        """What an entry of that name says; None when it is nobody's, or another writer's who may still be at work."""
+        data = self.store.read(f"{_UNFINISHED}/{name}")
+        if name.startswith("."):
+            return None  # a writer was killed before its first word
+        try:
+            found = msgspec.json.decode(data or b"", type=_Unfinished)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            self._tell(f"{_UNFINISHED}/{name}", f"is no entry of ours: {error}")
+            return None
+        if name != f"{found.version}.json" or not is_version(found.version):
+            self._tell(f"{_UNFINISHED}/{name}", f"speaks of {found.version!r}")
+            return None
+        abandoned = found.since < _now_ms() - _ABANDONED_MS
+        return found if found.writer == self.writer or abandoned else None
+
+    def _begin(self, version: str) -> None:
+        """From now on this version's files are known to be ours, whether its manifest is there or not."""
+        entry = _Unfinished(version, self.writer, _now_ms())
+        self.store.write(f"{_UNFINISHED}/{version}.json", msgspec.json.encode(entry) + b"\n")
+
+    def _end(self, version: str) -> None:
+        self.store.remove(f"{_UNFINISHED}/{version}.json")
+
+    def _finish_removing(self, version: str) -> bool:
+        """Remove the files of a version that was begun, and its folder, unless that holds other things."""
+        for name in _OURS:
+            self.store.remove(f"{version}/{name}")
+        if foreign := self._foreign(version):
+            self._tell(version, f"the model in it is removed, what is not ours is not: {', '.join(foreign)}")
+        else:
+            self.store.remove_empty(version)
+        self._end(version)
+        return not foreign
+
+    def _foreign(self, version: str) -> list[str]:
+        """What lies in a version's folder and is no file of a bundle."""
+        return [name for name, kind in self.store.list(version).items() if kind != "file" or name not in _OURS]
+
+    # -- history ------------------------------------------------------------------------------------------------------
+
+    def history(self, alias: str) -> list[Entry]:
+        """The entries of an alias, oldest first; see `trainer.history`."""
+        names = self.store.list(f"{_HISTORY}/{alias}")
+        return sorted(entry for name in names if (entry := Entry.of_name(name)) is not None)
+
+    def aliases(self) -> list[str]:
+        """Those that have a history here."""
+        return [name for name, kind in self.store.list(_HISTORY).items() if kind == "folder"]
+
+    def add_history(self, alias: str, entry: Entry, announcement: ModelAnnouncement) -> None:
+        """Write an entry; its content is for people, its name says all that is needed."""
+        self.store.write(f"{_HISTORY}/{alias}/{entry.name}", encode_announcement(announcement) + b"\n")
+
+    def remove_history(self, alias: str, entry: Entry) -> None:
+        self.store.remove(f"{_HISTORY}/{alias}/{entry.name}")
+
+    # -- manifests ----------------------------------------------------------------------------------------------------
+
+    def _read(self, version: str) -> PublishedModel | None:
+        data = self.store.read(f"{version}/{MANIFEST}")
+        if data is None:
+            return None
+        try:
+            manifest = decode_manifest(data, _LIMITS)
+        except BundleError as error:
+            raise BundleError(f"{self.url}/{version}: {error}") from error
+        if manifest.version != version:
+            raise BundleError(f"{self.url}/{version}: its manifest is that of {manifest.version}")
+        return PublishedModel(version, f"{self.url}/{version}", sha256(data), manifest)
+
+    def _tell(self, path: str, problem: str) -> None:
+        """Warn of something in the registry, once."""
+        if (told := f"{path}: {problem}") not in self._told:
+            self._told.add(told)
+            log.warning("something in the registry is left alone", path=f"{self.url}/{path}", problem=problem)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,197 @@
+"""What a cycle trains on: the sessions of the click log's newest part, and which of them which model has seen."""
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from schemas.bundle.manifest import Manifest
+from schemas.click_files.read import ClickLog
+from trainer.data.sessions import SessionSet, group_sessions
+from trainer.errors import TooFewSessionsError
+from trainer.service.click_log import ClickLogFolder, LogFile, LogState
+
+Flags = npt.NDArray[np.bool_]
+Positions = Mapping[int, int]
+"""For each partition of the clicks topic, the offset after the last that a model was trained on."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Which clicks a model was trained on: those below its positions where it was made from this log, else those up to
+    a time. Nothing, without a model."""
+
+    positions: Positions = field(default_factory=dict)
+    topic_id: str | None = None
+    """Of the clicks topic that the positions belong to."""
+    until: int | None = None
+    """Event time in milliseconds, itself included."""
+
+    @classmethod
+    def by(cls, manifest: Manifest) -> "Seen":
+        """What the manifest tells: of a model of `trainer fit` only the end of its window, or its own time."""
+        training = manifest.training
+        try:
+            until = training.get("window", {}).get("to")
+            return cls(
+                {int(number): int(offset) for number, offset in training.get("positions", {}).items()},
+                training.get("topic_id"),
+                manifest.created_at if until is None else int(until),
+            )
+        except (AttributeError, TypeError, ValueError):  # a bundle by other hands: that part of a manifest is free
+            return cls(until=manifest.created_at)
+
+    def not_yet(self, table: Any, partition: int, topic_id: str) -> Flags:
+        """Which clicks of a partition, rows of a table of the click log, the model has not seen: bool[rows]."""
+        if self.topic_id == topic_id:
+            new: Flags = table["offset"].to_numpy() >= self.positions.get(partition, 0)
+        elif self.until is not None:
+            new = table["timestamp"].to_numpy() > self.until
+        else:
+            new = np.ones(len(table), np.bool_)
+        return new
+
+
+@dataclass(frozen=True)
+class Window:
+    """Sessions of two and more clicks, oldest first."""
+
+    sessions: SessionSet
+    new: Flags  # [s] with clicks that the last model was not trained on
+    unseen: Flags  # [s] without any click that the champion was trained on
+    positions: dict[int, int]
+    """The log's next offsets: what a model trained on this window has seen."""
+    topic_id: str
+    """Of the clicks topic that the log was collected from."""
+    left_out: int = 0
+    """Clicks within the window's time that were too many to be read."""
+
+
+def read_window(
+    folder: ClickLogFolder,
+    state: LogState,
+    *,
+    window_ms: int,
+    idle_gap_ms: int,
+    last: Seen,
+    champion: Seen,
+    window_clicks: int | None = None,
+    session_clicks: int | None = None,
+) -> Window | None:
+    """The sessions whose last click lies within `window_ms` of the log's newest click (0: all); None without clicks.
+
+    `state` is what was found in the folder: files that came since are not looked at.
+
+    Of more than `window_clicks` the newest are read; a session that begins before them loses its first ones. Of each
+    session the newest `session_clicks` count. `last` and `champion` are what the last model trained and the champion
+    have seen. Raises ClickLogError.
+    """
+    newest = {file: time for file in state.files if (time := folder.newest_timestamp(file)) is not None}
+    if not newest:
+        return None
+    limit = max(newest.values()) - window_ms if window_ms else 0
+    newest = {file: time for file, time in newest.items() if time >= limit}
+    counts = {file: folder.count(file) for file in newest}
+    taken = _newest_clicks(newest, counts, window_clicks)
+    topic_id = folder.topic_of(state.files[-1]).topic_id
+    clicks, after_last, after_champion = _read(folder, taken, topic_id, last, champion)
+    # The clicks' numbers in place of their items: what is known of a click finds its session by them.
+    grouped = group_sessions(replace(clicks, item=np.arange(len(clicks))), idle_gap_ms=idle_gap_ms)
+    click, starts = grouped.items, grouped.offsets[:-1]
+    sessions = replace(grouped, items=clicks.item[click])
+    kept = (sessions.ends >= limit) & (sessions.lengths > 1)
+    chosen = sessions.select(kept)
+    return Window(
+        chosen if session_clicks is None else chosen.newest(session_clicks),
+        new=np.logical_or.reduceat(after_last[click], starts)[kept],
+        unseen=np.logical_and.reduceat(after_champion[click], starts)[kept],
+        positions=state.next_offsets,
+        topic_id=topic_id,
+        left_out=sum(counts.values()) - len(clicks),
+    )
+
+
+def hold_out(window: Window, *, share: float, most: int) -> tuple[SessionSet, SessionSet]:
+    """(older, held out): the newest sessions, none of which the champion has seen, against all that ended before them.
+
+    At most `share` of the window, `most` sessions, and half of what the champion has not seen: the other half is what
+    a challenger learns from. A champion judged on sessions that it was trained on would look better than it is. Raises
+    TooFewSessionsError.
+    """
+    unseen = np.flatnonzero(window.unseen)
+    total = len(window.sessions)
+    size = min(max(1, round(total * share)), most, max(1, len(unseen) // 2))
+    if not 0 < size < total or not len(unseen):
+        raise TooFewSessionsError(f"nothing to hold out: {len(unseen)} of {total} sessions are new to the champion")
+    held = unseen[-size:]
+    chosen = np.zeros(total, np.bool_)
+    chosen[held] = True
+    older = np.arange(total) < held[0]
+    if not older.any():
+        raise TooFewSessionsError(f"the holdout would leave 0 of {total} sessions to train on")
+    return window.sessions.select(older), window.sessions.select(chosen)
+
+
+def _newest_clicks(
+    newest: Mapping[LogFile, int], counts: Mapping[LogFile, int], most: int | None
+) -> dict[LogFile, int]:
+    """How many clicks to read of which files, in the files' order: the newest files whole, a part of the last one."""
+    room = sum(counts.values()) if most is None else most
+    taken: dict[LogFile, int] = {}
+    for file in sorted(newest, key=lambda file: (newest[file], file), reverse=True):
+        taken[file] = min(counts[file], room)
+        room -= taken[file]
+    return {file: taken[file] for file in sorted(taken) if taken[file]}
+
+
+def _read(
+    folder: ClickLogFolder, taken: Mapping[LogFile, int], topic_id: str, last: Seen, champion: Seen
+) -> tuple[ClickLog, Flags, Flags]:
+    """The newest clicks of the files, as many as named, and which of them each of the two models has not seen.
+
+    In the order of partitions and offsets: clicks of the same millisecond stay in the order of their arrival.
+    """
+    count = sum(taken.values())
+    session, time = np.empty(count, np.int64), np.empty(count, np.int64)
+    after_last, after_champion = np.empty(count, np.bool_), np.empty(count, np.bool_)
+    items: list[Any] = []
+    at = known = 0
+    for partition, files in itertools.groupby(taken, key=lambda file: file.partition):
+        ids: list[Any] = []
+        begin = at
+        for file in files:
+            table = _newest_rows(folder.rows(file, encoded=True), taken[file])
+            part = slice(at, at := at + len(table))
+            time[part] = table["timestamp"].to_numpy()
+            after_last[part] = last.not_yet(table, partition, topic_id)
+            after_champion[part] = champion.not_yet(table, partition, topic_id)
+            ids += table["session_id"].chunks
+            items += table["item_id"].chunks
+            del table
+        # A session lies in one partition, so its text is not needed beyond it.
+        names = _codes(ids, session[begin:at])
+        session[begin:at] += known
+        known += len(names)
+        del ids, names
+    item = np.empty(count, np.int64)
+    item_ids = _codes(items, item).to_pylist()
+    return ClickLog(session, item, tuple(item_ids), time), after_last, after_champion
+
+
+def _newest_rows(table: Any, count: int) -> Any:
+    if count == len(table):
+        return table
+    newest = np.argpartition(table["timestamp"].to_numpy(), -count)[-count:]
+    return table.take(np.sort(newest))
+
+
+def _codes(chunks: list[Any], out: npt.NDArray[np.int64]) -> Any:
+    """Write the indices of dictionary arrays into `out`, int64[rows]; returns their texts, as pyarrow has them."""
+    at, unified = 0, pa.chunked_array(chunks).unify_dictionaries()
+    for chunk in unified.chunks:
+        out[at : (at := at + len(chunk))] = chunk.indices.to_numpy()
+    return unified.chunk(0).dictionary

@@ -1,0 +1,1 @@
+"""Settings, optimizers, losses, sampling, and the loop over the epochs."""

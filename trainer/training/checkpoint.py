@@ -1,0 +1,145 @@
+"""A training run on disk, so that a kill costs the epoch it falls into and nothing else.
+
+One ``.npz`` file, read without pickle: the arrays, and a JSON text for the rest. It is replaced atomically, so that at
+any moment the file is a whole checkpoint or not there. It names the run it belongs to by a digest of everything that
+decides the run's bits; only ``epochs`` is not part of it, so that a run can be made longer.
+"""
+
+import hashlib
+import json
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from schemas import durable
+from trainer.data.sessions import SessionSet
+from trainer.errors import TrainerError
+from trainer.models.gru4rec import Weights
+from trainer.training.early_stopping import EarlyStopping, Epoch
+from trainer.training.engine import EngineName, engine_identity
+from trainer.training.sampling import SamplerState
+from trainer.training.settings import TrainingSettings
+
+Arrays = dict[str, npt.NDArray[Any]]
+_FORMAT = 3
+
+
+class CheckpointError(TrainerError):
+    """A checkpoint that this run cannot go on from."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run after some epochs: ``best`` are the weights to keep, where epochs are judged, ``mean`` those averaged."""
+
+    identity: str
+    epochs: tuple[Epoch, ...]
+    weights: Weights
+    best: Weights | None
+    mean: Weights | None
+    optimizers: Arrays  # by "<weight>.<state>"
+    sampler: SamplerState
+
+
+def identity(
+    sessions: SessionSet,
+    settings: TrainingSettings,
+    warm_start: Weights | None,
+    early_stopping: EarlyStopping | None,
+    *,
+    engine: EngineName,
+    device: torch.device,
+) -> str:
+    """Digest of what decides a run's bits (with the versions of the libraries), SHA-256 in hex."""
+    digest = hashlib.sha256()
+    facts: dict[str, Any] = {
+        "format": _FORMAT,
+        "numpy": np.__version__,
+        "engine": engine_identity(engine, device),
+        "settings": settings.model_dump(exclude={"epochs"}),
+        "item_ids": sessions.item_ids,
+    }
+    arrays: dict[str, npt.NDArray[Any]] = {"items": sessions.items, "offsets": sessions.offsets}
+    if early_stopping is not None:
+        facts["judged by"] = f"{early_stopping.measure}@{early_stopping.k}"
+        arrays |= {"holdout items": early_stopping.holdout.items, "holdout offsets": early_stopping.holdout.offsets}
+    if warm_start is not None:
+        arrays |= {f"start {name}": tensor.numpy() for name, tensor in warm_start.tensors().items()}
+    digest.update(json.dumps(facts, sort_keys=True).encode())
+    for name, array in arrays.items():
+        digest.update(f"{name} {array.shape} {array.dtype}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def save(path: Path, checkpoint: Checkpoint) -> None:
+    """Replace the file by this checkpoint; whoever reads it meanwhile sees the old one or the new one, whole."""
+    about = {
+        "identity": checkpoint.identity,
+        "epochs": [asdict(epoch) for epoch in checkpoint.epochs],
+        "sampler": {"rng": checkpoint.sampler.rng, "position": checkpoint.sampler.position},
+    }
+    arrays = {
+        "about": np.frombuffer(json.dumps(about).encode(), dtype=np.uint8),
+        "pool": checkpoint.sampler.pool,
+        **_prefixed("weights.", _arrays_of(checkpoint.weights)),
+        **_prefixed("best.", _arrays_of(checkpoint.best) if checkpoint.best else {}),
+        **_prefixed("mean.", _arrays_of(checkpoint.mean) if checkpoint.mean else {}),
+        **_prefixed("optimizer.", checkpoint.optimizers),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with durable.replacing(path) as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # its stub takes the names for its own options
+
+
+def load(path: Path, identity: str) -> Checkpoint | None:
+    """The checkpoint in the file, None where there is no file.
+
+    Raises :class:`CheckpointError` when it is damaged, or of a run with another identity.
+    """
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            arrays: Arrays = {name: stored[name] for name in stored.files}
+        about = json.loads(arrays["about"].tobytes())
+        if about["identity"] != identity:
+            raise CheckpointError(
+                f"{path}: is of another run (other sessions, settings, start, device or library versions); "
+                "remove it to start over, or name another file"
+            )
+        best, mean = _under("best.", arrays), _under("mean.", arrays)
+        return Checkpoint(
+            identity=identity,
+            epochs=tuple(Epoch(**epoch) for epoch in about["epochs"]),
+            weights=_weights_of(_under("weights.", arrays)),
+            best=_weights_of(best) if best else None,
+            mean=_weights_of(mean) if mean else None,
+            optimizers=_under("optimizer.", arrays),
+            sampler=SamplerState(about["sampler"]["rng"], arrays["pool"], about["sampler"]["position"]),
+        )
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise CheckpointError(f"{path}: no whole checkpoint ({error}); remove it to start over") from error
+
+
+def _prefixed(prefix: str, arrays: Mapping[str, npt.NDArray[Any]]) -> Arrays:
+    return {prefix + name: array for name, array in arrays.items()}
+
+
+def _under(prefix: str, arrays: Mapping[str, npt.NDArray[Any]]) -> Arrays:
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+
+def _arrays_of(weights: Weights) -> Arrays:
+    return {name: tensor.numpy() for name, tensor in weights.tensors().items()}
+
+
+def _weights_of(arrays: Mapping[str, npt.NDArray[Any]]) -> Weights:
+    return Weights.of_tensors({name: torch.from_numpy(array) for name, array in arrays.items()})

@@ -1,0 +1,62 @@
+"""Where a training run's arithmetic happens: on the CPU, or on a GPU that torch has."""
+
+import re
+
+import torch
+
+from trainer.errors import TrainingSettingsError
+from trainer.training.settings import TrainingSettings
+
+CPU = torch.device("cpu")
+LEAST_PRODUCTS = 50_000_000
+"""Multiplications of a step from which `auto` takes the GPU.
+
+A step is 130 operations of torch, and a GPU takes a few µs to begin each, whatever its size: most of a millisecond, in
+which one core does this many multiplications. Smaller steps are no faster there. Reckoned, not measured on a GPU.
+"""
+LEAST_TRANSITIONS = 50_000
+"""An epoch of fewer is over before code is compiled for it (:mod:`trainer.training.engine`), or a GPU made ready."""
+
+_device = "auto"
+
+
+def use_device(name: str) -> None:
+    """Choose where this process trains: `auto`, `cpu`, `cuda` or `cuda:N`. Call it once, before any training.
+
+    Raises :class:`TrainingSettingsError` for another name, and where torch has no such device.
+    """
+    global _device  # noqa: PLW0603  # as torch's own threads, beside which it is set
+    match = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", name)
+    if match is None:
+        raise TrainingSettingsError(f"device={name}: must be auto, cpu, cuda, or cuda: and a number")
+    if name.startswith("cuda"):
+        if not torch.cuda.is_available():
+            raise TrainingSettingsError(
+                f"device={name}: torch {torch.__version__} finds no GPU here; set cpu or auto, or see to the driver "
+                "and to a torch built for it"
+            )
+        count = torch.cuda.device_count()
+        if int(match[1] or 0) >= count:
+            raise TrainingSettingsError(f"device={name}: there is no such GPU, the last one is cuda:{count - 1}")
+    _device = name
+
+
+def device_of(settings: TrainingSettings, transitions: int) -> torch.device:
+    """Where a training with these settings and so many transitions an epoch will run."""
+    if _device != "auto":
+        return torch.device(_device)
+    pays = transitions >= LEAST_TRANSITIONS and _products(settings) >= LEAST_PRODUCTS
+    if settings.engine == "compiled" or not pays or not torch.cuda.is_available():
+        return CPU
+    return torch.device("cuda")
+
+
+def _products(settings: TrainingSettings) -> int:
+    """Multiplications of a step: three products with the columns' rows, five with each matrix pair of a layer."""
+    n, h = settings.batch_size, settings.hidden_size
+    return n * h * (3 * (n + settings.n_sample) + 15 * h * settings.layers)
+
+
+def device_identity(device: torch.device) -> dict[str, str]:
+    """What of a device decides a run's bits: its kind, not which of several."""
+    return {} if device == CPU else {"device": torch.cuda.get_device_name(device)}

@@ -1,0 +1,100 @@
+"""Who runs a training run's steps: the compiled code, or plain torch."""
+
+import importlib.util
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from trainer.data.batches import Schedule
+from trainer.errors import TrainingSettingsError
+from trainer.models.gru4rec import Weights
+from trainer.training.device import CPU, LEAST_TRANSITIONS, device_identity, device_of
+from trainer.training.gru.device_steps import DeviceSteps
+from trainer.training.gru.reference_steps import ReferenceSteps
+from trainer.training.optimizer import Optimizer
+from trainer.training.sampling import NegativeSampler
+from trainer.training.settings import TrainingSettings
+
+EngineName = Literal["compiled", "torch"]
+
+
+_threads = 1
+
+
+def use_threads(threads: int) -> None:
+    """Set up the arithmetic of this process. Call it once, before any training."""
+    global _threads  # noqa: PLW0603  # as torch's own setting, which it stands beside
+    _threads = threads
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)  # numbers below 1e-38 are slow, and zero to any purpose here
+
+
+def engine_identity(engine: EngineName, device: torch.device) -> dict[str, str | int]:
+    """What of an engine, and of the device it runs on, decides a run's bits."""
+    if engine == "torch":
+        return {"engine": engine, "torch": torch.__version__, **device_identity(device)}
+    return {"engine": engine, "threads": _threads, **{name: version(name) for name in ("numba", "scipy", "torch")}}
+
+
+class Steps(Protocol):
+    """Runs steps of an epoch; moves the weights and the optimizers' state in place."""
+
+    def begin(self, items: npt.NDArray[np.int64], plan: Schedule) -> None:
+        """An epoch over clicks int64[clicks] by a schedule."""
+        ...
+
+    def run(self, epoch: int, first: int, last: int) -> float:
+        """The loss of the steps first..last of the epoch (from 0), summed over their lanes."""
+        ...
+
+
+def engine_of(settings: TrainingSettings, transitions: int) -> EngineName:
+    """Who will run a training with these settings and so many transitions an epoch.
+
+    The compiled code wherever it can and pays, torch elsewhere. Both learn the same, but not to the bit. Raises
+    :class:`TrainingSettingsError` when what the settings ask for cannot be.
+    """
+    if settings.engine == "torch":
+        return "torch"
+    hindrance = _why_not_compiled(settings, device_of(settings, transitions))
+    if hindrance is None:
+        pays = settings.engine == "compiled" or transitions >= LEAST_TRANSITIONS
+        return "compiled" if pays else "torch"
+    if settings.engine == "compiled":
+        raise TrainingSettingsError(f"engine=compiled: {hindrance}; leave it out, or set engine=torch")
+    return "torch"
+
+
+def _why_not_compiled(settings: TrainingSettings, device: torch.device) -> str | None:
+    if device != CPU:
+        return f"the compiled code runs on the CPU, and device={device} was chosen"
+    if importlib.util.find_spec("numba") is None:
+        return "Numba is not installed"
+    if settings.layers != 1:
+        return f"the compiled code knows one layer, and these settings have {settings.layers}"
+    return None
+
+
+def steps_of(
+    engine: EngineName,
+    settings: TrainingSettings,
+    weights: Weights,
+    *,
+    optimizers: Mapping[str, Optimizer],
+    support: Tensor,
+    sampler: NegativeSampler,
+    device: torch.device,
+) -> Steps:
+    """The steps of a run, by the engine that :func:`engine_of` named, on the device of :func:`device_of`."""
+    if device != CPU:
+        return DeviceSteps(settings, weights, optimizers=optimizers, support=support, sampler=sampler, device=device)
+    if engine == "torch":
+        return ReferenceSteps(settings, weights, optimizers=optimizers, support=support, sampler=sampler)
+    from trainer.training.gru.compiled.engine import CompiledSteps  # Numba takes half a second
+
+    return CompiledSteps(settings, weights, optimizers=optimizers, support=support, sampler=sampler, threads=_threads)

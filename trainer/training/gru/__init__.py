@@ -1,0 +1,1 @@
+"""GRU4Rec's training step, with the gradient by hand."""

@@ -1,0 +1,134 @@
+"""Several networks as one: each trained from a seed of its own, and their scores added up.
+
+What one network gets wrong by the luck of its start, others do not. No new kind of model is needed for it: with the
+states side by side, the gates' matrices block by block along the diagonal and the item rows one behind the other, N
+networks of H units are one of N H units whose scores are the sum of theirs. That one is exported, served and
+remembered like any other.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainer.data.sessions import SessionSet
+from trainer.models.gru4rec import GruLayer, Weights, initial_weights
+from trainer.training.early_stopping import EarlyStopping, Epoch
+from trainer.training.fit import FitResult, fit
+from trainer.training.settings import TrainingSettings
+
+_GATES = 3
+
+
+def fit_members(
+    sessions: SessionSet,
+    settings: TrainingSettings,
+    *,
+    warm_start: Weights | None = None,
+    early_stopping: EarlyStopping | None = None,
+    checkpoint: Path | None = None,
+    on_epoch: Callable[[Epoch], None] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> FitResult:
+    """:func:`trainer.training.fit.fit`, as often as the settings have members, and the members as one network.
+
+    The epochs told and returned are the first member's. It alone is judged by ``early_stopping``; the others train for
+    as many epochs as were its best. Each has its own part of ``warm_start``, weights of all members, and a checkpoint
+    of its own beside the one named.
+    """
+    starts = split(warm_start, settings.members) if warm_start else [None] * settings.members
+    first = fit(
+        sessions,
+        settings,
+        warm_start=starts[0],
+        early_stopping=early_stopping,
+        checkpoint=checkpoint,
+        on_epoch=on_epoch,
+        progress=progress,
+    )
+    found = [first.weights]
+    for number in range(1, settings.members):
+        own = settings.model_copy(update={"seed": seed_of(settings.seed, number), "epochs": first.best_epoch})
+        beside = checkpoint.with_name(f"{checkpoint.name}.member{number}") if checkpoint else None
+        found.append(fit(sessions, own, warm_start=starts[number], checkpoint=beside, progress=progress).weights)
+    return replace(first, weights=joined(found))
+
+
+def initial_members(items: int, settings: TrainingSettings, generator: torch.Generator) -> Weights:
+    """What :func:`fit_members` would begin with, as one network: drawn one member after the other."""
+    return joined([initial_weights(items, settings, generator) for _ in range(settings.members)])
+
+
+def seed_of(seed: int, member: int) -> int:
+    """A member's seed: the run's own for the first, 0; those of runs with neighbouring seeds have nothing in common."""
+    return int(np.random.SeedSequence([seed, member]).generate_state(1)[0]) if member else seed
+
+
+def joined(members: Sequence[Weights]) -> Weights:
+    """N networks of the same sizes as one whose scores are the sum of theirs."""
+    if len(members) == 1:
+        return members[0]
+    first = members[0]
+    layers = []
+    for depth, layer in enumerate(first.layers):
+        parts = [member.layers[depth] for member in members]
+        w = None if layer.w is None else _diagonal([part.w for part in parts if part.w is not None], first.hidden_size)
+        u = _diagonal([part.u for part in parts], first.hidden_size)  # [3 N H, N H]
+        layers.append(GruLayer(w, u, _by_gate([part.b for part in parts])))
+    embedding = None
+    if first.embedding is not None:
+        tables = [member.embedding for member in members if member.embedding is not None]
+        embedding = _by_gate([t.T for t in tables]).T.contiguous() if first.one_hot else torch.cat(tables, dim=1)
+    return Weights(
+        embedding,
+        tuple(layers),
+        torch.cat([member.output for member in members], dim=1),  # [I, N H]
+        torch.stack([member.output_bias for member in members]).sum(0),
+        first.input_decay,
+    )
+
+
+def split(weights: Weights, members: int) -> list[Weights]:
+    """The inverse of :func:`joined`, but for the bias: each member gets an equal share."""
+    if members == 1:
+        return [weights]
+    size = weights.hidden_size // members
+    return [_member(weights, slice(m * size, (m + 1) * size), members) for m in range(members)]
+
+
+def _member(weights: Weights, own: slice, members: int) -> Weights:
+    whole, size = weights.hidden_size, own.stop - own.start
+
+    def rows(tensor: Tensor) -> Tensor:
+        """[3 N H, ..] -> [3 H, ..]"""
+        return tensor.view(_GATES, whole, *tensor.shape[1:])[:, own].reshape(_GATES * size, *tensor.shape[1:])
+
+    def columns(tensor: Tensor) -> Tensor:
+        """[.., K N H] -> [.., K H]"""
+        return tensor.view(len(tensor), -1, whole)[:, :, own].reshape(len(tensor), -1)
+
+    layers = tuple(
+        GruLayer(None if layer.w is None else columns(rows(layer.w)), columns(rows(layer.u)), rows(layer.b))
+        for layer in weights.layers
+    )
+    embedding = None if weights.embedding is None else columns(weights.embedding)
+    return Weights(
+        embedding, layers, weights.output[:, own].clone(), weights.output_bias / members, weights.input_decay
+    )
+
+
+def _by_gate(parts: Sequence[Tensor]) -> Tensor:
+    """[3 H, ..] of each -> [3 N H, ..]: a gate's rows of all members together."""
+    return torch.cat([part.view(_GATES, -1, *part.shape[1:]) for part in parts], dim=1).flatten(0, 1)
+
+
+def _diagonal(parts: Sequence[Tensor], size: int) -> Tensor:
+    """[3 H, K H] of each -> [3 N H, K N H]: a member's gates see its own inputs only, each of the K a diagonal."""
+    count, inputs = len(parts), parts[0].shape[1] // size
+    whole = parts[0].new_zeros(_GATES, count, size, inputs, count, size)
+    for m, part in enumerate(parts):
+        whole[:, m, :, :, m] = part.view(_GATES, size, inputs, size)
+    return whole.view(_GATES * count * size, inputs * count * size)

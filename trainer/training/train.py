@@ -1,0 +1,131 @@
+"""From sessions to a whole model: the network, and the session memory beside it.
+
+The memory's weights must be learned where they will be used: on sessions that are newer than everything the network
+and the tables know. So the newest sessions are held out, a network and tables that have not seen them serve to find the
+weights, and then network and tables are made again from all sessions. No session outside ``sessions`` plays a part, so
+whoever evaluates on others may trust the result.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from trainer.data.sessions import SessionSet, encode, temporal_holdout, vocabulary_of
+from trainer.errors import TooFewSessionsError
+from trainer.export.bundle_size import check_bundle_size
+from trainer.memory.fit import fit_memory
+from trainer.memory.tables import ItemTable, cooccurrence, transitions
+from trainer.memory.terms import NO_MEMORY, RECENT, SessionMemory
+from trainer.models.gru4rec import Weights
+from trainer.training.early_stopping import EarlyStopping
+from trainer.training.fit import FitResult
+from trainer.training.gru.members import fit_members
+from trainer.training.settings import TrainingSettings
+
+LEAST_PREDICTIONS = 500
+"""Fewer held-out predictions say nothing about two dozen weights: the model then does without."""
+
+TOO_FEW_TO_REMEMBER = "too few sessions to learn the session memory from: this model does without it"
+
+Start = Callable[[Sequence[str]], Weights]
+"""Weights to start from, for a vocabulary."""
+
+
+def train(
+    sessions: SessionSet,
+    settings: TrainingSettings,
+    *,
+    start: Start | None = None,
+    memory: SessionMemory | None = None,
+    early_stopping: EarlyStopping | None = None,
+    checkpoint: Path | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> FitResult:
+    """Train what ``settings`` ask for on sessions whose vocabulary is theirs alone.
+
+    With ``memory`` the weights of its terms are taken over, and only its tables are made anew; without, they are
+    learned. ``progress`` hears of transitions. The rest is as in :func:`trainer.training.gru.members.fit_members`, the
+    errors as in :func:`trainer.training.fit.fit`; before anything is trained also those of :func:`check_size`.
+    """
+    check_size(sessions, settings)
+    result = fit_members(
+        sessions,
+        settings,
+        warm_start=start(sessions.item_ids) if start else None,
+        early_stopping=early_stopping,
+        checkpoint=checkpoint,
+        progress=progress,
+    )
+    if memory is None:
+        stopped = settings.model_copy(update={"epochs": result.best_epoch})
+        memory = learn_memory(sessions, stopped, checkpoint=checkpoint, progress=progress)
+    return replace(result, memory=memory.with_tables(tables_of(sessions, settings)))
+
+
+def learn_memory(
+    sessions: SessionSet,
+    settings: TrainingSettings,
+    *,
+    checkpoint: Path | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> SessionMemory:
+    """A session memory whose weights come from the newest of the sessions; its tables are of the older ones alone.
+
+    Empty where the settings ask for none, and where there are too few sessions: with less than
+    :data:`LEAST_PREDICTIONS` in the part that is held out. The network that serves for it has a checkpoint of its own,
+    beside the one named.
+    """
+    if not settings.memory:
+        return NO_MEMORY
+    held_out = _hold_out(sessions, settings)
+    if held_out is None:
+        return NO_MEMORY
+    older, newest = held_out
+    # From scratch: weights that have seen the newest sessions would be too sure of themselves there.
+    own = checkpoint.with_name(f"{checkpoint.name}.memory") if checkpoint else None
+    network = fit_members(older, settings, checkpoint=own, progress=progress).weights
+    return fit_memory(
+        network,
+        newest,
+        tables_of(older, settings),
+        repeat="repeat" in settings.memory,
+        recent_size=RECENT,
+        tick=lambda: progress(0) if progress else None,  # whoever listens may want to stop
+    )
+
+
+def check_size(sessions: SessionSet, settings: TrainingSettings) -> None:
+    """Raises :class:`TrainingSettingsError` where no bundle could hold what these sessions make."""
+    check_bundle_size(sessions, settings, lambda: tables_of(sessions, settings))
+
+
+def transitions_to_learn(sessions: SessionSet, settings: TrainingSettings) -> int:
+    """How many transitions :func:`learn_memory` trains on, over all epochs."""
+    held_out = _hold_out(sessions, settings) if settings.memory else None
+    return transitions_to_fit(held_out[0], settings) if held_out else 0
+
+
+def transitions_to_fit(sessions: SessionSet, settings: TrainingSettings) -> int:
+    """How many transitions :func:`train` trains the networks on, over all epochs and members, the memory's aside."""
+    return sessions.transitions * settings.epochs * settings.members
+
+
+def tables_of(sessions: SessionSet, settings: TrainingSettings) -> dict[str, ItemTable]:
+    """The tables that the settings ask for, by the name of their term."""
+    tables = {}
+    if "cooccurrence" in settings.memory:
+        tables["cooccurrence"] = cooccurrence(sessions, width=settings.table_width, longest=RECENT)
+    if "transitions" in settings.memory:
+        tables["transitions"] = transitions(sessions, width=settings.table_width)
+    return tables
+
+
+def _hold_out(sessions: SessionSet, settings: TrainingSettings) -> tuple[SessionSet, SessionSet] | None:
+    """Older and newest sessions in the vocabulary of the older; None where there are too few."""
+    try:
+        older, newest = temporal_holdout(sessions, fraction=settings.memory_holdout)
+        item_ids = vocabulary_of(older)
+    except TooFewSessionsError:
+        return None
+    older, newest = encode(older, item_ids), encode(newest, item_ids)
+    return (older, newest) if newest.transitions >= LEAST_PREDICTIONS else None
