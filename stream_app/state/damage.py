@@ -25,9 +25,8 @@ _NOT_THE_STORES_FAULT: Final = (
 # RocksDB's log format: blocks with records in them, each behind a checksum, its length and its kind.
 _BLOCK: Final = 32 * 1024
 _HEADER: Final = struct.Struct("<IHB")
-_KINDS: Final = range(
-    1, 5
-)  # whole, first, middle and last part; those above are of reused files, which we have none of
+# Whole, first, middle and last part; those above are of reused files, of which there are none here.
+_KINDS: Final = range(1, 5)
 
 
 def is_damage(error: BaseException, path: Path) -> bool:
