@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 import structlog
@@ -36,7 +36,7 @@ class Lag:
         connection: Mapping[str, Any],
         *,
         group: str,
-        consumer: Callable[[], ChunkConsumer],
+        consumer: ChunkConsumer,
         every: float = _LOOK_SECONDS,
     ) -> None:
         self._admin = AdminClient(dict(connection), logger=logging.getLogger("librdkafka"))
@@ -63,7 +63,7 @@ class Lag:
         Those of a transaction that is still open count too: they hold back what comes behind them. A partition is left
         out as long as nobody has told where it ends.
         """
-        consumer, behind = self._consumer(), {}
+        consumer, behind = self._consumer, {}
         for tp in consumer.assigned_clicks():
             settled = consumer.settled(tp)
             start = self._starts.get(tp) if settled is None else settled
@@ -87,7 +87,7 @@ class Lag:
             await asyncio.sleep(self._every)
 
     async def _look(self, errors: list[BaseException]) -> None:
-        consumer = self._consumer()
+        consumer = self._consumer
         mine = consumer.assigned_clicks()
         ends = await self._offsets(mine, OffsetSpec.latest(), errors)
         self._ends = {tp: self._ends[tp] for tp in mine if tp in self._ends} | ends

@@ -14,7 +14,7 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import faust
 import structlog
@@ -127,12 +127,12 @@ class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
         Marks of transactions, clicks of aborted ones, and what retention has removed before it was read: then aiokafka
         has no position for a moment, and what counts is the one before.
         """
-        self._look_at_positions(active_partitions)
+        self._reached = self._positions(active_partitions) | self._still_reached()
         records = await super()._fetch_records(consumer, active_partitions, timeout, max_records)
-        before = dict(self._reached)
-        self._look_at_positions(active_partitions)
+        before, after = self._still_reached(), self._positions(active_partitions)
+        self._reached = before | after
         empty = {}
-        for tp, (state, end) in self._reached.items():
+        for tp, (state, end) in after.items():
             same, position = before.get(tp, (None, end))
             begin = records[tp][-1].offset + 1 if records.get(tp) else position
             if state is same and begin < end:
@@ -140,12 +140,25 @@ class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
         self.empty = empty
         return records
 
-    def _look_at_positions(self, partitions: set[TP]) -> None:
-        states = self._states(partitions)
-        known = {tp: (state, state._position) for tp, state in states.items() if state._position is not None}
-        self._reached = {tp: last for tp, last in self._reached.items() if states.get(tp) is last[0]} | known
+    async def seek_to_committed(self) -> Mapping[TP, int]:
+        """Seek, and remember where to: retention's new start may take its place before the next fetch is begun."""
+        return cast(Mapping[TP, int], await self.call_thread(self._seek_to_committed))
 
-    def _states(self, partitions: set[TP]) -> dict[TP, Any]:
+    async def _seek_to_committed(self) -> Mapping[TP, int | None]:
+        offsets: Mapping[TP, int | None] = await self._ensure_consumer().seek_to_committed()
+        states = self._states(offsets.keys())
+        self._reached = {tp: (states[tp], at) for tp, at in offsets.items() if at is not None and tp in states}
+        return offsets
+
+    def _positions(self, partitions: Set[TP]) -> dict[TP, tuple[Any, int]]:
+        states = self._states(partitions)
+        return {tp: (state, state._position) for tp, state in states.items() if state._position is not None}
+
+    def _still_reached(self) -> dict[TP, tuple[Any, int]]:
+        states = self._states(self._reached.keys())
+        return {tp: last for tp, last in self._reached.items() if states.get(tp) is last[0]}
+
+    def _states(self, partitions: Set[TP]) -> dict[TP, Any]:
         """aiokafka's state of those partitions that it has now; another assignment has other ones."""
         subscription = self._ensure_consumer()._subscription.subscription
         if subscription is None or subscription.assignment is None:
@@ -214,8 +227,7 @@ class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
 
     def positions(self, partitions: Iterable[TP]) -> dict[TP, int]:
         """Where aiokafka reads on, of those partitions that have a position."""
-        found = {tp: state._position for tp, state in self._states(set(partitions)).items()}
-        return {tp: position for tp, position in found.items() if position is not None}
+        return {tp: position for tp, (_, position) in self._positions(set(partitions)).items()}
 
     def fetched(self) -> list[TP]:
         """The partitions that aiokafka holds records of, which nobody has taken yet."""

@@ -118,6 +118,8 @@ def create_app(
         recovery_buffer_size=2,  # chunks; 1 means something else to Faust
     )
     app.tables.add(app.sessions)
+    # Made here: a service of Faust belongs to the thread that first asks for it, and the watchdog's asks too.
+    consumer = cast(ChunkConsumer, app.consumer)
     app.pipeline = Pipeline(
         PipelineSettings(
             settling=SettlingSettings(
@@ -134,7 +136,7 @@ def create_app(
         table=app.sessions,
         delivery=delivery,
         metrics=metrics,
-        consumer=lambda: cast(ChunkConsumer, app.consumer),
+        consumer=consumer,
         on_fatal=on_fatal,
     )
     clicks = app.topic(settings.topics.clicks, schema=ChunkSchema())
@@ -147,7 +149,7 @@ def create_app(
     app.agent(clicks, name="rank-clicks")(rank_clicks)
 
     async def tell_ready(*_: Any, **__: Any) -> None:
-        mine = sorted(tp.partition for tp in app.consumer.assignment() if tp.topic == app.clicks_topic)
+        mine = sorted(tp.partition for tp in consumer.assignment() if tp.topic == app.clicks_topic)
         log.info("tables recovered", partitions=mine, restored_records=app.sessions.restored)
 
     app.on_rebalance_complete.connect(tell_ready, weak=False)

@@ -70,7 +70,7 @@ class Pipeline:
         table: SessionTable,
         delivery: Delivery,
         metrics: Metrics,
-        consumer: Callable[[], ChunkConsumer],
+        consumer: ChunkConsumer,
         on_fatal: Callable[[BaseException], None],
     ) -> None:
         self._settings = settings
@@ -205,7 +205,7 @@ class Pipeline:
             chunk, message = self._waiting[0]
             if parts and clicks + len(chunk.records) > self._settings.clicks_together:
                 break
-            lost = self._failed or not self._consumer().owns(chunk.tp, chunk.generation)
+            lost = self._failed or not self._consumer.owns(chunk.tp, chunk.generation)
             self._waiting.popleft()  # what raises before leaves it there, to be counted
             if lost:
                 self._ended([Part(Partition(chunk.generation), [], [(chunk, message)])])

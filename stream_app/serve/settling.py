@@ -75,7 +75,7 @@ class Settling:
         table: SessionTable,
         delivery: Delivery,
         metrics: Metrics,
-        consumer: Callable[[], ChunkConsumer],
+        consumer: ChunkConsumer,
         on_ended: Callable[[Iterable[Part]], None],
         on_failure: Callable[[BaseException], None],
     ) -> None:
@@ -150,7 +150,7 @@ class Settling:
                 continue
             for chunk, message in part.chunks:
                 chunk.durable = True
-                self._consumer().ack(message)
+                self._consumer.ack(message)
         metrics.step_seconds.labels(step="deliver").observe(delivered - started)
         metrics.step_seconds.labels(step="write").observe(time.perf_counter() - delivered)
 
@@ -160,7 +160,7 @@ class Settling:
         While heartbeats are overdue (this host was frozen, or cut off) another worker may have a partition without our
         knowing: wait for the broker's word.
         """
-        consumer = self._consumer()
+        consumer = self._consumer
         for part in parts:
             while not part.partition.left:
                 if not consumer.owns(part.last.tp, part.last.generation):
@@ -222,7 +222,7 @@ class Settling:
 
     def _write(self, parts: Sequence[Part], changelog_offsets: Sequence[int]) -> None:
         for part, changelog_offset in zip(parts, changelog_offsets, strict=True):
-            if not self._consumer().owns(part.last.tp, part.last.generation):
+            if not self._consumer.owns(part.last.tp, part.last.generation):
                 part.partition.left = True  # lost since the last look
                 continue
             if part.rows:

@@ -162,7 +162,7 @@ class Worker:
         self._lag = Lag(
             self._settings.kafka.librdkafka(),
             group=self._settings.worker.app_id,
-            consumer=lambda: cast(ChunkConsumer, app.consumer),
+            consumer=cast(ChunkConsumer, app.consumer),
         )
         self._lag.start()
         await self._stop.wait()

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Exception in thread:pytest.Pytes
 
 
 def lag_of(worker: AppUnderTest, group: Group) -> Lag:
-    lag = Lag(group.connection.librdkafka(), group=group.prefix, consumer=lambda: worker.consumer, every=0.1)
+    lag = Lag(group.connection.librdkafka(), group=group.prefix, consumer=worker.consumer, every=0.1)
     lag.start()
     return lag
 

@@ -43,7 +43,7 @@ async def test_a_partition_without_a_leader_keeps_the_end_that_was_told_last(mon
     fetched: dict[TP, int] = {}
     consumer = SimpleNamespace(assigned_clicks=lambda: assigned, settled=lambda _: 10, end_offset=fetched.get)
     monkeypatch.setattr(lag_module, "AdminClient", lambda *_, **__: kafka)
-    lag = Lag({}, group="g", consumer=lambda: cast(ChunkConsumer, consumer), every=0.001)
+    lag = Lag({}, group="g", consumer=cast(ChunkConsumer, consumer), every=0.001)
 
     async def looked() -> None:
         before = kafka.asked

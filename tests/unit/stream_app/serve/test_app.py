@@ -22,7 +22,7 @@ from stream_app.core.recommend import SourcedClick, recommend
 from stream_app.core.session import SessionRules
 from stream_app.core.state_codec import decode_state
 from stream_app.errors import DeliveryError, StoreError
-from stream_app.kafka.transport import Chunk, ChunkSchema, Fetch
+from stream_app.kafka.transport import Chunk, ChunkConsumer, ChunkSchema, Fetch
 from stream_app.serve.app import RecommenderApp, create_app
 from stream_app.serve.delivery import Batch, Delivery
 from stream_app.serve.hot_swap import LiveModel
@@ -170,14 +170,15 @@ async def _until_idle(loop: Any) -> None:
 async def _running(data_dir: Path, **worker: int) -> AsyncIterator[Running]:
     live, kafka, metrics, fatal = LiveModel(), FakeKafka(), Metrics(), list[BaseException]()
     live.replace(exact_model("v1", tuple("abcdef")))
-    app = create_app(
-        StreamSettings(worker=WorkerSettings(data_dir=data_dir, **worker)),
-        live=live,
-        delivery=cast(Delivery, kafka),
-        metrics=metrics,
-        on_fatal=fatal.append,
-    )
-    app.consumer = kafka
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RecommenderApp, "_new_consumer", lambda _: kafka)
+        app = create_app(
+            StreamSettings(worker=WorkerSettings(data_dir=data_dir, **worker)),
+            live=live,
+            delivery=cast(Delivery, kafka),
+            metrics=metrics,
+            on_fatal=fatal.append,
+        )
     agent = app.agents["rank-clicks"]
     async with agent.test_context(channel=app.channel(schema=ChunkSchema())) as wrapper:
         yield Running(app, wrapper, kafka, metrics, fatal)
@@ -190,6 +191,20 @@ async def running(tmp_path: Path) -> AsyncIterator[Running]:
     async with _running(tmp_path) as running:
         yield running
     assert [type(error) for error in running.fatal] == ([DeliveryError] if running.kafka.lost else [])
+
+
+async def test_a_thread_that_looks_at_the_consumer_first_does_not_take_it(tmp_path: Path) -> None:
+    """The watchdog's did, once in hundreds of starts, and the worker ended with a future of a different loop."""
+    app = create_app(
+        StreamSettings(worker=WorkerSettings(data_dir=tmp_path)),
+        live=LiveModel(),
+        delivery=cast(Delivery, FakeKafka()),
+        metrics=Metrics(),
+        on_fatal=lambda error: pytest.fail(str(error)),
+    )
+    consumer = await asyncio.to_thread(lambda: cast(ChunkConsumer, app.consumer))
+    consumer._thread.thread_loop.close()
+    assert consumer.loop is consumer._thread.parent_loop is asyncio.get_running_loop()
 
 
 async def test_clicks_in_rankings_and_rows_out(running: Running) -> None:
