@@ -6,7 +6,7 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -18,8 +18,12 @@ from schemas.bundle.files import open_bundle
 from schemas.messages.click import Click
 from tests.conftest import KafkaUnderTest
 from tests.integration.trainer_deployment import PARTITIONS, Deployment
+from trainer.service import outage
 from trainer.service.assembly import registry_of
 from trainer.service.click_log import ClickLogFolder
+from trainer.service.collect import Collected, Collector
+from trainer.service.loop import run
+from trainer.service.registry import PublishedModel, Registry
 
 pytestmark = pytest.mark.fault
 
@@ -107,6 +111,48 @@ def test_a_broker_that_dies_and_comes_back_costs_no_click(deployment: Deployment
     assert process.returncode == 0, errors
     collected = json.loads(output)
     assert (collected["clicks"], collected["lost"]) == (6000, 0)
+
+
+def test_an_outage_when_a_cycle_is_due_and_one_at_the_announcement_are_waited_out(
+    deployment: Deployment, kafka: KafkaUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broker is gone before the cycle collects, and again between publishing and announcing."""
+    if kafka.local is None:
+        pytest.skip("KAFKA_BOOTSTRAP_SERVERS names a Kafka that is not ours to kill")
+    deployment.produce(SHOP.history(900, before_ms=NOW))
+    broker, sleep, publish = kafka.local, outage.sleep, Registry.publish
+    waited: list[str] = []
+
+    def back_after_a_pause(seconds: float, stopping: Callable[[], bool]) -> None:
+        waited.append("before" if not registry_of(deployment.root()).versions() else "announcing")
+        if 0 not in broker.running_brokers:
+            broker.start_broker(0)
+        sleep(seconds, stopping)
+
+    def published_and_then_gone(registry: Registry, bundle: Path) -> PublishedModel:
+        model = publish(registry, bundle)
+        broker.kill_broker(0)
+        return model
+
+    collect_to_end = Collector.collect_to_end
+
+    def gone_and_then_collecting(collector: Collector, stop: Callable[[], bool]) -> Collected:
+        if not waited:
+            broker.kill_broker(0)
+        return collect_to_end(collector, stop)
+
+    monkeypatch.setattr("trainer.service.collect._TIMEOUT_SECONDS", 2.0)
+    monkeypatch.setattr("trainer.service.announce._TIMEOUT_SECONDS", 2.0)
+    monkeypatch.setattr(outage, "sleep", back_after_a_pause)
+    monkeypatch.setattr(Registry, "publish", published_and_then_gone)
+    monkeypatch.setattr(Collector, "collect_to_end", gone_and_then_collecting)
+    result = run(deployment.root(max_failures=1, delivery_timeout="5s"), once=True, stopping=lambda: False)
+    assert set(waited) == {"before", "announcing"}
+    assert result is not None
+    (model,) = registry_of(deployment.root()).versions()
+    announced = deployment.models_topic().current()
+    assert announced is not None
+    assert (result.outcome, result.version, announced.version) == ("announced", model.version, model.version)
 
 
 def clicks(first: int, last: int) -> Iterator[Click]:

@@ -35,8 +35,13 @@ log = structlog.get_logger(__name__)
 _BATCH: Final = 10_000
 _POLL_SECONDS: Final = 0.2
 _TIMEOUT_SECONDS: Final = 30.0
-_LEADER_MOVES: Final = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE)
-"""Passing states of a partition: just created, or its broker just went."""
+_LEADER_MOVES: Final = (
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.FENCED_LEADER_EPOCH,
+    KafkaError.UNKNOWN_LEADER_EPOCH,
+)
+"""Passing states of a partition: just created, or its broker just went or came back."""
 
 
 @dataclass(frozen=True)
@@ -319,8 +324,11 @@ class Collector:
 
     def _ask(self, question: Callable[[], Mapping[Any, Future[Any]]]) -> dict[Any, Any]:
         deadline = time.monotonic() + _TIMEOUT_SECONDS
+        code = None
         while True:
             try:
+                if code is not None:  # the client would go on asking whom it took for the leader
+                    self._admin.list_topics(self._topic, timeout=_TIMEOUT_SECONDS)
                 return {asked: future.result(_TIMEOUT_SECONDS) for asked, future in question().items()}
             except (KafkaException, TimeoutError) as error:
                 cause = error.args[0] if error.args else error

@@ -22,6 +22,9 @@ _AWAY: Final = (
     KafkaError._TIMED_OUT_QUEUE,
     KafkaError._MSG_TIMED_OUT,
     KafkaError._RESOLVE,
+    KafkaError.FENCED_LEADER_EPOCH,
+    KafkaError.UNKNOWN_LEADER_EPOCH,
+    KafkaError._NOENT,  # "No leaders found": what a question about offsets is answered when all brokers went
 )
 
 T = TypeVar("T")
