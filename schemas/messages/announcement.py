@@ -1,6 +1,8 @@
 """ModelAnnouncement: which model bundle an alias means from now on, on the compacted `models` topic."""
 
 import re
+from datetime import UTC, datetime
+from hashlib import sha256
 from typing import Annotated, Final
 
 import msgspec
@@ -63,3 +65,9 @@ def decode_announcement(value: bytes | None, key: bytes | None = None) -> ModelA
 def is_version(version: str) -> bool:
     """Whether a string may name a model version."""
     return _version.fullmatch(version) is not None
+
+
+def version_name(created_at: int, content: bytes) -> str:
+    """A name for a version: its time (ms since the epoch), so that names sort, and a bit of a hash of its content."""
+    moment = datetime.fromtimestamp(created_at / 1000, UTC)
+    return f"{moment:%Y%m%dT%H%M%S}{created_at % 1000:03d}Z-{sha256(content).hexdigest()[:8]}"

@@ -5,8 +5,6 @@ version u8, number of recent items u8, source offset i64, last click i64, clicks
 how the item ids follow, u8; the item ids; the hidden state (float16[L, H]). Item ids follow as numbers, u32 (4) or u64
 (8) each, where all of them are plain decimal numbers; else (0) as the length of each less 1, u8, and the ids in UTF-8.
 30 ids of nine digits take 120 bytes instead of 330.
-
-Version 1, which is still read, has the length of each item id as u16, no numbers, and the hidden state as float32.
 """
 
 import struct
@@ -20,14 +18,12 @@ from stream_app.core.session import SessionState
 from stream_app.errors import RowError
 
 FORMAT_VERSION: Final = 2
-_READ: Final = (1, 2)
 
 _HEAD = struct.Struct("<BBHBBqqI")
 _OFFSET = struct.Struct("<q")
 _OFFSET_AT = 6
 _TEXT: Final = 0
 _NUMBERS: Final = {4: "I", 8: "Q"}
-_HIDDEN_BYTES: Final = {1: 4, 2: 2}
 
 
 def encode_state(state: SessionState) -> bytes:
@@ -85,32 +81,25 @@ def decode_state(row: bytes) -> SessionState:
     Raises:
         RowError: not a row of a format that is known.
     """
-    if not row or row[0] not in _READ:
+    if not row or row[0] != FORMAT_VERSION:
         found = row[0] if row else "nothing"
         raise RowError(
-            f"a session row has format version {found}, this worker reads {' and '.join(map(str, _READ))}: it was "
-            f"written by another version of the worker. Run that version, or start with a new application id "
-            f"(worker.app_id)"
+            f"a session row has format version {found}, this worker reads {FORMAT_VERSION}: it was written by another "
+            f"version of the worker. Run that version, or start with a new application id (worker.app_id)"
         )
     try:
-        form, layers, size, n_version, n_items, offset, last_click, clicks = _HEAD.unpack_from(row)
+        _, layers, size, n_version, n_items, offset, last_click, clicks = _HEAD.unpack_from(row)
         at = _HEAD.size
         version = row[at : at + n_version].decode()
         at += n_version
-        recent, at = _decode_texts(row, at, n_items, "H", 0) if form == 1 else _decode_items(row, at, n_items)
+        recent, at = _decode_items(row, at, n_items)
     except (struct.error, UnicodeDecodeError, IndexError) as error:
         raise RowError(f"a session row of {len(row)} bytes is damaged: {error}") from error
     if bool(layers) != bool(size):
         raise RowError(f"a session row is damaged: it has a hidden state of {layers} layers of {size} units")
-    width = _HIDDEN_BYTES[form]
-    if len(row) != at + width * layers * size:
-        raise RowError(f"a session row is damaged: {len(row)} bytes where {at + width * layers * size} were expected")
-    hidden = None
-    if layers:
-        hidden = np.frombuffer(row, dtype=f"<f{width}", offset=at).reshape(layers, size)  # [L, H]
-        if form == 1:
-            hidden = hidden.astype(np.float16)
-            hidden.setflags(write=False)
+    if len(row) != at + 2 * layers * size:
+        raise RowError(f"a session row is damaged: {len(row)} bytes where {at + 2 * layers * size} were expected")
+    hidden = np.frombuffer(row, dtype="<f2", offset=at).reshape(layers, size) if layers else None  # [L, H]
     return SessionState(version, offset, last_click, clicks, recent, hidden)
 
 
@@ -118,19 +107,18 @@ def _decode_items(row: bytes, at: int, n_items: int) -> tuple[tuple[str, ...], i
     """The item ids that begin at `at`, and where they end."""
     width = row[at]
     if width == _TEXT:
-        return _decode_texts(row, at + 1, n_items, "B", 1)
+        return _decode_texts(row, at + 1, n_items)
     if width not in _NUMBERS:
         raise RowError(f"a session row is damaged: its item ids are of the unknown kind {width}")
     numbers = struct.unpack_from(f"<{n_items}{_NUMBERS[width]}", row, at + 1)
     return tuple(map(str, numbers)), at + 1 + n_items * width
 
 
-def _decode_texts(row: bytes, at: int, n_items: int, length: str, less: int) -> tuple[tuple[str, ...], int]:
-    """Item ids as text behind their lengths, of struct's type `length`, each `less` less than it is."""
-    lengths = struct.Struct(f"<{n_items}{length}")
-    recent, begin = [], at + lengths.size
-    for written in lengths.unpack_from(row, at):
-        end = begin + written + less
+def _decode_texts(row: bytes, at: int, n_items: int) -> tuple[tuple[str, ...], int]:
+    """Item ids as text behind their lengths."""
+    recent, begin = [], at + n_items
+    for less_one in struct.unpack_from(f"<{n_items}B", row, at):
+        end = begin + less_one + 1
         recent.append(row[begin:end].decode())
         begin = end
     return tuple(recent), begin
@@ -142,6 +130,6 @@ def row_offset(row: bytes) -> int:
     Raises:
         RowError: not a row of a format that is known.
     """
-    if len(row) < _HEAD.size or row[0] not in _READ:
+    if len(row) < _HEAD.size or row[0] != FORMAT_VERSION:
         return decode_state(row).offset
     return int(_OFFSET.unpack_from(row, _OFFSET_AT)[0])

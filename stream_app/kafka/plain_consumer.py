@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from aiokafka.partitioner import murmur2
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from schemas.config.settings import KafkaConnection
@@ -15,6 +16,11 @@ _POLL_SECONDS = 0.2
 
 class ReadError(StreamError):
     """A topic could not be read."""
+
+
+def partition_of(key: bytes, partitions: int) -> int:
+    """Where Java's producers, and ours, put the records of a key; from 0."""
+    return int(murmur2(key) & 0x7FFFFFFF) % partitions
 
 
 class PlainConsumer:

@@ -9,6 +9,7 @@ from collections.abc import Hashable, Mapping
 from typing import Final, NoReturn, cast
 
 import structlog
+import uvloop
 
 from schemas.kafka.admin import check_topics
 from schemas.kafka.topics import changelog_topic
@@ -270,9 +271,4 @@ async def _run_and_exit(settings: StreamSettings) -> NoReturn:
 def main(settings: StreamSettings) -> None:
     """`stream-app worker`: run, then leave with the exit code even if something of a library's hangs."""
     gc.set_threshold(_YOUNG_OBJECTS)  # see `_on_started`
-    if sys.platform == "win32":
-        asyncio.run(_run_and_exit(settings))
-    else:
-        import uvloop
-
-        uvloop.run(_run_and_exit(settings))
+    uvloop.run(_run_and_exit(settings))

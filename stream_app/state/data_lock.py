@@ -1,7 +1,7 @@
 """One worker, one data folder. RocksDB would notice two only when a partition moves from one to the other."""
 
+import fcntl
 import os
-import sys
 from pathlib import Path
 from typing import Final
 
@@ -19,10 +19,6 @@ class DataLock:
 
     def __init__(self, data_dir: Path) -> None:
         self._descriptor = os.open(data_dir / _FILE, os.O_RDWR | os.O_CREAT, 0o644)
-        if sys.platform == "win32":
-            return  # RocksDB's own lock has to do
-        import fcntl
-
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -17,8 +17,7 @@ from rich.text import Text
 from schemas.kafka.topics import changelog_topic
 from stream_app.core.session import SessionRules, SessionState, is_over
 from stream_app.core.state_codec import decode_state
-from stream_app.kafka.plain_consumer import PlainConsumer, plain_consumer
-from stream_app.partitioner import partition_of
+from stream_app.kafka.plain_consumer import PlainConsumer, partition_of, plain_consumer
 from stream_app.settings import StreamSettings
 from stream_app.tools.terminal import duration, shown, utc
 

@@ -10,8 +10,7 @@ from rich.text import Text
 
 from schemas.errors import MessageError
 from schemas.messages.ranking import Ranking, RankingReason, decode_ranking, encode_ranking
-from stream_app.kafka.plain_consumer import plain_consumer
-from stream_app.partitioner import partition_of
+from stream_app.kafka.plain_consumer import partition_of, plain_consumer
 from stream_app.settings import StreamSettings
 from stream_app.tools.terminal import shown
 

@@ -20,20 +20,6 @@ FULL = SessionState(
 )
 UNKNOWN = SessionState("", 0, 0, 1, ("a",), None)
 
-OLD = {
-    "a row with all there is": (
-        FULL,
-        "01 02 0300 0d 03 cb04fb711f010000 00a8da769b010000 21000000"
-        "323032362d30312d30315430300500090005006bc3a47365323134373136393335"
-        "6bc3a4736500 00003f 000080bf00000000 6f12833a 00000040 00000080",
-    ),
-    "a row without a hidden state": (
-        UNKNOWN,
-        "01 00 0000 00 01 0000000000000000 0000000000000000 01000000 0100 61",
-    ),
-}
-
-
 NUMBERS = replace(FULL, recent=("214716935", "0", "7"))
 LARGE_NUMBERS = replace(UNKNOWN, recent=(str(2**64 - 1),))
 
@@ -64,13 +50,6 @@ def test_a_row_as_it_was(state: SessionState, text: str) -> None:
     row = bytes.fromhex(text)
     assert encode_state(state).hex() == row.hex()
     assert encode_state(decode_state(row)) == row
-    assert row_offset(row) == state.offset
-
-
-@pytest.mark.parametrize(("state", "text"), OLD.values(), ids=OLD)
-def test_a_row_of_version_1_becomes_one_of_version_2(state: SessionState, text: str) -> None:
-    row = bytes.fromhex(text)
-    assert encode_state(decode_state(row)) == encode_state(state)
     assert row_offset(row) == state.offset
 
 

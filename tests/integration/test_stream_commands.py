@@ -28,8 +28,7 @@ from schemas.messages.ranking import RankedItem, Ranking, RankingReason, encode_
 from schemas.messages.source import Source
 from stream_app.core.session import SessionState
 from stream_app.core.state_codec import encode_state
-from stream_app.kafka.plain_consumer import plain_consumer
-from stream_app.partitioner import partition_of
+from stream_app.kafka.plain_consumer import partition_of, plain_consumer
 from stream_app.settings import StreamSettings
 from tests.conftest import KafkaUnderTest
 from tests.contract.tiny_model import TinyModel

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from schemas.click_files.options import ReadOptions, reads_click_files
-from schemas.messages.announcement import VERSION_PATTERN, is_version
+from schemas.messages.announcement import VERSION_PATTERN, is_version, version_name
 from trainer.commands.options import (
     AsJson,
     Checkpoint,
@@ -36,7 +36,6 @@ from trainer.commands.terminal import mistakes_answered, progress_bar, tell_data
 from trainer.errors import TrainingSettingsError
 from trainer.presets import load_preset
 from trainer.training.settings import TrainingSettings
-from trainer.versions import version_at
 
 if TYPE_CHECKING:
     from trainer.training.train import Start
@@ -85,7 +84,7 @@ def fit(
     with mistakes_answered(errors):
         chosen = _chosen(preset, settings)
         created_at = time.time_ns() // 1_000_000
-        version = version or version_at(created_at)
+        version = version or version_name(created_at, chosen.model_dump_json().encode())
         _check_version(out, version)
         # After the settings: torch takes seconds to import, and a mistake must be answered at once.
         from trainer.data.datasets import DataOptions, load

@@ -4,7 +4,6 @@ Every prefix of every session is a prediction of the click after it. State start
 catalogue is ranked, repeats included and nothing filtered out, and each prediction weighs the same.
 """
 
-import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -190,7 +189,7 @@ def ranks_among(scores: Tensor, targets: Ints, ties: Ties, name: str) -> Floats:
 
 def _count_around(scores: Tensor, target: Tensor) -> tuple[Floats, Floats] | None:
     """How many of each row's scores [n, I] are below and above its target [n, 1]; None where one is not finite."""
-    if importlib.util.find_spec("numba") is not None and scores.is_contiguous():
+    if scores.is_contiguous():
         from trainer.training.gru.compiled.ranking import count_around
 
         found = count_around(scores.numpy(), target.squeeze(1).numpy())

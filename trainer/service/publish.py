@@ -10,12 +10,13 @@ from typing import Any, Final
 
 from schemas.bundle.files import Model, open_bundle
 from schemas.bundle.manifest import ADVANCE, RANK, VOCABULARY
+from schemas.messages.announcement import version_name
 from trainer.data.sessions import SessionSet
 from trainer.evaluation.report import manifest_metrics, training_record
 from trainer.evaluation.significance import Judgement
 from trainer.export.bundle import save_bundle
 from trainer.service.gate import Evaluated
-from trainer.service.registry import PublishedModel, Registry, version_name
+from trainer.service.registry import PublishedModel, Registry
 from trainer.training.fit import FitResult
 
 _CANDIDATE: Final = "candidate"

@@ -15,7 +15,6 @@ import time
 import uuid
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -59,12 +58,6 @@ class PublishedModel:
     uri: str
     manifest_sha256: str
     manifest: Manifest
-
-
-def version_name(created_at: int, content: bytes) -> str:
-    """A version's name: its time (milliseconds since the epoch), so that names sort, and a bit of its content."""
-    moment = datetime.fromtimestamp(created_at / 1000, UTC)
-    return f"{moment:%Y%m%dT%H%M%S}{created_at % 1000:03d}Z-{sha256(content)[:8]}"
 
 
 class Registry:

@@ -1,6 +1,5 @@
 """Who runs a training run's steps: the compiled code, or plain torch."""
 
-import importlib.util
 from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Literal, Protocol
@@ -73,8 +72,6 @@ def engine_of(settings: TrainingSettings, transitions: int) -> EngineName:
 def _why_not_compiled(settings: TrainingSettings, device: torch.device) -> str | None:
     if device != CPU:
         return f"the compiled code runs on the CPU, and device={device} was chosen"
-    if importlib.util.find_spec("numba") is None:
-        return "Numba is not installed"
     if settings.layers != 1:
         return f"the compiled code knows one layer, and these settings have {settings.layers}"
     return None

@@ -18,7 +18,6 @@ from schemas.bundle.files import open_bundle
 from tests.unit.trainer.builders import random_sessions
 from trainer.__main__ import app
 from trainer.training.settings import MemoryTerm
-from trainer.versions import version_at
 
 SMALL = [f"--set={s}" for s in ("hidden_size=8", "n_sample=10", "epochs=2", "batch_size=8")]
 
@@ -230,13 +229,6 @@ def test_bad_rows_stop_the_run_or_are_counted(tmp_path: Path, train: Path) -> No
     assert found["bad_rows"] == {str(train): 1}
     assert found["bad_examples"] == {str(train): [{"place": f"line {lines}", "reason": "item_id is empty"}]}
     assert f"{train}: left out 1 bad row (line {lines}: item_id is empty)" in skipped.stderr
-
-
-def test_versions_sort_as_they_were_made() -> None:
-    times = np.sort(np.random.default_rng(0).integers(0, 4_000_000_000_000, 50))
-    names = [version_at(int(t)) for t in times]
-    assert names == sorted(names)
-    assert names[0].endswith("Z")
 
 
 def test_a_gpu_that_is_not_there_is_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,13 +13,13 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from schemas.bundle.files import manifest_digest
 from schemas.errors import BundleError
-from schemas.messages.announcement import ModelAnnouncement
+from schemas.messages.announcement import ModelAnnouncement, version_name
 from tests.contract.tiny_model import TinyModel
 from tests.unit.announcements import TopicInMemory
 from trainer.errors import AnnounceError, RegistryError
 from trainer.service.champion import Championship
 from trainer.service.history import Entry
-from trainer.service.registry import Registry, version_name
+from trainer.service.registry import Registry
 from trainer.service.store import Store
 
 TINY = TinyModel()

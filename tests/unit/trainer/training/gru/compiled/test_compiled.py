@@ -1,6 +1,5 @@
 """The compiled steps against the plain ones of torch, which other tests hold to the papers."""
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -157,14 +156,6 @@ def test_what_they_do_not_know_torch_does() -> None:
     assert engine_of(settings, 10**9) == "torch"
     with pytest.raises(TrainingSettingsError, match=r"one layer, and these settings have 2.*engine=torch"):
         engine_of(settings.model_copy(update={"engine": "compiled"}), 10**9)
-
-
-def test_without_numba_torch_trains(monkeypatch: pytest.MonkeyPatch) -> None:
-    there = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "numba" else there(name))
-    assert engine_of(TrainingSettings(), 10**9) == "torch"
-    with pytest.raises(TrainingSettingsError, match="Numba is not installed"):
-        engine_of(TrainingSettings(engine="compiled"), 10**9)
 
 
 # -- parts ------------------------------------------------------------------------------------------------------------
