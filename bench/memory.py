@@ -19,7 +19,7 @@ from trainer.export.bundle import export
 from trainer.memory.tables import ItemTable
 from trainer.memory.terms import NO_MEMORY, PLACES, RECENT, SCALES, RepeatTerm, SessionMemory, TableTerm
 from trainer.models.gru4rec import initial_weights
-from trainer.training.settings import TrainingSettings
+from trainer.models.settings import TrainingSettings
 
 CATALOGUES = (5_000, 37_000, 330_000)
 BATCHES = (1, 16, 64)

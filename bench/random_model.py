@@ -11,7 +11,7 @@ from schemas.bundle.files import write_bundle
 from schemas.bundle.vocabulary import Vocabulary
 from trainer.export.bundle import export
 from trainer.models.gru4rec import initial_weights
-from trainer.training.settings import TrainingSettings
+from trainer.models.settings import TrainingSettings
 
 
 def random_bundle(registry: Path, version: str, items: Sequence[str], *, units: int, seed: int) -> Path:

@@ -14,9 +14,9 @@ from torch.nn import functional
 from trainer.data.batches import schedule
 from trainer.data.sessions import SessionSet
 from trainer.models.gru4rec import Weights
+from trainer.models.settings import TrainingSettings
 from trainer.training.losses import logq_correction
 from trainer.training.optimizer import EPSILON
-from trainer.training.settings import TrainingSettings
 
 
 class TextbookGru4Rec(nn.Module):

@@ -26,10 +26,10 @@ from bench.textbook_gru4rec import TextbookTraining
 from trainer.data.sessions import SessionSet, group_sessions
 from trainer.evaluation.protocol import GruScorer, evaluate
 from trainer.models.gru4rec import initial_weights
+from trainer.models.settings import TrainingSettings
 from trainer.training.device import use_device
 from trainer.training.engine import use_threads
 from trainer.training.fit import fit
-from trainer.training.settings import TrainingSettings
 
 ROUNDS = 3
 SESSIONS = 12_000

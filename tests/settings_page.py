@@ -14,8 +14,8 @@ from pydantic import BaseModel
 from schemas.config.settings import ClickSettings, KafkaConnection, TopicSettings
 from schemas.config.settings_keys import alternatives, section_of
 from stream_app.settings import WorkerSettings
+from trainer.models.settings import TrainingSettings
 from trainer.service.settings import TrainerSettings
-from trainer.training.settings import TrainingSettings
 
 PAGE: Final = Path(__file__).resolve().parents[1] / "docs" / "settings.md"
 SECTIONS: Final[dict[str, BaseModel]] = {

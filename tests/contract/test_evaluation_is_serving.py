@@ -15,11 +15,12 @@ from stream_app.core.session import SessionRules, SessionState
 from stream_app.core.state_codec import decode_state, encode_state
 from tests.unit.models import exact_model, sick_model
 from tests.unit.trainer.builders import random_sessions, sessions_of
+from trainer.data.lanes import Lanes, follow
 from trainer.data.sessions import SessionSet
 from trainer.evaluation.model_scorer import ModelScorer
-from trainer.evaluation.protocol import Lanes, follow, ranks_of
+from trainer.evaluation.protocol import ranks_of
 from trainer.export.bundle import save_bundle
-from trainer.training.settings import TrainingSettings
+from trainer.models.settings import TrainingSettings
 from trainer.training.train import train
 
 ITEMS, UNKNOWN = 60, 5

@@ -20,8 +20,8 @@ from trainer.export.bundle import export, read_weights, save_bundle
 from trainer.export.parity import check_parity
 from trainer.memory.terms import NO_MEMORY, RECENT, remember
 from trainer.models import gru4rec
+from trainer.models.settings import TrainingSettings
 from trainer.training.fit import FitResult, fit
-from trainer.training.settings import TrainingSettings
 from trainer.training.train import train
 
 # (embedding, layers, deep_input, input_decay)

@@ -31,9 +31,9 @@ from trainer.commands.options import (
     ValidFraction,
 )
 from trainer.commands.terminal import mistakes_answered, progress_bar, tell_data, write_report
+from trainer.models.settings import assignments_of
 from trainer.presets import load_preset
 from trainer.search.ablation import ROWS, planned
-from trainer.training.settings import assignments_of
 
 
 @reads_click_files

@@ -2,7 +2,7 @@
 
 import json
 import time
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,11 +34,11 @@ from trainer.commands.options import (
 )
 from trainer.commands.terminal import mistakes_answered, progress_bar, tell_data, warn, write_report
 from trainer.errors import TrainingSettingsError
+from trainer.models.settings import TrainingSettings
 from trainer.presets import load_preset
-from trainer.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
-    from trainer.training.train import Start
+    from trainer.models.gru4rec import Weights
 
 
 @reads_click_files
@@ -90,11 +90,12 @@ def fit(
         from trainer.data.datasets import DataOptions, load
         from trainer.evaluation import baselines as counting
         from trainer.evaluation.protocol import GruScorer, evaluate
-        from trainer.evaluation.report import fit_report, manifest_metrics, metrics_table, training_record
+        from trainer.evaluation.report import manifest_metrics, metrics_table, training_record
         from trainer.export.bundle import save_bundle
         from trainer.training.device import use_device
         from trainer.training.early_stopping import EarlyStopping
         from trainer.training.engine import use_threads
+        from trainer.training.report import fit_report
         from trainer.training.train import TOO_FEW_TO_REMEMBER, transitions_to_fit, transitions_to_learn
         from trainer.training.train import train as train_model
 
@@ -126,7 +127,7 @@ def fit(
             result = train_model(
                 data.train,
                 chosen,
-                start=_start(warm_start, chosen),
+                warm_start=_start(warm_start, data.train.item_ids, chosen),
                 early_stopping=stopping,
                 checkpoint=checkpoint,
                 progress=advance,
@@ -173,15 +174,15 @@ def _chosen(preset: str | None, settings: list[str] | None) -> TrainingSettings:
     return load_preset(preset).with_changes(settings or [])
 
 
-def _start(bundle: Path | None, settings: TrainingSettings) -> "Start | None":
+def _start(bundle: Path | None, item_ids: Sequence[str], settings: TrainingSettings) -> "Weights | None":
     """Where the weights come from, with --warm-start."""
     if bundle is None:
         return None
     from trainer.export.bundle import read_bundle_weights
     from trainer.training.warm_start import warm_start
 
-    weights, item_ids = read_bundle_weights(bundle)
-    return partial(warm_start, weights, item_ids, settings=settings)
+    weights, known = read_bundle_weights(bundle)
+    return warm_start(weights, known, item_ids, settings)
 
 
 def _check_version(out: Path, version: str) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from trainer.training.settings import TrainingSettings
+from trainer.models.settings import TrainingSettings
 
 MANY_DAYS = 36_500  # a hundred years: what is more is not a number of days
 

@@ -24,8 +24,8 @@ from trainer.commands.options import (
     Train,
 )
 from trainer.commands.terminal import mistakes_answered, progress_bar, tell_data, warn, write_report
+from trainer.models.settings import TrainingSettings
 from trainer.presets import Preset, Published, load_preset, preset_names
-from trainer.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
     from trainer.data.datasets import Dataset

@@ -7,8 +7,9 @@ import numpy as np
 from schemas.bundle.files import Model
 from schemas.bundle.runtime import Floats as Float32s
 from schemas.bundle.runtime import Truths, finite_rows
-from trainer.data.sessions import SessionSet
-from trainer.evaluation.protocol import Floats, Ints, Lanes, Ties, ranks_in_top
+from trainer.data.lanes import Lanes
+from trainer.data.sessions import Ints, SessionSet
+from trainer.evaluation.protocol import Floats, Ties, ranks_in_top
 
 
 @dataclass(frozen=True)

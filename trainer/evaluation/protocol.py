@@ -4,7 +4,7 @@ Every prefix of every session is a prediction of the click after it. State start
 catalogue is ranked, repeats included and nothing filtered out, and each prediction weighs the same.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -13,9 +13,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from schemas.bundle.golden import recent_items
-from trainer.data.batches import schedule
-from trainer.data.sessions import SessionSet
+from trainer.data.lanes import Lanes, follow
+from trainer.data.sessions import Ints, SessionSet
 from trainer.errors import NonFiniteScoresError
 from trainer.memory.terms import NO_MEMORY, RECENT, SessionMemory, remember
 from trainer.models import gru4rec
@@ -23,59 +22,7 @@ from trainer.models.gru4rec import Weights
 
 Ties = Literal["conservative", "standard", "median"]
 DEFAULT_KS = (1, 5, 10, 20)
-_LANES = 256
-_SCORES = 1 << 26
-"""Scores held at once, a quarter of a gigabyte: fewer sessions are followed side by side in a greater catalogue."""
-
-Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Lanes:
-    """The sessions being followed in a step, n of them.
-
-    position  int64[n]  index of the last click in ``sessions.items``
-    start     int64[n]  index of the session's first click
-    """
-
-    sessions: SessionSet
-    position: Ints
-    start: Ints
-
-    @property
-    def items(self) -> Ints:
-        """The last clicked items, int64[n]."""
-        return self.sessions.items[self.position]
-
-    @property
-    def fresh(self) -> npt.NDArray[np.bool_]:
-        """Whether that click is the session's first, bool[n]."""
-        return np.equal(self.position, self.start)
-
-    @property
-    def clicks(self) -> Ints:
-        """Clicks of each session so far, int64[n]."""
-        return self.position - self.start + 1
-
-    def history(self, length: int) -> Ints:
-        """The last clicks of each session, newest first, -1 where there are no more: int64[n, length]."""
-        at = self.position[:, None] - np.arange(length)
-        return np.where(at >= self.start[:, None], self.sessions.items[np.maximum(at, 0)], np.int64(-1))
-
-    def recent(
-        self, size: int, index: Ints | None = None
-    ) -> tuple[Ints, npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """What a worker's rows tell of the sessions: the last ``size`` clicks, and how many there were.
-
-        Inputs of a bundle's rank graph: distinct items int64[n, size], their clicks f32[n, size], clicks f32[n].
-        ``index`` int64[items] is the model's number of each item, -1 for one that it does not know.
-        """
-        history = self.history(size)
-        if index is not None:
-            history = np.where(history >= 0, index[history], -1)
-        items, counts, _ = recent_items(history.T[::-1], size)
-        return items, counts, self.clicks.astype(np.float32)
 
 
 class Scorer(Protocol):
@@ -163,15 +110,6 @@ def ranks_of(
     return found
 
 
-def follow(sessions: SessionSet) -> Iterator[Lanes]:
-    """Every click that has a successor, once: some sessions side by side, whose number only ever falls."""
-    plan = schedule(sessions, max(1, min(_LANES, _SCORES // max(1, len(sessions.item_ids)))))
-    starts = np.repeat(sessions.offsets[:-1], sessions.lengths)
-    for step, n in enumerate(plan.alive.tolist()):
-        position = plan.position[step, :n].astype(np.int64)
-        yield Lanes(sessions, position, starts[position])
-
-
 def ranks_among(scores: Tensor, targets: Ints, ties: Ties, name: str) -> Floats:
     """Rank of each row's target: scores [n, I], targets int64[n] -> float64[n].
 
@@ -190,7 +128,7 @@ def ranks_among(scores: Tensor, targets: Ints, ties: Ties, name: str) -> Floats:
 def _count_around(scores: Tensor, target: Tensor) -> tuple[Floats, Floats] | None:
     """How many of each row's scores [n, I] are below and above its target [n, 1]; None where one is not finite."""
     if scores.is_contiguous():
-        from trainer.training.gru.compiled.ranking import count_around
+        from trainer.evaluation.ranking import count_around
 
         found = count_around(scores.numpy(), target.squeeze(1).numpy())
         return None if found is None else (found[0].astype(np.float64), found[1].astype(np.float64))
@@ -228,14 +166,12 @@ class GruScorer:
         return self.weights.items
 
     def start(self, lanes: int) -> Tensor:
-        return torch.zeros(len(self.weights.layers), lanes, self.weights.hidden_size)
+        return gru4rec.no_clicks(self.weights, lanes)
 
     def advance(self, state: object, lanes: Lanes) -> Tensor:
         assert isinstance(state, Tensor)
-        carried = torch.from_numpy((~lanes.fresh).astype(np.float32))
         with torch.inference_mode():
-            hidden = state[:, : len(carried)] * carried[:, None]
-            return gru4rec.advance(self.weights, torch.from_numpy(lanes.items), hidden)
+            return gru4rec.advance_lanes(self.weights, state, lanes)
 
     def ranks(self, state: object, lanes: Lanes, targets: Ints, ties: Ties) -> Floats:
         assert isinstance(state, Tensor)

@@ -1,15 +1,14 @@
 """What a fit says about itself: a JSON report, the metrics of a manifest, and a table for people."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
 from trainer.data.datasets import Dataset
 from trainer.data.sessions import SessionSet
-from trainer.evaluation.protocol import Metrics, Ties
-from trainer.training.fit import FitResult
+from trainer.evaluation.protocol import Metrics
+from trainer.memory.trained import TrainedModel
 
 
 def metrics_report(metrics: Metrics) -> dict[str, dict[str, float]]:
@@ -27,10 +26,10 @@ def manifest_metrics(metrics: Metrics) -> dict[str, float]:
     return flat | {"predictions": metrics.predictions}
 
 
-def training_record(result: FitResult, train: SessionSet) -> dict[str, Any]:
+def training_record(model: TrainedModel, train: SessionSet) -> dict[str, Any]:
     """What a manifest keeps about a fit: its settings, and the window of the sessions it learned from."""
     return {
-        "settings": result.settings.model_dump(),
+        "settings": model.settings.model_dump(),
         "window": {
             # Of the sessions' last clicks, in milliseconds since the epoch.
             "from": int(train.ends[0]) if train.timed else None,
@@ -38,44 +37,6 @@ def training_record(result: FitResult, train: SessionSet) -> dict[str, Any]:
             "sessions": len(train),
             "clicks": train.clicks,
         },
-    }
-
-
-def fit_report(
-    result: FitResult,
-    metrics: Metrics,
-    baselines: Mapping[str, Metrics],
-    *,
-    data: Dataset,
-    ties: Ties,
-    threads: int,
-    bundle: Path,
-) -> dict[str, Any]:
-    """The whole report, ready for JSON."""
-    return {
-        **metrics_report(metrics),
-        "predictions": metrics.predictions,
-        "ties": ties,
-        "transitions_per_second": result.transitions_per_second,
-        "engine": result.engine,
-        "device": str(result.device),
-        "threads": threads,
-        "epochs": len(result.epochs),
-        "best_epoch": result.best_epoch,
-        "scores": [epoch.score for epoch in result.epochs] if data.holdout is not None else None,
-        "losses": [epoch.loss for epoch in result.epochs],
-        "seconds": sum(epoch.seconds for epoch in result.epochs),
-        "settings": result.settings.model_dump(),
-        "baselines": {name: metrics_report(of) for name, of in baselines.items()},
-        "data": {
-            "items": len(result.item_ids),
-            "train": size_of(data.train),
-            "test": size_of(data.test),
-            "holdout": size_of(data.holdout) if data.holdout is not None else None,
-            **files_report(data),
-        },
-        "version": bundle.name,
-        "bundle": str(bundle),
     }
 
 

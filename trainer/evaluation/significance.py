@@ -10,8 +10,8 @@ from typing import Final
 
 import numpy as np
 
-from trainer.data.sessions import SessionSet
-from trainer.evaluation.protocol import DEFAULT_KS, Floats, Ints, Metrics
+from trainer.data.sessions import Ints, SessionSet
+from trainer.evaluation.protocol import DEFAULT_KS, Floats, Metrics
 
 LEVEL: Final = 0.95
 RESAMPLES: Final = 2000

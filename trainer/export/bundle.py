@@ -24,10 +24,10 @@ from trainer.export.onnx_graph import Graph
 from trainer.export.shortlist import LEAST_ITEMS, shortlist_graph
 from trainer.export.shortlist_memory import ListedMemory
 from trainer.memory.terms import NO_MEMORY, RECENT, SessionMemory, remember
+from trainer.memory.trained import TrainedModel
 from trainer.models import gru4rec
 from trainer.models.gru4rec import Weights
-from trainer.training.fit import FitResult
-from trainer.training.settings import TrainingSettings
+from trainer.models.settings import TrainingSettings
 
 _OPSET, _IR = 17, 8  # every ONNX Runtime since 1.12 knows them, and nothing newer is needed
 _GOLDEN_SESSIONS, _GOLDEN_CLICKS = 4, 8
@@ -216,7 +216,7 @@ def _rank_graph(weights: Weights, memory: SessionMemory, k: int, recent_size: in
 def save_bundle(
     parent: Path,
     version: str,
-    result: FitResult,
+    model: TrainedModel,
     *,
     popularity: npt.NDArray[np.int64],
     training: Mapping[str, Any],
@@ -224,14 +224,14 @@ def save_bundle(
     created_at: int,
     git_revision: str | None = None,
 ) -> Path:
-    """Export a fit and write it as the bundle ``parent/version``; see :func:`schemas.bundle.files.write_bundle`."""
-    exported = export(result.weights, result.memory, k=result.settings.list_length)
+    """Export a model and write it as the bundle ``parent/version``; see :func:`schemas.bundle.files.write_bundle`."""
+    exported = export(model.weights, model.memory, k=model.settings.list_length)
     return write_bundle(
         parent,
         version=version,
         advance=exported.advance,
         rank=exported.rank,
-        vocabulary=Vocabulary(result.item_ids),
+        vocabulary=Vocabulary(model.item_ids),
         popularity=popularity,
         golden=exported.golden,
         layers=exported.layers,

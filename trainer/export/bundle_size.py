@@ -13,7 +13,7 @@ from trainer.export.memory_graph import BLOCK
 from trainer.export.shortlist import LEAST_ITEMS, MOST_BIAS_COLUMNS, padded_items
 from trainer.memory.tables import ItemTable
 from trainer.memory.terms import RECENT
-from trainer.training.settings import TrainingSettings
+from trainer.models.settings import TrainingSettings
 
 _FLOAT, _INT64, _ENTRY = 4, 8, 6  # bytes; an entry of a table is an int32 and a float16
 _NODES: Final = 1024**2  # more than the operators and the small constants of any graph

@@ -6,9 +6,9 @@ import torch
 from schemas.bundle.files import Model
 from schemas.bundle.golden import close, same_ranking
 from trainer.data.batches import schedule
+from trainer.data.lanes import Lanes
 from trainer.data.sessions import SessionSet
 from trainer.errors import ParityError
-from trainer.evaluation.protocol import Lanes
 from trainer.memory.terms import NO_MEMORY, SessionMemory, remember
 from trainer.models import gru4rec
 from trainer.models.gru4rec import Weights

@@ -15,8 +15,8 @@ from scipy import sparse
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
+from trainer.data.lanes import follow
 from trainer.data.sessions import SessionSet
-from trainer.evaluation.protocol import GruScorer, follow
 from trainer.memory.tables import ItemTable
 from trainer.memory.terms import PLACES, SCALES, place_of, table_rows
 from trainer.models import gru4rec
@@ -53,12 +53,11 @@ class Predictions:
         """Of the newest sessions that make ``most`` predictions together, in the network's vocabulary."""
         from_newest = np.cumsum((sessions.lengths - 1)[::-1])[::-1]
         sessions = sessions.select(from_newest <= max(most, int(from_newest[-1])))
-        scorer = GruScorer(weights)
-        state: object = None
+        state: Tensor | None = None
         parts = []
         for lanes in follow(sessions):
-            state = scorer.advance(scorer.start(len(lanes.position)) if state is None else state, lanes)
-            assert isinstance(state, Tensor)
+            before = gru4rec.no_clicks(weights, len(lanes.position)) if state is None else state
+            state = gru4rec.advance_lanes(weights, before, lanes)
             view = map(torch.from_numpy, lanes.recent(recent_size))
             parts.append((state[-1], *view, torch.from_numpy(sessions.items[lanes.position + 1])))
         return cls(*(torch.cat(part) for part in zip(*parts, strict=True)))

@@ -24,7 +24,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainer.training.settings import TrainingSettings
+from trainer.data.lanes import Lanes
+from trainer.models.settings import TrainingSettings
 
 
 @dataclass(frozen=True)
@@ -194,6 +195,17 @@ def advance(weights: Weights, items: Tensor, hidden: Tensor) -> Tensor:
         x, _ = cell(layer, layer_input(layer, x, item), h)
         states.append(x)
     return torch.stack(states)
+
+
+def no_clicks(weights: Weights, lanes: int) -> Tensor:
+    """The state of sessions before their first click: [L, lanes, H]."""
+    return torch.zeros(len(weights.layers), lanes, weights.hidden_size)
+
+
+def advance_lanes(weights: Weights, state: Tensor, lanes: Lanes) -> Tensor:
+    """Apply each lane's click to its state [S + L, n or more, H]; a fresh lane's begins at zero: [S + L, n, H]."""
+    carried = torch.from_numpy(~lanes.fresh).float()
+    return advance(weights, torch.from_numpy(lanes.items), state[:, : len(carried)] * carried[:, None])
 
 
 def scores(weights: Weights, hidden: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from trainer.errors import PresetError, TrainingSettingsError
-from trainer.training.settings import TrainingSettings, assignments_of
+from trainer.models.settings import TrainingSettings, assignments_of
 
 
 class Split(BaseModel):

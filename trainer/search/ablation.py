@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from trainer.errors import TrainingSettingsError
-from trainer.training.settings import TrainingSettings
+from trainer.models.settings import TrainingSettings
 
 BASE: Final = "base"
 

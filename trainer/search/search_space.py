@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any, Final, Protocol
 
 from trainer.errors import TrainingSettingsError
-from trainer.training.settings import assignments_of
+from trainer.models.settings import assignments_of
 
 Value = bool | int | float | str
 

@@ -7,8 +7,8 @@ from typing import Any
 from trainer.errors import TrainingSettingsError
 from trainer.evaluation.baselines import BASELINES, parse_baselines
 from trainer.evaluation.baselines.spec import options_of
+from trainer.models.settings import TrainingSettings, assignments_of
 from trainer.search.search_space import BASELINE_SPACES, Dimension, changed, network_space, parse_dimensions
-from trainer.training.settings import TrainingSettings, assignments_of
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from trainer.data.sessions import SessionSet
 from trainer.errors import NonFiniteScoresError, TrainingDivergedError, TrainingSettingsError
 from trainer.evaluation.baselines import BASELINES, BaselineSpec
 from trainer.evaluation.protocol import GruScorer, Metrics, evaluate
+from trainer.models.settings import TrainingSettings
 from trainer.training.device import use_device
 from trainer.training.early_stopping import EarlyStopping, Epoch, Measure
 from trainer.training.engine import use_threads
-from trainer.training.gru.members import fit_members
-from trainer.training.settings import TrainingSettings
+from trainer.training.fit import fit
 from trainer.training.train import check_size, learn_memory, tables_of
 
 K = 20  # of the measures that a search goes by
@@ -99,7 +99,7 @@ def _network(task: Task, judging: Judging, connection: Connection) -> Done:
             raise _GivenUpError
 
     try:
-        result = fit_members(judging.train, settings, early_stopping=stopping, on_epoch=ask)
+        result = fit(judging.train, settings, early_stopping=stopping, on_epoch=ask)
         memory = learn_memory(judging.train, settings.model_copy(update={"epochs": result.best_epoch}))
         memory = memory.with_tables(tables_of(judging.train, settings))
         metrics = evaluate(GruScorer(result.weights, memory), judging.holdout, ks=(K,))

@@ -9,10 +9,10 @@ from rich.table import Table
 from trainer.data.datasets import Dataset
 from trainer.evaluation.baselines import BaselineSpec
 from trainer.evaluation.report import files_report, size_of
+from trainer.models.settings import TrainingSettings
 from trainer.presets import Split, preset_text
 from trainer.search.searches import Search
 from trainer.search.tuning import Found
-from trainer.training.settings import TrainingSettings
 
 
 def tuning_report(

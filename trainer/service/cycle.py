@@ -30,6 +30,7 @@ from trainer.export.bundle import read_weights
 from trainer.export.parity import check_parity
 from trainer.memory.terms import SessionMemory
 from trainer.models.gru4rec import Weights
+from trainer.models.settings import TrainingSettings
 from trainer.service.champion import Championship, Standing
 from trainer.service.click_log import ClickLogFolder, LogState
 from trainer.service.gate import Evaluated, GateRules, best_rivals, gate_record, judge
@@ -38,7 +39,6 @@ from trainer.service.registry import PublishedModel, Registry
 from trainer.service.settings import TrainerRoot
 from trainer.service.window import Seen, Window, hold_out, read_window
 from trainer.training.fit import FitResult
-from trainer.training.settings import TrainingSettings
 from trainer.training.shrink import shrink_and_perturb
 from trainer.training.train import (
     TOO_FEW_TO_REMEMBER,
@@ -298,11 +298,6 @@ class Cycle:
         training, cold = self._training(warm=start is not None), self._training(warm=False)
         check_size(sessions, cold)
 
-        def weights(item_ids: Sequence[str]) -> Weights:
-            assert start is not None
-            carried = warm_start(*start, item_ids, training)
-            return shrink_and_perturb(carried, training, keep=self._settings.warm_keep)
-
         if memory is None:
             to_learn = transitions_to_learn(sessions, cold)
             memory = learn_memory(
@@ -310,12 +305,16 @@ class Cycle:
             )
             if cold.memory and not memory:
                 log.warning(TOO_FEW_TO_REMEMBER)
+        weights = None
+        if start is not None:
+            carried = warm_start(*start, sessions.item_ids, training)
+            weights = shrink_and_perturb(carried, training, keep=self._settings.warm_keep)
         total = transitions_to_fit(sessions, training)
         return train(
             sessions,
             training,
-            start=weights if start else None,
             memory=memory,
+            warm_start=weights,
             progress=lambda done: self._progress(phase, done, total),
         )
 

@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeInt, model_validator
 from schemas.config.duration import Duration
 from schemas.config.settings import ClickSettings, KafkaConnection, RootSettings, Section, TopicSettings
 from schemas.messages.announcement import CHAMPION
-from trainer.training.settings import TrainingSettings
+from trainer.models.settings import TrainingSettings
 
 BaselineName = Literal["pop", "s-pop", "markov-chain", "item-knn"]
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from trainer.training.settings import TrainingSettings
+from trainer.models.settings import TrainingSettings
 
 # scores [n, C] -> (activated [n, C], slope at each score [n, C]; None for 1 everywhere)
 Activation = Callable[[Tensor], tuple[Tensor, Tensor | None]]

@@ -22,10 +22,10 @@ from schemas import durable
 from trainer.data.sessions import SessionSet
 from trainer.errors import TrainerError
 from trainer.models.gru4rec import Weights
+from trainer.models.settings import TrainingSettings
 from trainer.training.early_stopping import EarlyStopping, Epoch
 from trainer.training.engine import EngineName, engine_identity
 from trainer.training.sampling import SamplerState
-from trainer.training.settings import TrainingSettings
 
 Arrays = dict[str, npt.NDArray[Any]]
 _FORMAT = 3

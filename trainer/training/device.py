@@ -5,7 +5,7 @@ import re
 import torch
 
 from trainer.errors import TrainingSettingsError
-from trainer.training.settings import TrainingSettings
+from trainer.models.settings import TrainingSettings
 
 CPU = torch.device("cpu")
 LEAST_PRODUCTS = 50_000_000

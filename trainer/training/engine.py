@@ -12,12 +12,12 @@ from torch import Tensor
 from trainer.data.batches import Schedule
 from trainer.errors import TrainingSettingsError
 from trainer.models.gru4rec import Weights
+from trainer.models.settings import TrainingSettings
 from trainer.training.device import CPU, LEAST_TRANSITIONS, device_identity, device_of
 from trainer.training.gru.device_steps import DeviceSteps
 from trainer.training.gru.reference_steps import ReferenceSteps
 from trainer.training.optimizer import Optimizer
 from trainer.training.sampling import NegativeSampler
-from trainer.training.settings import TrainingSettings
 
 EngineName = Literal["compiled", "torch"]
 

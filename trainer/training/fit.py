@@ -11,37 +11,37 @@ import torch
 from trainer.data.batches import schedule
 from trainer.data.sessions import SessionSet
 from trainer.errors import TrainingDivergedError
-from trainer.memory.terms import NO_MEMORY, SessionMemory
+from trainer.memory.trained import TrainedModel
 from trainer.models.gru4rec import Weights, initial_weights
+from trainer.models.settings import TrainingSettings
 from trainer.training import checkpoint as checkpoints
 from trainer.training.averaging import averaged
 from trainer.training.checkpoint import Arrays, Checkpoint
 from trainer.training.device import CPU, device_of
 from trainer.training.early_stopping import EarlyStopping, Epoch, best_epoch
 from trainer.training.engine import EngineName, engine_of, steps_of
+from trainer.training.gru.members import joined, seed_of, split
 from trainer.training.optimizer import optimizer_of
 from trainer.training.sampling import NegativeSampler
-from trainer.training.settings import TrainingSettings
 
 _CHECK_EVERY = 64  # steps between looks at the loss, and at what the caller wants
 
 
-@dataclass(frozen=True)
-class FitResult:
+@dataclass(frozen=True, kw_only=True)
+class FitResult(TrainedModel):
     """``weights`` are those after the epoch ``best_epoch``: the last one, or with early stopping the best one.
 
     With ``settings.averaging`` they are the mean over the epochs up to it (see :mod:`trainer.training.averaging`).
 
-    ``memory`` is what :func:`trainer.training.train.train` adds to them.
+    Attributes:
+        epochs: of the first member.
+        engine: what computed the steps.
+        device: where they were computed.
     """
 
-    weights: Weights
-    item_ids: tuple[str, ...]
-    settings: TrainingSettings
     epochs: tuple[Epoch, ...]
-    memory: SessionMemory = NO_MEMORY
     engine: EngineName = "torch"
-    device: torch.device = CPU  # where the steps ran; the weights are on the CPU
+    device: torch.device = CPU
 
     @property
     def best_epoch(self) -> int:
@@ -63,18 +63,48 @@ def fit(
     on_epoch: Callable[[Epoch], None] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> FitResult:
-    """Train GRU4Rec on sessions whose vocabulary is theirs alone (see :func:`trainer.data.sessions.train_and_test`).
+    """Train the networks that the settings ask for, without a session memory; several are joined into one.
 
-    ``warm_start`` are weights in the same vocabulary to start from (see :mod:`trainer.training.warm_start`); they are
-    copied, not changed. With ``early_stopping`` every epoch is judged, and the best one's weights are returned. The
-    file ``checkpoint`` is written after each epoch; where it exists already, the run goes on from it. ``progress``
-    hears the number of transitions done since it last heard (of a resumed run's earlier epochs at once), ``on_epoch``
-    of every epoch that is trained. Runs with equal inputs and the same engine give equal bits on the CPU, interrupted
-    or not.
+    ``sessions`` have a vocabulary of their own (see :func:`trainer.data.sessions.train_and_test`). ``warm_start`` are
+    weights in it to start from (see :mod:`trainer.training.warm_start`), of all members; they are copied, not changed.
+    With ``early_stopping`` every epoch of the first member is judged, and the best one's weights are kept; the others
+    train for as many epochs. The file ``checkpoint`` is written after each epoch; where it exists already, the run goes
+    on from it. Each further member has a file beside it. ``progress`` hears the number of transitions done since it
+    last heard (of a resumed run's earlier epochs at once), ``on_epoch`` of every epoch of the first member that is
+    trained. Runs with equal inputs and the same engine give equal bits on the CPU, interrupted or not.
 
     Raises :class:`TrainingDivergedError`, NonFiniteScoresError from the judging of a diverged model, and
     :class:`trainer.training.checkpoint.CheckpointError` for a checkpoint that is damaged or of another run.
     """
+    starts = split(warm_start, settings.members) if warm_start else [None] * settings.members
+    first = _fit_one(
+        sessions,
+        settings,
+        warm_start=starts[0],
+        checkpoint=checkpoint,
+        progress=progress,
+        early_stopping=early_stopping,
+        on_epoch=on_epoch,
+    )
+    found = [first.weights]
+    for number in range(1, settings.members):
+        own = settings.model_copy(update={"seed": seed_of(settings.seed, number), "epochs": first.best_epoch})
+        beside = checkpoint.with_name(f"{checkpoint.name}.member{number}") if checkpoint else None
+        found.append(_fit_one(sessions, own, warm_start=starts[number], checkpoint=beside, progress=progress).weights)
+    return replace(first, weights=joined(found))
+
+
+def _fit_one(
+    sessions: SessionSet,
+    settings: TrainingSettings,
+    *,
+    warm_start: Weights | None,
+    checkpoint: Path | None,
+    progress: Callable[[int], None] | None,
+    early_stopping: EarlyStopping | None = None,
+    on_epoch: Callable[[Epoch], None] | None = None,
+) -> FitResult:
+    """One network, whatever ``settings.members`` says."""
     progress = progress or (lambda _: None)
     runs, device = engine_of(settings, sessions.transitions), device_of(settings, sessions.transitions)
     identity = ""
@@ -104,7 +134,14 @@ def fit(
             if on_epoch:
                 on_epoch(epoch)
         kept = best or mean or training.weights
-    return FitResult(kept.clone(), sessions.item_ids, settings, tuple(epochs), engine=runs, device=device)
+    return FitResult(
+        weights=kept.clone(),
+        item_ids=sessions.item_ids,
+        settings=settings,
+        epochs=tuple(epochs),
+        engine=runs,
+        device=device,
+    )
 
 
 class _Training:

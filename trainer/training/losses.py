@@ -22,8 +22,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from trainer.models.settings import TrainingSettings
 from trainer.training.activations import activation_of
-from trainer.training.settings import TrainingSettings
 
 EPSILON = 1e-24  # inside bpr-max's logarithm, as published
 

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from trainer.training.settings import TrainingSettings
+from trainer.models.settings import TrainingSettings
 
 EPSILON = 1e-6
 

@@ -8,8 +8,8 @@ arXiv:1910.08475) shrink the weights and add noise. What that is worth here is i
 import torch
 
 from trainer.models.gru4rec import Weights
+from trainer.models.settings import TrainingSettings
 from trainer.training.gru.members import initial_members
-from trainer.training.settings import TrainingSettings
 
 
 def shrink_and_perturb(weights: Weights, settings: TrainingSettings, *, keep: float) -> Weights:

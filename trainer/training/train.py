@@ -6,7 +6,7 @@ weights, and then network and tables are made again from all sessions. No sessio
 whoever evaluates on others may trust the result.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,43 +17,40 @@ from trainer.memory.fit import fit_memory
 from trainer.memory.tables import ItemTable, cooccurrence, transitions
 from trainer.memory.terms import NO_MEMORY, RECENT, SessionMemory
 from trainer.models.gru4rec import Weights
-from trainer.training.early_stopping import EarlyStopping
-from trainer.training.fit import FitResult
-from trainer.training.gru.members import fit_members
-from trainer.training.settings import TrainingSettings
+from trainer.models.settings import TrainingSettings
+from trainer.training.early_stopping import EarlyStopping, Epoch
+from trainer.training.fit import FitResult, fit
 
 LEAST_PREDICTIONS = 500
 """Fewer held-out predictions say nothing about two dozen weights: the model then does without."""
 
 TOO_FEW_TO_REMEMBER = "too few sessions to learn the session memory from: this model does without it"
 
-Start = Callable[[Sequence[str]], Weights]
-"""Weights to start from, for a vocabulary."""
-
 
 def train(
     sessions: SessionSet,
     settings: TrainingSettings,
     *,
-    start: Start | None = None,
     memory: SessionMemory | None = None,
+    warm_start: Weights | None = None,
     early_stopping: EarlyStopping | None = None,
     checkpoint: Path | None = None,
+    on_epoch: Callable[[Epoch], None] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> FitResult:
-    """Train what ``settings`` ask for on sessions whose vocabulary is theirs alone.
+    """:func:`trainer.training.fit.fit`, and the session memory that ``settings`` ask for.
 
     With ``memory`` the weights of its terms are taken over, and only its tables are made anew; without, they are
-    learned. ``progress`` hears of transitions. The rest is as in :func:`trainer.training.gru.members.fit_members`, the
-    errors as in :func:`trainer.training.fit.fit`; before anything is trained also those of :func:`check_size`.
+    learned. ``progress`` hears of that, too. Before anything is trained also raises what :func:`check_size` does.
     """
     check_size(sessions, settings)
-    result = fit_members(
+    result = fit(
         sessions,
         settings,
-        warm_start=start(sessions.item_ids) if start else None,
+        warm_start=warm_start,
         early_stopping=early_stopping,
         checkpoint=checkpoint,
+        on_epoch=on_epoch,
         progress=progress,
     )
     if memory is None:
@@ -83,7 +80,7 @@ def learn_memory(
     older, newest = held_out
     # From scratch: weights that have seen the newest sessions would be too sure of themselves there.
     own = checkpoint.with_name(f"{checkpoint.name}.memory") if checkpoint else None
-    network = fit_members(older, settings, checkpoint=own, progress=progress).weights
+    network = fit(older, settings, checkpoint=own, progress=progress).weights
     return fit_memory(
         network,
         newest,

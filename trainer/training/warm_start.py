@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from trainer.models.gru4rec import Weights
+from trainer.models.settings import TrainingSettings
 from trainer.training.gru.members import initial_members
-from trainer.training.settings import TrainingSettings
 
 
 def fits(weights: Weights, settings: TrainingSettings) -> bool:

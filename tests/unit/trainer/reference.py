@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from trainer.models.gru4rec import Weights
-from trainer.training.settings import TrainingSettings
+from trainer.models.settings import TrainingSettings
 
 
 def double(weights: Weights) -> Weights:

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from trainer.errors import PresetError, TrainingSettingsError
+from trainer.models.settings import TrainingSettings
 from trainer.presets import Split, load_preset, preset_names, preset_text
-from trainer.training.settings import TrainingSettings
 
 LATER = ("rsc15", "retailrocket", "diginetica", "coveo", "rees46")
 FIRST = [f"rsc15-2016-{loss}" for loss in ("top1", "bpr", "cross-entropy")]

@@ -6,10 +6,10 @@ from typing import Final
 import numpy as np
 from scipy import sparse
 
+from trainer.data.lanes import Lanes
 from trainer.data.sessions import SessionSet
 from trainer.data.shared_sessions import shared_sessions, strongest
 from trainer.evaluation.baselines.scorer import LONGEST, Baseline, Scores, below_one, newest_first
-from trainer.evaluation.protocol import Lanes
 
 NEIGHBOURS: Final = 100  # similar items that Item-KNN keeps for each item
 REGULARISATION: Final = 20.0  # clicks added to an item's support: rare items are similar to little

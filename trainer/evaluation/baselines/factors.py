@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trainer.data.lanes import Lanes
 from trainer.data.sessions import SessionSet
 from trainer.evaluation.baselines.scorer import Baseline, Scores, newest_first
-from trainer.evaluation.protocol import Lanes
 
 
 def bpr_mf(

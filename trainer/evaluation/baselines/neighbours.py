@@ -12,10 +12,11 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from trainer.data.sessions import SessionSet
+from trainer.data.lanes import Lanes
+from trainer.data.sessions import Ints, SessionSet
 from trainer.errors import TrainingSettingsError
 from trainer.evaluation.baselines.scorer import LONGEST, Baseline, Scores, newest_first
-from trainer.evaluation.protocol import Floats, Ints, Lanes
+from trainer.evaluation.protocol import Floats
 
 _DAY_MS = 86_400_000.0
 

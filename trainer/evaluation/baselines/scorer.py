@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from trainer.data.sessions import SessionSet
-from trainer.evaluation.protocol import Floats, Ints, Lanes, Ties, ranks_among
+from trainer.data.lanes import Lanes
+from trainer.data.sessions import Ints, SessionSet
+from trainer.evaluation.protocol import Floats, Ties, ranks_among
 
 Scores = npt.NDArray[np.float32]
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 from trainer.data.sessions import SessionSet
 from trainer.errors import TrainingSettingsError
 from trainer.evaluation.baselines.scorer import Baseline
-from trainer.training.settings import assignments_of
+from trainer.models.settings import assignments_of
 
 Maker = Callable[..., Baseline]
 _MAY_BE_ZERO: Final = {"regularisation", "seed"}

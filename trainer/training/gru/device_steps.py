@@ -9,10 +9,10 @@ from torch import Tensor
 
 from trainer.data.batches import Schedule
 from trainer.models.gru4rec import Weights
+from trainer.models.settings import TrainingSettings
 from trainer.training.gru.reference_steps import ReferenceSteps
 from trainer.training.optimizer import Optimizer, optimizer_of
 from trainer.training.sampling import NegativeSampler
-from trainer.training.settings import TrainingSettings
 
 
 class DeviceSteps:

@@ -6,59 +6,20 @@ networks of H units are one of N H units whose scores are the sum of theirs. Tha
 remembered like any other.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from trainer.data.sessions import SessionSet
 from trainer.models.gru4rec import GruLayer, Weights, initial_weights
-from trainer.training.early_stopping import EarlyStopping, Epoch
-from trainer.training.fit import FitResult, fit
-from trainer.training.settings import TrainingSettings
+from trainer.models.settings import TrainingSettings
 
 _GATES = 3
 
 
-def fit_members(
-    sessions: SessionSet,
-    settings: TrainingSettings,
-    *,
-    warm_start: Weights | None = None,
-    early_stopping: EarlyStopping | None = None,
-    checkpoint: Path | None = None,
-    on_epoch: Callable[[Epoch], None] | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> FitResult:
-    """:func:`trainer.training.fit.fit`, as often as the settings have members, and the members as one network.
-
-    The epochs told and returned are the first member's. It alone is judged by ``early_stopping``; the others train for
-    as many epochs as were its best. Each has its own part of ``warm_start``, weights of all members, and a checkpoint
-    of its own beside the one named.
-    """
-    starts = split(warm_start, settings.members) if warm_start else [None] * settings.members
-    first = fit(
-        sessions,
-        settings,
-        warm_start=starts[0],
-        early_stopping=early_stopping,
-        checkpoint=checkpoint,
-        on_epoch=on_epoch,
-        progress=progress,
-    )
-    found = [first.weights]
-    for number in range(1, settings.members):
-        own = settings.model_copy(update={"seed": seed_of(settings.seed, number), "epochs": first.best_epoch})
-        beside = checkpoint.with_name(f"{checkpoint.name}.member{number}") if checkpoint else None
-        found.append(fit(sessions, own, warm_start=starts[number], checkpoint=beside, progress=progress).weights)
-    return replace(first, weights=joined(found))
-
-
 def initial_members(items: int, settings: TrainingSettings, generator: torch.Generator) -> Weights:
-    """What :func:`fit_members` would begin with, as one network: drawn one member after the other."""
+    """What :func:`trainer.training.fit.fit` would begin with, as one network: drawn one member after the other."""
     return joined([initial_weights(items, settings, generator) for _ in range(settings.members)])
 
 

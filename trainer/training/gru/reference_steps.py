@@ -15,11 +15,11 @@ from torch import Tensor
 
 from trainer.data.batches import Schedule
 from trainer.models.gru4rec import Weights
+from trainer.models.settings import TrainingSettings
 from trainer.training import dropout
 from trainer.training.gru.step import Gradients, StepMath
 from trainer.training.optimizer import Optimizer, Rows
 from trainer.training.sampling import NegativeSampler
-from trainer.training.settings import TrainingSettings
 
 _AHEAD = 1 << 18  # columns that are looked at ahead, over all steps
 

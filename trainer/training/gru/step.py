@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from trainer.models.gru4rec import CellTrace, GruLayer, Weights, cell, cell_gradient, item_input, layer_input
+from trainer.models.settings import TrainingSettings
 from trainer.training.losses import logq_correction, loss_of
-from trainer.training.settings import TrainingSettings
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 from schemas.bundle.files import open_bundle
 from tests.unit.trainer.builders import random_sessions
 from trainer.__main__ import app
-from trainer.training.settings import MemoryTerm
+from trainer.models.settings import MemoryTerm
 
 SMALL = [f"--set={s}" for s in ("hidden_size=8", "n_sample=10", "epochs=2", "batch_size=8")]
 

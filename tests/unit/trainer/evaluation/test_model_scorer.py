@@ -10,8 +10,8 @@ from trainer.data.sessions import SessionSet, encode
 from trainer.evaluation.model_scorer import ModelScorer
 from trainer.evaluation.protocol import GruScorer, evaluate, ranks_of
 from trainer.export.bundle import read_bundle_weights, save_bundle
+from trainer.models.settings import TrainingSettings
 from trainer.training.fit import FitResult, fit
-from trainer.training.settings import TrainingSettings
 
 TRAIN = random_sessions(120, items=50, seed=1)
 

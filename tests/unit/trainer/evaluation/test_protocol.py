@@ -6,21 +6,12 @@ import pytest
 import torch
 
 from tests.unit.trainer.builders import random_sessions, sessions_of
+from trainer.data.lanes import Lanes
+from trainer.data.sessions import Ints
 from trainer.errors import NonFiniteScoresError
-from trainer.evaluation.protocol import (
-    Floats,
-    GruScorer,
-    Ints,
-    Lanes,
-    Metrics,
-    Ties,
-    evaluate,
-    ranks_among,
-    ranks_in_top,
-    ranks_of,
-)
+from trainer.evaluation.protocol import Floats, GruScorer, Metrics, Ties, evaluate, ranks_among, ranks_in_top, ranks_of
 from trainer.models.gru4rec import Weights, advance, initial_weights, scores
-from trainer.training.settings import TrainingSettings
+from trainer.models.settings import TrainingSettings
 
 TIES: list[tuple[Ties, list[float]]] = [
     ("conservative", [1, 4, 4, 4, 5]),

@@ -15,8 +15,8 @@ from trainer.export.bundle_size import graph_bytes
 from trainer.export.memory_graph import Blocks
 from trainer.export.shortlist import LEAST_ITEMS
 from trainer.memory.terms import RepeatTerm, SessionMemory, TableTerm
+from trainer.models.settings import TrainingSettings
 from trainer.training.gru.members import initial_members
-from trainer.training.settings import TrainingSettings
 from trainer.training.train import check_size, tables_of, train
 
 torch = pytest.importorskip("torch")

@@ -18,7 +18,7 @@ from trainer.export.shortlist import shortlist_graph
 from trainer.memory.terms import NO_MEMORY, PLACES, RECENT, RepeatTerm, SessionMemory, remember
 from trainer.models import gru4rec
 from trainer.models.gru4rec import Weights
-from trainer.training.settings import TrainingSettings
+from trainer.models.settings import TrainingSettings
 
 UNITS, K = 24, 10
 UNPROVEN = "shortlist.unproven"

@@ -16,7 +16,7 @@ from trainer.memory.tables import ItemTable, cooccurrence, transitions
 from trainer.memory.terms import SessionMemory, remember
 from trainer.models import gru4rec
 from trainer.models.gru4rec import Weights, initial_weights
-from trainer.training.settings import TrainingSettings
+from trainer.models.settings import TrainingSettings
 
 ITEMS, RECENT = 50, 6
 

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from tests.unit.trainer import reference
 from trainer.models.gru4rec import Weights, advance, initial_weights, scores
+from trainer.models.settings import TrainingSettings
 from trainer.training.gru.step import StepMath
-from trainer.training.settings import TrainingSettings
 
 ITEMS = 20
 

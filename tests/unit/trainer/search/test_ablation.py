@@ -9,9 +9,9 @@ from typer.testing import CliRunner, Result
 from tests.unit.trainer.builders import random_sessions
 from trainer.__main__ import app
 from trainer.errors import TrainingSettingsError
+from trainer.models.settings import TrainingSettings
 from trainer.presets import load_preset
 from trainer.search.ablation import BASE, ROWS, planned
-from trainer.training.settings import TrainingSettings
 
 SMALL = [f"--set={s}" for s in ("hidden_size=8", "n_sample=10", "epochs=1", "batch_size=8")]
 

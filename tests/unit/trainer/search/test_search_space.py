@@ -6,9 +6,9 @@ import pytest
 from trainer.errors import TrainingSettingsError
 from trainer.evaluation.baselines import BASELINES
 from trainer.evaluation.baselines.spec import options_of
+from trainer.models.settings import TrainingSettings
 from trainer.search.search_space import BASELINE_SPACES, Choice, Range, changed, network_space, parse_dimensions
 from trainer.search.searches import baseline_search, network_search
-from trainer.training.settings import TrainingSettings
 
 
 def test_ranges_and_choices_as_texts() -> None:

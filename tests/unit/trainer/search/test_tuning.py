@@ -15,12 +15,12 @@ from trainer.data.sessions import train_and_test
 from trainer.errors import TuningError
 from trainer.evaluation.baselines import BASELINES, BaselineSpec
 from trainer.evaluation.protocol import GruScorer, evaluate
+from trainer.models.settings import TrainingSettings
 from trainer.search.searches import Search, baseline_search, network_search
 from trainer.search.trial_worker import Judging, work
 from trainer.search.tuning import best, finished, opened_study, tune
 from trainer.training.early_stopping import EarlyStopping, Measure
 from trainer.training.fit import fit
-from trainer.training.settings import TrainingSettings
 from trainer.training.train import train
 
 TRAIN, HOLDOUT = train_and_test(random_sessions(120, items=30), random_sessions(40, items=30, seed=1))

@@ -12,9 +12,9 @@ from trainer.data.sessions import SessionSet
 from trainer.errors import ParityError
 from trainer.export.parity import check_parity
 from trainer.models.gru4rec import GruLayer, Weights, initial_weights
+from trainer.models.settings import TrainingSettings
 from trainer.service.publish import stage
 from trainer.training.fit import FitResult
-from trainer.training.settings import TrainingSettings
 from trainer.training.shrink import shrink_and_perturb
 
 SETTINGS = TrainingSettings(hidden_size=8, layers=2, n_sample=4)
@@ -35,7 +35,7 @@ def sessions(count: int = 30) -> SessionSet:
 
 @pytest.fixture
 def exported(tmp_path: Path) -> Model:
-    return stage(tmp_path, FitResult(weights(), ITEMS, SETTINGS, epochs=()), sessions())
+    return stage(tmp_path, FitResult(weights=weights(), item_ids=ITEMS, settings=SETTINGS, epochs=()), sessions())
 
 
 def test_an_export_computes_what_the_network_computes(exported: Model) -> None:

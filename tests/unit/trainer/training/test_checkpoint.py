@@ -9,11 +9,11 @@ import pytest
 
 from tests.unit.trainer.builders import random_sessions
 from trainer.models.gru4rec import Weights
+from trainer.models.settings import TrainingSettings
 from trainer.training import checkpoint as checkpoints
 from trainer.training.checkpoint import CheckpointError
 from trainer.training.early_stopping import EarlyStopping, Epoch
 from trainer.training.fit import FitResult, fit
-from trainer.training.settings import TrainingSettings
 
 SESSIONS = random_sessions(40, items=30)
 HOLDOUT = random_sessions(20, items=30, seed=9)

@@ -12,6 +12,7 @@ from tests.unit.trainer.far_device import FAR, FarDevice, FarTensor, MixedDevice
 from tests.unit.trainer.training.test_checkpoint import KilledError, assert_same_run
 from tests.unit.trainer.training.test_known_mistakes import rewritten
 from trainer.errors import TrainingDivergedError, TrainingSettingsError
+from trainer.models.settings import TrainingSettings
 from trainer.training import device as devices
 from trainer.training import dropout, engine, optimizer
 from trainer.training import fit as fits
@@ -23,7 +24,6 @@ from trainer.training.fit import FitResult, fit
 from trainer.training.gru import step
 from trainer.training.gru.device_steps import DeviceSteps
 from trainer.training.gru.reference_steps import ReferenceSteps
-from trainer.training.settings import TrainingSettings
 
 SESSIONS = random_sessions(14, items=12, longest=6)
 HOLDOUT = random_sessions(8, items=12, seed=9)

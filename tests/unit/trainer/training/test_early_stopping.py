@@ -3,9 +3,9 @@ import torch
 
 from tests.unit.trainer.builders import random_sessions
 from trainer.evaluation.protocol import GruScorer, evaluate
+from trainer.models.settings import TrainingSettings
 from trainer.training.early_stopping import EarlyStopping, Epoch, Measure, best_epoch
 from trainer.training.fit import fit
-from trainer.training.settings import TrainingSettings
 
 SESSIONS = random_sessions(60, items=30)
 HOLDOUT = random_sessions(20, items=30, seed=9)

@@ -9,11 +9,11 @@ from trainer.data.batches import schedule
 from trainer.errors import TrainingDivergedError
 from trainer.evaluation.protocol import GruScorer, evaluate
 from trainer.models.gru4rec import Weights, initial_weights
+from trainer.models.settings import TrainingSettings
 from trainer.training.dropout import keys, mask
 from trainer.training.early_stopping import Epoch
 from trainer.training.fit import fit
 from trainer.training.sampling import NegativeSampler
-from trainer.training.settings import TrainingSettings
 
 # By torch: the compiled steps are held equal to these in test_compiled.py.
 SMALL = {"engine": "torch", "hidden_size": 8, "batch_size": 4, "n_sample": 6, "epochs": 2, "dropout_hidden": 0}

@@ -24,12 +24,13 @@ from tests.unit.trainer.evaluation import test_protocol as test_evaluate
 from tests.unit.trainer.models import test_gru4rec
 from tests.unit.trainer.training import test_fit, test_losses, test_optimizer
 from trainer.data import batches, sessions
+from trainer.data import lanes as followed
 from trainer.evaluation import protocol as evaluate
 from trainer.models import gru4rec
+from trainer.models.settings import TrainingSettings
 from trainer.training import dropout, losses, optimizer, sampling
 from trainer.training.gru import step
 from trainer.training.optimizer import Rows, optimizer_of
-from trainer.training.settings import TrainingSettings
 
 Patch = pytest.MonkeyPatch
 
@@ -76,7 +77,7 @@ def rewritten(function: Any, old: str, new: str) -> Any:
 
 
 def keep_the_state_between_sessions(patch: Patch) -> None:
-    patch.setattr(evaluate.Lanes, "fresh", property(lambda lanes: np.zeros(len(lanes.position), np.bool_)))
+    patch.setattr(followed.Lanes, "fresh", property(lambda lanes: np.zeros(len(lanes.position), np.bool_)))
 
 
 def average_batches(patch: Patch) -> None:
@@ -84,7 +85,7 @@ def average_batches(patch: Patch) -> None:
 
     def wrong(scorer: Any, of: sessions.SessionSet, *, ks: Any = (20,), ties: Any = "conservative") -> evaluate.Metrics:
         found, state = [], None
-        for number, lanes in enumerate(evaluate.follow(of)):
+        for number, lanes in enumerate(followed.follow(of)):
             state = scorer.advance(state if number else scorer.start(len(lanes.position)), lanes)
             ranks = scorer.ranks(state, lanes, of.items[lanes.position + 1], ties)
             found.append(evaluate.Metrics.of_ranks(ranks, ks))

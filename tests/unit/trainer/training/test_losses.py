@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from trainer.models.settings import TrainingSettings
 from trainer.training.losses import EPSILON, Loss, bpr, bpr_max, cross_entropy, logq_correction, loss_of, top1, top1_max
-from trainer.training.settings import TrainingSettings
 
 SHAPES = [(1, 5), (4, 4), (3, 9)]
 

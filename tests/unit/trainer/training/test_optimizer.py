@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from trainer.models.settings import TrainingSettings
 from trainer.training.optimizer import Adagrad, Rows, Sgd, optimizer_of
-from trainer.training.settings import TrainingSettings
 
 STEPS = [([3, 1, 3, 0], 0.5), ([1, 1, 1], -2.0), ([4], 0.1), ([3, 0, 4, 4, 3], 1.5)]
 

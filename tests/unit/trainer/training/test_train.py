@@ -13,10 +13,10 @@ from tests.unit.trainer.builders import random_sessions, sessions_of
 from trainer.data.sessions import SessionSet
 from trainer.evaluation.protocol import GruScorer, evaluate, ranks_of
 from trainer.memory.terms import NO_MEMORY
+from trainer.models.settings import TrainingSettings
 from trainer.training import train as training
 from trainer.training.early_stopping import EarlyStopping
 from trainer.training.fit import fit
-from trainer.training.settings import TrainingSettings
 from trainer.training.train import learn_memory, train, transitions_to_learn
 
 SESSIONS = random_sessions(400, items=40)
@@ -52,12 +52,12 @@ class Spy:
 
 def test_the_weights_are_learned_on_sessions_that_nothing_else_has_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     spy = Spy()
-    for name, place in (("fit_members", 0), ("cooccurrence", 0), ("transitions", 0), ("fit_memory", 1)):
+    for name, place in (("fit", 0), ("cooccurrence", 0), ("transitions", 0), ("fit_memory", 1)):
         spy.on(monkeypatch, name, place)
     train(SESSIONS, settings())
     everything, held_out = named(SESSIONS), named(spy.given["fit_memory"][0])
     assert held_out == everything[-160:]
-    for step in ("fit_members", "cooccurrence", "transitions"):
+    for step in ("fit", "cooccurrence", "transitions"):
         seen = [named(sessions) for sessions in spy.given[step]]
         assert sorted(map(len, seen)) == [240, 400]
         assert min(seen, key=len) == everything[:240]
@@ -68,7 +68,7 @@ def test_without_terms_the_model_is_the_network_alone(*, warm: bool) -> None:
     start = fit(SESSIONS, settings(epochs=1)).weights if warm else None
     plain = fit(SESSIONS, settings(), warm_start=start)
     for chosen in (settings(memory="none"), settings(memory="repeat")):
-        result = train(SESSIONS, chosen, start=(lambda _: start) if start else None)
+        result = train(SESSIONS, chosen, warm_start=start)
         for name, tensor in plain.weights.tensors().items():
             assert torch.equal(result.weights.tensors()[name], tensor)
         assert bool(result.memory) == bool(chosen.memory)
@@ -117,7 +117,7 @@ def test_the_memory_learns_beside_a_network_as_old_as_the_one_it_serves(monkeypa
         spied.append(chosen.epochs)
         return fit(sessions, chosen, **options)
 
-    monkeypatch.setattr(training, "fit_members", noting)
+    monkeypatch.setattr(training, "fit", noting)
     holdout = random_sessions(50, items=40, seed=3)
     result = train(SESSIONS, settings(epochs=6), early_stopping=EarlyStopping(holdout, patience=1))
     assert spied == [6, result.best_epoch]

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from trainer.models.gru4rec import initial_weights
-from trainer.training.settings import TrainingSettings
+from trainer.models.settings import TrainingSettings
 from trainer.training.warm_start import fits, warm_start
 
 SMALL = {"hidden_size": 3, "layers": 2}

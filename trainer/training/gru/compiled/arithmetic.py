@@ -1,23 +1,14 @@
-"""Elementary functions in float32 that the compiler turns into vector instructions, and how everything is compiled."""
+"""Elementary functions in float32 that the compiler turns into vector instructions."""
 
-import fcntl
-import zlib
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any
 
-import numba
 import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-# Sums may be taken in another order, so that they can be taken side by side; the order is fixed by the compiled code.
-# A number that is none stays one: the training looks for it.
-SUMS = {"reassoc", "contract", "nsz", "arcp"}
+from trainer.compilation import compiled, strictly_compiled
 
 ZERO, HALF, ONE, TWO = np.float32(0.0), np.float32(0.5), np.float32(1.0), np.float32(2.0)
 _LOWEST, _HIGHEST = np.float32(-87.0), np.float32(88.0)  # e^x is a normal number between
@@ -26,47 +17,6 @@ _LN2_HIGH, _LN2_LOW = np.float32(0.693145751953125), np.float32(1.4286067653e-06
 _ROUND = np.float32(12582912.0)  # 1.5 * 2^23: x plus this has the integer nearest to x as its last bits
 _TAYLOR = tuple(np.float32(1.0 / factorial) for factorial in (720, 120, 24, 6))
 _ATANH = tuple(np.float32(2.0 / k) for k in (11, 9, 7, 5, 3, 1))
-
-
-def compiled(function: F) -> F:
-    """Compile on first use, without the interpreter's lock; for functions that are called by compiled ones only."""
-    return cast(F, numba.njit(nogil=True, fastmath=SUMS, error_model="numpy")(function))
-
-
-def strictly_compiled(function: F) -> F:
-    """The same, for arithmetic whose order matters."""
-    return cast(F, numba.njit(nogil=True, fastmath={"contract"}, error_model="numpy")(function))
-
-
-def sources() -> int:
-    """A digest of this package's code."""
-    digest = 1
-    for file in sorted(Path(__file__).parent.glob("*.py")):
-        digest = zlib.crc32(file.read_bytes(), digest)
-    return digest
-
-
-def kept(function: F) -> F:
-    """Compile a function for the interpreter, and keep its machine code on disk for the next process.
-
-    Numba keeps code under the file of the function that is called, and would go on using it when something changed in
-    another file that it calls: let the function be a closure of :func:`sources`, which makes that part of the key.
-    """
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
-    try:
-        dispatcher = numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # no folder to keep it in, as in a container without a home: compiled in every process
-        return cast(F, numba.njit(**options)(function))
-
-    def run(*arguments: Any) -> Any:
-        if not dispatcher.signatures:
-            # A minute of a processor's time: of processes that start together one compiles, the others take its code.
-            with Path(dispatcher.stats.cache_path, "compiling.lock").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                dispatcher.compile(tuple(map(numba.typeof, arguments)))
-        return dispatcher(*arguments)
-
-    return cast(F, run)
 
 
 @intrinsic

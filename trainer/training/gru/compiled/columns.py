@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from trainer.training.gru.compiled.arithmetic import ONE, compiled, fetch, fetch_row
+from trainer.compilation import compiled
+from trainer.training.gru.compiled.arithmetic import ONE, fetch, fetch_row
 
 Ints = Any  # integers [n]
 _AHEAD = 16  # elements, or rows, that are asked for before their turn

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from trainer.data.batches import Schedule
 from trainer.models.gru4rec import Weights
+from trainer.models.settings import TrainingSettings
 from trainer.training.dropout import keys, threshold
 from trainer.training.gru.compiled import arrays, losses
 from trainer.training.gru.compiled.columns import room
@@ -19,7 +20,6 @@ from trainer.training.gru.compiled.steps import on_one_thread, on_threads
 from trainer.training.losses import logq_correction
 from trainer.training.optimizer import Optimizer
 from trainer.training.sampling import NegativeSampler
-from trainer.training.settings import TrainingSettings
 
 _LOSSES = {
     "cross-entropy": losses.CROSS_ENTROPY,

@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from trainer.training.gru.compiled.arithmetic import ONE, ZERO, compiled, sigmoid, tanh
+from trainer.compilation import compiled
+from trainer.training.gru.compiled.arithmetic import ONE, ZERO, sigmoid, tanh
 
 Matrix = Any  # float32[rows, columns], rows one after another
 

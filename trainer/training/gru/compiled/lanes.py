@@ -4,8 +4,9 @@ import math
 
 import numpy as np
 
+from trainer.compilation import compiled
 from trainer.training.gru.compiled import gru
-from trainer.training.gru.compiled.arithmetic import ONE, ZERO, compiled
+from trainer.training.gru.compiled.arithmetic import ONE, ZERO
 from trainer.training.gru.compiled.arrays import Array, Data, Options, Scratch, Tables
 from trainer.training.gru.compiled.columns import add_distinct, weigh
 from trainer.training.gru.compiled.losses import CROSS_ENTROPY, cross_entropy, ranking_loss

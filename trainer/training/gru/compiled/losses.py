@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from trainer.training.gru.compiled.arithmetic import ONE, TWO, ZERO, compiled, exp, sigmoid, softplus, tanh
+from trainer.compilation import compiled
+from trainer.training.gru.compiled.arithmetic import ONE, TWO, ZERO, exp, sigmoid, softplus, tanh
 from trainer.training.losses import EPSILON
 
 CROSS_ENTROPY, BPR, TOP1, BPR_MAX, TOP1_MAX = range(5)

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from trainer.training.gru.compiled.arithmetic import ZERO, compiled, fetch_row
+from trainer.compilation import compiled
+from trainer.training.gru.compiled.arithmetic import ZERO, fetch_row
 from trainer.training.optimizer import EPSILON
 
 Table = Any  # float32[rows, k]

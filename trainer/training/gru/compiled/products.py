@@ -14,7 +14,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from trainer.training.gru.compiled.arithmetic import compiled
+from trainer.compilation import compiled
 
 Matrix = Any  # float32[rows, columns]
 

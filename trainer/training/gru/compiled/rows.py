@@ -1,6 +1,7 @@
 """A step's rows: the gradients that the parts found, summed, and the weights moved. Shapes as in :mod:`.arrays`."""
 
-from trainer.training.gru.compiled.arithmetic import ZERO, compiled
+from trainer.compilation import compiled
+from trainer.training.gru.compiled.arithmetic import ZERO
 from trainer.training.gru.compiled.arrays import Array, Options, Scratch, Tables
 from trainer.training.gru.compiled.optimizers import move_rows
 

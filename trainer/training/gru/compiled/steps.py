@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numba
 
-from trainer.training.gru.compiled.arithmetic import SUMS, kept, sources
+from trainer.compilation import SUMS, kept, sources
 from trainer.training.gru.compiled.arrays import Array, Data, Options, Scratch, Tables
 from trainer.training.gru.compiled.columns import gather
 from trainer.training.gru.compiled.lanes import find_columns, find_inputs, run_lanes
@@ -75,4 +75,4 @@ def _entries(of_sources: int) -> tuple[Callable[..., float], Callable[..., float
     return kept(one_thread), kept(threads)
 
 
-on_one_thread, on_threads = _entries(sources())
+on_one_thread, on_threads = _entries(sources(__file__))

@@ -7,6 +7,7 @@ import pytest
 
 from schemas.click_files.read import read_log
 from tests.unit.trainer.builders import random_sessions, sessions_of
+from trainer.data.lanes import Lanes
 from trainer.data.sessions import SessionSet, drop_short, group_sessions, temporal_holdout, train_and_test
 from trainer.evaluation.baselines import (
     BASELINES,
@@ -22,7 +23,7 @@ from trainer.evaluation.baselines import (
 )
 from trainer.evaluation.baselines.neighbours import SessionIndex
 from trainer.evaluation.baselines.scorer import LONGEST
-from trainer.evaluation.protocol import Lanes, evaluate
+from trainer.evaluation.protocol import evaluate
 
 TRAIN = sessions_of([[0, 1, 2], [0, 1], [0, 1, 0, 3], [3, 2]], items=5)
 

@@ -6,9 +6,9 @@ import torch
 from bench.textbook_gru4rec import TextbookTraining
 from tests.unit.trainer.builders import random_sessions
 from trainer.models.gru4rec import initial_weights
+from trainer.models.settings import TrainingSettings
 from trainer.training.fit import fit
 from trainer.training.sampling import NegativeSampler
-from trainer.training.settings import TrainingSettings
 
 
 @pytest.mark.parametrize(("batch_size", "n_sample", "logq"), [(6, 12, 1.0), (6, 0, 1.0), (1, 5, 0.0)])

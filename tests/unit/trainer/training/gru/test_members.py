@@ -13,10 +13,10 @@ from trainer.errors import TrainingSettingsError
 from trainer.evaluation.protocol import GruScorer, evaluate
 from trainer.models import gru4rec
 from trainer.models.gru4rec import Weights, initial_weights
+from trainer.models.settings import TrainingSettings
 from trainer.training.early_stopping import EarlyStopping
 from trainer.training.fit import fit
-from trainer.training.gru.members import fit_members, initial_members, joined, seed_of, split
-from trainer.training.settings import TrainingSettings
+from trainer.training.gru.members import initial_members, joined, seed_of, split
 from trainer.training.shrink import shrink_and_perturb
 from trainer.training.train import train, transitions_to_fit, transitions_to_learn
 from trainer.training.warm_start import fits, warm_start
@@ -78,7 +78,7 @@ def test_a_whole_comes_apart_into_its_members(kind: dict[str, object]) -> None:
 
 
 def test_members_are_fits_of_their_own_seeds() -> None:
-    whole = fit_members(SESSIONS, settings(members=3))
+    whole = fit(SESSIONS, settings(members=3))
     seeds = [seed_of(42, number) for number in range(3)]
     assert len(set(seeds)) == 3
     members = [fit(SESSIONS, settings(seed=seed)).weights for seed in seeds]
@@ -91,7 +91,7 @@ def test_members_are_fits_of_their_own_seeds() -> None:
 def test_the_others_train_for_as_many_epochs_as_were_the_firsts_best(tmp_path: Path) -> None:
     # Sessions that lead elsewhere: the first epoch is the best, or nearly.
     stopping = EarlyStopping(random_sessions(50, items=40, seed=3), patience=1)
-    whole = fit_members(SESSIONS, settings(members=2, epochs=6), early_stopping=stopping)
+    whole = fit(SESSIONS, settings(members=2, epochs=6), early_stopping=stopping)
     second = fit(SESSIONS, settings(seed=seed_of(42, 1), epochs=whole.best_epoch)).weights
     assert torch.equal(split(whole.weights, 2)[1].output, second.output)
 
@@ -110,7 +110,7 @@ def test_each_member_resumes(tmp_path: Path) -> None:
 
 def test_a_whole_starts_the_next_one() -> None:
     chosen = settings(members=2)
-    old = fit_members(SESSIONS, chosen)
+    old = fit(SESSIONS, chosen)
     assert fits(old.weights, chosen)
     assert not fits(old.weights, settings(members=3))
     assert not fits(old.weights, settings())
@@ -121,7 +121,7 @@ def test_a_whole_starts_the_next_one() -> None:
     off = shrink_and_perturb(old.weights, chosen, keep=0.5).layers[0].u[:6, 6:]
     assert not off.any()  # no member sees another's state
     assert not torch.equal(kept[0].output, kept[1].output)
-    untrained = fit_members(SESSIONS, settings(members=2, learning_rate=1e-9, epochs=1), warm_start=old.weights)
+    untrained = fit(SESSIONS, settings(members=2, learning_rate=1e-9, epochs=1), warm_start=old.weights)
     torch.testing.assert_close(untrained.weights.output, old.weights.output)
 
 
@@ -129,7 +129,7 @@ def test_several_rank_better_than_one() -> None:
     """Little training of small networks leaves them much that luck decides."""
     older, newer = random_sessions(300, items=40), random_sessions(300, items=40, seed=9)
     recall = [
-        evaluate(GruScorer(fit_members(older, settings(members=members, epochs=1)).weights), newer, ks=(1,)).recall[1]
+        evaluate(GruScorer(fit(older, settings(members=members, epochs=1)).weights), newer, ks=(1,)).recall[1]
         for members in (1, 8)
     ]
     assert all(a < b for a, b in pairwise(recall))
@@ -137,7 +137,7 @@ def test_several_rank_better_than_one() -> None:
 
 def test_what_begins_is_as_large_as_what_ends() -> None:
     chosen = settings(members=3, embedding="one-hot")
-    begun, ended = initial_members(40, chosen, torch.Generator()), fit_members(SESSIONS, chosen).weights
+    begun, ended = initial_members(40, chosen, torch.Generator()), fit(SESSIONS, chosen).weights
     shapes = [{name: tensor.shape for name, tensor in weights.tensors().items()} for weights in (begun, ended)]
     assert shapes[0] == shapes[1]
     assert np.isfinite(ended.output.numpy()).all()

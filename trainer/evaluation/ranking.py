@@ -6,7 +6,9 @@ from typing import Any
 import numba
 import numpy as np
 
-from trainer.training.gru.compiled.arithmetic import ONE, SUMS, ZERO, kept, sources
+from trainer.compilation import SUMS, kept, sources
+
+ZERO, ONE = np.float32(0.0), np.float32(1.0)
 
 
 def _count(scores: Any, targets: Any, below: Any, above: Any) -> bool:
@@ -39,7 +41,7 @@ def _entry(of_sources: int) -> Callable[..., bool]:
     return kept(count_around)
 
 
-_count_around = _entry(sources())
+_count_around = _entry(sources(__file__))
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 

@@ -1,7 +1,7 @@
 import pytest
 
 from trainer.errors import TrainingSettingsError
-from trainer.training.settings import TrainingSettings
+from trainer.models.settings import TrainingSettings
 
 
 def test_assignments_are_converted_and_a_later_one_wins() -> None:
