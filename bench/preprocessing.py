@@ -25,7 +25,8 @@ _SESSIONS_AT_ONCE = 250_000
 _READ = """
 import sys
 from pathlib import Path
-from trainer.data.datasets import DataOptions, load
+from trainer.data.datasets import load
+from trainer.data.options import DataOptions
 data = load(DataOptions([Path(sys.argv[1])], valid_days=1.0))
 print(data.train.clicks + data.test.clicks)
 """

@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Annotated, Any
@@ -60,27 +60,39 @@ class ReadOptions:
         object.__setattr__(self, "delimiter", delimiter)
 
 
-def reads_click_files(command: Callable[..., None]) -> Callable[..., None]:
+Command = Callable[..., None]
+
+
+def reads_click_files(command: Command) -> Command:
     """Give a command of typer the options above, in place of its parameter `reading: ReadOptions`."""
+    names = [field.name for field in fields(ReadOptions) if field.name != "event_column"]
+    return with_options(command, "reading", ReadOptions, names)
+
+
+def with_options(command: Command, parameter: str, kind: type[Any], names: Sequence[str]) -> Command:
+    """Give a command of typer the named fields of a dataclass as options, in place of a parameter of that class.
+
+    Options without a default come first. A ValueError of the class is told as a mistake of the command line.
+    """
     signature = inspect.signature(command, eval_str=True)
-    options = [
-        inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
-        for field in fields(ReadOptions)
-        if field.name != "event_column"
-    ]
+    of_kind = inspect.signature(kind, eval_str=True).parameters
+    options = [of_kind[name].replace(kind=inspect.Parameter.KEYWORD_ONLY) for name in names]
 
     @functools.wraps(command)
-    def with_options(**values: Any) -> None:
-        named = {option.name: values.pop(option.name) for option in options}
+    def expanded(**values: Any) -> None:
+        named = {name: values.pop(name) for name in names}
         try:
-            reading = ReadOptions(**named)
+            found = kind(**named)
         except ValueError as error:
             raise typer.BadParameter(str(error)) from error
-        command(**values, reading=reading)
+        command(**values, **{parameter: found})
 
-    kept = [parameter for name, parameter in signature.parameters.items() if name != "reading"]
-    parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in kept] + options
-    # typer reads both; the wrapped function's own would still name `reading`.
-    with_options.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    with_options.__annotations__ = {one.name: one.annotation for one in parameters}
-    return with_options
+    kept = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in signature.parameters.values()]
+    needed = [one for one in options if one.default is inspect.Parameter.empty]
+    others = [one for one in options if one.default is not inspect.Parameter.empty]
+    at = list(signature.parameters).index(parameter)
+    parameters = [*needed, *kept[:at], *others, *kept[at + 1 :]]
+    # typer reads both; the wrapped function's own would still name the parameter.
+    expanded.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    expanded.__annotations__ = {one.name: one.annotation for one in parameters}
+    return expanded

@@ -56,27 +56,9 @@ class RecommenderApp(faust.App):
         return queued or cast(ChunkConsumer, self.consumer).has_fetched_clicks()
 
 
-def create_app(
-    settings: StreamSettings,
-    *,
-    live: LiveModel,
-    delivery: Delivery,
-    metrics: Metrics,
-    on_fatal: Callable[[BaseException], None],
-    member: str | None = None,
-) -> RecommenderApp:
-    """A worker's app. A factory, because a Faust app belongs to the event loop that first touches it.
-
-    Args:
-        settings: of the worker.
-        live: the model that serves.
-        delivery: what sends rankings and changelog.
-        metrics: what is counted.
-        on_fatal: told what the worker cannot go on with, from any thread.
-        member: id under which the worker joins the group and takes its place again after a restart, or None.
-    """
+def _faust_app(settings: StreamSettings, member: str | None) -> RecommenderApp:
     worker = settings.worker
-    app = RecommenderApp(
+    return RecommenderApp(
         worker.app_id,
         broker=[URL(f"kafka://{server}") for server in settings.kafka.bootstrap_servers.split(",")],
         broker_credentials=faust_credentials(settings.kafka),
@@ -104,6 +86,29 @@ def create_app(
         stream_buffer_maxsize=_QUEUED_CHANGELOG_CHUNKS,
         stream_processing_timeout=worker.stall_timeout,
     )
+
+
+def create_app(
+    settings: StreamSettings,
+    *,
+    live: LiveModel,
+    delivery: Delivery,
+    metrics: Metrics,
+    on_fatal: Callable[[BaseException], None],
+    member: str | None = None,
+) -> RecommenderApp:
+    """A worker's app. A factory, because a Faust app belongs to the event loop that first touches it.
+
+    Args:
+        settings: of the worker.
+        live: the model that serves.
+        delivery: what sends rankings and changelog.
+        metrics: what is counted.
+        on_fatal: told what the worker cannot go on with, from any thread.
+        member: id under which the worker joins the group and takes its place again after a restart, or None.
+    """
+    worker = settings.worker
+    app = _faust_app(settings, member)
     app.on_fatal = on_fatal
     app.clicks_topic = settings.topics.clicks
     app.sessions = SessionTable(

@@ -7,40 +7,28 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from schemas.click_files.options import ReadOptions, reads_click_files
 from trainer.commands.options import (
     AsJson,
-    CollapseRepeats,
-    Core,
     Device,
-    IdleGap,
-    MinSupport,
     Out,
     Plot,
     PresetName,
     Resamples,
     Settings,
-    Test,
-    TestDays,
-    TestFraction,
     Threads,
     TieMode,
     Ties,
-    Train,
-    ValidDays,
-    ValidFraction,
 )
 from trainer.commands.terminal import mistakes_answered, progress_bar, tell_data, write_report
+from trainer.data.options import SESSIONS, SPLIT, DataOptions, reads_data
 from trainer.models.settings import assignments_of
 from trainer.presets import load_preset
 from trainer.search.ablation import ROWS, planned
 
 
-@reads_click_files
+@reads_data("train", "test", *SPLIT, *SESSIONS)
 def ablate(
     *,
-    train: Train,
-    test: Test = None,
     preset: PresetName = None,
     settings: Settings = None,
     only: Annotated[
@@ -51,15 +39,7 @@ def ablate(
     checkpoints: Annotated[
         Path | None, typer.Option(help="Folder that holds each row's run; the same command goes on from there.")
     ] = None,
-    valid_fraction: ValidFraction = 0.1,
-    valid_days: ValidDays = None,
-    test_fraction: TestFraction = 0.0,
-    test_days: TestDays = None,
-    idle_gap: IdleGap = None,
-    min_support: MinSupport = 1,
-    core: Core = 1,
-    collapse_repeats: CollapseRepeats = False,
-    reading: ReadOptions,
+    options: DataOptions,
     ties: Ties = TieMode.CONSERVATIVE,
     resamples: Resamples = 2000,
     threads: Threads = 1,
@@ -72,7 +52,7 @@ def ablate(
         base = {**(load_preset(preset).settings if preset else {}), **assignments_of(settings or [])}
         rows = planned(base, only or ())
         # After the settings: torch takes seconds to import, and a mistake must be answered at once.
-        from trainer.data.datasets import DataOptions, load
+        from trainer.data.datasets import load
         from trainer.evaluation.comparison import comparison_report, comparison_table
         from trainer.evaluation.plot import check_plot, plot_comparison
         from trainer.evaluation.protocol import GruScorer, ranks_of
@@ -85,21 +65,7 @@ def ablate(
         check_plot(plot)
         use_threads(threads)
         use_device(device)
-        data = load(
-            DataOptions(
-                train,
-                test or (),
-                valid_fraction,
-                valid_days,
-                idle_gap,
-                min_support,
-                reading=reading,
-                collapse_repeats=collapse_repeats,
-                core_support=core,
-                test_fraction=test_fraction,
-                test_days=test_days,
-            )
-        )
+        data = load(options)
         tell_data(errors, data)
         for one in rows:
             check_size(data.train, one.settings)

@@ -1,31 +1,24 @@
 """``trainer evaluate``: bundles and baselines on the same held-out clicks; table, report and plot out."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from schemas.click_files.options import ReadOptions, reads_click_files
 from trainer.commands.options import (
     AsJson,
-    CollapseRepeats,
-    Core,
-    IdleGap,
-    MinSupport,
     Out,
     Plot,
     Resamples,
-    Test,
     Threads,
     TieMode,
     Ties,
-    Train,
-    ValidDays,
-    ValidFraction,
 )
 from trainer.commands.terminal import mistakes_answered, tell_data, warn, write_report
+from trainer.data.options import SESSIONS, DataOptions, reads_data
 from trainer.errors import TrainingSettingsError
 
 if TYPE_CHECKING:
@@ -36,11 +29,9 @@ if TYPE_CHECKING:
     from trainer.evaluation.protocol import Scorer
 
 
-@reads_click_files
+@reads_data("train", "test", "valid_fraction", "valid_days", "test_fraction", *SESSIONS)
 def evaluate(
     *,
-    train: Train,
-    test: Test = None,
     model: Annotated[list[Path] | None, typer.Option(help="Model bundle; several are compared with the first.")] = None,
     baselines: Annotated[
         str,
@@ -51,17 +42,7 @@ def evaluate(
     ] = "all",
     out: Out = None,
     plot: Plot = None,
-    valid_fraction: ValidFraction = 0.1,
-    valid_days: ValidDays = None,
-    test_fraction: Annotated[
-        float,
-        typer.Option(min=0, max=1, help="Evaluate on this newest share, behind --valid-fraction: .2 is 70/10/20."),
-    ] = 0.0,
-    idle_gap: IdleGap = None,
-    min_support: MinSupport = 1,
-    core: Core = 1,
-    collapse_repeats: CollapseRepeats = False,
-    reading: ReadOptions,
+    options: DataOptions,
     k: Annotated[int, typer.Option(min=1, help="The k of the table and of the tests.")] = 20,
     ties: Ties = TieMode.CONSERVATIVE,
     resamples: Resamples = 2000,
@@ -74,7 +55,7 @@ def evaluate(
     with mistakes_answered(errors):
         # Here, because torch takes seconds to import.
         from schemas.bundle.files import open_bundle
-        from trainer.data.datasets import DataOptions, load
+        from trainer.data.datasets import load
         from trainer.evaluation.baselines import BASELINES, parse_baselines
         from trainer.evaluation.comparison import comparison_report, comparison_table
         from trainer.evaluation.model_scorer import ModelScorer
@@ -89,21 +70,7 @@ def evaluate(
         if not bundles and not specs:
             raise TrainingSettingsError("nothing to evaluate: name a --model, or some --baselines")
         use_threads(threads)
-        data = load(
-            DataOptions(
-                train,
-                test or (),
-                valid_fraction,
-                valid_days,
-                idle_gap,
-                min_support,
-                reading=reading,
-                collapse_repeats=collapse_repeats,
-                core_support=core,
-                test_fraction=test_fraction,
-                part="test" if test_fraction else "valid",
-            )
-        )
+        data = load(replace(options, part="test" if options.test_fraction else "valid"))
         tell_data(errors, data)
 
         def scorers() -> "Iterator[Scorer]":

@@ -3,57 +3,45 @@
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from schemas.click_files.options import ReadOptions, reads_click_files
 from schemas.messages.announcement import VERSION_PATTERN, is_version, version_name
 from trainer.commands.options import (
     AsJson,
     Checkpoint,
-    CollapseRepeats,
-    Core,
     Device,
-    IdleGap,
     Measure,
-    MinSupport,
     PresetName,
     Settings,
-    Test,
-    TestDays,
-    TestFraction,
     Threads,
     TieMode,
     Ties,
-    Train,
-    ValidDays,
-    ValidFraction,
 )
 from trainer.commands.terminal import mistakes_answered, progress_bar, tell_data, warn, write_report
+from trainer.data.options import SESSIONS, SPLIT, DataOptions, reads_data
 from trainer.errors import TrainingSettingsError
 from trainer.models.settings import TrainingSettings
 from trainer.presets import load_preset
 
 if TYPE_CHECKING:
+    from trainer.data.datasets import Dataset
+    from trainer.evaluation.protocol import Metrics, Scorer
     from trainer.models.gru4rec import Weights
+    from trainer.training.fit import FitResult
 
 
-@reads_click_files
+@reads_data("train", "test", *SPLIT, *SESSIONS)
 def fit(
     *,
-    train: Train,
     out: Annotated[Path, typer.Option(help="Folder that gets the model bundle, in a folder named by its version.")],
-    test: Test = None,
     report: Annotated[Path | None, typer.Option(help="Write the report here, as JSON.")] = None,
     preset: PresetName = None,
     settings: Settings = None,
-    valid_fraction: ValidFraction = 0.1,
-    valid_days: ValidDays = None,
-    test_fraction: TestFraction = 0.0,
-    test_days: TestDays = None,
     early_stopping: Annotated[
         int | None,
         typer.Option(
@@ -65,11 +53,7 @@ def fit(
     ] = None,
     stop_by: Annotated[Measure, typer.Option(help="What makes an epoch better, at 20; both: the sum.")] = Measure.MRR,
     checkpoint: Checkpoint = None,
-    idle_gap: IdleGap = None,
-    min_support: MinSupport = 1,
-    core: Core = 1,
-    collapse_repeats: CollapseRepeats = False,
-    reading: ReadOptions,
+    options: DataOptions,
     version: Annotated[str | None, typer.Option(help="The bundle's name; by default the time.")] = None,
     warm_start: Annotated[Path | None, typer.Option(help="Bundle whose weights to start from.")] = None,
     ties: Ties = TieMode.CONSERVATIVE,
@@ -87,10 +71,9 @@ def fit(
         version = version or version_name(created_at, chosen.model_dump_json().encode())
         _check_version(out, version)
         # After the settings: torch takes seconds to import, and a mistake must be answered at once.
-        from trainer.data.datasets import DataOptions, load
-        from trainer.evaluation import baselines as counting
-        from trainer.evaluation.protocol import GruScorer, evaluate
-        from trainer.evaluation.report import manifest_metrics, metrics_table, training_record
+        from trainer.data.datasets import load
+        from trainer.evaluation.protocol import GruScorer
+        from trainer.evaluation.report import manifest_metrics, training_record
         from trainer.export.bundle import save_bundle
         from trainer.training.device import use_device
         from trainer.training.early_stopping import EarlyStopping
@@ -101,22 +84,7 @@ def fit(
 
         use_threads(threads)
         use_device(device)
-        data = load(
-            DataOptions(
-                train,
-                test or (),
-                valid_fraction,
-                valid_days,
-                idle_gap,
-                min_support,
-                reading=reading,
-                collapse_repeats=collapse_repeats,
-                core_support=core,
-                test_fraction=test_fraction,
-                test_days=test_days,
-                holdout=early_stopping is not None,
-            )
-        )
+        data = load(replace(options, holdout=early_stopping is not None))
         tell_data(errors, data, quiet=quiet)
         stopping = None
         if early_stopping is not None and data.holdout is not None:
@@ -134,13 +102,8 @@ def fit(
             )
         if chosen.memory and not result.memory and not quiet:
             warn(errors, TOO_FEW_TO_REMEMBER)
-        makers = counting.all_baselines(data.train) if with_baselines else ()
-        found = {}
-        with progress_bar(errors, "evaluating", data.test.transitions * (1 + len(makers)), show=show) as advance:
-            metrics = evaluate(GruScorer(result.weights, result.memory), data.test, ties=ties.value, progress=advance)
-            for make in makers:
-                baseline = make()
-                found[baseline.name] = evaluate(baseline, data.test, ties=ties.value, progress=advance)
+        scorer = GruScorer(result.weights, result.memory)
+        metrics, found = _evaluated(scorer, data, with_baselines, ties, errors, show=show)
         bundle = save_bundle(
             out,
             version,
@@ -159,13 +122,36 @@ def fit(
     if as_json:
         typer.echo(json.dumps(summary))
     elif not quiet:
-        console = Console()
-        console.print(metrics_table(metrics, found))
-        if stopping is not None:
-            console.print(
-                f"epoch {result.best_epoch} of {len(result.epochs)} was the best and is kept", highlight=False
-            )
-        console.print(f"{result.transitions_per_second:,.0f} transitions/s; bundle in {bundle}", highlight=False)
+        _tell(result, metrics, found, bundle, stopped_early=stopping is not None)
+
+
+def _evaluated(
+    scorer: "Scorer", data: "Dataset", with_baselines: bool, ties: TieMode, errors: Console, *, show: bool
+) -> "tuple[Metrics, dict[str, Metrics]]":
+    """Of the model, and of each baseline by its name; one at a time, for each may hold tables of the log's size."""
+    from trainer.evaluation.baselines import all_baselines
+    from trainer.evaluation.protocol import evaluate
+
+    makers = all_baselines(data.train) if with_baselines else ()
+    found = {}
+    with progress_bar(errors, "evaluating", data.test.transitions * (1 + len(makers)), show=show) as advance:
+        metrics = evaluate(scorer, data.test, ties=ties.value, progress=advance)
+        for make in makers:
+            baseline = make()
+            found[baseline.name] = evaluate(baseline, data.test, ties=ties.value, progress=advance)
+    return metrics, found
+
+
+def _tell(
+    result: "FitResult", metrics: "Metrics", baselines: "dict[str, Metrics]", bundle: Path, *, stopped_early: bool
+) -> None:
+    from trainer.evaluation.report import metrics_table
+
+    console = Console()
+    console.print(metrics_table(metrics, baselines))
+    if stopped_early:
+        console.print(f"epoch {result.best_epoch} of {len(result.epochs)} was the best and is kept", highlight=False)
+    console.print(f"{result.transitions_per_second:,.0f} transitions/s; bundle in {bundle}", highlight=False)
 
 
 def _chosen(preset: str | None, settings: list[str] | None) -> TrainingSettings:

@@ -9,21 +9,18 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from schemas.click_files.options import ReadOptions, reads_click_files
 from trainer.commands.options import (
     AsJson,
     Checkpoint,
     Device,
-    IdleGap,
     Out,
     Settings,
-    Test,
     Threads,
     TieMode,
     Ties,
-    Train,
 )
 from trainer.commands.terminal import mistakes_answered, progress_bar, tell_data, warn, write_report
+from trainer.data.options import DataOptions, reads_data
 from trainer.models.settings import TrainingSettings
 from trainer.presets import Preset, Published, load_preset, preset_names
 
@@ -51,20 +48,17 @@ def presets(as_json: Annotated[bool, typer.Option("--json", help="Print them as 
     Console().print(table)
 
 
-@reads_click_files
+@reads_data("train", "test", "idle_gap")
 def reproduce(
     preset: Annotated[str, typer.Argument(help="A name of `trainer presets`, or a .toml file.")],
     *,
-    train: Train,
-    test: Test = None,
     settings: Settings = None,
     out: Out = None,
     seeds: Annotated[
         int, typer.Option(min=1, help="Train so many times, with seed, seed+1 and so on; ours are the means then.")
     ] = 1,
     checkpoint: Checkpoint = None,
-    idle_gap: IdleGap = None,
-    reading: ReadOptions,
+    options: DataOptions,
     ties: Ties = TieMode.CONSERVATIVE,
     threads: Threads = 1,
     device: Device = "auto",
@@ -80,7 +74,7 @@ def reproduce(
         chosen = load_preset(preset)
         training = chosen.with_changes(settings or [])
         published = chosen.published_for(training)
-        from trainer.data.datasets import DataOptions, load
+        from trainer.data.datasets import load
         from trainer.evaluation.protocol import GruScorer, evaluate
         from trainer.evaluation.report import metrics_report
         from trainer.search.reproduction import Run, mean_and_spread
@@ -91,11 +85,10 @@ def reproduce(
 
         use_threads(threads)
         use_device(device)
-        options = DataOptions(train, test or (), idle_gap_minutes=idle_gap, reading=reading)
-        if not test:
+        if not options.test:
             split = chosen.data
             options = replace(
-                options, valid_days=split.test_days, collapse_repeats=split.collapse_repeats, core_support=split.core
+                options, valid_days=split.test_days, collapse_repeats=split.collapse_repeats, core=split.core
             )
         data = load(options)
         tell_data(errors, data)

@@ -9,25 +9,16 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from schemas.click_files.options import ReadOptions, reads_click_files
 from trainer.commands.options import (
     AsJson,
-    CollapseRepeats,
-    Core,
-    IdleGap,
     Measure,
-    MinSupport,
     Out,
     PresetName,
     Settings,
-    TestDays,
-    TestFraction,
-    Train,
-    ValidDays,
-    ValidFraction,
 )
 from trainer.commands.stopping import stopping_on_signals
 from trainer.commands.terminal import mistakes_answered, tell_data, write_report
+from trainer.data.options import SESSIONS, SPLIT, DataOptions, reads_data
 from trainer.errors import StopRequested, TrainingSettingsError
 from trainer.presets import Split, load_preset
 from trainer.search.search_space import BASELINE_SPACES
@@ -39,10 +30,9 @@ _INTERRUPTED = 130
 _NAMES = {Measure.MRR: "mrr@20", Measure.RECALL: "recall@20", Measure.BOTH: "recall@20 + mrr@20"}
 
 
-@reads_click_files
+@reads_data("train", *SPLIT, *SESSIONS)
 def tune(
     *,
-    train: Train,
     study: Annotated[
         Path, typer.Option(help="SQLite file of the search; where it exists already, the search goes on from it.")
     ],
@@ -69,15 +59,7 @@ def tune(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the best settings here, as a preset (.toml).")] = None,
     report: Out = None,
-    valid_fraction: ValidFraction = 0.1,
-    valid_days: ValidDays = None,
-    test_fraction: TestFraction = 0.0,
-    test_days: TestDays = None,
-    idle_gap: IdleGap = None,
-    min_support: MinSupport = 1,
-    core: Core = 1,
-    collapse_repeats: CollapseRepeats = False,
-    reading: ReadOptions,
+    options: DataOptions,
     seed: Annotated[int, typer.Option(help="Of the search's draws; with one job it repeats.")] = 42,
     as_json: AsJson = False,
 ) -> None:
@@ -92,7 +74,7 @@ def tune(
             raise TrainingSettingsError("--preset: is of a GRU4Rec; leave it out, or --baseline")
         base = load_preset(preset).settings if preset else {}
         # Here, because torch takes seconds to import.
-        from trainer.data.datasets import DataOptions, load
+        from trainer.data.datasets import load
         from trainer.search.searches import baseline_search, network_search
         from trainer.search.trial_worker import Judging
         from trainer.search.tuning import best, finished, opened_study
@@ -103,20 +85,7 @@ def tune(
             planned = network_search(base, settings or [], search or [], seed=seed)
         else:
             planned = baseline_search(baseline, settings or [], search or [], seed=seed)
-        data = load(
-            DataOptions(
-                train,
-                valid_fraction=valid_fraction,
-                valid_days=valid_days,
-                idle_gap_minutes=idle_gap,
-                min_support=min_support,
-                reading=reading,
-                collapse_repeats=collapse_repeats,
-                core_support=core,
-                test_fraction=test_fraction,
-                test_days=test_days,
-            )
-        )
+        data = load(options)
         tell_data(errors, data)
         judging = Judging(data.train, data.test, by.value, patience)
         with opened_study(study, planned, judging) as opened, _bar(errors) as bar:
@@ -148,8 +117,8 @@ def tune(
         write_report(report, summary)
         if out is not None:
             out.parent.mkdir(parents=True, exist_ok=True)
-            split = Split(core=core, collapse_repeats=collapse_repeats)
-            sources = " and ".join(path.name for path in train)
+            split = Split(core=options.core, collapse_repeats=options.collapse_repeats)
+            sources = " and ".join(path.name for path in options.train)
             text = tuned_preset(planned, winner, data, split, measure=_NAMES[by], source=sources)
             out.write_text(text, encoding="utf-8")
     if as_json:

@@ -1,53 +1,18 @@
 """From files and options to the sessions that a model is trained and evaluated on."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from schemas.click_files.options import ReadOptions
 from schemas.click_files.read import ClickLog, FileRead, read_log
 from schemas.errors import ClickFileError
+from trainer.data.options import DataOptions
 from trainer.data.preprocessing import collapse_repeats, core
 from trainer.data.sessions import SessionSet, drop_short, encode, group_sessions, temporal_holdout, train_and_test
 from trainer.errors import TooFewSessionsError
 
 _DAY_MS = 86_400_000
 _MINUTE_MS = 60_000
-
-
-@dataclass(frozen=True)
-class DataOptions:
-    """Where the clicks are and how they become sessions.
-
-    ``train`` and ``test`` are files, each read in this order as one log.
-
-    Without ``test`` the newest sessions of ``train`` are held out: those of the last ``valid_days``, or else the last
-    ``valid_fraction``. With ``test_fraction`` those after the held-out ones are set aside: 0.1 and 0.2 are the split
-    70/10/20, of which ``part`` says what to evaluate on. ``idle_gap_minutes`` None: a session id is one session, but
-    in formats that only know visitors an hour ends it. With ``test_days`` the sessions of the last days are set aside
-    likewise, before anything is held out.
-
-    With ``holdout`` the newest sessions of what is left to train on are held out once more, as many days or as great a
-    share: for early stopping, which must not see those of the evaluation.
-
-    The papers also filter the whole log before it is split: ``collapse_repeats`` keeps one of several clicks in a row
-    on an item; ``core_support`` drops items with fewer clicks and sessions of one click until none is left.
-    """
-
-    train: Sequence[Path]
-    test: Sequence[Path] = ()
-    valid_fraction: float = 0.1
-    valid_days: float | None = None
-    idle_gap_minutes: float | None = None
-    min_support: int = 1
-    reading: ReadOptions = field(default_factory=ReadOptions)
-    collapse_repeats: bool = False
-    core_support: int = 1
-    test_fraction: float = 0.0
-    test_days: float | None = None
-    holdout: bool = False
-    part: Literal["valid", "test"] = "valid"
 
 
 @dataclass(frozen=True)
@@ -113,12 +78,12 @@ def _sessions(paths: Sequence[Path], options: DataOptions) -> tuple[SessionSet, 
     """The sessions of the files, filtered, and what was found in each file."""
     log = read_log(paths, options.reading)
     form = log.files[0].layout.form
-    gap = form.idle_gap_minutes if options.idle_gap_minutes is None else options.idle_gap_minutes
+    gap = form.idle_gap_minutes if options.idle_gap is None else options.idle_gap
     sessions = drop_short(_grouped(paths[0], log, gap))
     if options.collapse_repeats:
         sessions = collapse_repeats(sessions)
-    if options.core_support > 1:
-        sessions = core(sessions, options.core_support)
+    if options.core > 1:
+        sessions = core(sessions, options.core)
     return sessions, log.files
 
 

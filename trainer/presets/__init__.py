@@ -19,7 +19,7 @@ from trainer.models.settings import TrainingSettings, assignments_of
 
 
 class Split(BaseModel):
-    """How sessions are made of the log and which are the test, as :class:`trainer.data.datasets.DataOptions`."""
+    """How sessions are made of the log and which are the test, as :class:`trainer.data.options.DataOptions`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

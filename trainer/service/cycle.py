@@ -166,20 +166,9 @@ class Cycle:
         if champion is not None and gate_k < settings.gate_k:
             why = f"judged at {gate_k} in place of trainer.gate_k: the champion ranks {champion.k} items only"
             verdict = replace(verdict, reasons=(*verdict.reasons, why))
-        refitted = False
-        if verdict.passed and settings.refit:
-            whole = self._known(window.sessions)
-            # From the challenger itself, which has seen all but the holdout: sooner there than from the champion.
-            challenger = (result.weights, result.item_ids) if settings.warm_start else None
-            # Its memory's weights stay: they must not be learned from the sessions that it was judged by.
-            again = self._fit("refitting", whole, challenger, result.memory)
-            candidate = stage(self._staging, again, whole)
-            check_parity(again.weights, candidate, whole, memory=again.memory)
-            refitted = self._is_sound(candidate, split, evaluated.challenger.metrics, gate_k)
-            if refitted:
-                result, trained = again, whole
-            else:
-                stage(self._staging, result, trained)
+        again = self._refit(window, split, result, evaluated, gate_k) if verdict.passed and settings.refit else None
+        if again is not None:
+            result, trained = again
         self._may_write()
         model = publish(
             self._registry,
@@ -194,7 +183,7 @@ class Cycle:
                 started_from=champion.version if champion and start else None,
                 champion=standing.champion.version if standing.champion else None,
                 holdout=split.test,
-                refitted=refitted,
+                refitted=again is not None,
             ),
         )
         if not verdict.passed:
@@ -202,6 +191,22 @@ class Cycle:
         self._may_write()
         self._championship.promote(model, "passed the gate: " + "; ".join(verdict.reasons))
         return CycleResult("announced", verdict.reasons, model.version)
+
+    def _refit(
+        self, window: Window, split: _Split, result: FitResult, evaluated: Evaluated, gate_k: int
+    ) -> tuple[FitResult, SessionSet] | None:
+        """The challenger trained on all sessions, staged; None, and itself staged, where that makes it unsound."""
+        whole = self._known(window.sessions)
+        # From the challenger itself, which has seen all but the holdout: sooner there than from the champion.
+        challenger = (result.weights, result.item_ids) if self._settings.warm_start else None
+        # Its memory's weights stay: they must not be learned from the sessions that it was judged by.
+        again = self._fit("refitting", whole, challenger, result.memory)
+        candidate = stage(self._staging, again, whole)
+        check_parity(again.weights, candidate, whole, memory=again.memory)
+        if self._is_sound(candidate, split, evaluated.challenger.metrics, gate_k):
+            return again, whole
+        stage(self._staging, result, split.train)
+        return None
 
     def tidy(self) -> None:
         """Remove versions and log files that are kept no longer, and join small log files."""

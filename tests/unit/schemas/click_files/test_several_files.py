@@ -11,7 +11,8 @@ from schemas.click_files.options import ReadOptions
 from schemas.click_files.read import ClickLog, read_log
 from schemas.errors import ClickFileError
 from tests.unit.schemas.click_files.test_forms import EXPECTED
-from trainer.data.datasets import DataOptions, load
+from trainer.data.datasets import load
+from trainer.data.options import DataOptions
 
 Write = Callable[[str, str], Path]
 _REES46 = EXPECTED["rees46"][0].splitlines()[0]
@@ -29,7 +30,7 @@ def write(tmp_path: Path) -> Write:
 
 def clicks_of(*paths: Path) -> list[list[str]]:
     """The items of each session, in the order in which sessions end."""
-    data = load(DataOptions(paths, paths))
+    data = load(DataOptions([*paths], [*paths]))
     bounds = zip(data.test.offsets[:-1].tolist(), data.test.offsets[1:].tolist(), strict=True)
     return [[data.test.item_ids[i] for i in data.test.items[start:stop].tolist()] for start, stop in bounds]
 

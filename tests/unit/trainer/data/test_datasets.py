@@ -6,7 +6,8 @@ import pytest
 from schemas.click_files.options import ReadOptions
 from schemas.errors import ClickFileError
 from tests.unit.trainer.builders import sessions_of
-from trainer.data.datasets import DataOptions, load
+from trainer.data.datasets import load
+from trainer.data.options import DataOptions
 from trainer.data.preprocessing import collapse_repeats, core
 from trainer.data.sessions import SessionSet
 from trainer.errors import TooFewSessionsError
@@ -71,7 +72,7 @@ def test_the_newest_of_the_training_part_can_be_held_out_as_well(ten: Path, by: 
 
 
 def test_filters_come_before_the_split(ten: Path) -> None:
-    data = load(DataOptions([ten], valid_fraction=0.5, collapse_repeats=True, core_support=10))
+    data = load(DataOptions([ten], valid_fraction=0.5, collapse_repeats=True, core=10))
     assert items_of(data.test) == [["a", "b"]] * 5
 
 
@@ -81,7 +82,7 @@ def test_a_visitor_is_no_session(tmp_path: Path) -> None:
     rows = [f"{minute * 60_000},7,view,{item},\n" for item, minute in zip("ababab", minutes, strict=True)]
     path.write_text("timestamp,visitorid,event,itemid,transactionid\n" + "".join(rows))
     assert len(load(DataOptions([path], valid_fraction=0.3)).train) == 2
-    assert len(load(DataOptions([path], valid_fraction=0.5, idle_gap_minutes=100)).train) == 1
+    assert len(load(DataOptions([path], valid_fraction=0.5, idle_gap=100)).train) == 1
 
 
 def test_bad_rows_are_told_by_file(ten: Path, tmp_path: Path) -> None:
