@@ -10,7 +10,7 @@ LOCK   := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz check bench kafka lock generate clean
+.PHONY: help demo test fuzz check bench docs kafka lock generate clean
 
 help:  ## print this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,10 @@ check: $(VENV)/.installed  ## ruff and mypy strict
 bench: $(VENV)/.installed $(if $(filter peers,$(or $(BENCH),peers)),$(PEERS)/.installed)  ## the benchmarks; BENCH="name name" runs some, BENCH=ci a short choice
 	@$(BIN)/python -m bench $(BENCH)
 
+docs: $(VENV)/.installed  ## these pages as a site in site/, with an API reference; a broken link ends it
+	$(BIN)/mkdocs build --strict --quiet -f docs/site/mkdocs.yml
+	$(BIN)/pdoc --docformat restructuredtext -o site/api schemas stream_app trainer
+
 # Whom we measure ourselves with needs other versions of what we need.
 $(PEERS)/.installed: $(VENV)/.installed requirements/peers.txt
 	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
@@ -60,4 +64,4 @@ lock: $(VENV)/.installed  ## resolve the locked requirements anew
 	for alone in uv peers; do $(LOCK) -o requirements/$$alone.txt requirements/$$alone.in; done
 
 clean:  ## remove what the targets made
-	rm -rf $(VENV) $(PEERS) .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info build dist .demo
+	rm -rf $(VENV) $(PEERS) .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info build dist site .demo

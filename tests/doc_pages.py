@@ -29,9 +29,17 @@ class Command:
     line: str
 
 
-def blocks(page: Path, *languages: str) -> list[str]:
-    """The fenced blocks of these languages; "" are those without one."""
-    return [body for language, body in _FENCE.findall(page.read_text()) if language in languages]
+def blocks(page: Path | str, *languages: str) -> list[str]:
+    """The fenced blocks of these languages, of a page or a part of its text; "" are those without one."""
+    text = page if isinstance(page, str) else page.read_text()
+    return [body for language, body in _FENCE.findall(text) if language in languages]
+
+
+def section(page: Path, heading: str) -> str:
+    """The text between a heading of the second level and the next one."""
+    _, found, rest = page.read_text().partition(f"\n## {heading}\n")
+    assert found, f"{page.name} has no section {heading}"
+    return rest.partition("\n## ")[0]
 
 
 def block_languages(page: Path) -> set[str]:

@@ -19,7 +19,7 @@ import pytest
 from deploy.demo.shop import Shop, ShopSettings
 from deploy.kafka.ports import free_port
 from tests.conftest import KafkaUnderTest
-from tests.doc_pages import README, blocks, lines
+from tests.doc_pages import README, blocks, lines, section
 
 PATIENCE: Final = 120.0  # seconds until a step gives up; none of them measures time
 SESSIONS: Final = 1000  # a cycle wants 500 new ones with two clicks at least
@@ -105,6 +105,10 @@ class Reader:
             told = [line.rsplit(" ", 1) for line in answer.read().decode().splitlines() if not line.startswith("#")]
         return {name: float(value) for name, value in told}
 
+    def topic(self, name: str) -> str:
+        """What the settings call a topic."""
+        return self.environment[f"NEXTCLICK_TOPICS__{name.upper()}"]
+
     def versions(self) -> list[str]:
         """Published models, oldest first."""
         return sorted(manifest.parent.name for manifest in self.folder.glob("registry/*/manifest.json"))
@@ -158,7 +162,8 @@ def write_clicks(file: Path) -> int:
 
 def test_every_line_of_the_readme(reader: Reader) -> None:
     clicks = write_clicks(reader.folder / "clicks.tsv.gz")
-    told = [line for block in blocks(README, "sh") for line in lines(block)]
+    quick = blocks(section(README, "Quickstart"), "sh")
+    told = [line for block in blocks(README, "sh") if block not in quick for line in lines(block)]
     assert set(ELSEWHERE) <= set(told)
     for line in told:
         if line in ELSEWHERE:
@@ -190,6 +195,26 @@ def test_every_line_of_the_readme(reader: Reader) -> None:
         for record in reader.log(line).read_text().splitlines():
             assert record.startswith("{"), f"{line} logged what is not JSON: {record}"
             assert {"event", "level", "logger", "timestamp"} <= json.loads(record).keys()
+
+
+def test_the_quickstart(reader: Reader, kafka: KafkaUnderTest) -> None:
+    quick = section(README, "Quickstart")
+    programs = dict(zip(re.findall(r"`(\w+\.py)`:", quick), blocks(quick, "python"), strict=True))
+    for name, program in programs.items():
+        (reader.folder / name).write_text(
+            program.replace("localhost:9092", kafka.bootstrap_servers).replace(
+                '"clicks"', f'"{reader.topic("clicks")}"'
+            )
+        )
+    reader.environment["KAFKA_BOOTSTRAP_SERVERS"] = kafka.bootstrap_servers
+    for line in (line for block in blocks(quick, "sh") for line in lines(block)):
+        if line not in ("make kafka", ". .venv/bin/activate"):
+            reader.type(line)
+    reader.stop("stream-app worker")
+    (watched,) = answers(reader, "stream-app watch")
+    _, _, third = watched.splitlines()
+    assert re.search(r"clicked item-7  next: item-8\b", third), watched
+    assert len(re.findall("^.", programs["click.py"], re.MULTILINE)) <= 7
 
 
 def rankings(reader: Reader) -> float:

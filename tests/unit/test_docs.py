@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -60,7 +62,7 @@ VARIABLES: Final = {variable_of(tuple(key.split("."))) for key in KEYS} | {"NEXT
 NO_SETTINGS: Final = {"NEXTCLICK_WORKER_PORT"}
 """What Kubernetes would set; the page says that it is refused."""
 MODULES: Final[dict[str, Callable[..., None]]] = {"deploy.kafka": run_kafka, "deploy.demo": demo}
-FOREIGN: Final = {".", "cat", "chmod", "curl", "docker", "git"}
+FOREIGN: Final = {".", "cat", "chmod", "curl", "docker", "git", "grep"}
 """Programs that are not ours and whose options are not looked at."""
 COMPOSE_WITH_SERVICES: Final = ("stop", "start", "restart", "logs", "pull")
 UNITS: Final = {"": 1.0, "s": 1.0, "ms": 0.001, "min": 60.0, "minutes": 60.0, "hours": 3600.0, "days": 86_400.0}
@@ -138,6 +140,8 @@ def _problem_of_program(words: list[str]) -> str | None:  # noqa: PLR0911 - one 
             return None if result.exit_code == 0 else result.output
         case ["python" | "python3", "-m", module, *_]:
             return None if (REPOSITORY / module.replace(".", "/")).with_suffix(".py").exists() else "no such module"
+        case ["python", program] if re.fullmatch(r"\w+\.py", program):
+            return None  # of the reader's, and shown on the page
         case ["pytest", *arguments]:
             missing = [one for one in arguments if "/" in one and not (REPOSITORY / one.split("::")[0]).exists()]
             return f"no such file: {missing}" if missing else None
@@ -438,3 +442,14 @@ def test_every_row_of_the_guarantees_names_tests_that_exist() -> None:
         for file, name in shown:
             source = (REPOSITORY / file).read_text()
             assert re.search(rf"^(async )?def {name}\(", source, re.MULTILINE), f"{file} has no {name}"
+
+
+def test_the_site_builds(tmp_path: Path) -> None:
+    """With every page in its navigation, and no link or anchor that leads nowhere."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet"]
+    built = subprocess.run(
+        [*command, "-f", DOCS / "site" / "mkdocs.yml", "-d", tmp_path], capture_output=True, text=True, check=False
+    )
+    assert built.returncode == 0, built.stderr
+    pages = {page.stem for page in DOCS.glob("*.md")} - {"README"}
+    assert pages < {page.stem for page in tmp_path.glob("*.html")}

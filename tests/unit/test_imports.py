@@ -4,8 +4,10 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from functools import cache
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,10 @@ FLOORS = {
         "data", "models", "memory", "evaluation", "export", "training", "presets", "search", "service", "commands",
     ),
 }  # fmt: skip
+PROVIDES = packages_distributions()
+# Parts of a declared package that are distributions of their own.
+INDIRECT = {"mode-streaming", "llvmlite", "faust-streaming"}
+
 PURE = {"core/session", "core/recommend", "core/state_codec", "tools/pacing"}
 # What a pure module may take from outside: no clock, no files, no network, no threads.
 PURE_MAY_IMPORT = {
@@ -136,6 +142,25 @@ def test_the_map_of_the_architecture_page_is_true() -> None:
 def test_what_few_files_may_know(outside: str) -> None:
     product = ("schemas", "stream_app", "trainer", "deploy")
     assert {file for package in product for file in importers(package, outside)} <= KEPT_IN[outside]
+
+
+@pytest.mark.parametrize(
+    ("package", "extras"),
+    [
+        ("schemas", {"trainer"}),  # pyarrow, where Parquet files are read
+        ("stream_app", {"stream"}),
+        ("trainer", {"trainer", "plot", "tune"}),
+        ("deploy", {"kafka", "stream", "trainer"}),
+    ],
+)
+def test_what_is_imported_is_declared(package: str, extras: set[str]) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = project["dependencies"] + [line for extra in extras for line in project["optional-dependencies"][extra]]
+    declared = {re.split(r"[\[<>=;~! ]", line)[0].lower() for line in lines}
+    modules = {name.split(".")[0] for source in sources(package) for name in imported(source)}
+    outside = modules - sys.stdlib_module_names - set(PACKAGES) - {"deploy", "tests"}
+    found = {module: {one.lower().replace("_", "-") for one in PROVIDES.get(module, [])} for module in outside}
+    assert {module: names for module, names in found.items() if not names & (declared | INDIRECT)} == {}
 
 
 def test_torch_is_the_trainers() -> None:

@@ -1,5 +1,6 @@
 """``trainer tune``: clicks in, the best settings found on their newest part out."""
 
+import importlib.util
 import json
 import os
 from pathlib import Path
@@ -72,6 +73,8 @@ def tune(
         _check_out(out, baseline)
         if preset is not None and baseline is not None:
             raise TrainingSettingsError("--preset: is of a GRU4Rec; leave it out, or --baseline")
+        if importlib.util.find_spec("optuna") is None:
+            raise TrainingSettingsError("needs optuna, which is not installed: pip install 'nextclick[tune]'")
         base = load_preset(preset).settings if preset else {}
         # Here, because torch takes seconds to import.
         from trainer.data.datasets import load

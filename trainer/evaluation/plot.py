@@ -1,5 +1,6 @@
 """The comparison of models as a picture, PNG, SVG or PDF by the file's name."""
 
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -15,6 +16,8 @@ def check_plot(path: Path | None) -> None:
     """Before the work: can the picture be written? Raises :class:`TrainingSettingsError`."""
     if path is not None and path.suffix not in SUFFIXES:
         raise TrainingSettingsError(f"--plot {path}: ends with none of {', '.join(SUFFIXES)}")
+    if path is not None and importlib.util.find_spec("matplotlib") is None:
+        raise TrainingSettingsError("--plot needs matplotlib, which is not installed: pip install 'nextclick[plot]'")
 
 
 def plot_comparison(judged: Sequence[Judgement], path: Path, *, k: int, title: str) -> None:
