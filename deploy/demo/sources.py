@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from deploy.demo.shop import Shop, ShopSettings
 from schemas.messages.click import Click
 from stream_app.tools.click_file import read_click_file
-from stream_app.tools.pacing import Batch, pace, rebase
+from stream_app.tools.pacing import DueClicks, pace, rebase
 
 _HISTORY_SESSIONS = 8_000
 _HISTORY_SHARE = 0.5
@@ -33,7 +33,7 @@ class ClickSource:
 
     name: str
     history: Callable[[int], Iterator[Click]]
-    live: Callable[[int, float], Iterator[Batch]]
+    live: Callable[[int, float], Iterator[DueClicks]]
 
 
 def shop(*, clicks_per_second: float, seed: int) -> ClickSource:
@@ -41,7 +41,7 @@ def shop(*, clicks_per_second: float, seed: int) -> ClickSource:
     settings = ShopSettings(seed=seed)
     settings = ShopSettings(seed=seed, sessions_per_second=clicks_per_second / settings.mean_length)
 
-    def live(start_ms: int, _: float) -> Iterator[Batch]:
+    def live(start_ms: int, _: float) -> Iterator[DueClicks]:
         return pace(Shop(settings).live(start_ms), speed=1.0)
 
     return ClickSource(

@@ -131,7 +131,7 @@ def recommend(
 
 
 def plan(rows: Mapping[str, SessionState], clicks: Sequence[SourcedClick], model: Model, rules: SessionRules) -> Plan:
-    """The first third of ``recommend``: what has to be computed, without computing it."""
+    """What has to be computed for these clicks, without computing it."""
     index_of = model.vocabulary.index
     chunk = Plan()
     chains, sessions = chunk.chains, chunk.sessions
@@ -189,7 +189,7 @@ def _chain(row: SessionState | None, model: Model) -> _Chain:
 
 
 def advance(plans: Sequence[Plan], model: Model) -> Advanced:
-    """The second third of ``recommend``: run all chains wave by wave."""
+    """Run the network over all sessions, wave by wave: each wave is one click of every session that still has one."""
     chains = [chain for one in plans for chain in one.chains]
     n_ranked, first_click = 0, []  # of each chain: the place of its plan's first click
     for one in plans:
@@ -231,7 +231,7 @@ def advance(plans: Sequence[Plan], model: Model) -> Advanced:
 
 
 def rank(plans: Sequence[Plan], advanced: Advanced, model: Model) -> list[Recommended]:
-    """The last third of ``recommend``: the rankings, and the rows."""
+    """Rank for every click, and make the rows."""
     unknown = np.fromiter((unknown for one in plans for unknown in one.unknown), dtype=np.bool_)  # [N]
     failed = ~advanced.finite & ~unknown  # an unknown item has no step of its own
     by_model = np.flatnonzero(advanced.has_state & ~failed)  # [M]

@@ -58,7 +58,7 @@ def producer_config(
     }
 
 
-class Batch:
+class Sending:
     """Records handed to librdkafka together; `delivered` waits until the broker has confirmed them all.
 
     `send` and `seal` belong to one thread; confirmations arrive on any.
@@ -178,12 +178,12 @@ class Delivery:
 
     @property
     def may_wait(self) -> bool:
-        """Whether `Batch.send` may have to wait for room."""
+        """Whether `Sending.send` may have to wait for room."""
         return len(self._producer) > _ROOM
 
-    def batch(self) -> Batch:
+    def sending(self) -> Sending:
         """An empty batch of the running event loop's."""
-        return Batch(self._producer, asyncio.get_running_loop())
+        return Sending(self._producer, asyncio.get_running_loop())
 
     def stop(self, timeout: float) -> None:
         """Send what is queued, for at most `timeout` seconds, and stop the thread."""

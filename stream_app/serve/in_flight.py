@@ -1,13 +1,19 @@
 """What is on its way through the worker: fetched, and not acknowledged yet."""
 
+import asyncio
 from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+import structlog
 from faust.types import Message
 
 from stream_app.core.session import SessionState
 from stream_app.kafka.transport import Chunk
-from stream_app.serve.delivery import Batch
+from stream_app.serve.delivery import Sending
+from stream_app.serve.metrics import Metrics
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
@@ -15,14 +21,14 @@ class Partition:
     """One partition in one generation.
 
     Attributes:
-        rows: of its chunks in flight; not in RocksDB yet.
-        left: whether a chunk was left to the next owner: then all behind it are, as an acknowledgement covers every
-            offset below it.
+        pending: newest states of its sessions that are not in RocksDB yet.
+        given_up: whether a chunk was left to the next owner: then all behind it are, as an acknowledgement covers
+            every offset below it.
     """
 
     generation: int
-    rows: dict[str, SessionState] = field(default_factory=dict)
-    left: bool = False
+    pending: dict[str, SessionState] = field(default_factory=dict)
+    given_up: bool = False
 
 
 @dataclass(slots=True)
@@ -32,12 +38,12 @@ class Part:
     Attributes:
         rankings: their delivery.
         states: what they lead to.
-        rows: the same as bytes, once they are on their way to the changelog.
+        rows: the same by key, as bytes, once they are on their way to the changelog.
         reasons: of their rankings.
     """
 
     partition: Partition
-    rankings: list[Batch]
+    rankings: list[Sending]
     chunks: list[tuple[Chunk, Message]] = field(default_factory=list)
     states: dict[str, SessionState] = field(default_factory=dict)
     rows: dict[bytes, bytes] = field(default_factory=dict)
@@ -54,3 +60,56 @@ class Part:
         self.chunks += later.chunks
         self.states |= later.states
         self.reasons += later.reasons
+
+
+class InFlight:
+    """Counts what is on its way; everything on the event loop.
+
+    Attributes:
+        chunks: taken, and neither acknowledged nor given up.
+        clicks: of those that have room.
+        finished: chunks that were acknowledged.
+        failed: whether the worker ends: then nothing more is begun.
+    """
+
+    def __init__(self, metrics: Metrics, on_fatal: Callable[[BaseException], None]) -> None:
+        self._metrics = metrics
+        self._on_fatal = on_fatal
+        self._room = asyncio.Event()
+        self.chunks = self.clicks = self.finished = 0
+        self.failed = False
+
+    async def wait_for_room(self, clicks: int, most: int) -> None:
+        """Wait until so many more clicks fit; any number does where there are none."""
+        while self.clicks and self.clicks + clicks > most:
+            self._room.clear()
+            await self._room.wait()
+        self.clicks += clicks
+
+    def moved(self, by: int) -> None:
+        """So many chunks came, or went."""
+        self.chunks += by
+        self._metrics.chunks_in_flight.set(self.chunks)
+
+    def ended(self, parts: Iterable[Part]) -> None:
+        """Chunks that are acknowledged, or are their partitions' next owner's: whatever is not durable by now."""
+        for part in parts:
+            for chunk, _ in part.chunks:
+                self.clicks -= len(chunk.records)
+                self.moved(-1)
+                if chunk.durable:
+                    self.finished += 1
+                elif not self.failed:
+                    self._metrics.dropped_chunks.inc()
+                    log.info(
+                        "chunk left to its partition's next owner",
+                        partition=chunk.tp.partition,
+                        clicks=len(chunk.records),
+                    )
+        self._room.set()
+
+    def fail(self, error: BaseException) -> None:
+        """The worker cannot go on; the first error tells why."""
+        if not self.failed:
+            self.failed = True
+            self._on_fatal(error)

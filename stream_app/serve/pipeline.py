@@ -7,12 +7,11 @@ one call of the model. Several chunks are in flight at once, those of one partit
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-import structlog
 from faust.types import TP, Message
 
 from schemas.bundle.runtime import Model
@@ -26,12 +25,10 @@ from stream_app.kafka.transport import Chunk, ChunkConsumer, Fetch
 from stream_app.serve.computing import Computing
 from stream_app.serve.delivery import Delivery
 from stream_app.serve.hot_swap import LiveModel
-from stream_app.serve.in_flight import Part, Partition
+from stream_app.serve.in_flight import InFlight, Part, Partition
 from stream_app.serve.metrics import Metrics
 from stream_app.serve.settling import Computed, Settling, SettlingSettings
 from stream_app.state.table import SessionTable
-
-log = structlog.get_logger(__name__)
 
 _LOG_APPEND_TIME: Final = 1
 _DRAIN_CHECK_SECONDS: Final = 0.01
@@ -78,6 +75,7 @@ class Pipeline:
         self._table = table
         self._delivery = delivery
         self._metrics = metrics
+        self.in_flight = InFlight(metrics, on_fatal)
         self._computing = Computing()
         self._settling = Settling(
             settings.settling,
@@ -86,40 +84,30 @@ class Pipeline:
             delivery=delivery,
             metrics=metrics,
             consumer=consumer,
-            on_ended=self._ended,
-            on_failure=self._fail,
+            in_flight=self.in_flight,
         )
         self._consumer = consumer
-        self._on_fatal = on_fatal
-        self._failed = False
         self._broken_off = False
-        self._clicks_in_flight = 0
-        self._room = asyncio.Event()
         self._taken = asyncio.Event()
         self._waiting: deque[tuple[Chunk, Message]] = deque()
         self._begun: deque[tuple[list[Part], asyncio.Future[None]]] = deque()
         self._task: asyncio.Task[None] | None = None
         self._abandoned: set[tuple[TP, int]] = set()
         self._partitions: dict[TP, Partition] = {}
-        self.in_flight = 0
-        self.finished = 0
 
     async def submit(self, fetch: Fetch) -> None:
         """Take what a fetch brought; waits while too many clicks are in flight. All else goes on by itself."""
         if any((chunk.tp, chunk.generation) in self._abandoned for chunk, _ in fetch.chunks):
-            self._fail(StalledError("the agent was cancelled over a chunk, which will be redelivered"))
-        self._moved(+len(fetch.chunks))
+            self.in_flight.fail(StalledError("the agent was cancelled over a chunk, which will be redelivered"))
+        self.in_flight.moved(+len(fetch.chunks))
         clicks = sum(len(chunk.records) for chunk, _ in fetch.chunks)
         try:
-            while self._clicks_in_flight and self._clicks_in_flight + clicks > self._settings.clicks_in_flight:
-                self._room.clear()
-                await self._room.wait()
+            await self.in_flight.wait_for_room(clicks, self._settings.clicks_in_flight)
         except BaseException:
             # Faust starts a cancelled agent anew; no chunk of a partition may pass the one that is dropped here.
             self._abandoned.update((chunk.tp, chunk.generation) for chunk, _ in fetch.chunks)
-            self._moved(-len(fetch.chunks))
+            self.in_flight.moved(-len(fetch.chunks))
             raise
-        self._clicks_in_flight += clicks
         self._waiting.extend(fetch.chunks)
         if self._task is None:
             self._task = asyncio.create_task(self._compute_waiting(), name="computing")
@@ -140,7 +128,7 @@ class Pipeline:
 
         A static member may get its partitions back in the generation in which it has left a chunk of them.
         """
-        while self.in_flight:
+        while self.in_flight.chunks:
             await asyncio.sleep(_DRAIN_CHECK_SECONDS)
         self._partitions.clear()
 
@@ -165,8 +153,8 @@ class Pipeline:
             try:
                 await computed
             except Exception as error:  # noqa: BLE001 - the loop's edge: nothing is acknowledged, the worker stops
-                self._ended(parts)
-                self._fail(error)
+                self.in_flight.ended(parts)
+                self.in_flight.fail(error)
             else:
                 self._settling.settle(parts)
             self._begun.popleft()
@@ -175,11 +163,11 @@ class Pipeline:
         self._task = None
 
     def _begin_waiting(self) -> None:
-        """Begin to compute what waits if nothing else is computed, and a whole batch behind one that is.
+        """Begin to compute what waits if nothing else is computed, and half a batch or more behind one that is.
 
         The pipeline's thread stood still for a tenth of the time until the event loop gave it the next batch.
         """
-        while self._waiting and (not self._begun or (len(self._begun) == 1 and self._whole_batch_waits())):
+        while self._waiting and (not self._begun or (len(self._begun) == 1 and self._half_a_batch_waits())):
             taken: dict[TP, Part] = {}
             try:
                 self._take(taken)
@@ -192,10 +180,10 @@ class Pipeline:
                     computed = self._computing.run(kind, clicks, call, may_wait=self._delivery.may_wait)
                     self._begun.append((parts, computed))
             except Exception as error:  # noqa: BLE001 - as above
-                self._ended(taken.values())
-                self._fail(error)
+                self.in_flight.ended(taken.values())
+                self.in_flight.fail(error)
 
-    def _whole_batch_waits(self) -> bool:
+    def _half_a_batch_waits(self) -> bool:
         return sum(len(chunk.records) for chunk, _ in self._waiting) >= self._settings.clicks_together // 2
 
     def _take(self, parts: dict[TP, Part]) -> None:
@@ -205,10 +193,10 @@ class Pipeline:
             chunk, message = self._waiting[0]
             if parts and clicks + len(chunk.records) > self._settings.clicks_together:
                 break
-            lost = self._failed or not self._consumer.owns(chunk.tp, chunk.generation)
+            lost = self.in_flight.failed or not self._consumer.owns(chunk.tp, chunk.generation)
             self._waiting.popleft()  # what raises before leaves it there, to be counted
             if lost:
-                self._ended([Part(Partition(chunk.generation), [], [(chunk, message)])])
+                self.in_flight.ended([Part(Partition(chunk.generation), [], [(chunk, message)])])
                 continue
             clicks += len(chunk.records)
             if chunk.tp not in parts:
@@ -217,7 +205,7 @@ class Pipeline:
         if not self._waiting:
             self._taken.set()
         for part in parts.values():
-            part.rankings.append(self._delivery.batch())
+            part.rankings.append(self._delivery.sending())
 
     def _partition(self, chunk: Chunk) -> Partition:
         partition = self._partitions.get(chunk.tp)
@@ -237,7 +225,7 @@ class Pipeline:
         clicks = [theirs for theirs, _ in decoded]
         parsed = time.perf_counter()
         states = [
-            self._read(part.last, theirs, part.partition.rows) for part, theirs in zip(parts, clicks, strict=True)
+            self._read(part.last, theirs, part.partition.pending) for part, theirs in zip(parts, clicks, strict=True)
         ]
         read = time.perf_counter()
         plans = [plan(rows, theirs, model, settings.rules) for rows, theirs in zip(states, clicks, strict=True)]
@@ -247,7 +235,7 @@ class Pipeline:
         ranked = time.perf_counter()
         for part, result in zip(parts, results, strict=True):
             part.states = result.rows
-            part.partition.rows.update(result.rows)
+            part.partition.pending.update(result.rows)
         self._settling.send(
             [Computed(part, result, parked) for part, result, (_, parked) in zip(parts, results, decoded, strict=True)],
             model,
@@ -302,31 +290,3 @@ class Pipeline:
                 f"worker.data_dir"
             )
         return states | stored
-
-    # -- counting, on the event loop ----------------------------------------------------------------------------------
-
-    def _ended(self, parts: Iterable[Part]) -> None:
-        """What is not durable by now is its partitions' next owner's."""
-        for part in parts:
-            for chunk, _ in part.chunks:
-                self._clicks_in_flight -= len(chunk.records)
-                self._moved(-1)
-                if chunk.durable:
-                    self.finished += 1
-                elif not self._failed:
-                    self._metrics.dropped_chunks.inc()
-                    log.info(
-                        "chunk left to its partition's next owner",
-                        partition=chunk.tp.partition,
-                        clicks=len(chunk.records),
-                    )
-        self._room.set()
-
-    def _moved(self, by: int) -> None:
-        self.in_flight += by
-        self._metrics.chunks_in_flight.set(self.in_flight)
-
-    def _fail(self, error: BaseException) -> None:
-        if not self._failed:  # the first error tells why
-            self._failed = True
-            self._on_fatal(error)

@@ -8,7 +8,7 @@ chunks became durable becomes durable together.
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -23,8 +23,8 @@ from stream_app.core.recommend import RankedClick, Recommended
 from stream_app.core.state_codec import encode_state
 from stream_app.kafka.transport import ChunkConsumer
 from stream_app.serve.computing import Computing
-from stream_app.serve.delivery import Batch, Delivery
-from stream_app.serve.in_flight import Part
+from stream_app.serve.delivery import Delivery, Sending
+from stream_app.serve.in_flight import InFlight, Part
 from stream_app.serve.metrics import Metrics
 from stream_app.state.table import SessionTable
 
@@ -76,16 +76,14 @@ class Settling:
         delivery: Delivery,
         metrics: Metrics,
         consumer: ChunkConsumer,
-        on_ended: Callable[[Iterable[Part]], None],
-        on_failure: Callable[[BaseException], None],
+        in_flight: InFlight,
     ) -> None:
         self._settings = settings
         self._table = table
         self._delivery = delivery
         self._metrics = metrics
         self._consumer = consumer
-        self._on_ended = on_ended
-        self._on_failure = on_failure
+        self._in_flight = in_flight
         self._waiting: list[Part] = []
         self._settling: asyncio.Task[None] | None = None
         self._computing = computing
@@ -120,9 +118,9 @@ class Settling:
                 await self._make_durable(list(together.values()))
             except Exception as error:  # noqa: BLE001 - the loop's edge: nothing is acknowledged, the worker stops
                 for part in together.values():
-                    part.partition.left = True
-                self._on_failure(error)
-            self._on_ended(together.values())
+                    part.partition.given_up = True
+                self._in_flight.fail(error)
+            self._in_flight.ended(together.values())
         self._settling = None
 
     async def _make_durable(self, parts: Sequence[Part]) -> None:
@@ -134,7 +132,7 @@ class Settling:
             self._count(part)
         delivered = time.perf_counter()
         await self._leave_what_is_lost(parts)
-        changelogs = [(part, self._delivery.batch()) for part in parts if not part.partition.left]
+        changelogs = [(part, self._delivery.sending()) for part in parts if not part.partition.given_up]
         if not changelogs:
             return
         changed = sum(len(part.states) for part, _ in changelogs)
@@ -146,7 +144,7 @@ class Settling:
         write = partial(self._write, [part for part, _ in changelogs], offsets)
         await self._computing.run("write", changed, write, may_wait=False)
         for part, _ in changelogs:
-            if part.partition.left:
+            if part.partition.given_up:
                 continue
             for chunk, message in part.chunks:
                 chunk.durable = True
@@ -162,9 +160,9 @@ class Settling:
         """
         consumer = self._consumer
         for part in parts:
-            while not part.partition.left:
+            while not part.partition.given_up:
                 if not consumer.owns(part.last.tp, part.last.generation):
-                    part.partition.left = True
+                    part.partition.given_up = True
                 elif consumer.may_be_expelled():
                     await asyncio.sleep(_HEARTBEAT_CHECK_SECONDS)
                 else:
@@ -212,7 +210,7 @@ class Settling:
             reason=answer.reason,
         )
 
-    def _send_changelogs(self, changelogs: Sequence[tuple[Part, Batch]]) -> None:
+    def _send_changelogs(self, changelogs: Sequence[tuple[Part, Sending]]) -> None:
         for part, changelog in changelogs:
             # Only now: of the rows that came meanwhile the newest of each session is enough.
             part.rows = {session_id.encode(): encode_state(state) for session_id, state in part.states.items()}
@@ -223,11 +221,11 @@ class Settling:
     def _write(self, parts: Sequence[Part], changelog_offsets: Sequence[int]) -> None:
         for part, changelog_offset in zip(parts, changelog_offsets, strict=True):
             if not self._consumer.owns(part.last.tp, part.last.generation):
-                part.partition.left = True  # lost since the last look
+                part.partition.given_up = True  # lost since the last look
                 continue
             if part.rows:
                 self._table.write(part.last.tp.partition, part.rows, changelog_offset)
-            rows = part.partition.rows
+            pending = part.partition.pending
             for session_id, state in part.states.items():
-                if rows.get(session_id) is state:
-                    del rows[session_id]  # RocksDB has it now
+                if pending.get(session_id) is state:
+                    del pending[session_id]  # RocksDB has it now

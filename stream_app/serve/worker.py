@@ -171,7 +171,7 @@ class Worker:
         crashed.cancel()
         limit = _STOP_SECONDS if self._failure is None else _FAILED_STOP_SECONDS
         app.leaves_group = self._failure is None
-        log.info("stopping", draining=app.pipeline.in_flight)
+        log.info("stopping", draining=app.pipeline.in_flight.chunks)
         try:
             async with asyncio.timeout(limit):
                 await app.stop()
@@ -231,9 +231,9 @@ class Worker:
             return None
         serves = app.tables.actives_ready and not self._stop.is_set()
         # An agent or a fetcher that died leaves the clicks where they are, with nothing in flight.
-        if not app.pipeline.in_flight and not (serves and app.clicks_wait()):
+        if not app.pipeline.in_flight.chunks and not (serves and app.clicks_wait()):
             return None
-        return app.pipeline.finished
+        return app.pipeline.in_flight.finished
 
     def _waits_for_kafka(self) -> bool:
         """Whether brokers are to blame that nothing moves; not for longer than an outage is waited out."""

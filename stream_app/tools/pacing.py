@@ -31,7 +31,7 @@ def rebase(clicks: Iterable[Click], to_ms: int, speed: float = 1.0) -> Iterator[
 
 
 @dataclass(frozen=True)
-class Batch:
+class DueClicks:
     """Clicks to publish together, `due_s` seconds after the start."""
 
     due_s: float
@@ -45,7 +45,7 @@ def pace(
     tick_s: float = 0.01,
     max_clicks: int = 1000,
     max_gap_ms: int | None = None,
-) -> Iterator[Batch]:
+) -> Iterator[DueClicks]:
     """Give each click its due time: real time at speed 1, ten times as fast at 10, at once at None.
 
     `clicks` in the order of time; one that is older than the one before it is due with it. Clicks due within the same
@@ -67,17 +67,17 @@ def pace(
         since_first_ms += gap_ms if max_gap_ms is None else min(gap_ms, max_gap_ms)
         due = due_s if speed is None else max(due_s, since_first_ms / 1000 / speed)
         if waiting and (int(due / tick_s) != tick or len(waiting) == max_clicks):
-            yield Batch(due_s, tuple(waiting))
+            yield DueClicks(due_s, tuple(waiting))
             waiting = []
         tick, due_s = int(due / tick_s), due
         waiting.append(click)
     if waiting:
-        yield Batch(due_s, tuple(waiting))
+        yield DueClicks(due_s, tuple(waiting))
 
 
 def wait_until_due(
-    batches: Iterable[Batch], clock: Callable[[], float], sleep: Callable[[float], None]
-) -> Iterator[Batch]:
+    batches: Iterable[DueClicks], clock: Callable[[], float], sleep: Callable[[float], None]
+) -> Iterator[DueClicks]:
     """Hand each batch over when it is due, counted in seconds of `clock` from the first batch; late ones at once.
 
     A wait is measured from the start, not from the batch before: a slow consumer falls behind and catches up again.

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from stream_app.errors import DeliveryError, StalledError
-from stream_app.serve.delivery import Batch, Delivery
+from stream_app.serve.delivery import Delivery, Sending
 from tests.conftest import KafkaUnderTest
 from tests.integration.workers import DEADLINE, Group, running, until
 
 
-class LostBatch(Batch):
+class LostSending(Sending):
     """A batch that the broker never confirms, though later ones go through: one partition's leader is away."""
 
     async def delivered(self) -> int:
@@ -22,16 +22,16 @@ class LostBatch(Batch):
         raise DeliveryError("not confirmed, on purpose")
 
 
-class FirstBatchIsLost(Delivery):
+class FirstSendingIsLost(Delivery):
     """Loses the rankings of the first chunk."""
 
     lost = False
 
-    def batch(self) -> Batch:
+    def sending(self) -> Sending:
         if self.lost:
-            return super().batch()
+            return super().sending()
         self.lost = True
-        return LostBatch(self._producer, asyncio.get_running_loop())
+        return LostSending(self._producer, asyncio.get_running_loop())
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def group(kafka: KafkaUnderTest, topic_prefix: str) -> Group:
 async def test_nothing_behind_a_chunk_that_failed_is_acknowledged(group: Group, tmp_path: Path) -> None:
     """Or the commit of a later chunk would take the lost one with it, and its clicks would never be ranked."""
     group.produce(40)
-    async with running(group.settings(tmp_path, chunk_clicks=10), delivery_type=FirstBatchIsLost) as worker:
+    async with running(group.settings(tmp_path, chunk_clicks=10), delivery_type=FirstSendingIsLost) as worker:
         await until(lambda: bool(worker.errors), "the failure is told")
         async with asyncio.timeout(DEADLINE):
             await worker.app.pipeline.drained()
@@ -53,7 +53,7 @@ async def test_nothing_behind_a_chunk_that_failed_is_acknowledged(group: Group, 
 
     async with running(group.settings(tmp_path, chunk_clicks=10)) as worker:  # as its supervisor starts it again
         await until(lambda: worker.metrics.registry.get_sample_value("nextclick_clicks_total") == 40, "all again")
-        await until(lambda: not worker.app.pipeline.in_flight, "all acknowledged")
+        await until(lambda: not worker.app.pipeline.in_flight.chunks, "all acknowledged")
         assert worker.metrics.registry.get_sample_value("nextclick_redelivered_total") == 0
     assert worker.errors == []
     assert group.committed() == 40
@@ -84,7 +84,9 @@ async def test_an_agent_that_is_cancelled_over_a_chunk_ends_the_worker(group: Gr
 
         worker.app.pipeline._compute = compute_slowly  # type: ignore[method-assign, assignment]
         group.produce(3)
-        await until(lambda: entered.is_set() and worker.app.pipeline.in_flight == 2, "a chunk waits behind another")
+        await until(
+            lambda: entered.is_set() and worker.app.pipeline.in_flight.chunks == 2, "a chunk waits behind another"
+        )
         [agent] = worker.app.agents.values()
         for actor in agent._actors:
             actor.actor_task.cancel()

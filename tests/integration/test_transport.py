@@ -270,14 +270,14 @@ async def test_a_rebalance_waits_for_chunks_in_flight_and_commits_them(group: Gr
         hand, before = worker.hand, worker.generation
         await until(lambda: len(hand.offsets(0)) == 10, "a chunk")
         [chunk] = hand.chunks(0)
-        hand.in_flight = 1
+        hand.in_flight.chunks = 1
         hand.draining.clear()
         rebalance = asyncio.create_task(worker.rebalance())
         await hand.draining.wait()
         assert worker.generation == before
         assert worker.consumer.owns(chunk.tp, before)
         assert hand.acknowledge(chunk)
-        hand.in_flight = 0
+        hand.in_flight.chunks = 0
         await rebalance
         assert group.committed() == 10
         assert hand.chunks(0, worker.generation) == []

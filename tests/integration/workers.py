@@ -21,6 +21,7 @@ from stream_app.kafka.transport import Chunk, ChunkConsumer, Fetch
 from stream_app.serve.app import RecommenderApp, create_app
 from stream_app.serve.delivery import Delivery, producer_config
 from stream_app.serve.hot_swap import LiveModel
+from stream_app.serve.in_flight import InFlight
 from stream_app.serve.metrics import Metrics
 from stream_app.serve.pipeline import Pipeline
 from stream_app.settings import StreamSettings, WorkerSettings
@@ -156,7 +157,7 @@ class HandPipeline(Pipeline):
         self.open = asyncio.Event()
         self.open.set()
         self.draining = asyncio.Event()
-        self.in_flight = self.finished = 0
+        self.in_flight = InFlight(Metrics(), lambda _: None)
 
     async def submit(self, fetch: Fetch) -> None:
         await self.open.wait()
@@ -172,7 +173,7 @@ class HandPipeline(Pipeline):
 
     async def drained(self) -> None:
         self.draining.set()
-        while self.in_flight:
+        while self.in_flight.chunks:
             await asyncio.sleep(0.01)
 
     async def stop(self) -> None:

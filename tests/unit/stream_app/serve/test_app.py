@@ -24,7 +24,7 @@ from stream_app.core.state_codec import decode_state
 from stream_app.errors import DeliveryError, StoreError
 from stream_app.kafka.transport import Chunk, ChunkConsumer, ChunkSchema, Fetch
 from stream_app.serve.app import RecommenderApp, create_app
-from stream_app.serve.delivery import Batch, Delivery
+from stream_app.serve.delivery import Delivery, Sending
 from stream_app.serve.hot_swap import LiveModel
 from stream_app.serve.metrics import Metrics
 from stream_app.serve.pipeline import Pipeline
@@ -51,8 +51,8 @@ class FakeKafka:
     overdue: bool = False  # heartbeats
     _unacked_messages: WeakSet[Any] = field(default_factory=WeakSet)  # Faust's stream looks at it
 
-    def batch(self) -> Batch:
-        return Batch(cast(Producer, self), asyncio.get_running_loop())
+    def sending(self) -> Sending:
+        return Sending(cast(Producer, self), asyncio.get_running_loop())
 
     def produce(self, topic: str, value: bytes, key: bytes, partition: int, on_delivery: Any) -> None:
         offset = len(self.sent)
@@ -140,7 +140,7 @@ class Running:
 
     async def ended(self) -> None:
         """Until every chunk is either durable or left to another worker."""
-        while self.app.pipeline.finished + self.dropped < self.taken:
+        while self.app.pipeline.in_flight.finished + self.dropped < self.taken:
             await asyncio.sleep(0.005)
 
     async def settle(self) -> None:
@@ -283,7 +283,7 @@ async def test_the_newest_row_is_kept_until_it_is_stored_itself(running: Running
     kafka.release()
     await running.ended()
     assert running.recent("s") == ("a", "b", "c")
-    assert pipeline._partitions[CLICKS].rows == {}
+    assert pipeline._partitions[CLICKS].pending == {}
 
 
 async def test_no_fetch_is_wanted_while_clicks_wait_for_the_model(running: Running) -> None:
@@ -471,7 +471,7 @@ async def test_rows_ahead_of_a_topic_that_was_created_anew_end_the_worker(tmp_pa
             await running.app.pipeline.drained()
             assert [type(error) for error in running.fatal] == [StoreError]
             assert "applied offset 50" in str(running.fatal[0])
-            running.app.pipeline._failed = running.app.pipeline._broken_off = False
+            running.app.pipeline.in_flight.failed = running.app.pipeline._broken_off = False
         assert len(running.kafka.on_topic(RANKINGS)) == ranked
 
 
@@ -483,7 +483,7 @@ async def test_rows_ahead_of_a_chunk_are_redelivered_clicks_while_the_topic_has_
     assert (running.recent("s"), running.kafka.acked) == (("a", "b"), [1, 0])
 
 
-@pytest.mark.parametrize("what", ["owns", "batch"])
+@pytest.mark.parametrize("what", ["owns", "sending"])
 async def test_what_is_taken_when_something_raises_is_not_in_flight_for_ever(tmp_path: Path, what: str) -> None:
     """Or a rebalance, and a stop, would wait for it."""
     async with _running(tmp_path) as running:
@@ -497,7 +497,8 @@ async def test_what_is_taken_when_something_raises_is_not_in_flight_for_ever(tmp
         async with asyncio.timeout(PATIENCE):
             await running.app.pipeline.drained()
         assert [str(error) for error in running.fatal] == ["on purpose"]
-        assert (running.app.pipeline.in_flight, running.app.pipeline._clicks_in_flight) == (0, 0)
+        in_flight = running.app.pipeline.in_flight
+        assert (in_flight.chunks, in_flight.clicks) == (0, 0)
 
 
 async def test_a_stop_can_be_given_up_while_a_call_does_not_end(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from stream_app.errors import DeliveryError
 from stream_app.serve import delivery as delivery_module
-from stream_app.serve.delivery import _MANY, ANY_PARTITION, Batch, Delivery, producer_config
+from stream_app.serve.delivery import _MANY, ANY_PARTITION, Delivery, Sending, producer_config
 
 TIMED_OUT = KafkaError(KafkaError._MSG_TIMED_OUT)
 PATIENCE = 30.0  # seconds until a test gives up
@@ -58,16 +58,16 @@ class FakeProducer:
         thread.start()
         thread.join()
 
-    def batch(self) -> Batch:
-        return Batch(cast(Producer, self), asyncio.get_running_loop())
+    def sending(self) -> Sending:
+        return Sending(cast(Producer, self), asyncio.get_running_loop())
 
 
-def send(batch: Batch, count: int) -> None:
+def send(batch: Sending, count: int) -> None:
     batch.send("rankings", [(b"s", b"%d" % number) for number in range(count)])
     batch.seal()
 
 
-async def is_waiting(batch: Batch) -> bool:
+async def is_waiting(batch: Sending) -> bool:
     waiter = asyncio.ensure_future(batch.delivered())
     for _ in range(5):
         await asyncio.sleep(0)
@@ -77,14 +77,14 @@ async def is_waiting(batch: Batch) -> bool:
 
 
 async def test_an_empty_batch_is_delivered_at_once() -> None:
-    batch = FakeProducer().batch()
+    batch = FakeProducer().sending()
     batch.seal()
     assert await batch.delivered() == -1
 
 
 async def test_delivered_when_every_record_is_confirmed_in_whatever_order() -> None:
     producer = FakeProducer()
-    batch = producer.batch()
+    batch = producer.sending()
     send(batch, 3)
     producer.confirm(2, at=12)
     producer.confirm(0, at=10)
@@ -96,7 +96,7 @@ async def test_delivered_when_every_record_is_confirmed_in_whatever_order() -> N
 
 async def test_confirmed_before_the_last_record_was_sent() -> None:
     producer = FakeProducer()
-    batch = producer.batch()
+    batch = producer.sending()
     batch.send("rankings", [(b"s", b"0")])
     producer.confirm(0, at=5)
     assert await is_waiting(batch)  # more may come
@@ -108,7 +108,7 @@ async def test_confirmed_before_the_last_record_was_sent() -> None:
 
 async def test_one_lost_record_fails_the_batch_once_all_are_decided() -> None:
     producer = FakeProducer()
-    batch = producer.batch()
+    batch = producer.sending()
     send(batch, 2)
     producer.confirm(0, error=TIMED_OUT)
     assert await is_waiting(batch)
@@ -119,7 +119,7 @@ async def test_one_lost_record_fails_the_batch_once_all_are_decided() -> None:
 
 async def test_who_stops_waiting_does_not_end_the_wait_of_others() -> None:
     producer = FakeProducer()
-    batch = producer.batch()
+    batch = producer.sending()
     send(batch, 1)
     impatient = asyncio.ensure_future(batch.delivered())
     await asyncio.sleep(0)
@@ -131,7 +131,7 @@ async def test_who_stops_waiting_does_not_end_the_wait_of_others() -> None:
 
 async def test_a_full_queue_is_waited_for() -> None:
     producer = FakeProducer(full=3)
-    batch = producer.batch()
+    batch = producer.sending()
     batch.send("changelog", [(b"s", b"row")], partition=2)
     assert producer.polls == 3
     assert producer.taken == [("changelog", b"row", b"s", 2)]
@@ -140,7 +140,7 @@ async def test_a_full_queue_is_waited_for() -> None:
 async def test_a_record_that_is_refused_at_once() -> None:
     producer = FakeProducer(refuses=KafkaException(KafkaError(KafkaError.MSG_SIZE_TOO_LARGE)))
     with pytest.raises(DeliveryError, match=r"a record for rankings was refused: .*too large"):
-        producer.batch().send("rankings", [(b"s", b"x")])
+        producer.sending().send("rankings", [(b"s", b"x")])
 
 
 def test_records_are_durable_ordered_and_lie_where_java_puts_them() -> None:
@@ -158,7 +158,7 @@ async def test_without_brokers_a_batch_fails_after_its_timeout_and_the_stop_ends
     config = producer_config({"bootstrap.servers": "127.0.0.1:1"}, client_id="w", linger_ms=0, timeout_ms=50)
     delivery = Delivery(config, on_fatal=fatal.append)
     delivery.start()
-    batch = delivery.batch()
+    batch = delivery.sending()
     send(batch, 3)
     async with asyncio.timeout(PATIENCE):
         with pytest.raises(DeliveryError, match="did not confirm"):
@@ -175,16 +175,16 @@ async def test_who_sends_much_serves_the_confirmations_and_the_delivery_thread_w
     config = producer_config({"bootstrap.servers": "127.0.0.1:1"}, client_id="w", linger_ms=0, timeout_ms=50)
     delivery = Delivery(config, on_fatal=lambda _: None)
     served_by: list[int] = []
-    confirmed = Batch._on_delivery
+    confirmed = Sending._on_delivery
 
-    def observed(batch: Batch, error: KafkaError | None, message: Message) -> None:
+    def observed(batch: Sending, error: KafkaError | None, message: Message) -> None:
         served_by.append(threading.get_ident())
         confirmed(batch, error, message)
 
-    monkeypatch.setattr(Batch, "_on_delivery", observed)
+    monkeypatch.setattr(Sending, "_on_delivery", observed)
     monkeypatch.setattr(delivery_module, "_LEFT_ALONE_SECONDS", 3600.0)
     delivery.busy = True
-    first = delivery.batch()
+    first = delivery.sending()
     send(first, _MANY)
     delivery.serve(_MANY)
     delivery.start()
@@ -195,7 +195,7 @@ async def test_who_sends_much_serves_the_confirmations_and_the_delivery_thread_w
     assert set(served_by) == {threading.get_ident()}
 
     delivery.busy = False  # whoever sent so much has no more
-    second = delivery.batch()
+    second = delivery.sending()
     send(second, 1)
     delivery.serve(1)
     async with asyncio.timeout(PATIENCE):
@@ -208,9 +208,9 @@ async def test_who_sends_much_serves_the_confirmations_and_the_delivery_thread_w
 async def test_many_records_on_their_way_may_leave_no_room_for_the_next() -> None:
     config = producer_config({"bootstrap.servers": "127.0.0.1:1"}, client_id="w", linger_ms=0, timeout_ms=60_000)
     delivery = Delivery(config, on_fatal=lambda _: None)
-    send(delivery.batch(), delivery_module._ROOM // 2)  # errors to be told count too
+    send(delivery.sending(), delivery_module._ROOM // 2)  # errors to be told count too
     assert not delivery.may_wait
-    send(delivery.batch(), delivery_module._ROOM)
+    send(delivery.sending(), delivery_module._ROOM)
     assert delivery.may_wait
     delivery._producer.purge()
 

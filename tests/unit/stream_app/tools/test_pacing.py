@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.messages.click import Click
-from stream_app.tools.pacing import Batch, pace, rebase, wait_until_due
+from stream_app.tools.pacing import DueClicks, pace, rebase, wait_until_due
 
 
 def at(*times_ms: int) -> list[Click]:
     return [Click(f"s{i % 2}", f"i{i}", time_ms, str(i)) for i, time_ms in enumerate(times_ms)]
 
 
-def due(batches: Iterable[Batch]) -> list[tuple[float, list[str]]]:
+def due(batches: Iterable[DueClicks]) -> list[tuple[float, list[str]]]:
     return [(batch.due_s, [click.item_id for click in batch.clicks]) for batch in batches]
 
 
