@@ -57,10 +57,13 @@ def _log_ended_thread(args: threading.ExceptHookArgs) -> None:
         log.error("a thread has ended", thread=args.thread and args.thread.name, exc_info=args.exc_value)
 
 
-def configure_logs(style: Literal["human", "json"], level: str, *, quiet: Mapping[str, int]) -> None:
+def configure_logs(
+    style: Literal["human", "json"], level: str, *, quiet: Mapping[str, int], unsaid: tuple[str, ...] = ()
+) -> None:
     """Route structlog and the standard library's logging to standard error in one style.
 
-    `quiet` gives loggers of libraries the least level that is shown of them, unless `level` is debug.
+    `quiet` gives loggers of libraries the least level that is shown of them, unless `level` is debug. Messages that
+    begin with one of `unsaid` are never shown.
     """
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -91,6 +94,8 @@ def configure_logs(style: Literal["human", "json"], level: str, *, quiet: Mappin
         )
     )
     handler.addFilter(Folding())
+    if unsaid:
+        handler.addFilter(lambda record: not record.getMessage().startswith(unsaid))
     threading.excepthook = _log_ended_thread
     root = logging.getLogger()
     root.handlers[:] = [handler]

@@ -1,5 +1,6 @@
 """The command line `stream-app`."""
 
+import logging
 import os
 import sys
 from dataclasses import replace
@@ -46,13 +47,20 @@ def worker(
     log_format: Annotated[str | None, typer.Option(help="human or json.")] = None,
 ) -> None:
     """Serve: read clicks, keep each session's state, publish rankings, until SIGTERM or Ctrl-C."""
-    from stream_app.logs import configure_logs
+    from schemas.logs import configure_logs
     from stream_app.serve.worker import main as serve
 
     settings = settings_of(
         config, {"worker.data_dir": data_dir, "worker.web_port": web_port, "worker.log_format": log_format}
     )
-    configure_logs(settings.worker.log_format, settings.worker.log_level)
+    configure_logs(
+        settings.worker.log_format,
+        settings.worker.log_level,
+        # At info these tell each rebalance in dozens of lines.
+        quiet=dict.fromkeys(("faust", "mode", "aiokafka", "aiohttp", "librdkafka"), logging.WARNING),
+        # Said at every start for what is meant so: topics are made by `stream-app topics`.
+        unsaid=("Topic creation disabled!",),
+    )
     serve(settings)
 
 

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from trainer.commands.settings import Config, Json, settings_of
+from trainer.commands.settings import Config, Json, logged_settings_of
 from trainer.commands.stopping import stopping_on_signals
 
 
@@ -19,11 +19,9 @@ def collect(
     json: Json = False,
 ) -> None:
     """Collect clicks from Kafka into the Parquet click log, each offset exactly once, until SIGTERM or Ctrl-C."""
-    from trainer.logs import configure_logs
     from trainer.service.assembly import collect as collect_clicks
 
-    root = settings_of(config, {"trainer.log_dir": log_dir})
-    configure_logs(root.trainer.log_format, root.trainer.log_level)
+    root = logged_settings_of(config, {"trainer.log_dir": log_dir})
     errors = Console(stderr=True)
     columns = (
         SpinnerColumn(),

@@ -1,7 +1,6 @@
 """``trainer models``, ``trainer promote`` and ``trainer rollback``: who is champion, and making another one it."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -11,8 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from schemas.messages.announcement import ModelAnnouncement
-from trainer.commands.settings import Config, Json, settings_of
-from trainer.service.settings import TrainerRoot
+from trainer.commands.settings import Config, Json, logged_settings_of
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ def models(config: Config = None, json: Json = False) -> None:
     """List the published versions: metrics, training window, the gate's verdict, and who is champion."""
     from trainer.service.assembly import championship_of, registry_of
 
-    root = _settings(config)
+    root = logged_settings_of(config)
     registry = registry_of(root)
     standing = championship_of(root, registry).standing()
     champion = standing.champion.version if standing.champion else None
@@ -74,7 +72,7 @@ def promote(
     """Verify a published version as a worker would, and announce it: every worker serves it within seconds."""
     from trainer.service.assembly import championship_of, registry_of
 
-    root = _settings(config)
+    root = logged_settings_of(config)
     registry = registry_of(root)
     _tell(championship_of(root, registry).promote(registry.get(version), why), json=json)
 
@@ -83,17 +81,8 @@ def rollback(config: Config = None, json: Json = False) -> None:
     """Announce the champion's predecessor again."""
     from trainer.service.assembly import championship_of, registry_of
 
-    root = _settings(config)
+    root = logged_settings_of(config)
     _tell(championship_of(root, registry_of(root)).roll_back(), json=json)
-
-
-def _settings(config: Path | None) -> TrainerRoot:
-    """The settings in force; from now on warnings go to standard error, beside a table or JSON on standard output."""
-    from trainer.logs import configure_logs
-
-    root = settings_of(config)
-    configure_logs(root.trainer.log_format, root.trainer.log_level)
-    return root
 
 
 def _tell(announcement: ModelAnnouncement, *, json: bool) -> None:

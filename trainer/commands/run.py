@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from trainer.commands.settings import Config, Json, settings_of
+from trainer.commands.settings import Config, Json, logged_settings_of
 from trainer.commands.stopping import stopping_on_signals
 
 
@@ -23,7 +23,7 @@ def run(
     json: Json = False,
 ) -> None:
     """Collect all the time, and every so often retrain, judge, publish and announce; until SIGTERM or Ctrl-C."""
-    root = settings_of(
+    root = logged_settings_of(
         config,
         {
             "trainer.every": every,
@@ -33,10 +33,8 @@ def run(
         },
     )
     # After the settings: torch takes seconds to import, and a mistake must be answered at once.
-    from trainer.logs import configure_logs
     from trainer.service.loop import run as serve
 
-    configure_logs(root.trainer.log_format, root.trainer.log_level)
     errors = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),

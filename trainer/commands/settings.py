@@ -1,5 +1,6 @@
 """``trainer settings``, and how every command of the Kafka side gets its own."""
 
+import logging
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from schemas.config.settings import describe, describe_json, load_settings
+from schemas.logs import configure_logs
 from trainer.service.settings import TrainerRoot
 
 Config = Annotated[Path | None, typer.Option("--config", help="The settings file; ./nextclick.toml when it is there.")]
@@ -18,6 +20,14 @@ Json = Annotated[bool, typer.Option("--json", help="For programs: JSON instead o
 def settings_of(config: Path | None, overrides: dict[str, Any] | None = None) -> TrainerRoot:
     """The settings in force. Raises SettingsError."""
     return load_settings(TrainerRoot, config=config, environ=os.environ, overrides=overrides or {})
+
+
+def logged_settings_of(config: Path | None, overrides: dict[str, Any] | None = None) -> TrainerRoot:
+    """The same; and from now on warnings go to standard error, beside a table or JSON on standard output."""
+    root = settings_of(config, overrides)
+    # librdkafka tells each lost connection at error level; those that matter reach us as errors of our calls.
+    configure_logs(root.trainer.log_format, root.trainer.log_level, quiet={"librdkafka": logging.CRITICAL})
+    return root
 
 
 def show_settings(config: Config = None, json: Json = False) -> None:
