@@ -255,7 +255,8 @@ def command(
     for name, value in deployment.environ.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.setattr("trainer.commands.settings.configure_logs", lambda *_, **__: None)  # the logs of this process are pytest's
+    # The logs of this process are pytest's.
+    monkeypatch.setattr("trainer.commands.settings.configure_logs", lambda *_, **__: None)
 
     def call(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["trainer", *arguments])

@@ -73,7 +73,7 @@ def ablate(
         for number, one in enumerate(rows, start=1):
             name = one.row.name
             total = transitions_to_fit(data.train, one.settings) + transitions_to_learn(data.train, one.settings)
-            checkpoint = checkpoints / f"{name}.npz" if checkpoints is not None else None
+            checkpoint = checkpoints / f"{name}.safetensors" if checkpoints is not None else None
             with progress_bar(errors, f"{number}/{len(rows)} {name}", total, show=errors.is_terminal) as advance:
                 result = train_model(data.train, one.settings, checkpoint=checkpoint, progress=advance)
             ranks[name] = ranks_of(GruScorer(result.weights, result.memory), data.test, ties=ties.value)

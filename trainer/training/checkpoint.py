@@ -1,14 +1,13 @@
 """A training run on disk, so that a kill costs the epoch it falls into and nothing else.
 
-One ``.npz`` file, read without pickle: the arrays, and a JSON text for the rest. It is replaced atomically, so that at
-any moment the file is a whole checkpoint or not there. It names the run it belongs to by a digest of everything that
-decides the run's bits; only ``epochs`` is not part of it, so that a run can be made longer.
+One safetensors file: the arrays, and a JSON text for the rest in its metadata. It is replaced atomically, so that at
+any moment the file is a whole checkpoint or not there, and a digest of the arrays tells a damaged one. It names the run
+it belongs to by a digest of everything that decides the run's bits; only ``epochs`` is not part of it, so that a run
+can be made longer.
 """
 
 import hashlib
 import json
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as as_safetensors
 
 from schemas import durable
 from trainer.data.sessions import SessionSet
@@ -28,7 +29,7 @@ from trainer.training.engine import EngineName, engine_identity
 from trainer.training.sampling import SamplerState
 
 Arrays = dict[str, npt.NDArray[Any]]
-_FORMAT = 3
+_FORMAT = 4
 
 
 class CheckpointError(TrainerError):
@@ -58,7 +59,6 @@ def identity(
     device: torch.device,
 ) -> str:
     """Digest of what decides a run's bits (with the versions of the libraries), SHA-256 in hex."""
-    digest = hashlib.sha256()
     facts: dict[str, Any] = {
         "format": _FORMAT,
         "numpy": np.__version__,
@@ -72,11 +72,7 @@ def identity(
         arrays |= {"holdout items": early_stopping.holdout.items, "holdout offsets": early_stopping.holdout.offsets}
     if warm_start is not None:
         arrays |= {f"start {name}": tensor.numpy() for name, tensor in warm_start.tensors().items()}
-    digest.update(json.dumps(facts, sort_keys=True).encode())
-    for name, array in arrays.items():
-        digest.update(f"{name} {array.shape} {array.dtype}".encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
+    return _digest(json.dumps(facts, sort_keys=True), arrays)
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
@@ -87,7 +83,6 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         "sampler": {"rng": checkpoint.sampler.rng, "position": checkpoint.sampler.position},
     }
     arrays = {
-        "about": np.frombuffer(json.dumps(about).encode(), dtype=np.uint8),
         "pool": checkpoint.sampler.pool,
         **_prefixed("weights.", _arrays_of(checkpoint.weights)),
         **_prefixed("best.", _arrays_of(checkpoint.best) if checkpoint.best else {}),
@@ -95,8 +90,8 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         **_prefixed("optimizer.", checkpoint.optimizers),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    with durable.replacing(path) as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]  # its stub takes the names for its own options
+    told = json.dumps(about)
+    durable.replace(path, as_safetensors(arrays, metadata={"about": told, "sha256": _digest(told, arrays)}))
 
 
 def load(path: Path, identity: str) -> Checkpoint | None:
@@ -105,9 +100,12 @@ def load(path: Path, identity: str) -> Checkpoint | None:
     Raises :class:`CheckpointError` when it is damaged, or of a run with another identity.
     """
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            arrays: Arrays = {name: stored[name] for name in stored.files}
-        about = json.loads(arrays["about"].tobytes())
+        with safe_open(path, framework="numpy") as stored:
+            arrays: Arrays = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a mapping
+            metadata = stored.metadata()
+        if metadata["sha256"] != _digest(metadata["about"], arrays):
+            raise ValueError("its digest is another")
+        about = json.loads(metadata["about"])
         if about["identity"] != identity:
             raise CheckpointError(
                 f"{path}: is of another run (other sessions, settings, start, device or library versions); "
@@ -125,8 +123,16 @@ def load(path: Path, identity: str) -> Checkpoint | None:
         )
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"{path}: no whole checkpoint ({error}); remove it to start over") from error
+
+
+def _digest(text: str, arrays: Mapping[str, npt.NDArray[Any]]) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.shape} {array.dtype}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def _prefixed(prefix: str, arrays: Mapping[str, npt.NDArray[Any]]) -> Arrays:

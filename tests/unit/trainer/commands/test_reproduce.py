@@ -74,7 +74,7 @@ def test_two_files_are_taken_as_they_are(tmp_path: Path) -> None:
 
 
 def test_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
-    checkpoint = tmp_path / "run.npz"
+    checkpoint = tmp_path / "run.safetensors"
     arguments = ["rsc15", "--train", written(tmp_path / "a.tsv"), "--set", "hidden_size=8", "--json"]
     first = json.loads(run("reproduce", *arguments, "--set", "epochs=2", "--checkpoint", checkpoint).stdout)
     more = json.loads(run("reproduce", *arguments, "--set", "epochs=3", "--checkpoint", checkpoint).stdout)
@@ -84,7 +84,7 @@ def test_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
 
 
 def test_several_seeds_are_averaged(tmp_path: Path) -> None:
-    train, checkpoint = written(tmp_path / "a.tsv"), tmp_path / "run.npz"
+    train, checkpoint = written(tmp_path / "a.tsv"), tmp_path / "run.safetensors"
     result = run("reproduce", "rsc15", "--train", train, "--seeds", 3, *SMALL, "--json", "--checkpoint", checkpoint)
     report = json.loads(result.stdout)
     assert [one["seed"] for one in report["runs"]] == [42, 43, 44]
@@ -92,7 +92,7 @@ def test_several_seeds_are_averaged(tmp_path: Path) -> None:
     assert len(set(found)) > 1
     assert report["ours"]["mrr"]["20"] == pytest.approx(statistics.mean(found))
     assert report["spread"]["mrr"]["20"] == pytest.approx(statistics.stdev(found))
-    assert {f"run.npz.{seed}" for seed in (42, 43, 44)} <= {path.name for path in tmp_path.iterdir()}
+    assert {f"run.safetensors.{seed}" for seed in (42, 43, 44)} <= {path.name for path in tmp_path.iterdir()}
     (only,) = json.loads(run("reproduce", "rsc15", "--train", train, *SMALL, "--set=seed=43", "--json").stdout)["runs"]
     assert only["losses"] == report["runs"][1]["losses"]
     shown = run("reproduce", "rsc15", "--train", train, "--seeds", 2, *SMALL).stdout

@@ -99,7 +99,11 @@ def test_rows_are_compared_with_the_base(tmp_path: Path) -> None:
     assert lead == pytest.approx(row["recall"]["20"] - report["models"]["base"]["recall"]["20"])
     assert all(name in result.stdout for name in report["models"])
     assert "</svg>" in plot.read_text()
-    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"base.npz", "no-gru.npz", "units-100.npz"}
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {
+        "base.safetensors",
+        "no-gru.safetensors",
+        "units-100.safetensors",
+    }
     again = json.loads(run(*arguments, "--json", "--resamples", 100).stdout)
     assert again["models"] == {
         name: {**of, "transitions_per_second": again["models"][name]["transitions_per_second"]}

@@ -1,10 +1,10 @@
 """A run that was killed and resumed is the run that was not, to the bit."""
 
+import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
 
-import numpy as np
 import pytest
 
 from tests.unit.trainer.builders import random_sessions
@@ -65,7 +65,7 @@ def test_killed_after_any_epoch(tmp_path: Path, change: dict[str, object], judge
     settings = TrainingSettings.parse(SMALL | change)
     stopping = EarlyStopping(HOLDOUT, patience=4) if judged else None
     expected = fit(SESSIONS, settings, early_stopping=stopping)
-    path = tmp_path / "run" / "checkpoint.npz"
+    path = tmp_path / "run" / "checkpoint.safetensors"
     for number in range(1, settings.epochs):  # one process an epoch
         with pytest.raises(KilledError):
             fit(SESSIONS, settings, early_stopping=stopping, checkpoint=path, on_epoch=_kill_after(number))
@@ -73,12 +73,12 @@ def test_killed_after_any_epoch(tmp_path: Path, change: dict[str, object], judge
     found = fit(SESSIONS, settings, early_stopping=stopping, checkpoint=path, progress=heard.append)
     assert_same_run(found, expected)
     assert sum(heard) == settings.epochs * SESSIONS.transitions
-    assert [path.name for path in path.parent.iterdir()] == ["checkpoint.npz"]
+    assert [path.name for path in path.parent.iterdir()] == ["checkpoint.safetensors"]
 
 
 def test_killed_within_an_epoch(tmp_path: Path) -> None:
     settings = TrainingSettings.parse(SMALL)
-    path = tmp_path / "checkpoint.npz"
+    path = tmp_path / "checkpoint.safetensors"
     with pytest.raises(KilledError):
         fit(SESSIONS, settings, checkpoint=path, on_epoch=_kill_after(2))
 
@@ -93,17 +93,17 @@ def test_killed_within_an_epoch(tmp_path: Path) -> None:
 
 def test_killed_while_the_checkpoint_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = TrainingSettings.parse(SMALL)
-    path = tmp_path / "checkpoint.npz"
+    path = tmp_path / "checkpoint.safetensors"
     with pytest.raises(KilledError):
         fit(SESSIONS, settings, checkpoint=path, on_epoch=_kill_after(1))
     before = path.read_bytes()
 
-    def half(file: IO[bytes], **_: object) -> None:
-        file.write(before[: len(before) // 2])
+    def killed(file: int) -> None:
+        os.truncate(file, os.fstat(file).st_size // 2)
         raise KilledError
 
     with monkeypatch.context() as patched:
-        patched.setattr(np, "savez", half)
+        patched.setattr(os, "fsync", killed)
         with pytest.raises(KilledError):
             fit(SESSIONS, settings, checkpoint=path)
     assert path.read_bytes() == before
@@ -111,7 +111,7 @@ def test_killed_while_the_checkpoint_is_written(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_finished_run_is_not_trained_again_and_can_be_made_longer(tmp_path: Path) -> None:
-    path = tmp_path / "checkpoint.npz"
+    path = tmp_path / "checkpoint.safetensors"
     settings = TrainingSettings.parse(SMALL)
     shorter = settings.model_copy(update={"epochs": 2})
     first = fit(SESSIONS, shorter, checkpoint=path)
@@ -123,7 +123,7 @@ def test_a_finished_run_is_not_trained_again_and_can_be_made_longer(tmp_path: Pa
 
 
 def test_a_warm_start_is_part_of_the_run(tmp_path: Path) -> None:
-    path = tmp_path / "checkpoint.npz"
+    path = tmp_path / "checkpoint.safetensors"
     settings = TrainingSettings.parse(SMALL)
     start: Weights = fit(SESSIONS, settings.model_copy(update={"epochs": 1})).weights
     with pytest.raises(KilledError):
@@ -135,7 +135,7 @@ def test_a_warm_start_is_part_of_the_run(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "checkpoint.npz"
+    path = tmp_path / "checkpoint.safetensors"
     settings = TrainingSettings.parse(SMALL)
     fit(SESSIONS, settings, checkpoint=path)
     for sessions, other, stopping in [
@@ -143,13 +143,13 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
         (SESSIONS, settings.model_copy(update={"learning_rate": 0.2}), None),
         (SESSIONS, settings, EarlyStopping(HOLDOUT)),
     ]:
-        with pytest.raises(CheckpointError, match=r"checkpoint\.npz: is of another run.*remove it"):
+        with pytest.raises(CheckpointError, match=r"checkpoint\.safetensors: is of another run.*remove it"):
             fit(sessions, other, early_stopping=stopping, checkpoint=path)
 
 
 @pytest.mark.parametrize("damage", ["empty", "half", "text", "pickle", "flipped"])
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path, damage: str) -> None:
-    path = tmp_path / "checkpoint.npz"
+    path = tmp_path / "checkpoint.safetensors"
     settings = TrainingSettings.parse(SMALL)
     fit(SESSIONS, settings.model_copy(update={"epochs": 1}), checkpoint=path)
     whole = path.read_bytes()
@@ -161,13 +161,13 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path, damage: str) -> None:
         case "text":
             path.write_text("not a checkpoint")
         case "pickle":
-            np.savez(path, about=np.array([{"a": 1}], dtype=object))
+            path.write_bytes(pickle.dumps({"about": 1}))
         case "flipped":
             middle = len(whole) // 2
             path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 0xFF]) + whole[middle + 1 :])
-    with pytest.raises(CheckpointError, match=r"checkpoint\.npz: no whole checkpoint.*remove it"):
+    with pytest.raises(CheckpointError, match=r"checkpoint\.safetensors: no whole checkpoint.*remove it"):
         fit(SESSIONS, settings, checkpoint=path)
 
 
 def test_no_file_is_no_checkpoint(tmp_path: Path) -> None:
-    assert checkpoints.load(tmp_path / "none.npz", "any") is None
+    assert checkpoints.load(tmp_path / "none.safetensors", "any") is None

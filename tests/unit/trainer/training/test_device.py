@@ -99,7 +99,7 @@ def test_copies_on_the_host_learn_its_bits_too(change: dict[str, object], monkey
 @pytest.mark.parametrize("change", [{"momentum": 0.2}, {"optimizer": "sgd", "momentum": 0.2, "averaging": 0}], ids=str)
 def test_killed_after_an_epoch_it_goes_on_from_there(tmp_path: Path, change: dict[str, object], far: FarDevice) -> None:
     """Weights, their mean, the best of them and the optimizers' state: all are at home between two epochs."""
-    path = tmp_path / "checkpoint.npz"
+    path = tmp_path / "checkpoint.safetensors"
     stopping = EarlyStopping(HOLDOUT, patience=4)
     settings = settings_of(change | {"epochs": 3})
 

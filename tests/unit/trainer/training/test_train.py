@@ -124,14 +124,14 @@ def test_the_memory_learns_beside_a_network_as_old_as_the_one_it_serves(monkeypa
 
 
 def test_both_networks_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoint = tmp_path / "run.npz"
+    checkpoint = tmp_path / "run.safetensors"
     whole = train(SESSIONS, settings(), checkpoint=checkpoint)
     heard: list[int] = []
     again = train(SESSIONS, settings(), checkpoint=checkpoint, progress=heard.append)
     assert whole.memory.repeat is not None
     assert again.memory.repeat is not None
     assert torch.equal(again.memory.repeat.place, whole.memory.repeat.place)
-    assert {path.name for path in tmp_path.iterdir()} == {"run.npz", "run.npz.memory"}
+    assert {path.name for path in tmp_path.iterdir()} == {"run.safetensors", "run.safetensors.memory"}
 
 
 def test_it_finds_what_the_network_cannot_know() -> None:

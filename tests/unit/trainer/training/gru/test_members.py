@@ -97,12 +97,12 @@ def test_the_others_train_for_as_many_epochs_as_were_the_firsts_best(tmp_path: P
 
 
 def test_each_member_resumes(tmp_path: Path) -> None:
-    checkpoint, chosen = tmp_path / "run.npz", settings(members=2)
+    checkpoint, chosen = tmp_path / "run.safetensors", settings(members=2)
     heard: list[int] = []
     whole = train(SESSIONS, chosen, checkpoint=checkpoint, progress=heard.append)
     assert sum(heard) == transitions_to_fit(SESSIONS, chosen) + transitions_to_learn(SESSIONS, chosen)
     assert {path.name for path in tmp_path.iterdir()} == {
-        "run.npz", "run.npz.member1", "run.npz.memory", "run.npz.memory.member1",
+        "run.safetensors", "run.safetensors.member1", "run.safetensors.memory", "run.safetensors.memory.member1",
     }  # fmt: skip
     again = train(SESSIONS, chosen, checkpoint=checkpoint)
     assert torch.equal(whole.weights.output, again.weights.output)
