@@ -37,6 +37,9 @@ def demo(
     new_sessions: Annotated[int, typer.Option(help="New sessions that a training cycle needs.", min=1)] = 1500,
     seed: Annotated[int, typer.Option(help="Of the simulated shop.")] = 7,
     keep: Annotated[Path | None, typer.Option(help="Keep logs, models and the table in this folder.")] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="Write what the screen shows when the clicks end into this file, as SVG.")
+    ] = None,
 ) -> None:
     """Kafka, a worker, a trainer and a shop: clicks in, rankings out, a model retrained and swapped under load.
 
@@ -53,7 +56,7 @@ def demo(
             new_sessions=new_sessions,
             predictions=predictions,
         )
-        verdict = Demo(source, plan, keep=keep).run()
+        verdict = Demo(source, plan, keep=keep, picture=picture).run()
     except KeyboardInterrupt:
         console.print("interrupted; everything that the demo started is stopped")
         raise typer.Exit(EXIT_INTERRUPTED) from None

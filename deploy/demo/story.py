@@ -44,13 +44,16 @@ class DemoError(RuntimeError):
 class Demo:
     """One run. Everything it starts is stopped when its block ends."""
 
-    def __init__(self, source: ClickSource, plan: Plan, *, keep: Path | None = None) -> None:
+    def __init__(
+        self, source: ClickSource, plan: Plan, *, keep: Path | None = None, picture: Path | None = None
+    ) -> None:
         self._source = source
         self._plan = plan
         self._page = Page()
         self._view = View(self._page)
         self._stack = ExitStack()
         self._keep = keep
+        self._picture = picture
 
     def run(self) -> Verdict:
         """Tell the whole story."""
@@ -189,6 +192,8 @@ class Demo:
             self._producer.poll(0)
             tempo.adapt(self._page.clicks, reader.count)
             self._check()
+        if self._picture is not None:
+            self._view.save(self._picture)
         self._page.outlook = ""
         self._flush()
         self._live_seconds = time.monotonic() - began

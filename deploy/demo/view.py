@@ -1,11 +1,14 @@
 """What the demo shows in the terminal: one page that is drawn again and again, or plain lines where there is none."""
 
+import io
+import re
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -18,6 +21,7 @@ from schemas.messages.ranking import Ranking
 
 _LINES_EVERY_SECONDS = 5.0
 _EVENTS = 9
+_PICTURE_COLUMNS = 112
 
 
 @dataclass
@@ -80,6 +84,15 @@ class View:
             stopping.set()
             thread.join()
 
+    def save(self, path: Path) -> None:
+        """Write the page as it is now as a picture, SVG."""
+        console = Console(record=True, width=_PICTURE_COLUMNS, file=io.StringIO(), force_terminal=True)
+        console.print(self._page_drawn())
+        svg = console.export_svg(title="make demo")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Without the fonts that rich would fetch from elsewhere: the reader's own monospace font does.
+        path.write_text(re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL), encoding="utf-8")
+
     def _print_lines(self, stopping: threading.Event) -> None:
         while not stopping.wait(_LINES_EVERY_SECONDS):
             page = self._page
@@ -110,7 +123,13 @@ class View:
                 )
             )
         )
-        models = Table(expand=True, title="Models, in the order of their service", title_style="bold")
+        models = Table(
+            expand=True,
+            title="Models, in the order of their service",
+            title_style="bold",
+            caption="online: how often the next click was among the 20 items ranked before it, and how far up (MRR); "
+            "holdout: the same in the trainer's evaluation, before the model went into service",
+        )
         for name in ("version", "rankings", "online Recall@20", "online MRR@20", "holdout Recall@20", "holdout MRR@20"):
             models.add_column(name, justify="left" if name == "version" else "right")
         for version, score in list(page.models.items()):
@@ -123,13 +142,22 @@ class View:
                 "" if recall is None else f"{recall:.3f}",
                 "" if mrr is None else f"{mrr:.3f}",
             )
-        sessions = Table(expand=True, title="Sessions that clicked just now", title_style="bold")
+        sessions = Table(
+            expand=True,
+            title="Sessions that clicked just now",
+            title_style="bold",
+            caption="left: a visitor's last clicks; right: the first 4 of the 20 items published for the last click",
+        )
         sessions.add_column("last items", ratio=1)
         sessions.add_column("what they will want next", ratio=1)
         for items, ranking in page.sessions:
             sessions.add_row(" > ".join(items), ", ".join(item.item_id for item in ranking.items[:4]))
         return Group(
-            Panel(numbers, title=f"nextclick: {page.phase}", subtitle=page.outlook or None),
+            Panel(
+                Group(numbers, Text("latency: from sending a click to receiving its ranking", "dim italic")),
+                title=f"nextclick: {page.phase}",
+                subtitle=page.outlook or None,
+            ),
             models,
             sessions,
             Panel("\n".join(page.events), title="What happened"),
