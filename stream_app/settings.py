@@ -16,51 +16,64 @@ class WorkerSettings(Section):
     app_id: str = Field(
         default="nextclick",
         pattern=r"^[A-Za-z0-9._-]{1,100}$",
-        description="Consumer group and prefix of the table's changelog; the same for all workers of a deployment.",
+        description="Consumer group, and prefix of the changelog topic; the same for all workers of a deployment.",
     )
-    data_dir: Path = Field(default=Path("data"), description="Local state; one folder a worker, kept across restarts.")
-    model_alias: str = Field(default=CHAMPION, min_length=1, description="The announced alias to serve.")
+    data_dir: Path = Field(
+        default=Path("data"), description="Folder for local state: one per worker, kept across restarts."
+    )
+    model_alias: str = Field(default=CHAMPION, min_length=1, description="Alias of the model to serve.")
     bundle_locations: tuple[str, ...] = Field(
-        default=(), description="Folders and beginnings of URLs from which bundles are loaded; empty for any."
+        default=(), description="Folders and URL prefixes from which bundles may be loaded; empty allows any."
     )
-    bundle_timeout: float = Field(default=300.0, ge=1, description="A bundle not loaded within it is refused.")
-    published: int = Field(default=20, ge=1, le=1000, description="Items of a published ranking.")
+    bundle_timeout: float = Field(default=300.0, ge=1, description="A bundle that takes longer to load is refused.")
+    published: int = Field(default=20, ge=1, le=1000, description="Number of items in a published ranking.")
 
     recent_items: int = Field(
         default=30,
         ge=1,
         le=255,
-        description="Item ids that a session's row remembers; a model that looks at more clicks is refused.",
+        description="Number of recent items kept in a session's row; models that need more are refused.",
     )
     session_ttl: float = Field(
-        default=6 * 3600.0, gt=0, description="How long a row outlives its last click, locally and in the changelog."
+        default=6 * 3600.0,
+        gt=0,
+        description="How long a session's row is kept after its last click, locally and in the changelog.",
     )
 
-    chunk_clicks: int = Field(default=512, ge=1, le=10_000, description="Most clicks handled together.")
+    chunk_clicks: int = Field(default=512, ge=1, le=10_000, description="Largest batch of clicks.")
     chunks_in_flight: int = Field(
-        default=16, ge=1, le=1000, description="Clicks not yet acknowledged, at most, in full chunks."
+        default=16, ge=1, le=1000, description="Limit of unacknowledged clicks, in full batches."
     )
-    linger: float = Field(default=0.0, ge=0, le=1, description="How long a record may wait to share a request.")
+    linger: float = Field(
+        default=0.0, ge=0, le=1, description="How long Kafka's client waits to fill a request (linger)."
+    )
     compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = Field(
         default="none",
-        description="Of rankings, rejected records and the changelog. Whoever reads them must know it.",
+        description="Compression of rankings, rejected records and the changelog; all consumers must support it.",
     )
     delivery_timeout: float = Field(
-        default=300.0, ge=1, description="An outage of Kafka that the worker waits out; after a longer one it exits."
+        default=300.0, ge=1, description="How long the worker waits for an unavailable Kafka before it exits."
     )
     session_timeout: float = Field(
-        default=15.0, ge=6, le=300, description="Kafka gives a silent worker's partitions away after this."
+        default=15.0,
+        ge=6,
+        le=300,
+        description="Kafka reassigns the partitions of a worker that it has not heard from for this long.",
     )
     stall_timeout: float = Field(
-        default=120.0, ge=5, description="The worker exits when a part of it makes no progress for so long."
+        default=120.0, ge=5, description="The worker exits if a part of it makes no progress for this long."
     )
-    model_threads: int = Field(default=1, ge=1, le=64, description="ONNX Runtime's threads.")
+    model_threads: int = Field(default=1, ge=1, le=64, description="Threads of ONNX Runtime.")
 
-    store_cache_mb: int = Field(default=256, ge=8, description="RocksDB's block cache, all partitions together.")
-    store_write_buffer_mb: int = Field(default=16, ge=1, description="RocksDB's memtables, for each partition.")
+    store_cache_mb: int = Field(
+        default=256, ge=8, description="RocksDB's block cache for all partitions together, in MB."
+    )
+    store_write_buffer_mb: int = Field(default=16, ge=1, description="RocksDB's write buffer per partition, in MB.")
 
-    web_host: str = Field(default="127.0.0.1", description="Where health and metrics are served.")
-    web_port: int = Field(default=6066, ge=0, le=65_535, description="0 takes any free port.")
+    web_host: str = Field(default="127.0.0.1", description="Address of the health and metrics pages.")
+    web_port: int = Field(
+        default=6066, ge=0, le=65_535, description="Port of the health and metrics pages; 0 takes a free one."
+    )
     log_format: Literal["human", "json"] = "human"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 

@@ -37,22 +37,22 @@ class KafkaConnection(Section):
     bootstrap_servers: str = Field(
         default="localhost:9092",
         min_length=1,
-        description="host:port, several by commas; port 9092 where none is given.",
+        description="brokers as host:port, separated by commas; the port defaults to 9092.",
     )
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = None
     sasl_username: str | None = None
     sasl_password: SecretStr | None = None
-    oauth_token_endpoint: str | None = Field(default=None, description="OIDC token URL, for OAUTHBEARER.")
+    oauth_token_endpoint: str | None = Field(default=None, description="OIDC token URL for OAUTHBEARER.")
     oauth_client_id: str | None = None
     oauth_client_secret: SecretStr | None = None
     oauth_scope: str | None = None
     oauth_ca_location: str | None = Field(
-        default=None, description="CA certificates in PEM for an https endpoint; the system's when not set."
+        default=None, description="CA certificates (PEM) for an https token endpoint; by default the system's."
     )
-    ssl_ca_location: str | None = Field(default=None, description="CA certificates in PEM; the system's when not set.")
-    ssl_certificate_location: str | None = Field(default=None, description="This client's certificate in PEM (mTLS).")
-    ssl_key_location: str | None = Field(default=None, description="This client's private key in PEM (mTLS).")
+    ssl_ca_location: str | None = Field(default=None, description="CA certificates (PEM); by default the system's.")
+    ssl_certificate_location: str | None = Field(default=None, description="This client's certificate (PEM), for mTLS.")
+    ssl_key_location: str | None = Field(default=None, description="This client's private key (PEM), for mTLS.")
     ssl_key_password: SecretStr | None = None
     ssl_check_hostname: bool = True
 
@@ -174,13 +174,16 @@ class TopicSettings(Section):
     rejected: TopicName = "clicks.rejected"
     models: TopicName = "models"
     partitions: int = Field(
-        default=8, ge=1, le=10_000, description="Of clicks, rankings, rejected and the table's changelog."
+        default=8,
+        ge=1,
+        le=10_000,
+        description="Number of partitions of the clicks, rankings, rejected and changelog topics.",
     )
-    replication: int = Field(default=1, ge=1, le=32, description="Copies of each partition; 3 in production.")
+    replication: int = Field(default=1, ge=1, le=32, description="Replicas of each partition; use 3 in production.")
     clicks_retention_ms: int = Field(
         default=7 * _DAY_MS,
         ge=60_000,
-        description="The trainer must collect within it, and a worker that was down catch up.",
+        description="How long clicks are kept: the trainer must collect, and a worker catch up, within this time.",
     )
     rankings_retention_ms: int = Field(default=_DAY_MS, ge=60_000)
     rejected_retention_ms: int = Field(default=14 * _DAY_MS, ge=60_000)

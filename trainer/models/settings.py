@@ -54,67 +54,70 @@ class TrainingSettings(BaseModel):
     loss: LossName = "cross-entropy"
     activation: ActivationName = Field(
         "softmax",
-        description="of the scores in training; by default softmax (cross-entropy), elu (bpr-max), linear (others)",
+        description="activation of the scores in training; by default softmax (cross-entropy), elu (bpr-max), linear "
+        "(others)",
     )
     embedding: EmbeddingMode = Field(
-        "shared", description="item rows of the input: the output's, a table of their own, or straight to the gates"
+        "shared", description="input embedding: shared with the output, a separate table, or one-hot input to the gates"
     )
-    embedding_l2: float = Field(0.0, ge=0, le=1, description="L2 penalty on the item rows that a step touches")
+    embedding_l2: float = Field(0.0, ge=0, le=1, description="L2 penalty on the item rows used in a step")
     input_decay: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="0, or the input is the sum of the session's item rows, each weighing this share of the next one",
+        description="If above 0, the input is a decayed sum of the session's item rows, with this decay per click",
     )
     hidden_size: int = Field(100, ge=1, le=MOST_UNITS)
-    layers: int = Field(1, ge=0, le=8, description="of the GRU; 0 leaves it out: the state is the last item's row")
-    deep_input: bool = Field(False, description="the item input goes to every layer, not to the first alone")
-    batch_size: int = Field(100, ge=1, le=65536, description="lanes: sessions trained side by side")
-    n_sample: int = Field(2048, ge=0, le=1_000_000, description="negatives beside those of the batch, a step")
+    layers: int = Field(1, ge=0, le=8, description="gRU layers; 0: no GRU, the state is the last item's row")
+    deep_input: bool = Field(False, description="feed the item input to every layer instead of only the first")
+    batch_size: int = Field(100, ge=1, le=65536, description="sessions trained side by side")
+    n_sample: int = Field(
+        2048, ge=0, le=1_000_000, description="sampled negatives per step, besides those of the batch"
+    )
     sample_alpha: float = Field(0.5, ge=0, le=2, description="negatives are drawn with p ~ support^alpha")
     # The reference results need it: without it Recall@20 on rsc15_64 is .698 in place of .713.
     logq: float = Field(
-        1.0, ge=0, le=1, description="strength of the logQ correction; 0 for any loss but cross-entropy"
+        1.0, ge=0, le=1, description="strength of the logQ correction; 0 for all losses except cross-entropy"
     )
-    bpreg: float = Field(1.0, ge=0, description="weight of bpr-max's score regulariser")
-    elu: float = Field(0.5, ge=0, description="alpha of the activation elu; 0 leaves the scores as they are")
-    optimizer: OptimizerName = Field("adagrad", description="what makes a step of a gradient")
-    learning_rate: float = Field(0.1, gt=0, le=10, description="of the optimizer")
-    momentum: float = Field(0.0, ge=0, lt=1, description="share of its last step that a weight repeats")
-    dropout_input: float = Field(0.0, ge=0, lt=1, description="share of the item input's components dropped")
-    dropout_hidden: float = Field(0.2, ge=0, lt=1, description="share of the hidden state's components dropped")
+    bpreg: float = Field(1.0, ge=0, description="weight of the score regulariser of bpr-max")
+    elu: float = Field(0.5, ge=0, description="alpha of the activation elu; 0 turns it off")
+    optimizer: OptimizerName = Field("adagrad", description="optimizer")
+    learning_rate: float = Field(0.1, gt=0, le=10, description="learning rate of the optimizer")
+    momentum: float = Field(0.0, ge=0, lt=1, description="momentum of the optimizer")
+    dropout_input: float = Field(0.0, ge=0, lt=1, description="dropout of the item input")
+    dropout_hidden: float = Field(0.2, ge=0, lt=1, description="dropout of the hidden state")
     epochs: int = Field(5, ge=1, le=10_000)
     averaging: float = Field(
         3.0,
         ge=0,
         le=100,
-        description="keep the mean of the weights after each epoch, epoch e weighing e to this power; 0: the last ones",
+        description="average the weights of all epochs, epoch e weighted by e to this power; 0: keep the last",
     )
     members: int = Field(
         1,
         ge=1,
         le=32,
-        description="networks trained from different seeds, whose scores are added up; each costs its own",
+        description="networks trained from different seeds, whose scores are summed; cost grows with each",
     )
     memory: MemoryTerms = Field(
         ("repeat", "cooccurrence", "transitions"),
-        description="terms of the session memory, names with commas between them; `all`, or `none` for the GRU alone",
+        description="terms of the session memory, separated by commas; `all`, or `none` for the GRU alone",
     )
-    table_width: int = Field(100, ge=1, le=1000, description="items kept of each row of the memory's two tables")
+    table_width: int = Field(100, ge=1, le=1000, description="items kept per row of the memory's two tables")
     memory_holdout: float = Field(
         0.1,
         gt=0,
         lt=1,
-        description="share of the training sessions, the newest, that the memory's weights are fitted to",
+        description="share of the training sessions, the newest, used to fit the memory's weights",
     )
     list_length: int = Field(
         30,
         ge=1,
         le=BundleLimits().k,
-        description="items that the model can rank: at least worker.published of them, and more than trainer.gate_k",
+        description="length of the lists that the model can rank: at least worker.published, and above trainer.gate_k",
     )
     engine: EngineChoice = Field(
-        "auto", description="what computes the steps: compiled code where it can and pays, torch for the rest"
+        "auto", description="training engine: compiled code where it is supported and faster, otherwise torch"
     )
     seed: int = Field(42, ge=0, lt=2**63)
 

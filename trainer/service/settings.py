@@ -17,103 +17,126 @@ class PeriodicTraining(TrainingSettings):
     """[trainer.training]: as `trainer fit --set`, with a default that suits a model that is trained every hour."""
 
     # A quarter of the samples trains twice as fast and costs a fraction of a point (docs/retraining.md).
-    n_sample: int = Field(512, ge=0, le=1_000_000, description="negatives beside those of the batch, a step")
+    n_sample: int = Field(512, ge=0, le=1_000_000, description="sampled negatives per step, besides those of the batch")
 
 
 class TrainerSettings(Section):
     """[trainer]: what is collected, how a model is trained, judged and published. Durations are seconds or `1h`."""
 
-    log_dir: Path = Field(default=Path("click-log"), description="The click log: Parquet files, one writer.")
+    log_dir: Path = Field(default=Path("click-log"), description="Folder of the click log (Parquet files).")
     registry: str = Field(
         default="registry",
         min_length=1,
-        description="Where models are published: a folder that the workers see too, or an fsspec URL (s3://...).",
+        description="Where models are published: a folder shared with the workers, or an fsspec URL (s3://...).",
     )
     work_dir: Path = Field(
-        default=Path("trainer-work"), description="Local scratch: models being written, copies of remote ones."
+        default=Path("trainer-work"),
+        description="Local scratch folder for models being written and copies of remote ones.",
     )
     model_alias: str = Field(
-        default=CHAMPION, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$", description="The alias that is announced."
+        default=CHAMPION,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$",
+        description="Alias under which models are announced.",
     )
 
     every: Duration = Field(default=3600.0, gt=0, description="Time from the start of one cycle to the next.")
     min_new_sessions: int = Field(
-        default=500, ge=0, description="A cycle trains only with so many sessions that the last model has not seen."
+        default=500, ge=0, description="A cycle needs this many sessions that the last model has not seen."
     )
     max_failures: int = Field(
-        default=3, ge=1, description="`trainer run` gives up after so many failed cycles in a row."
+        default=3, ge=1, description="`trainer run` exits after this many failed cycles in a row."
     )
 
     collect_partitions: tuple[NonNegativeInt, ...] = Field(
-        default=(), description="Partitions of the clicks topic that are collected; empty: all of them."
+        default=(), description="Partitions of the clicks topic to collect; empty: all."
     )
-    flush_clicks: int = Field(default=250_000, ge=1, description="Clicks held in memory before they are written.")
-    flush_interval: Duration = Field(default=600.0, gt=0, description="Clicks are written at least so often.")
+    flush_clicks: int = Field(
+        default=250_000, ge=1, description="Clicks kept in memory before they are written to the log."
+    )
+    flush_interval: Duration = Field(
+        default=600.0, gt=0, description="Clicks are written to the log at least this often."
+    )
     log_keep: Duration = Field(
-        default=0.0, ge=0, description="Log files of clicks older than this, before the newest, are removed; 0: never."
+        default=0.0, ge=0, description="Log files whose clicks are older than this are removed; 0: never."
     )
 
     window: Duration = Field(
         default=30 * 86_400.0,
         ge=0,
-        description="Sessions that ended within this before the newest click are trained on; 0: all.",
+        description="Train on sessions that ended within this time before the newest click; 0: all.",
     )
     window_clicks: int = Field(
         default=20_000_000,
         ge=1_000,
-        description="Of more clicks in the window the newest are trained on: a cycle's memory grows with them.",
+        description="Most clicks to train on, newest first; a cycle's memory grows with them.",
     )
     session_clicks: int = Field(
         default=200,
         ge=2,
-        description="Of a session's clicks the newest count: one robot must not weigh as much as thousands of people.",
+        description="Most clicks used of one session, newest first, so that a robot does not outweigh thousands of "
+        "people.",
     )
-    min_support: int = Field(default=1, ge=1, description="Clicks that an item needs to enter the catalogue.")
-    holdout: float = Field(default=0.1, gt=0, lt=1, description="Share of the sessions, the newest, held out to judge.")
-    holdout_sessions: int = Field(default=20_000, ge=1, description="Most sessions held out.")
+    min_support: int = Field(default=1, ge=1, description="Items with fewer clicks are left out of the catalogue.")
+    holdout: float = Field(
+        default=0.1, gt=0, lt=1, description="Share of the sessions, the newest, that is held out for evaluation."
+    )
+    holdout_sessions: int = Field(default=20_000, ge=1, description="Most sessions that are held out.")
 
-    warm_start: bool = Field(default=True, description="Start from the champion's weights for the items that stay.")
+    warm_start: bool = Field(default=True, description="Start training from the champion's weights.")
     warm_keep: float = Field(
-        default=0.5, gt=0, le=1, description="Share of the champion's weights in the start; the rest is random."
+        default=0.5,
+        gt=0,
+        le=1,
+        description="How much of the champion's weights a warm start keeps; the rest is random.",
     )
-    warm_epochs: int = Field(default=3, ge=1, le=10_000, description="Epochs of a warm start, in place of training's.")
+    warm_epochs: int = Field(default=3, ge=1, le=10_000, description="Epochs of a warm start.")
     warm_rate: float = Field(
-        default=0.5, gt=0, le=10, description="A warm start's learning rate, as a share of training's."
+        default=0.5, gt=0, le=10, description="Learning rate of a warm start, relative to the usual one."
     )
     refit: bool = Field(
-        default=True, description="Train on the holdout too before publishing a model that passed the gate."
+        default=True, description="Train again, including the holdout, before publishing a model that passed the gate."
     )
     baselines: tuple[BaselineName, ...] = Field(
-        default=("pop", "s-pop", "markov-chain", "item-knn"), description="Evaluated beside the models."
+        default=("pop", "s-pop", "markov-chain", "item-knn"), description="Baselines that are evaluated in each cycle."
     )
-    gate_k: int = Field(default=20, ge=1, le=100, description="Recall and MRR are compared at this length.")
+    gate_k: int = Field(default=20, ge=1, le=100, description="The gate compares Recall and MRR at this k.")
     gate_margin: float = Field(
         default=0.005,
         ge=-1,
         le=1,
-        description="How far a challenger's Recall and MRR may lie below the champion's and its best predecessors'.",
+        description="How far a challenger's Recall and MRR may be below the champion's and its best predecessors'.",
     )
     gate_predecessors: int = Field(
-        default=2, ge=0, le=20, description="Earlier champions, the best ones, that a challenger is compared with too."
+        default=2, ge=0, le=20, description="Number of best earlier champions that a challenger is also compared with."
     )
     gate_beats: tuple[BaselineName, ...] = Field(
-        default=("pop",), description="Baselines that a challenger must beat in Recall, with a champion or without."
+        default=("pop",), description="Baselines that a challenger must beat in Recall."
     )
     gate_predictions: int = Field(
-        default=500, ge=1, description="On fewer predictions no champion is replaced; a first model needs none."
+        default=500,
+        ge=1,
+        description="With fewer predictions no champion is replaced; does not apply to a first model.",
     )
-    keep_versions: int = Field(default=10, ge=1, description="Newest versions kept beside champion and predecessors.")
+    keep_versions: int = Field(
+        default=10, ge=1, description="Number of newest versions to keep, besides champions and predecessors."
+    )
 
-    delivery_timeout: Duration = Field(default=60.0, ge=1, description="Kafka must confirm an announcement within it.")
-    threads: int = Field(default=1, ge=1, le=256, description="Threads of the arithmetic.")
+    delivery_timeout: Duration = Field(
+        default=60.0, ge=1, description="How long to wait for Kafka to confirm an announcement."
+    )
+    threads: int = Field(default=1, ge=1, le=256, description="Threads for training and evaluation.")
     device: str = Field(
         default="auto",
         pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$",
         description="Where the network is trained: `cpu`, `cuda`, `cuda:1` and so on; "
         "`auto` takes a GPU where torch has one and it pays.",
     )
-    log_format: Literal["human", "json"] = Field(default="human", description="For people, or a JSON object a line.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="The least told.")
+    log_format: Literal["human", "json"] = Field(
+        default="human", description="Log format: readable, or one JSON object per line."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least severe level that is logged."
+    )
     training: PeriodicTraining = PeriodicTraining()
 
     @model_validator(mode="after")
