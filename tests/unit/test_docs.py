@@ -424,7 +424,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_every_page_is_in_the_index() -> None:
     listed = {link for link in links(DOCS / "README.md") if not link.startswith("..")}
-    pages = {page.name for page in DOCS.glob("*.md")} - {"README.md"}
+    pages = {str(page.relative_to(DOCS)) for page in DOCS.glob("**/*.md")} - {"README.md"}
     assert listed == pages, "docs/README.md lists every page, with the question that it answers"
 
 
