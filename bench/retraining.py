@@ -29,8 +29,7 @@ from trainer.service.click_log import ClickLogFolder, Rows, TopicIdentity
 from trainer.service.cycle import Cycle
 from trainer.service.registry import Registry
 from trainer.service.settings import PeriodicTraining, TrainerRoot, TrainerSettings
-from trainer.training.device import use_device
-from trainer.training.engine import use_threads
+from trainer.training.device import Hardware
 
 SESSIONS: Final = (50_000, 200_000, 800_000)
 ROBOT: Final = 20_000
@@ -70,8 +69,7 @@ def _case(what: str, sessions: int, robot: int) -> dict[str, Any]:
 
 def run(what: str, sessions: int, robot: int) -> tuple[int, float, float, float]:
     """In a process of its own: clicks, MiB added, seconds of processor time, bytes of the log for each click."""
-    use_threads(1)
-    use_device("cpu")
+    Hardware(device="cpu").set_up()
     with TemporaryDirectory() as folder:
         if what == "cycle":
             return _run_cycle(Path(folder), sessions, robot)

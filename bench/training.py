@@ -27,8 +27,7 @@ from trainer.data.sessions import SessionSet, group_sessions
 from trainer.evaluation.protocol import GruScorer, evaluate
 from trainer.models.gru4rec import initial_weights
 from trainer.models.settings import TrainingSettings
-from trainer.training.device import use_device
-from trainer.training.engine import use_threads
+from trainer.training.device import Hardware
 from trainer.training.fit import fit
 
 ROUNDS = 3
@@ -52,8 +51,7 @@ class Case:
 def main() -> None:
     """All variants on all shapes. Pins the process to one core, for good."""
     threads = _threads() if len(os.sched_getaffinity(0)) > 1 else []
-    use_threads(1)
-    use_device("cpu")  # `torch` is measured on the core that the others have
+    Hardware(device="cpu").set_up()  # `torch` is measured on the core that the others have
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     cases = [case for name, sessions in _data() for case in _cases(name, sessions)]
     rates: list[list[float]] = [[] for _ in cases]
@@ -95,8 +93,8 @@ def _threads() -> list[dict[str, Any]]:
     rates: dict[int, list[float]] = {1: [], 2: []}
     for round_number in range(ROUNDS + 1):
         for count, found in rates.items():
-            use_threads(count)
-            epoch = fit(sessions, settings).epochs[1]
+            hardware = Hardware(count, "cpu").set_up()
+            epoch = fit(sessions, settings, hardware=hardware).epochs[1]
             if round_number:
                 found.append(epoch.transitions / epoch.seconds)
     return [

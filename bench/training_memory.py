@@ -20,11 +20,11 @@ FITS = (
 _FIT = """
 import resource, sys
 from bench.generated_clicks import generated_sessions
-from trainer.training.engine import use_threads
+from trainer.training.device import Hardware
 from trainer.training.fit import fit
-from trainer.settings import TrainingSettings
+from trainer.models.settings import TrainingSettings
 sessions, units, batch_size, n_sample = map(int, sys.argv[1:])
-use_threads(1)
+Hardware().set_up()
 fit(generated_sessions(300, items=500), TrainingSettings(epochs=1, engine="compiled"))  # libraries and code
 data = generated_sessions(sessions)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

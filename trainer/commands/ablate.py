@@ -57,14 +57,12 @@ def ablate(
         from trainer.evaluation.plot import check_plot, plot_comparison
         from trainer.evaluation.protocol import GruScorer, ranks_of
         from trainer.evaluation.significance import judge
-        from trainer.training.device import use_device
-        from trainer.training.engine import use_threads
+        from trainer.training.device import Hardware
         from trainer.training.train import check_size, transitions_to_fit, transitions_to_learn
         from trainer.training.train import train as train_model
 
         check_plot(plot)
-        use_threads(threads)
-        use_device(device)
+        hardware = Hardware(threads, device).set_up()
         data = load(options)
         tell_data(errors, data)
         for one in rows:
@@ -75,7 +73,9 @@ def ablate(
             total = transitions_to_fit(data.train, one.settings) + transitions_to_learn(data.train, one.settings)
             checkpoint = checkpoints / f"{name}.safetensors" if checkpoints is not None else None
             with progress_bar(errors, f"{number}/{len(rows)} {name}", total, show=errors.is_terminal) as advance:
-                result = train_model(data.train, one.settings, checkpoint=checkpoint, progress=advance)
+                result = train_model(
+                    data.train, one.settings, checkpoint=checkpoint, progress=advance, hardware=hardware
+                )
             ranks[name] = ranks_of(GruScorer(result.weights, result.memory), data.test, ties=ties.value)
             about[name] = {
                 "changes": dict(one.row.changes),

@@ -62,14 +62,14 @@ def evaluate(
         from trainer.evaluation.plot import check_plot, plot_comparison
         from trainer.evaluation.protocol import DEFAULT_KS, ranks_of, ties_undecided
         from trainer.evaluation.significance import judge
-        from trainer.training.engine import use_threads
+        from trainer.training.device import Hardware
 
         specs = parse_baselines(baselines, BASELINES)
         check_plot(plot)
         bundles = [open_bundle(path, threads=threads) for path in model or []]
         if not bundles and not specs:
             raise TrainingSettingsError("nothing to evaluate: name a --model, or some --baselines")
-        use_threads(threads)
+        Hardware(threads).set_up()
         data = load(replace(options, part="test" if options.test_fraction else "valid"))
         tell_data(errors, data)
 

@@ -75,15 +75,13 @@ def fit(
         from trainer.evaluation.protocol import GruScorer
         from trainer.evaluation.report import manifest_metrics, training_record
         from trainer.export.bundle import save_bundle
-        from trainer.training.device import use_device
+        from trainer.training.device import Hardware
         from trainer.training.early_stopping import EarlyStopping
-        from trainer.training.engine import use_threads
         from trainer.training.report import fit_report
         from trainer.training.train import TOO_FEW_TO_REMEMBER, transitions_to_fit, transitions_to_learn
         from trainer.training.train import train as train_model
 
-        use_threads(threads)
-        use_device(device)
+        hardware = Hardware(threads, device).set_up()
         data = load(replace(options, holdout=early_stopping is not None))
         tell_data(errors, data, quiet=quiet)
         stopping = None
@@ -99,6 +97,7 @@ def fit(
                 early_stopping=stopping,
                 checkpoint=checkpoint,
                 progress=advance,
+                hardware=hardware,
             )
         if chosen.memory and not result.memory and not quiet:
             warn(errors, TOO_FEW_TO_REMEMBER)

@@ -78,13 +78,11 @@ def reproduce(
         from trainer.evaluation.protocol import GruScorer, evaluate
         from trainer.evaluation.report import metrics_report
         from trainer.search.reproduction import Run, mean_and_spread
-        from trainer.training.device import use_device
-        from trainer.training.engine import use_threads
+        from trainer.training.device import Hardware
         from trainer.training.train import train as train_model
         from trainer.training.train import transitions_to_fit, transitions_to_learn
 
-        use_threads(threads)
-        use_device(device)
+        hardware = Hardware(threads, device).set_up()
         if not options.test:
             split = chosen.data
             options = replace(
@@ -101,6 +99,7 @@ def reproduce(
                     training.model_copy(update={"seed": seed}),
                     checkpoint=_of_seed(checkpoint, seed, seeds),
                     progress=advance,
+                    hardware=hardware,
                 )
             scorer = GruScorer(result.weights, result.memory)
             with progress_bar(errors, "evaluating", data.test.transitions, show=errors.is_terminal) as advance:

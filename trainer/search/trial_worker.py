@@ -12,9 +12,8 @@ from trainer.errors import NonFiniteScoresError, TrainingDivergedError, Training
 from trainer.evaluation.baselines import BASELINES, BaselineSpec
 from trainer.evaluation.protocol import GruScorer, Metrics, evaluate
 from trainer.models.settings import TrainingSettings
-from trainer.training.device import use_device
+from trainer.training.device import Hardware
 from trainer.training.early_stopping import EarlyStopping, Epoch, Measure
-from trainer.training.engine import use_threads
 from trainer.training.fit import fit
 from trainer.training.train import check_size, learn_memory, tables_of
 
@@ -64,13 +63,12 @@ class _GivenUpError(Exception):
 
 def work(connection: Connection, judging: Judging) -> None:
     """Try what comes through the connection until it closes."""
-    use_threads(1)
-    use_device("cpu")  # a core for each of the trials that run side by side
+    hardware = Hardware(device="cpu").set_up()  # a core for each of the trials that run side by side
     try:
         while True:
             task = msgspec.json.decode(connection.recv_bytes(), type=Task)
             began = time.perf_counter()
-            done = _baseline(task, judging) if task.baseline else _network(task, judging, connection)
+            done = _baseline(task, judging) if task.baseline else _network(task, judging, connection, hardware)
             _send(connection, msgspec.structs.replace(done, seconds=time.perf_counter() - began))
     except (EOFError, BrokenPipeError, ConnectionResetError):  # the parent is gone, or wants nothing more
         return
@@ -85,7 +83,7 @@ def _baseline(task: Task, judging: Judging) -> Done:
     return _done(evaluate(scorer, judging.holdout, ks=(K,)), epoch=0)
 
 
-def _network(task: Task, judging: Judging, connection: Connection) -> Done:
+def _network(task: Task, judging: Judging, connection: Connection, hardware: Hardware) -> Done:
     try:
         settings = TrainingSettings.parse(task.values)
         check_size(judging.train, settings)
@@ -99,8 +97,9 @@ def _network(task: Task, judging: Judging, connection: Connection) -> Done:
             raise _GivenUpError
 
     try:
-        result = fit(judging.train, settings, early_stopping=stopping, on_epoch=ask)
-        memory = learn_memory(judging.train, settings.model_copy(update={"epochs": result.best_epoch}))
+        result = fit(judging.train, settings, early_stopping=stopping, on_epoch=ask, hardware=hardware)
+        stopped = settings.model_copy(update={"epochs": result.best_epoch})
+        memory = learn_memory(judging.train, stopped, hardware=hardware)
         memory = memory.with_tables(tables_of(judging.train, settings))
         metrics = evaluate(GruScorer(result.weights, memory), judging.holdout, ks=(K,))
     except _GivenUpError:

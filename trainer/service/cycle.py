@@ -38,7 +38,8 @@ from trainer.service.publish import Provenance, publish, stage
 from trainer.service.registry import PublishedModel, Registry
 from trainer.service.settings import TrainerRoot
 from trainer.service.window import Seen, Window, hold_out, read_window
-from trainer.training.fit import FitResult
+from trainer.training.device import Hardware
+from trainer.training.fit import DEFAULT_HARDWARE, FitResult
 from trainer.training.shrink import shrink_and_perturb
 from trainer.training.train import (
     TOO_FEW_TO_REMEMBER,
@@ -97,12 +98,14 @@ class Cycle:
         progress: Progress = lambda _phase, _done, _total: None,
         *,
         may_write: Callable[[], None] = lambda: None,
+        hardware: Hardware = DEFAULT_HARDWARE,
     ) -> None:
         """`may_write` is asked before each change of the registry and each announcement; it raises to forbid them."""
         self._settings = settings = root.trainer
         self._idle_gap_ms = root.clicks.idle_gap_ms
         self._folder = folder
         self._registry = registry
+        self._hardware = hardware
         self._championship = championship
         self._progress = progress
         self._may_write = may_write
@@ -306,7 +309,10 @@ class Cycle:
         if memory is None:
             to_learn = transitions_to_learn(sessions, cold)
             memory = learn_memory(
-                sessions, cold, progress=lambda done: self._progress("learning the session memory", done, to_learn)
+                sessions,
+                cold,
+                progress=lambda done: self._progress("learning the session memory", done, to_learn),
+                hardware=self._hardware,
             )
             if cold.memory and not memory:
                 log.warning(TOO_FEW_TO_REMEMBER)
@@ -321,6 +327,7 @@ class Cycle:
             memory=memory,
             warm_start=weights,
             progress=lambda done: self._progress(phase, done, total),
+            hardware=self._hardware,
         )
 
     def _training(self, *, warm: bool) -> TrainingSettings:

@@ -21,8 +21,7 @@ from trainer.service.cycle import Cycle, CycleResult, Progress
 from trainer.service.lease import Lease
 from trainer.service.outage import sleep, waiting_out
 from trainer.service.settings import TrainerRoot
-from trainer.training.device import use_device
-from trainer.training.engine import use_threads
+from trainer.training.device import Hardware
 
 log = structlog.get_logger(__name__)
 
@@ -47,8 +46,7 @@ def run(
     registry.
     """
     settings = root.trainer
-    use_threads(settings.threads)
-    use_device(settings.device)
+    hardware = Hardware(settings.threads, settings.device).set_up()
     result: CycleResult | None = None
     failures = 0
     folder = ClickLogFolder(settings.log_dir)
@@ -68,7 +66,9 @@ def run(
             lease.raise_if_lost()
             progress(phase, done, total)
 
-        cycle = Cycle(root, folder, registry, championship_of(root, registry), watched, may_write=lease.check)
+        cycle = Cycle(
+            root, folder, registry, championship_of(root, registry), watched, may_write=lease.check, hardware=hardware
+        )
         while not stopping():
             due = time.monotonic() + settings.every
             try:

@@ -57,12 +57,13 @@ def identity(
     *,
     engine: EngineName,
     device: torch.device,
+    threads: int,
 ) -> str:
     """Digest of what decides a run's bits (with the versions of the libraries), SHA-256 in hex."""
     facts: dict[str, Any] = {
         "format": _FORMAT,
         "numpy": np.__version__,
-        "engine": engine_identity(engine, device),
+        "engine": engine_identity(engine, device, threads),
         "settings": settings.model_dump(exclude={"epochs"}),
         "item_ids": sessions.item_ids,
     }

@@ -1,6 +1,7 @@
 """Where a training run's arithmetic happens: on the CPU, or on a GPU that torch has."""
 
 import re
+from dataclasses import dataclass
 
 import torch
 
@@ -17,38 +18,48 @@ which one core does this many multiplications. Smaller steps are no faster there
 LEAST_TRANSITIONS = 50_000
 """An epoch of fewer is over before code is compiled for it (:mod:`trainer.training.engine`), or a GPU made ready."""
 
-_device = "auto"
 
+@dataclass(frozen=True)
+class Hardware:
+    """What a process trains on. Raises :class:`TrainingSettingsError` for a device that is unknown, or not there.
 
-def use_device(name: str) -> None:
-    """Choose where this process trains: `auto`, `cpu`, `cuda` or `cuda:N`. Call it once, before any training.
-
-    Raises :class:`TrainingSettingsError` for another name, and where torch has no such device.
+    Attributes:
+        threads: of the arithmetic; with one, runs repeat to the bit.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
     """
-    global _device  # noqa: PLW0603  # as torch's own threads, beside which it is set
-    match = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", name)
-    if match is None:
-        raise TrainingSettingsError(f"device={name}: must be auto, cpu, cuda, or cuda: and a number")
-    if name.startswith("cuda"):
+
+    threads: int = 1
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        match = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", self.device)
+        if match is None:
+            raise TrainingSettingsError(f"device={self.device}: must be auto, cpu, cuda, or cuda: and a number")
+        if not self.device.startswith("cuda"):
+            return
         if not torch.cuda.is_available():
             raise TrainingSettingsError(
-                f"device={name}: torch {torch.__version__} finds no GPU here; set cpu or auto, or see to the driver "
-                "and to a torch built for it"
+                f"device={self.device}: torch {torch.__version__} finds no GPU here; set cpu or auto, or see to the "
+                "driver and to a torch built for it"
             )
         count = torch.cuda.device_count()
         if int(match[1] or 0) >= count:
-            raise TrainingSettingsError(f"device={name}: there is no such GPU, the last one is cuda:{count - 1}")
-    _device = name
+            raise TrainingSettingsError(f"device={self.device}: there is no such GPU, the last one is cuda:{count - 1}")
 
+    def set_up(self) -> "Hardware":
+        """Set up torch's arithmetic of this process. Call it once, before any training."""
+        torch.set_num_threads(self.threads)
+        torch.set_flush_denormal(True)  # numbers below 1e-38 are slow, and zero to any purpose here
+        return self
 
-def device_of(settings: TrainingSettings, transitions: int) -> torch.device:
-    """Where a training with these settings and so many transitions an epoch will run."""
-    if _device != "auto":
-        return torch.device(_device)
-    pays = transitions >= LEAST_TRANSITIONS and _products(settings) >= LEAST_PRODUCTS
-    if settings.engine == "compiled" or not pays or not torch.cuda.is_available():
-        return CPU
-    return torch.device("cuda")
+    def device_of(self, settings: TrainingSettings, transitions: int) -> torch.device:
+        """Where a training with these settings and so many transitions an epoch will run."""
+        if self.device != "auto":
+            return torch.device(self.device)
+        pays = transitions >= LEAST_TRANSITIONS and _products(settings) >= LEAST_PRODUCTS
+        if settings.engine == "compiled" or not pays or not torch.cuda.is_available():
+            return CPU
+        return torch.device("cuda")
 
 
 def _products(settings: TrainingSettings) -> int:

@@ -13,7 +13,7 @@ from trainer.data.batches import Schedule
 from trainer.errors import TrainingSettingsError
 from trainer.models.gru4rec import Weights
 from trainer.models.settings import TrainingSettings
-from trainer.training.device import CPU, LEAST_TRANSITIONS, device_identity, device_of
+from trainer.training.device import CPU, LEAST_TRANSITIONS, device_identity
 from trainer.training.gru.device_steps import DeviceSteps
 from trainer.training.gru.reference_steps import ReferenceSteps
 from trainer.training.optimizer import Optimizer
@@ -22,22 +22,11 @@ from trainer.training.sampling import NegativeSampler
 EngineName = Literal["compiled", "torch"]
 
 
-_threads = 1
-
-
-def use_threads(threads: int) -> None:
-    """Set up the arithmetic of this process. Call it once, before any training."""
-    global _threads  # noqa: PLW0603  # as torch's own setting, which it stands beside
-    _threads = threads
-    torch.set_num_threads(threads)
-    torch.set_flush_denormal(True)  # numbers below 1e-38 are slow, and zero to any purpose here
-
-
-def engine_identity(engine: EngineName, device: torch.device) -> dict[str, str | int]:
+def engine_identity(engine: EngineName, device: torch.device, threads: int) -> dict[str, str | int]:
     """What of an engine, and of the device it runs on, decides a run's bits."""
     if engine == "torch":
         return {"engine": engine, "torch": torch.__version__, **device_identity(device)}
-    return {"engine": engine, "threads": _threads, **{name: version(name) for name in ("numba", "scipy", "torch")}}
+    return {"engine": engine, "threads": threads, **{name: version(name) for name in ("numba", "scipy", "torch")}}
 
 
 class Steps(Protocol):
@@ -52,15 +41,15 @@ class Steps(Protocol):
         ...
 
 
-def engine_of(settings: TrainingSettings, transitions: int) -> EngineName:
-    """Who will run a training with these settings and so many transitions an epoch.
+def engine_of(settings: TrainingSettings, transitions: int, device: torch.device) -> EngineName:
+    """Who will run a training with these settings and so many transitions an epoch on a device.
 
     The compiled code wherever it can and pays, torch elsewhere. Both learn the same, but not to the bit. Raises
     :class:`TrainingSettingsError` when what the settings ask for cannot be.
     """
     if settings.engine == "torch":
         return "torch"
-    hindrance = _why_not_compiled(settings, device_of(settings, transitions))
+    hindrance = _why_not_compiled(settings, device)
     if hindrance is None:
         pays = settings.engine == "compiled" or transitions >= LEAST_TRANSITIONS
         return "compiled" if pays else "torch"
@@ -86,12 +75,13 @@ def steps_of(
     support: Tensor,
     sampler: NegativeSampler,
     device: torch.device,
+    threads: int,
 ) -> Steps:
-    """The steps of a run, by the engine that :func:`engine_of` named, on the device of :func:`device_of`."""
+    """The steps of a run, by the engine that :func:`engine_of` named."""
     if device != CPU:
         return DeviceSteps(settings, weights, optimizers=optimizers, support=support, sampler=sampler, device=device)
     if engine == "torch":
         return ReferenceSteps(settings, weights, optimizers=optimizers, support=support, sampler=sampler)
     from trainer.training.gru.compiled.engine import CompiledSteps  # Numba takes half a second
 
-    return CompiledSteps(settings, weights, optimizers=optimizers, support=support, sampler=sampler, threads=_threads)
+    return CompiledSteps(settings, weights, optimizers=optimizers, support=support, sampler=sampler, threads=threads)

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 import torch
 
@@ -17,13 +18,14 @@ from trainer.models.settings import TrainingSettings
 from trainer.training import checkpoint as checkpoints
 from trainer.training.averaging import averaged
 from trainer.training.checkpoint import Arrays, Checkpoint
-from trainer.training.device import CPU, device_of
+from trainer.training.device import CPU, Hardware
 from trainer.training.early_stopping import EarlyStopping, Epoch, best_epoch
 from trainer.training.engine import EngineName, engine_of, steps_of
 from trainer.training.gru.members import joined, seed_of, split
 from trainer.training.optimizer import optimizer_of
 from trainer.training.sampling import NegativeSampler
 
+DEFAULT_HARDWARE: Final = Hardware()
 _CHECK_EVERY = 64  # steps between looks at the loss, and at what the caller wants
 
 
@@ -62,6 +64,7 @@ def fit(
     checkpoint: Path | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
     progress: Callable[[int], None] | None = None,
+    hardware: Hardware = DEFAULT_HARDWARE,
 ) -> FitResult:
     """Train the networks that the settings ask for, without a session memory; several are joined into one.
 
@@ -83,6 +86,7 @@ def fit(
         warm_start=starts[0],
         checkpoint=checkpoint,
         progress=progress,
+        hardware=hardware,
         early_stopping=early_stopping,
         on_epoch=on_epoch,
     )
@@ -90,7 +94,10 @@ def fit(
     for number in range(1, settings.members):
         own = settings.model_copy(update={"seed": seed_of(settings.seed, number), "epochs": first.best_epoch})
         beside = checkpoint.with_name(f"{checkpoint.name}.member{number}") if checkpoint else None
-        found.append(_fit_one(sessions, own, warm_start=starts[number], checkpoint=beside, progress=progress).weights)
+        more = _fit_one(
+            sessions, own, warm_start=starts[number], checkpoint=beside, progress=progress, hardware=hardware
+        )
+        found.append(more.weights)
     return replace(first, weights=joined(found))
 
 
@@ -101,17 +108,21 @@ def _fit_one(
     warm_start: Weights | None,
     checkpoint: Path | None,
     progress: Callable[[int], None] | None,
+    hardware: Hardware,
     early_stopping: EarlyStopping | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
 ) -> FitResult:
     """One network, whatever ``settings.members`` says."""
     progress = progress or (lambda _: None)
-    runs, device = engine_of(settings, sessions.transitions), device_of(settings, sessions.transitions)
+    device = hardware.device_of(settings, sessions.transitions)
+    runs = engine_of(settings, sessions.transitions, device)
     identity = ""
     if checkpoint:
-        identity = checkpoints.identity(sessions, settings, warm_start, early_stopping, engine=runs, device=device)
+        identity = checkpoints.identity(
+            sessions, settings, warm_start, early_stopping, engine=runs, device=device, threads=hardware.threads
+        )
     with torch.inference_mode():
-        training = _Training(sessions, settings, warm_start, runs, device)
+        training = _Training(sessions, settings, warm_start, engine=runs, device=device, threads=hardware.threads)
         epochs: list[Epoch] = []
         best: Weights | None = None
         mean: Weights | None = None
@@ -152,8 +163,10 @@ class _Training:
         sessions: SessionSet,
         settings: TrainingSettings,
         warm_start: Weights | None,
+        *,
         engine: EngineName,
         device: torch.device,
+        threads: int,
     ) -> None:
         self._settings = settings
         self._items = sessions.items
@@ -178,6 +191,7 @@ class _Training:
             support=torch.from_numpy(support),
             sampler=self._sampler,
             device=device,
+            threads=threads,
         )
 
     def state(self, identity: str, epochs: tuple[Epoch, ...], best: Weights | None, mean: Weights | None) -> Checkpoint:

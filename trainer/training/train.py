@@ -18,8 +18,9 @@ from trainer.memory.tables import ItemTable, cooccurrence, transitions
 from trainer.memory.terms import NO_MEMORY, RECENT, SessionMemory
 from trainer.models.gru4rec import Weights
 from trainer.models.settings import TrainingSettings
+from trainer.training.device import Hardware
 from trainer.training.early_stopping import EarlyStopping, Epoch
-from trainer.training.fit import FitResult, fit
+from trainer.training.fit import DEFAULT_HARDWARE, FitResult, fit
 
 LEAST_PREDICTIONS = 500
 """Fewer held-out predictions say nothing about two dozen weights: the model then does without."""
@@ -37,6 +38,7 @@ def train(
     checkpoint: Path | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
     progress: Callable[[int], None] | None = None,
+    hardware: Hardware = DEFAULT_HARDWARE,
 ) -> FitResult:
     """:func:`trainer.training.fit.fit`, and the session memory that ``settings`` ask for.
 
@@ -52,10 +54,11 @@ def train(
         checkpoint=checkpoint,
         on_epoch=on_epoch,
         progress=progress,
+        hardware=hardware,
     )
     if memory is None:
         stopped = settings.model_copy(update={"epochs": result.best_epoch})
-        memory = learn_memory(sessions, stopped, checkpoint=checkpoint, progress=progress)
+        memory = learn_memory(sessions, stopped, checkpoint=checkpoint, progress=progress, hardware=hardware)
     return replace(result, memory=memory.with_tables(tables_of(sessions, settings)))
 
 
@@ -65,6 +68,7 @@ def learn_memory(
     *,
     checkpoint: Path | None = None,
     progress: Callable[[int], None] | None = None,
+    hardware: Hardware = DEFAULT_HARDWARE,
 ) -> SessionMemory:
     """A session memory whose weights come from the newest of the sessions; its tables are of the older ones alone.
 
@@ -80,7 +84,7 @@ def learn_memory(
     older, newest = held_out
     # From scratch: weights that have seen the newest sessions would be too sure of themselves there.
     own = checkpoint.with_name(f"{checkpoint.name}.memory") if checkpoint else None
-    network = fit(older, settings, checkpoint=own, progress=progress).weights
+    network = fit(older, settings, checkpoint=own, progress=progress, hardware=hardware).weights
     return fit_memory(
         network,
         newest,

@@ -13,11 +13,10 @@ from tests.unit.trainer.training.test_checkpoint import KilledError, assert_same
 from tests.unit.trainer.training.test_known_mistakes import rewritten
 from trainer.errors import TrainingDivergedError, TrainingSettingsError
 from trainer.models.settings import TrainingSettings
-from trainer.training import device as devices
 from trainer.training import dropout, engine, optimizer
 from trainer.training import fit as fits
 from trainer.training.checkpoint import CheckpointError
-from trainer.training.device import CPU, LEAST_TRANSITIONS, device_of, use_device
+from trainer.training.device import CPU, LEAST_TRANSITIONS, Hardware
 from trainer.training.early_stopping import EarlyStopping
 from trainer.training.engine import engine_of
 from trainer.training.fit import FitResult, fit
@@ -60,7 +59,7 @@ def settings_of(change: dict[str, object]) -> TrainingSettings:
 @pytest.fixture
 def far(monkeypatch: pytest.MonkeyPatch) -> Iterator[FarDevice]:
     """Every fit trains on the make-believe device."""
-    monkeypatch.setattr(fits, "device_of", lambda *_: FAR)
+    monkeypatch.setattr(Hardware, "device_of", lambda *_: FAR)
     monkeypatch.setattr(engine, "device_identity", lambda device: {"device": str(device)})
     with FarDevice() as device:
         yield device
@@ -69,7 +68,7 @@ def far(monkeypatch: pytest.MonkeyPatch) -> Iterator[FarDevice]:
 def on_host(*arguments: Any, **named: Any) -> FitResult:
     """The same by the plain steps."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fits, "device_of", lambda *_: CPU)
+        patch.setattr(Hardware, "device_of", lambda *_: CPU)
         return fit(*arguments, **named)
 
 
@@ -87,7 +86,7 @@ def test_copies_on_the_host_learn_its_bits_too(change: dict[str, object], monkey
     expected = fit(SESSIONS, settings_of(change))
     made: list[DeviceSteps] = []
 
-    def steps_of(_engine: str, *arguments: Any, **named: Any) -> DeviceSteps:
+    def steps_of(_engine: str, *arguments: Any, threads: int, **named: Any) -> DeviceSteps:
         made.append(DeviceSteps(*arguments, **named))
         return made[-1]
 
@@ -181,7 +180,6 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
 
-    monkeypatch.setattr(devices, "_device", "auto")
     return there_are
 
 
@@ -190,21 +188,20 @@ def test_a_device_that_torch_has_not_is_refused(name: str, gpus: Callable[[int],
     gpus(0)
     expected = "finds no GPU here; set cpu or auto" if name in ("cuda", "cuda:1") else "must be auto, cpu, cuda"
     with pytest.raises(TrainingSettingsError, match=f"^device={name}: .*{expected}"):
-        use_device(name)
-    assert device_of(TrainingSettings(engine="torch"), 10**9) == CPU
+        Hardware(device=name)
 
 
 def test_a_gpu_that_is_not_there_is_refused(gpus: Callable[[int], None]) -> None:
     gpus(2)
-    use_device("cuda:1")
-    assert device_of(TrainingSettings(), 1) == torch.device("cuda:1")
+    assert Hardware(device="cuda:1").device_of(TrainingSettings(), 1) == torch.device("cuda:1")
     with pytest.raises(TrainingSettingsError, match=r"device=cuda:2: there is no such GPU, the last one is cuda:1"):
-        use_device("cuda:2")
+        Hardware(device="cuda:2")
 
 
 def test_auto_takes_a_gpu_where_it_pays(gpus: Callable[[int], None]) -> None:
     gpus(1)
     many, gpu = LEAST_TRANSITIONS, torch.device("cuda")
+    device_of = Hardware().device_of
     assert device_of(TrainingSettings(), many) == gpu
     assert device_of(TrainingSettings(), many - 1) == CPU
     assert device_of(TrainingSettings(n_sample=0), many) == CPU  # a step is too small
@@ -212,18 +209,16 @@ def test_auto_takes_a_gpu_where_it_pays(gpus: Callable[[int], None]) -> None:
     assert device_of(TrainingSettings(engine="compiled"), many) == CPU
     gpus(0)
     assert device_of(TrainingSettings(), many) == CPU
-    use_device("cpu")
     gpus(1)
-    assert device_of(TrainingSettings(), many) == CPU
+    assert Hardware(device="cpu").device_of(TrainingSettings(), many) == CPU
 
 
 def test_compiled_code_does_not_run_on_a_gpu(gpus: Callable[[int], None]) -> None:
     gpus(1)
-    assert engine_of(TrainingSettings(), 10**9) == "torch"  # auto chose the GPU
-    use_device("cuda")
-    assert engine_of(TrainingSettings(), 10**9) == "torch"
+    gpu = Hardware().device_of(TrainingSettings(), 10**9)  # auto chooses it
+    assert engine_of(TrainingSettings(), 10**9, gpu) == "torch"
     with pytest.raises(TrainingSettingsError, match=r"engine=compiled: .*runs on the CPU, and device=cuda was chosen"):
-        engine_of(TrainingSettings(engine="compiled"), 10**9)
+        engine_of(TrainingSettings(engine="compiled"), 10**9, gpu)
 
 
 # -- a real one -------------------------------------------------------------------------------------------------------
@@ -233,10 +228,8 @@ def test_compiled_code_does_not_run_on_a_gpu(gpus: Callable[[int], None]) -> Non
 @pytest.mark.parametrize("change", CHOICES, ids=str)
 def test_a_gpu_learns_the_same(change: dict[str, object], gpus: Callable[[int], None]) -> None:
     settings = settings_of(change)
-    use_device("cpu")
-    expected = fit(SESSIONS, settings)
-    use_device("cuda")
-    found = fit(SESSIONS, settings)
+    expected = fit(SESSIONS, settings, hardware=Hardware(device="cpu"))
+    found = fit(SESSIONS, settings, hardware=Hardware(device="cuda"))
     assert found.device.type == "cuda"
     for name, tensor in expected.weights.tensors().items():
         torch.testing.assert_close(found.weights.tensors()[name], tensor, rtol=1e-3, atol=3e-4, msg=name)

@@ -19,8 +19,8 @@ from trainer.errors import TrainingDivergedError, TrainingSettingsError
 from trainer.models.gru4rec import Weights
 from trainer.models.settings import TrainingSettings
 from trainer.training import dropout
-from trainer.training.device import LEAST_TRANSITIONS
-from trainer.training.engine import engine_of, use_threads
+from trainer.training.device import CPU, LEAST_TRANSITIONS, Hardware
+from trainer.training.engine import engine_of
 from trainer.training.fit import FitResult, fit
 from trainer.training.gru.compiled import arithmetic
 from trainer.training.gru.compiled.arithmetic import ONE, ZERO
@@ -115,12 +115,9 @@ def test_two_threads_learn_the_same_and_repeat_to_the_bit() -> None:
         {"hidden_size": 16, "batch_size": 7, "n_sample": 40, "epochs": 2, "engine": "compiled"}
     )
     one = fit(SESSIONS, settings)
-    try:
-        use_threads(2)
-        first, second = fit(SESSIONS, settings), fit(SESSIONS, settings)
-        separate = fit(SESSIONS, settings.model_copy(update={"embedding": "separate", "momentum": 0.2}))
-    finally:
-        use_threads(1)
+    two = Hardware(threads=2)
+    first, second = fit(SESSIONS, settings, hardware=two), fit(SESSIONS, settings, hardware=two)
+    separate = fit(SESSIONS, settings.model_copy(update={"embedding": "separate", "momentum": 0.2}), hardware=two)
     assert_same(one, first)
     assert_same(fit(SESSIONS, separate.settings), separate)
     for name, tensor in first.weights.tensors().items():
@@ -146,17 +143,17 @@ def test_a_loss_that_is_no_number_stops_the_run(chosen: dict[str, object]) -> No
 
 
 def test_the_compiled_steps_run_where_they_pay() -> None:
-    assert engine_of(TrainingSettings(), LEAST_TRANSITIONS) == "compiled"
-    assert engine_of(TrainingSettings(), LEAST_TRANSITIONS - 1) == "torch"
-    assert engine_of(TrainingSettings(engine="compiled"), 1) == "compiled"
-    assert engine_of(TrainingSettings(engine="torch"), 10**9) == "torch"
+    assert engine_of(TrainingSettings(), LEAST_TRANSITIONS, CPU) == "compiled"
+    assert engine_of(TrainingSettings(), LEAST_TRANSITIONS - 1, CPU) == "torch"
+    assert engine_of(TrainingSettings(engine="compiled"), 1, CPU) == "compiled"
+    assert engine_of(TrainingSettings(engine="torch"), 10**9, CPU) == "torch"
 
 
 def test_what_they_do_not_know_torch_does() -> None:
     settings = TrainingSettings(layers=2)
-    assert engine_of(settings, 10**9) == "torch"
+    assert engine_of(settings, 10**9, CPU) == "torch"
     with pytest.raises(TrainingSettingsError, match=r"one layer, and these settings have 2.*engine=torch"):
-        engine_of(settings.model_copy(update={"engine": "compiled"}), 10**9)
+        engine_of(settings.model_copy(update={"engine": "compiled"}), 10**9, CPU)
 
 
 # -- parts ------------------------------------------------------------------------------------------------------------
