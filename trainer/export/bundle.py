@@ -12,16 +12,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx_ir as ir
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import numpy_helper
+from onnx_ir import DataType
 
 from schemas.bundle.files import Golden, open_bundle, recent_items, write_bundle
 from schemas.bundle.manifest import ADVANCE, RANK
 from schemas.bundle.vocabulary import Vocabulary
 from schemas.errors import BundleError
-from trainer.export.memory_graph import add_memory
-from trainer.export.onnx_graph import Graph
-from trainer.export.shortlist import LEAST_ITEMS, shortlist_graph
+from trainer.export.graph import constant, new_graph, serialized
+from trainer.export.memory_graph import Sessions, add_memory
+from trainer.export.shortlist import LEAST_ITEMS, Catalogue, Head, best_of_shortlist
 from trainer.export.shortlist_memory import ListedMemory
 from trainer.memory.terms import NO_MEMORY, RECENT, SessionMemory, remember
 from trainer.memory.trained import TrainedModel
@@ -29,7 +31,6 @@ from trainer.models import gru4rec
 from trainer.models.gru4rec import Weights
 from trainer.models.settings import TrainingSettings
 
-_OPSET, _IR = 17, 8  # every ONNX Runtime since 1.12 knows them, and nothing newer is needed
 _GOLDEN_SESSIONS, _GOLDEN_CLICKS = 4, 8
 
 
@@ -60,8 +61,8 @@ def export(
     """
     k, recent_size = min(k, weights.items), recent_size if memory else 1
     return Exported(
-        advance=_advance_graph(weights).SerializeToString(deterministic=True),
-        rank=_rank_graph(weights, memory, k, recent_size).SerializeToString(deterministic=True),
+        advance=_advance_graph(weights),
+        rank=_rank_graph(weights, memory, k, recent_size),
         golden=golden_of(weights, memory, k=k, recent_size=recent_size, seed=seed),
         layers=weights.state_rows,
         hidden_size=weights.hidden_size,
@@ -113,104 +114,77 @@ def _golden_sessions(items: int, memory: SessionMemory, rng: np.random.Generator
     return sessions
 
 
-def _advance_graph(weights: Weights) -> onnx.ModelProto:
+def _advance_graph(weights: Weights) -> bytes:
     depth, size, rows = len(weights.layers), weights.hidden_size, weights.sum_rows
-    sums = [f"sum{i}" for i in range(rows)]
-    table = "output" if weights.embedding is None else "embedding"
-    nodes = [
-        helper.make_node("Gather", [table, "item_index"], ["item" if rows else "x0"]),  # [B, D]
-        helper.make_node("Split", ["hidden"], [*sums, *(f"hidden{i}" for i in range(depth))], axis=0),  # [1, B, H] each
-    ]
-    if rows:
-        nodes += [
-            helper.make_node("Concat", sums, ["wide_sum"], axis=2),  # [1, B, D]
-            helper.make_node("Squeeze", ["wide_sum", "first"], ["sum"]),  # [B, D]
-            helper.make_node("Mul", ["sum", "input_decay"], ["decayed"]),
-            helper.make_node("Add", ["item", "decayed"], ["x0"]),
-            helper.make_node("Unsqueeze", ["x0", "first"], ["wide_out"]),  # [1, B, D]
-            helper.make_node("Split", ["wide_out"], [f"{name}_out" for name in sums], axis=2),  # [1, B, H] each
-        ]
-    for i, layer in enumerate(weights.layers):
-        if layer.w is None:
-            from_x = [helper.make_node("Add", [f"x{i}", f"layer{i}.b"], [f"from_x{i}"])]  # [B, 3H]
+    named = weights.tensors()
+    with new_graph("advance") as op:
+        item_index = op.builder.input("item_index", DataType.INT64, ["batch"])
+        hidden = op.builder.input("hidden", DataType.FLOAT, [rows + depth, "batch", size])
+
+        def weight(name: str) -> ir.Value:
+            return constant(op, name, named[name].numpy())
+
+        table = constant(op, "output" if weights.embedding is None else "embedding", weights.input_table.numpy())
+        seen = x = op.Gather(table, item_index)  # [B, D]
+        state = op.Split(hidden, axis=0, _outputs=rows + depth)  # [1, B, H] each
+        state = [state] if rows + depth == 1 else list(state)
+        out = []
+        if rows:
+            total = op.Squeeze(op.Concat(*state[:rows], axis=2), [0])  # [B, D]
+            seen = x = x + total * weight("input_decay")
+            wide = op.Split(op.Unsqueeze(x, [0]), axis=2, _outputs=rows)  # [1, B, H] each
+            out = [wide] if rows == 1 else list(wide)
+        for i, layer in enumerate(weights.layers):
+            h = op.Squeeze(state[rows + i], [0])  # [B, H]
+            if layer.w is None:
+                from_x = x + weight(f"layer{i}.b")  # [B, 3H]
+            else:
+                given = op.Concat(x, seen, axis=1) if i > 0 and layer.w.shape[1] > size else x  # [B, 2H] or [B, H]
+                from_x = op.Gemm(given, weight(f"layer{i}.w"), weight(f"layer{i}.b"), transB=1)  # [B, 3H]
+            from_h = op.Gemm(h, weight(f"layer{i}.u"), transB=1)  # [B, 3H]
+            x_rz, x_n = op.Split(from_x, [2 * size, size], axis=1, _outputs=2)
+            h_rz, h_n = op.Split(from_h, [2 * size, size], axis=1, _outputs=2)
+            r, z = op.Split(op.Sigmoid(x_rz + h_rz), axis=1, _outputs=2)
+            n = op.Tanh(x_n + r * h_n)
+            x = n + z * (h - n)  # (1 - z) n + z h, [B, H]
+            out.append(op.Unsqueeze(x, [0]))
+        hidden_out = op.Concat(*out, axis=0)
+        hidden_out.shape = hidden.shape
+        return serialized(op, {"hidden_out": hidden_out})
+
+
+def _rank_graph(weights: Weights, memory: SessionMemory, k: int, recent_size: int) -> bytes:
+    with new_graph("rank") as op:
+        hidden = op.builder.input("hidden", DataType.FLOAT, ["batch", weights.hidden_size])
+        # Part of every bundle's interface; without a session memory they are not looked at.
+        sessions = Sessions(
+            op.builder.input("recent", DataType.INT64, ["batch", recent_size]),
+            op.builder.input("counts", DataType.FLOAT, ["batch", recent_size]),
+            op.builder.input("clicks", DataType.FLOAT, ["batch"]),
+            recent_size,
+        )
+        default_k = ir.tensor([k], dtype=DataType.INT64, name="k")
+        head = Head(
+            hidden,
+            constant(op, "output", weights.output.numpy()),
+            constant(op, "output_bias", weights.output_bias.numpy()),
+            op.builder.input("k", DataType.INT64, [1], const_value=default_k),
+        )
+        if weights.items >= LEAST_ITEMS:
+            index, score = best_of_shortlist(
+                op,
+                head,
+                Catalogue(weights.output.numpy(), weights.output_bias.numpy()),
+                most=k,
+                memory=ListedMemory(memory, sessions) if memory else None,
+            )
         else:
-            seen, from_x = f"x{i}", []
-            if i > 0 and layer.w.shape[1] > size:
-                seen = f"seen{i}"
-                from_x = [helper.make_node("Concat", [f"x{i}", "x0"], [seen], axis=1)]  # [B, 2H]
-            given = [seen, f"layer{i}.w", f"layer{i}.b"]
-            from_x.append(helper.make_node("Gemm", given, [f"from_x{i}"], transB=1))  # [B, 3H]
-        nodes += [
-            *from_x,
-            helper.make_node("Squeeze", [f"hidden{i}", "first"], [f"h{i}"]),  # [B, H]
-            helper.make_node("Gemm", [f"h{i}", f"layer{i}.u"], [f"from_h{i}"], transB=1),  # [B, 3H]
-            helper.make_node("Split", [f"from_x{i}", "gates"], [f"x_rz{i}", f"x_n{i}"], axis=1),
-            helper.make_node("Split", [f"from_h{i}", "gates"], [f"h_rz{i}", f"h_n{i}"], axis=1),
-            helper.make_node("Add", [f"x_rz{i}", f"h_rz{i}"], [f"sum_rz{i}"]),
-            helper.make_node("Sigmoid", [f"sum_rz{i}"], [f"rz{i}"]),
-            helper.make_node("Split", [f"rz{i}"], [f"r{i}", f"z{i}"], axis=1),
-            helper.make_node("Mul", [f"r{i}", f"h_n{i}"], [f"reset{i}"]),
-            helper.make_node("Add", [f"x_n{i}", f"reset{i}"], [f"sum_n{i}"]),
-            helper.make_node("Tanh", [f"sum_n{i}"], [f"n{i}"]),
-            # (1 - z) n + z h = n + z (h - n)
-            helper.make_node("Sub", [f"h{i}", f"n{i}"], [f"h_less_n{i}"]),
-            helper.make_node("Mul", [f"z{i}", f"h_less_n{i}"], [f"kept{i}"]),
-            helper.make_node("Add", [f"n{i}", f"kept{i}"], [f"x{i + 1}"]),  # [B, H]
-            helper.make_node("Unsqueeze", [f"x{i + 1}", "first"], [f"out{i}"]),
-        ]
-    outs = [*(f"{name}_out" for name in sums), *(f"out{i}" for i in range(depth))]
-    nodes.append(helper.make_node("Concat", outs, ["hidden_out"], axis=0))
-    initializers = [
-        _initializer(table, weights.input_table.numpy()),
-        _initializer("first", np.array([0])),
-        _initializer("gates", np.array([2 * size, size])),
-    ]
-    for name, tensor in weights.tensors().items():
-        if name.startswith(("layer", "input_decay")):
-            initializers.append(_initializer(name, tensor.numpy()))
-    graph = helper.make_graph(
-        nodes,
-        "advance",
-        [
-            _io("item_index", TensorProto.INT64, ["batch"]),
-            _io("hidden", TensorProto.FLOAT, [rows + depth, "batch", size]),
-        ],
-        [_io("hidden_out", TensorProto.FLOAT, [rows + depth, "batch", size])],
-        initializers,
-    )
-    return _model(graph)
-
-
-def _rank_graph(weights: Weights, memory: SessionMemory, k: int, recent_size: int) -> onnx.ModelProto:
-    if weights.items >= LEAST_ITEMS:
-        listed = ListedMemory(memory, recent_size) if memory else None
-        nodes, constants = shortlist_graph(weights.output.numpy(), weights.output_bias.numpy(), k, listed)
-    else:
-        whole = Graph()
-        whole.apply("Gemm", ["hidden", "output", "output_bias"], "scores", transB=1)  # [B, I]
-        scores = add_memory(whole.part("remember"), memory, "scores", weights.items, recent_size)
-        nodes, constants = whole.nodes, list(whole.constants.values())
-        nodes.append(helper.make_node("TopK", [scores, "k"], ["top_score", "top_index"], axis=1, largest=1, sorted=1))
-    graph = helper.make_graph(
-        nodes,
-        "rank",
-        [
-            _io("hidden", TensorProto.FLOAT, ["batch", weights.hidden_size]),
-            # Part of every bundle's interface; without a session memory they are not looked at.
-            _io("recent", TensorProto.INT64, ["batch", recent_size]),
-            _io("counts", TensorProto.FLOAT, ["batch", recent_size]),
-            _io("clicks", TensorProto.FLOAT, ["batch"]),
-            _io("k", TensorProto.INT64, [1]),  # its initializer is the default
-        ],
-        [_io("top_index", TensorProto.INT64, ["batch", "k"]), _io("top_score", TensorProto.FLOAT, ["batch", "k"])],
-        [
-            _initializer("output", weights.output.numpy()),
-            _initializer("output_bias", weights.output_bias.numpy()),
-            _initializer("k", np.array([k])),
-            *constants,
-        ],
-    )
-    return _model(graph)
+            scores = op.Gemm(hidden, head.output, head.bias, transB=1)  # [B, I]
+            sums = add_memory(op, memory, sessions, scores, weights.items)
+            score, index = op.TopK(sums, head.k, axis=1, largest=1, sorted=1, _outputs=2)
+        for value in (index, score):
+            value.shape = ir.Shape(["batch", "k"])
+        return serialized(op, {"top_index": index, "top_score": score})
 
 
 def save_bundle(
@@ -267,22 +241,3 @@ def read_weights(bundle: Path) -> Weights:
         return Weights.of_tensors(named)
     except KeyError as error:
         raise BundleError(f"{bundle}: holds no weights {error}; it was not exported by this trainer") from error
-
-
-def _initializer(name: str, array: npt.NDArray[np.float32] | npt.NDArray[np.int64]) -> onnx.TensorProto:
-    return numpy_helper.from_array(np.ascontiguousarray(array), name)
-
-
-def _io(name: str, kind: int, shape: list[int | str]) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, kind, shape)
-
-
-def _model(graph: onnx.GraphProto) -> onnx.ModelProto:
-    model = helper.make_model(
-        graph,
-        opset_imports=[helper.make_opsetid("", _OPSET)],
-        ir_version=_IR,
-        producer_name="nextclick",
-    )
-    onnx.checker.check_model(model)
-    return model

@@ -29,16 +29,18 @@ Shapes: B sessions, I items, H units, K = k, J blocks of C items, T tall blocks 
 the longest list of the batch. Block j is the items C j to C j + C - 1; tall block t the next `_TALL` blocks.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-import onnx
-from onnx import TensorProto, helper
+import onnx_ir as ir
+from onnx_ir import DataType
+from onnxscript import OpBuilder
 
-from trainer.export.onnx_graph import Graph
-from trainer.export.shortlist_memory import ListedMemory, Raises
+from trainer.export.graph import arithmetic, constant
+from trainer.export.shortlist_memory import FoundRaises, ListedMemory
 
 LEAST_ITEMS: Final = 20_000
 """Below, the float32 product is as fast; `make bench BENCH=rank`."""
@@ -61,6 +63,8 @@ _BIAS_INPUT: Final = 1 / 8
 MOST_BIAS_COLUMNS: Final = 28
 """The bias takes so many more components that the states' own there are no larger than this, and do not make the steps
 of a state coarser: a GRU's largest is near 1. Products may come in 64s, so 128 components are no slower than 100."""
+UNPROVEN: Final = "unproven"
+"""The name of the sessions without proof, int64[F, 1], in the graph."""
 _TINY: Final = float(np.finfo(np.float32).tiny)
 _NEVER: Final = -3e38
 _ROUNDING: Final = 1e-5
@@ -69,20 +73,18 @@ Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class _Shortlist:
-    """By name: the listed blocks int64[B, S], J where a list is shorter; bool[B, 1], whether nothing was left out that
-    can reach `bound` [B, 1]; and `place` int64[B, S], the blocks among those of all the tall blocks found.
-    """
+class Head:
+    """What is ranked in a graph: `hidden` f32[B, H] by `output` f32[I, H] and `bias` f32[I]; the best `k` int64[1]."""
 
-    block: str
-    short: str
-    bound: str
-    place: str
+    hidden: ir.Value
+    output: ir.Value
+    bias: ir.Value
+    k: ir.Value
 
 
 @dataclass(frozen=True)
-class _Catalogue:
-    """The rank graph's initializers `output` f32[I, H] and `output_bias` f32[I], in integers."""
+class Catalogue:
+    """`output` f32[I, H] and `bias` f32[I] of the head, in integers."""
 
     output: Floats
     bias: Floats
@@ -145,101 +147,108 @@ class _Catalogue:
 
 def padded_items(items: int) -> int:
     """How many items a shortlist's integers are of, once the last blocks are filled up."""
-    catalogue = _Catalogue(np.broadcast_to(np.float32(0), (items, 1)), np.zeros(0, np.float32))
+    catalogue = Catalogue(np.broadcast_to(np.float32(0), (items, 1)), np.zeros(0, np.float32))
     return catalogue.block * catalogue.blocks
 
 
 @dataclass(frozen=True)
 class _State:
-    """Of each session, by name: steps p u8[B, H + columns], α β [B, 1], ε [B, 1]."""
+    """Of each session: steps p u8[B, H + columns], α β [B, 1], ε [B, 1]."""
 
-    integers: str
-    step: str
-    error: str
+    integers: ir.Value
+    step: ir.Value
+    error: ir.Value
 
 
-def shortlist_graph(
-    output: Floats, bias: Floats, k: int, memory: ListedMemory | None = None
-) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
-    """Operators from `hidden` f32[B, H] (a memory: from more) to `top_index` and `top_score`, and their constants.
-
-    They use the initializers `output` and `output_bias` and the input `k` int64[1] of the rank graph, which is `k` at
-    most.
+@dataclass(frozen=True)
+class _Found:
+    """All blocks that reach the threshold, session by session, int64[n] and f32[n]: `row` the session, `block`, `place`
+    among those of the tall blocks found, and its maximum, `raised` by what a memory adds and not.
     """
-    graph, catalogue = Graph("shortlist."), _Catalogue(output, bias)
-    state = _state(graph, catalogue)
-    blocks = _maxima(graph, catalogue, state)  # int32[B, J], in steps
-    tall = _tall(graph, catalogue, blocks, state)  # [B, T]
-    threshold = _threshold(graph, catalogue, tall, state)  # [B, 1]
-    raises = None
+
+    row: ir.Value
+    block: ir.Value
+    place: ir.Value
+    raised: ir.Value
+    unraised: ir.Value
+    raises: FoundRaises | None
+
+
+@dataclass(frozen=True)
+class _Shortlist:
+    """The listed blocks int64[B, S], J where a list is shorter; bool[B, 1], whether nothing was left out that can reach
+    `bound` [B, 1]; and `place` int64[B, S], the blocks among those of all the tall blocks found.
+    """
+
+    block: ir.Value
+    short: ir.Value
+    bound: ir.Value
+    place: ir.Value
+
+
+def best_of_shortlist(
+    op: OpBuilder, head: Head, catalogue: Catalogue, most: int, memory: ListedMemory | None = None
+) -> tuple[ir.Value, ir.Value]:
+    """The best k items of each session and their scores, int64[B, K] and f32[B, K]; `head.k` is ``most`` at most."""
+    state = _state(op, catalogue, head.hidden)
+    blocks = _maxima(op, catalogue, state)  # int32[B, J], in steps
+    by_tall = op.Reshape(blocks, [0, catalogue.tall, _TALL])
+    tall = _scaled(op, op.ReduceMax(by_tall, axes=[2], keepdims=0), state.step)  # [B, T]
+    threshold = _threshold(op, catalogue, head, tall, state)  # [B, 1]
+    best = raises = None
     if memory is not None:
-        best = graph.apply("ReduceMax", [tall], "best", axes=[1], keepdims=1)
-        recent = graph.apply("Max", ["recent", graph.integer(0)], "recent")  # padding as any item
-        own = _exact(graph.part("own"), recent, graph.apply("Gather", ["output_bias", recent], "own_bias"))
+        best = op.ReduceMax(tall, axes=[1], keepdims=1)
+        recent = op.Max(memory.sessions.recent, 0)  # padding as any item
+        own = _exact(op, head, recent, op.Gather(head.bias, recent))
         raises = memory.raises(
-            graph, own=own, best=best, error=state.error, block=catalogue.block, tall=_TALL, talls=catalogue.tall
+            op, own=own, best=best, error=state.error, block=catalogue.block, tall=_TALL, talls=catalogue.tall
         )
         tall = raises.of_talls(tall)
-    found = _found(graph, catalogue, state, blocks, tall=tall, threshold=threshold, raises=raises)
-    shortlist = _shortlist(graph, catalogue, state, found, threshold=threshold, k=k, raises=raises)
-    sums = scores = _of_items(graph, catalogue, shortlist.block)  # [B, C S]
-    enough = graph.apply("Add", [shortlist.bound, state.error], "enough")  # [B, 1]
-    proven = shortlist.short
-    if raises is not None:
-        added = graph.apply("Add", [scores, raises.of_items(scores, shortlist.place)], "with_memory")
+    reaching = op.NonZero(op.Reshape(op.GreaterOrEqual(tall, threshold), [-1]))  # [1, n]
+    found_tall = op.Squeeze(reaching, [0])
+    found_raises = raises.among(found_tall, tall) if raises is not None else None
+    found = _found(op, catalogue, state, blocks, found_tall, threshold=threshold, raises=found_raises)
+    listed = _lists(op, catalogue, head, state, found, threshold=threshold, most=most, best=best)
+    item = _items(op, catalogue, listed.block)  # int64[B, C S]
+    sums = scores = _exact(op, head, op.Min(item, catalogue.items - 1), op.Gather(_padded_bias(op, catalogue), item))
+    proven = listed.short
+    if found_raises is not None:
+        added = scores + found_raises.of_items(scores, listed.place)
         # Where a list is shorter there is no item: what is added there is another's.
-        item = graph.apply("Greater", [scores, graph.float(_NEVER / 2)], "is_item")
-        sums = graph.apply("Where", [item, added, scores], "sums")
+        sums = op.Where(op.Greater(scores, _NEVER / 2), added, scores)
         # What is added depends on the best score of all, which the list must hold as well.
-        highest = graph.apply("ReduceMax", [scores], "highest_score", axes=[1], keepdims=1)
-        above = graph.apply("Add", [threshold, state.error], "above_threshold")
-        best_proven = graph.apply("GreaterOrEqual", [highest, above], "best_proven")
-        proven = graph.apply("And", [proven, best_proven], "short_and_best_proven")
-    score, place = graph.top(sums, "k", "score", in_order=True)
-    index = graph.apply("GatherElements", [f"{graph.prefix}item", place], "index", axis=1)
-    worst = graph.apply(
-        "Gather", [score, graph.apply("Sub", ["k", graph.integer(1)], "k_th")], "worst", axis=1
-    )  # [B, 1]
-    reached = graph.apply("GreaterOrEqual", [worst, enough], "worst_proven")  # not `Less`: a NaN proves nothing
-    proven = graph.apply("And", [proven, reached], "proven")  # bool[B, 1]
-    unsure = graph.apply("Squeeze", [graph.apply("Not", [proven], "not_proven"), graph.integers(1)], "not_proven_line")
-    rows = graph.apply("NonZero", [unsure], "unproven_row")  # int64[1, F]
-    sessions = graph.apply("Transpose", [rows], "unproven")
-    _again(graph, catalogue, index, score, sessions=sessions, memory=memory)
-    return graph.nodes, list(graph.constants.values())
+        highest = op.ReduceMax(scores, axes=[1], keepdims=1)
+        proven = op.And(proven, op.GreaterOrEqual(highest, threshold + state.error))
+    score, place = op.TopK(sums, head.k, axis=1, sorted=1, _outputs=2)
+    index = op.GatherElements(item, place, axis=1)
+    worst = op.Gather(score, head.k - 1, axis=1)  # [B, 1]
+    # Not `Less`: a NaN proves nothing.
+    proven = op.And(proven, op.GreaterOrEqual(worst, listed.bound + state.error))  # bool[B, 1]
+    unproven = op.Transpose(op.NonZero(op.Squeeze(op.Not(proven), [1])))  # int64[F, 1]
+    unproven.name = UNPROVEN
+    return _again(op, head, catalogue, index, score, sessions=unproven, memory=memory)
 
 
-def _state(graph: Graph, catalogue: _Catalogue) -> _State:
-    hidden = "hidden"
+def _state(op: OpBuilder, catalogue: Catalogue, hidden: ir.Value) -> _State:
     if catalogue.bias_columns:
-        value = graph.float(catalogue.bias_input)
-        hidden = graph.apply("Pad", [hidden, graph.integers(0, 0, 0, catalogue.bias_columns), value], "with_bias")
-    sizes = graph.apply("Abs", [hidden], "sizes")
-    largest = graph.apply("ReduceMax", [sizes], "largest", axes=[1], keepdims=1)  # [B, 1]
-    step_or_0 = graph.apply("Mul", [largest, graph.float(1 / _STATE_STEPS)], "step_or_0")
-    step = graph.apply("Max", [step_or_0, graph.float(_TINY)], "step")
-    in_steps = graph.apply("Div", [hidden, step], "in_steps")
-    steps = graph.apply("Round", [in_steps], "steps")  # p
-    shifted = graph.apply("Add", [steps, graph.float(_STATE_STEPS + 1)], "shifted")
-    integers = graph.apply("Cast", [shifted], "integers", to=TensorProto.UINT8)
+        hidden = op.Pad(hidden, [0, 0, 0, catalogue.bias_columns], catalogue.bias_input)
+    largest = op.ReduceMax(op.Abs(hidden), axes=[1], keepdims=1)  # [B, 1]
+    step = op.Max(largest * (1 / _STATE_STEPS), _TINY)  # β
+    in_steps = hidden / step
+    steps = op.Round(in_steps)  # p
     weights, rounded = catalogue.extended(), catalogue.rounded()
-    lost = np.linalg.norm(weights - rounded * catalogue.step, axis=1).max()
-    longest = np.linalg.norm(weights, axis=1).max()
-
-    def length_of(values: str, name: str) -> str:
-        """In steps first: the squares of a small state are 0 in float32, and an error of 0 would prove anything."""
-        in_steps = graph.apply("ReduceL2", [values], f"{name}_in_steps", axes=[1], keepdims=1)
-        return graph.apply("Mul", [in_steps, step], name)
-
-    length = length_of(steps, "state_length")  # of β p
-    rest_length = length_of(graph.apply("Sub", [in_steps, steps], "rest"), "rest_length")
-    of_weights = graph.apply("Mul", [length, graph.float(lost * (1 + _ROUNDING) + longest * _ROUNDING)], "of_weights")
-    of_state = graph.apply("Mul", [rest_length, graph.float(longest * (1 + _ROUNDING))], "of_state")
-    error = graph.apply("Add", [of_weights, of_state], "error")
-    return _State(integers, graph.apply("Mul", [step, graph.float(catalogue.step)], "score_step"), error)
+    lost = float(np.linalg.norm(weights - rounded * catalogue.step, axis=1).max())
+    longest = float(np.linalg.norm(weights, axis=1).max())
+    # In steps first: the squares of a small state are 0 in float32, and an error of 0 would prove anything.
+    length, rest = (
+        op.ReduceL2(x, axes=[1], keepdims=1) * step for x in (steps, in_steps - steps)
+    )  # of β p, of h - β p
+    error = length * (lost * (1 + _ROUNDING) + longest * _ROUNDING) + rest * (longest * (1 + _ROUNDING))
+    integers = op.Cast(steps + float(_STATE_STEPS + 1), to=DataType.UINT8)
+    return _State(integers, step * catalogue.step, error)
 
 
-def _maxima(graph: Graph, catalogue: _Catalogue, state: _State) -> str:
+def _maxima(op: OpBuilder, catalogue: Catalogue, state: _State) -> ir.Value:
     """The highest q · p of each block, int32[B, J]."""
     rounded, block = catalogue.rounded(), catalogue.block
     items = block * catalogue.blocks
@@ -247,224 +256,169 @@ def _maxima(graph: Graph, catalogue: _Catalogue, state: _State) -> str:
     # is among the best, and with them the threshold. Their scores in float32 are never the best.
     copies = np.linspace(0, catalogue.items - 1, items - catalogue.items).astype(np.int64)
     filled = rounded[np.concatenate([np.arange(catalogue.items), copies])]
-    zero = graph.shared("shortlist.zero", _STATE_STEPS + 1, np.uint8)
+    zero = constant(op, "shortlist.zero", np.uint8(_STATE_STEPS + 1))
     parts = []
     size = _PIECE if block > 1 else items
     for piece, begin in enumerate(range(0, items, size)):
         rows = filled[begin : begin + size]
         # First items of all blocks, then the second ones ..: a maximum over blocks is one of whole vectors.
         columns = rows.reshape(-1, block, rows.shape[1]).swapaxes(0, 1).reshape(rows.shape)
-        weights = graph.shared(f"shortlist.output{piece}", columns.T, np.int8)  # [H + columns, items of the piece]
-        scores = graph.apply("MatMulInteger", [state.integers, weights, zero], f"scores{piece}")
+        weights = constant(op, f"shortlist.output{piece}", columns.T)  # [H + columns, items of the piece]
+        scores = op.MatMulInteger(state.integers, weights, zero)
         if block > 1:
-            by_block = graph.apply(
-                "Reshape", [scores, graph.integers(0, block, len(rows) // block)], f"by_block{piece}"
-            )
-            scores = graph.apply("ReduceMax", [by_block], f"maxima{piece}", axes=[1], keepdims=0)
+            by_block = op.Reshape(scores, [0, block, len(rows) // block])
+            scores = op.ReduceMax(by_block, axes=[1], keepdims=0)
         parts.append(scores)
-    return graph.apply("Concat", parts, "maxima", axis=1) if len(parts) > 1 else parts[0]
+    return op.Concat(*parts, axis=1) if len(parts) > 1 else parts[0]
 
 
-def _scaled(graph: Graph, steps: str, step: str, name: str) -> str:
+def _scaled(op: OpBuilder, steps: ir.Value, step: ir.Value) -> ir.Value:
     """From int32 in steps to scores."""
-    return graph.apply("Mul", [graph.apply("Cast", [steps], f"{name}_float", to=TensorProto.FLOAT), step], name)
+    return op.Cast(steps, to=DataType.FLOAT) * step
 
 
-def _tall(graph: Graph, catalogue: _Catalogue, blocks: str, state: _State) -> str:
-    """The highest scores of tall blocks, [B, T]."""
-    by_tall = graph.apply("Reshape", [blocks, graph.integers(0, catalogue.tall, _TALL)], "by_tall")
-    return _scaled(graph, graph.apply("ReduceMax", [by_tall], "tall_maxima", axes=[2], keepdims=0), state.step, "tall")
-
-
-def _threshold(graph: Graph, catalogue: _Catalogue, tall: str, state: _State) -> str:
+def _threshold(op: OpBuilder, catalogue: Catalogue, head: Head, tall: ir.Value, state: _State) -> ir.Value:
     """t, [B, 1]."""
-    groups, group = catalogue.tall // catalogue.group, catalogue.group
-    by_group = graph.apply("Reshape", [tall, graph.integers(0, group, groups)], "by_group")
-    highest = graph.apply("ReduceMax", [by_group], "groups", axes=[1], keepdims=0)
-    as_many = graph.apply("Min", ["k", graph.integers(groups)], "as_many")
-    best, _ = graph.top(highest, as_many, "best_groups", in_order=False)
-    reached = graph.apply("ReduceMin", [best], "reached", axes=[1], keepdims=1)
-    room = graph.apply("Mul", [state.error, graph.float(_MARGIN)], "room")
-    return graph.apply("Sub", [reached, room], "threshold")
-
-
-@dataclass(frozen=True)
-class _Found:
-    """All blocks that reach the threshold, session by session, by name, int64[n] and f32[n]: `row` the session,
-    `block`, `place` among those of the tall blocks found, and its maximum, raised by what a memory adds and not.
-    """
-
-    row: str
-    block: str
-    place: str
-    raised: str
-    unraised: str
+    groups = catalogue.tall // catalogue.group
+    highest = op.ReduceMax(op.Reshape(tall, [0, catalogue.group, groups]), axes=[1], keepdims=0)
+    best, _ = op.TopK(highest, op.Min(head.k, [groups]), axis=1, sorted=0, _outputs=2)
+    return op.ReduceMin(best, axes=[1], keepdims=1) - state.error * _MARGIN
 
 
 def _found(
-    graph: Graph, catalogue: _Catalogue, state: _State, blocks: str, *, tall: str, threshold: str, raises: Raises | None
+    op: OpBuilder,
+    catalogue: Catalogue,
+    state: _State,
+    blocks: ir.Value,
+    found: ir.Value,
+    *,
+    threshold: ir.Value,
+    raises: FoundRaises | None,
 ) -> _Found:
-    """Tall blocks that reach the threshold, and of these the blocks that do."""
-    line, first, last = graph.integers(-1), graph.integer(0), graph.integer(1)
-    reaching = graph.apply("GreaterOrEqual", [tall, threshold], "tall_reaching")  # bool[B, T]
-    found = graph.apply("NonZero", [graph.apply("Reshape", [reaching, line], "tall_line")], "tall_found")  # [1, n]
-    found = graph.apply("Squeeze", [found, graph.integers(0)], "tall_flat")
-    session = graph.apply("Div", [found, graph.integer(catalogue.tall)], "tall_session")
-    value = graph.apply(
-        "Gather", [graph.apply("Reshape", [blocks, graph.integers(-1, _TALL)], "lines"), found], "value"
-    )
-    value = _scaled(graph, value, graph.apply("Gather", [state.step, session], "their_step"), "scaled_value")  # [n, 16]
-    unraised = value
+    """Of the tall blocks ``found`` int64[n], the blocks that reach the threshold."""
+    session = found / catalogue.tall
+    value = op.Gather(op.Reshape(blocks, [-1, _TALL]), found)
+    value = unraised = _scaled(op, value, op.Gather(state.step, session))  # [n, 16]
+    higher = value
     if raises is not None:
-        value = raises.of_blocks(unraised, found, tall)
-    # What a memory lowers may still have the best score, on which the repeat term depends.
-    higher = value if raises is None else graph.apply("Max", [value, unraised], "higher")
-    theirs = graph.apply("Gather", [threshold, session], "theirs")  # [n, 1]
-    inside = graph.apply("NonZero", [graph.apply("GreaterOrEqual", [higher, theirs], "reaching")], "inside")  # [2, n']
-    tall_number, in_tall = (graph.apply("Gather", [inside, n], f"inside{i}") for i, n in enumerate((first, last)))
-    start = graph.apply("Mul", [graph.apply("Gather", [found, tall_number], "of_tall"), graph.integer(_TALL)], "start")
-    flat = graph.apply("Add", [start, in_tall], "flat")  # [n']
-    width = graph.integer(catalogue.blocks)
-    row = graph.apply("Div", [flat, width], "row")  # [n], in order of rows
-    block = graph.apply("Sub", [flat, graph.apply("Mul", [row, width], "row_start")], "block")  # [n]
-    start = graph.apply("Mul", [tall_number, graph.integer(_TALL)], "place_start")
-    place = graph.apply("Add", [start, in_tall], "place")
-
-    def of_blocks(values: str, name: str) -> str:
-        return graph.apply("Gather", [graph.apply("Reshape", [values, line], f"{name}_line"), place], name)
-
-    if raises is None:
-        return _Found(row, block, place, "", "")
-    return _Found(row, block, place, of_blocks(value, "raised"), of_blocks(unraised, "unraised"))
+        value = raises.of_blocks(unraised)
+        # What a memory lowers may still have the best score, on which the repeat term depends.
+        higher = op.Max(value, unraised)
+    inside = op.NonZero(op.GreaterOrEqual(higher, op.Gather(threshold, session)))  # [2, n']
+    number, in_tall = op.Gather(inside, 0), op.Gather(inside, 1)
+    flat = op.Gather(found, number) * _TALL + in_tall  # [n']
+    row = flat / catalogue.blocks  # in order of rows
+    place = number * _TALL + in_tall
+    raised, unraised = (op.Gather(op.Reshape(x, [-1]), place) if raises is not None else x for x in (value, unraised))
+    return _Found(row, flat - row * catalogue.blocks, place, raised, unraised, raises)
 
 
-def _shortlist(
-    graph: Graph, catalogue: _Catalogue, state: _State, found: _Found, *, threshold: str, k: int, raises: Raises | None
+def _lists(
+    op: OpBuilder,
+    catalogue: Catalogue,
+    head: Head,
+    state: _State,
+    found: _Found,
+    *,
+    threshold: ir.Value,
+    most: int,
+    best: ir.Value | None,
 ) -> _Shortlist:
-    """The blocks found as lists; with a memory, the highest of them."""
-    first, row = graph.integer(0), found.row
+    """The blocks found as lists; with a memory, where ``best`` [B, 1] is the highest s' of all, the highest of them."""
+    row = found.row
     # Lists of different length as the rows of a table: block number l of a session's goes to its column l.
-    longest = _LONGEST if raises is None else _LONGEST_WITH_MEMORY
-    batch = graph.apply("Shape", ["hidden"], "batch", start=0, end=1)
-    none = graph.apply("ConstantOfShape", [batch], "none", value=_tensor(0))
-    ones = graph.apply("ConstantOfShape", [graph.apply("Shape", [row], "listed_shape")], "ones", value=_tensor(1))
-    length = graph.apply("ScatterElements", [none, row, ones], "length", axis=0, reduction="add")  # [B]
-    short = graph.apply("LessOrEqual", [length, graph.integers(longest)], "short_line")
-    short = graph.apply("Unsqueeze", [short, graph.integers(1)], "short")
-    before = graph.apply("Gather", [graph.apply("CumSum", [length, first], "before", exclusive=1), row], "before_row")
-    number = graph.apply("CumSum", [ones, first], "number", exclusive=1)  # [n']: 0, 1, ..
-    own = graph.apply("Sub", [number, before], "own")
-    most = graph.apply("Min", [graph.apply("ReduceMax", [length], "most", keepdims=1), graph.integers(longest)], "cut")
-    most = graph.apply("Max", [most, graph.integers(-(-k // catalogue.block))], "columns_of_blocks")  # [1]
-    columns = graph.apply("Add", [most, graph.integers(1)], "columns")  # the last one takes what is too much
-    slot = graph.apply("Mul", [row, columns], "slot_start")
-    slot = graph.apply("Add", [slot, graph.apply("Min", [own, most], "own_or_last")], "slot")
-    shape = graph.apply("Concat", [batch, columns], "shape", axis=0)
+    longest = _LONGEST if best is None else _LONGEST_WITH_MEMORY
+    batch = op.Shape(head.hidden, start=0, end=1)
+    ones = op.ConstantOfShape(op.Shape(row), value=ir.tensor([1]))
+    none = op.ConstantOfShape(batch, value=ir.tensor([0]))
+    length = op.ScatterElements(none, row, ones, axis=0, reduction="add")  # [B]
+    short = op.Unsqueeze(op.LessOrEqual(length, [longest]), [1])
+    before = op.Gather(op.CumSum(length, 0, exclusive=1), row)
+    own = op.CumSum(ones, 0, exclusive=1) - before  # [n']: 0, 1, .. in each session
+    least = -(-most // catalogue.block)
+    last = op.Max(op.Min(op.ReduceMax(length, keepdims=1), [longest]), [least])  # [1]
+    columns = last + 1  # the last one takes what is too much
+    slot = row * columns + op.Min(own, last)
+    shape = op.Concat(batch, columns, axis=0)
 
-    def table(values: str, fill: onnx.TensorProto, name: str) -> str:
-        empty = graph.apply(
-            "ConstantOfShape", [graph.apply("Mul", [batch, columns], f"{name}_size")], f"{name}_empty", value=fill
-        )
-        line = graph.apply("ScatterElements", [empty, slot, values], f"{name}_line", axis=0)
-        return graph.apply("Reshape", [line, shape], name)  # [B, S]
+    def table(values: ir.Value, fill: ir.TensorProtocol) -> ir.Value:
+        empty = op.ConstantOfShape(batch * columns, value=fill)
+        return op.Reshape(op.ScatterElements(empty, slot, values, axis=0), shape)  # [B, S]
 
-    listed = table(found.block, _tensor(catalogue.blocks), "listed")
-    if raises is None:
-        return _Shortlist(listed, short, threshold, "")
+    listed = table(found.block, ir.tensor([catalogue.blocks]))
+    if best is None:
+        return _Shortlist(listed, short, threshold, listed)
     # What may be the best without the memory counts as the best: what the memory adds depends on its score.
-    lowest_best = graph.apply(
-        "Sub", [raises.best, graph.apply("Mul", [state.error, graph.float(2)], "twice")], "lowest_best"
-    )
-    floor = graph.apply(
-        "Gather", [graph.apply("Squeeze", [lowest_best, graph.integers(1)], "floor_line"), row], "floor"
-    )
-    maybe_best = graph.apply("GreaterOrEqual", [found.unraised, floor], "maybe_best")
-    value_line = graph.apply("Where", [maybe_best, graph.float(-_NEVER), found.raised], "rank_value")
-    values = table(value_line, helper.make_tensor("value", TensorProto.FLOAT, [1], [_NEVER]), "values")
-    scored = max(_SCORED_WITH_MEMORY, -(-k // catalogue.block))
-    scored_here = graph.apply("Min", [columns, graph.integers(scored)], "scored")
-    best, at = graph.top(values, scored_here, "highest", in_order=False)
-    lowest = graph.apply("ReduceMin", [best], "lowest", axes=[1], keepdims=1)
+    floor = op.Gather(op.Squeeze(best - state.error * 2.0, [1]), row)
+    value = op.Where(op.GreaterOrEqual(found.unraised, floor), -_NEVER, found.raised)
+    values = table(value, ir.tensor([_NEVER], dtype=DataType.FLOAT))
+    scored = op.Min(columns, [max(_SCORED_WITH_MEMORY, least)])
+    highest, at = op.TopK(values, scored, axis=1, sorted=0, _outputs=2)
     # A list that is not full holds all that reaches the threshold.
-    bound = graph.apply("Max", [threshold, lowest], "bound")
-    places = table(found.place, _tensor(0), "places")
-    listed, places = (
-        graph.apply("GatherElements", [name, at], f"{name.rsplit('.', 1)[1]}_scored", axis=1)
-        for name in (listed, places)
-    )
+    bound = op.Max(threshold, op.ReduceMin(highest, axes=[1], keepdims=1))
+    listed, places = (op.GatherElements(x, at, axis=1) for x in (listed, table(found.place, ir.tensor([0]))))
     return _Shortlist(listed, short, bound, places)
 
 
-def _of_items(graph: Graph, catalogue: _Catalogue, blocks: str) -> str:
-    """Scores in float32 of the items of int64[B, S]; those of places without an item are lower than any: [B, C S]."""
+def _items(op: OpBuilder, catalogue: Catalogue, blocks: ir.Value) -> ir.Value:
+    """Of the blocks int64[B, S]: int64[B, C S]."""
     item = blocks
     if catalogue.block > 1:
-        first_item = graph.apply("Mul", [blocks, graph.integer(catalogue.block)], "first_item")
-        column = graph.apply("Unsqueeze", [first_item, graph.integers(2)], "first_item_column")
-        steps = graph.shared("shortlist.in_block", np.arange(catalogue.block), np.int64)
-        item = graph.apply("Add", [column, steps], "item_by_block")
-    item = graph.apply("Reshape", [item, graph.integers(0, -1)], "item")
+        item = op.Unsqueeze(blocks * catalogue.block, [2]) + list(range(catalogue.block))
+    return op.Reshape(item, [0, -1])
+
+
+def _padded_bias(op: OpBuilder, catalogue: Catalogue) -> ir.Value:
+    """A place without an item has a score that is lower than any."""
     bias = np.full(catalogue.block * (catalogue.blocks + 1), _NEVER, dtype=np.float32)
     bias[: catalogue.items] = catalogue.bias
-    there = graph.apply("Min", [item, graph.integer(catalogue.items - 1)], "there")
-    return _exact(
-        graph, there, graph.apply("Gather", [graph.shared("shortlist.padded_bias", bias, np.float32), item], "bias")
-    )
+    return constant(op, "shortlist.padded_bias", bias)
 
 
-def _exact(graph: Graph, item: str, bias: str) -> str:
+def _exact(op: OpBuilder, head: Head, item: ir.Value, bias: ir.Value) -> ir.Value:
     """Scores in float32 of some items of each session, int64[B, S], with their bias [B, S]: [B, S]."""
-    rows = graph.apply("Gather", ["output", item], "output_rows")  # [B, S, H]
-    column = graph.apply("Unsqueeze", ["hidden", graph.integers(2)], "hidden_column")  # [B, H, 1]
-    product = graph.apply("Squeeze", [graph.apply("MatMul", [rows, column], "product"), graph.integers(2)], "products")
-    return graph.apply("Add", [product, bias], "exact")
+    product = op.MatMul(op.Gather(head.output, item), op.Unsqueeze(head.hidden, [2]))  # [B, S, H] [B, H, 1]
+    return op.Squeeze(product, [2]) + bias
 
 
 def _again(
-    graph: Graph, catalogue: _Catalogue, index: str, score: str, *, sessions: str, memory: ListedMemory | None
-) -> None:
-    """`top_index` and `top_score`: what is proven, and the sessions int64[F, 1] over the whole catalogue in float32."""
-    there = graph.branch("again")
-    scores = _whole(there, catalogue, sessions)
-    if memory is not None:
-        scores = memory.whole(there, scores, catalogue.items, sessions)
-    best, item = there.top(scores, "k", "best", in_order=True)
-    again_index = there.apply("ScatterND", [index, sessions, item], "index")
-    again_score = there.apply("ScatterND", [score, sessions, best], "score")
-    here = graph.branch("proven")
-    same_index, same_score = (here.apply("Identity", [name], f"same{n}") for n, name in enumerate((index, score)))
-    count = graph.apply("Size", [sessions], "unproven_count")
-    graph.nodes.append(
-        helper.make_node(
-            "If",
-            [graph.apply("Greater", [count, graph.integer(0)], "any_unproven")],
-            ["top_index", "top_score"],
-            then_branch=_branch(there, again_index, again_score),
-            else_branch=_branch(here, same_index, same_score),
-        )
-    )
+    op: OpBuilder,
+    head: Head,
+    catalogue: Catalogue,
+    index: ir.Value,
+    score: ir.Value,
+    *,
+    sessions: ir.Value,
+    memory: ListedMemory | None,
+) -> tuple[ir.Value, ir.Value]:
+    """What is proven, and the sessions int64[F, 1] over the whole catalogue in float32."""
+
+    def again(op: OpBuilder) -> tuple[ir.Value, ir.Value]:
+        op.builder.push_module("again")
+        with arithmetic(op):
+            scores = _whole(op, head, catalogue, sessions)
+            if memory is not None:
+                scores = memory.whole(op, scores, catalogue.items, sessions)
+            best, item = op.TopK(scores, head.k, axis=1, sorted=1, _outputs=2)
+            return op.ScatterND(index, sessions, item), op.ScatterND(score, sessions, best)
+
+    def proven(op: OpBuilder) -> tuple[ir.Value, ir.Value]:
+        op.builder.push_module("proven")
+        return op.Identity(index), op.Identity(score)
+
+    def branch(trace: Callable[[OpBuilder], tuple[ir.Value, ir.Value]]) -> ir.Graph:
+        kinds = (("index", DataType.INT64), ("score", DataType.FLOAT))
+        outputs = [ir.val(f"{trace.__name__}_{name}", kind, ["batch", None]) for name, kind in kinds]
+        return op.builder.subgraph(trace, [], outputs, name=trace.__name__)
+
+    any_unproven = op.Greater(op.Size(sessions), 0)
+    return op.If(any_unproven, then_branch=branch(again), else_branch=branch(proven), _outputs=2)
 
 
-def _whole(graph: Graph, catalogue: _Catalogue, sessions: str) -> str:
+def _whole(op: OpBuilder, head: Head, catalogue: Catalogue, sessions: ir.Value) -> ir.Value:
     """Scores of the whole catalogue in float32 for some sessions, int64[F, 1] -> [F, I]."""
-    hidden = graph.apply("GatherND", ["hidden", sessions], "their_hidden")  # [F, H]
     # The same weights under a shape that is only known while running: ONNX Runtime packs the weights of a product that
     # it takes for constant, which would be a second copy of the catalogue, for an operator that hardly ever runs.
-    batch = graph.apply("Shape", ["hidden"], "hidden_shape", start=0, end=1)
-    nothing = graph.apply("Mul", [batch, graph.integers(0)], "nothing_more")
-    height = graph.apply("Add", [nothing, graph.integers(catalogue.items)], "height")
-    shape = graph.apply("Concat", [height, graph.integers(catalogue.output.shape[1])], "weights_shape", axis=0)
-    weights = graph.apply("Reshape", ["output", shape], "output_again")  # [I, H]
-    return graph.apply("Gemm", [hidden, weights, "output_bias"], "whole", transB=1)  # [F, I]
-
-
-def _branch(graph: Graph, index: str, score: str) -> onnx.GraphProto:
-    outputs = [
-        helper.make_tensor_value_info(index, TensorProto.INT64, ["batch", None]),
-        helper.make_tensor_value_info(score, TensorProto.FLOAT, ["batch", None]),
-    ]
-    return helper.make_graph(graph.nodes, graph.prefix.strip("."), [], outputs)
-
-
-def _tensor(value: int) -> onnx.TensorProto:
-    return helper.make_tensor("value", TensorProto.INT64, [1], [value])
+    height = op.Shape(head.hidden, start=0, end=1) * 0 + catalogue.items
+    weights = op.Reshape(head.output, op.Concat(height, [catalogue.output.shape[1]], axis=0))  # [I, H]
+    return op.Gemm(op.GatherND(head.hidden, sessions), weights, head.bias, transB=1)  # [F, I]

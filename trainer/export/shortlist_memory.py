@@ -11,10 +11,10 @@ Shapes as in :mod:`trainer.export.shortlist`; E entries are what all terms add i
 
 from dataclasses import dataclass
 
-from onnx import TensorProto, helper
+import onnx_ir as ir
+from onnxscript import OpBuilder
 
-from trainer.export.memory_graph import Sessions, Terms, add_terms, memory_terms
-from trainer.export.onnx_graph import Graph
+from trainer.export.memory_graph import Sessions, Terms, add_memory, memory_terms
 from trainer.memory.terms import SessionMemory
 
 
@@ -23,107 +23,103 @@ class ListedMemory:
     """A memory that is not empty, in a graph that has a shortlist."""
 
     memory: SessionMemory
-    recent_size: int
+    sessions: Sessions
 
-    def raises(self, graph: Graph, *, own: str, best: str, error: str, block: int, tall: int, talls: int) -> "Raises":
+    @property
+    def of_score(self) -> float:
+        """What the repeat term adds for each unit of an item's own score."""
+        return 0.0 if self.memory.repeat is None else float(self.memory.repeat.score)
+
+    def raises(
+        self, op: OpBuilder, *, own: ir.Value, best: ir.Value, error: ir.Value, block: int, tall: int, talls: int
+    ) -> "Raises":
         """``own`` f32[B, R] are the recent items' scores, ``best`` [B, 1] the highest s' of all, ``error`` ε [B, 1].
 
         A session has ``talls`` tall blocks of ``tall`` blocks of ``block`` items each.
         """
-        graph = graph.part("remember")
-        terms = memory_terms(graph, self.memory, block * tall * talls, self.recent_size, own=own, best=best)
-        most = terms.value
-        if self.memory.repeat is not None:
-            off = graph.apply("Mul", [error, graph.float(abs(float(self.memory.repeat.score)))], "off")
-            most = graph.apply("Add", [most, self._of_repeat(graph, terms, off, "off")], "most")
-        return Raises(self, graph, terms, most, best, block, tall, talls)
+        width = block * tall * talls
+        terms = memory_terms(op, self.memory, self.sessions, width=width, own=own, best=best)
+        most = terms.value + self.of_repeat(op, terms, error * abs(self.of_score)) if self.of_score else terms.value
+        return Raises(op, self, terms, most, best, block, tall, talls)
 
-    def whole(self, graph: Graph, scores: str, items: int, sessions: str) -> str:
+    def whole(self, op: OpBuilder, scores: ir.Value, items: int, sessions: ir.Value) -> ir.Value:
         """Scores [F, I] of the sessions int64[F, 1] -> the sums [F, I]."""
-        graph = graph.part("remember")
-        theirs = Sessions(*(graph.apply("GatherND", [name, sessions], name) for name in ("recent", "counts", "clicks")))
-        return add_terms(graph, self.memory, scores, items=items, recent_size=self.recent_size, sessions=theirs)
+        return add_memory(op, self.memory, self.sessions.some(op, sessions), scores, items)
 
-    def _of_repeat(self, graph: Graph, terms: Terms, column: str, name: str) -> str:
+    def of_repeat(self, op: OpBuilder, terms: Terms, column: ir.Value) -> ir.Value:
         """[B, 1] for each entry of the repeat term, 0 for the others: [E]."""
-        wide = graph.apply("Mul", [terms.real, column], f"{name}_wide")
-        line = graph.apply("Reshape", [wide, graph.integers(-1)], f"{name}_line")  # [B R]
-        rest = graph.apply("Sub", [_size(graph, terms.value, name), _size(graph, line, f"{name}_line")], f"{name}_rest")
-        ends = graph.apply("Concat", [graph.integers(0), rest], f"{name}_ends", axis=0)
-        return graph.apply("Pad", [line, ends], f"{name}_entries")
+        line = op.Reshape(terms.real * column, [-1])  # [B R]
+        return op.Pad(line, op.Concat([0], _size(op, terms.value) - _size(op, line), axis=0))
 
 
 @dataclass(frozen=True)
 class Raises:
-    """The entries of a batch, by name, and ``raise`` f32[E], the most that each adds."""
+    """The entries of a batch, and ``most`` f32[E], the most that each adds."""
 
+    op: OpBuilder
     of: ListedMemory
-    graph: Graph
     terms: Terms
-    most: str
-    best: str
+    most: ir.Value
+    best: ir.Value
     block: int
     tall: int
     talls: int
 
-    def of_talls(self, talls: str) -> str:
+    def of_talls(self, talls: ir.Value) -> ir.Value:
         """Tall blocks' maxima [B, T] -> the most that their sums can be."""
-        at = self.graph.apply("Div", [self.terms.index, self.graph.integer(self.block * self.tall)], "of_tall")
-        line = self.graph.apply("Reshape", [talls, self.graph.integers(-1)], "tall_line")
-        raises = self.graph.apply("Relu", [self.most], "raises")
-        raised = self.graph.apply("ScatterElements", [line, at, raises], "raised", axis=0, reduction="add")
-        return self.graph.apply("Reshape", [raised, self.graph.integers(-1, self.talls)], "raised_talls")
+        op = self.op
+        at = self.terms.index / (self.block * self.tall)
+        raised = op.ScatterElements(op.Reshape(talls, [-1]), at, op.Relu(self.most), axis=0, reduction="add")
+        return op.Reshape(raised, [-1, self.talls])
 
-    def of_blocks(self, values: str, found: str, talls: str) -> str:
-        """Blocks' maxima [n, tall] of the tall blocks ``found`` int64[n] among ``talls`` [B, T] -> raised."""
-        graph, inside = self.graph, self.block * self.tall
-        # Where in the n found ones the tall block of an entry is; behind them all if it was not found.
-        count = _size(graph, found, "found")
-        nowhere = graph.apply("Expand", [count, _size(graph, talls, "talls")], "nowhere")  # [B T]
-        ones = graph.apply(
-            "ConstantOfShape", [count], "found_ones", value=helper.make_tensor("one", TensorProto.INT64, [1], [1])
-        )
-        number = graph.apply("CumSum", [ones, graph.integer(0)], "found_number", exclusive=1)
-        where = graph.apply("ScatterElements", [nowhere, found, number], "where", axis=0)
-        at = graph.apply("Gather", [where, f"{graph.prefix}of_tall"], "entry_tall")  # [E]
-        start = graph.apply("Mul", [at, graph.integer(inside)], "entry_start")
-        own = graph.apply("Mod", [self.terms.index, graph.integer(inside)], "entry_inside")
-        place = graph.apply("Add", [start, own], "place")  # [E]
-        block = graph.apply("Div", [place, graph.integer(self.block)], "place_block") if self.block > 1 else place
+    def among(self, found: ir.Value, talls: ir.Value) -> "FoundRaises":
+        """For the tall blocks ``found`` int64[n] among ``talls`` [B, T]."""
+        op, inside = self.op, self.block * self.tall
+        # Where among the n found ones the tall block of an entry is; behind them all if it was not found.
+        count = _size(op, found)
+        number = op.CumSum(op.ConstantOfShape(count, value=ir.tensor([1])), 0, exclusive=1)
+        nowhere = op.Expand(count, _size(op, talls))  # [B T]
+        where = op.ScatterElements(nowhere, found, number, axis=0)
+        start = op.Gather(where, self.terms.index / inside) * inside  # [E]
+        return FoundRaises(self, count, start + op.Mod(self.terms.index, inside))
+
+
+@dataclass(frozen=True)
+class FoundRaises:
+    """``count`` int64[1] tall blocks were found; ``place`` int64[E] is where on a line of their items an entry adds."""
+
+    raises: Raises
+    count: ir.Value
+    place: ir.Value
+
+    def of_blocks(self, values: ir.Value) -> ir.Value:
+        """Blocks' maxima [n, tall] -> the most that their sums can be."""
+        of, op = self.raises, self.raises.op
         # What lowers an item lowers no other of its block.
-        most = f"{graph.prefix}raises" if self.block > 1 else self.most
-        wide = self._line(block, most, self.tall, "more", each=self.tall)  # [n + 1, tall]
-        more = graph.apply("Slice", [wide, graph.integers(0), count, graph.integers(0)], "more_found")
-        return graph.apply("Add", [values, more], "raised_blocks")
+        block, most = (self.place / of.block, op.Relu(of.most)) if of.block > 1 else (self.place, of.most)
+        wide = self._sums(block, most, of.tall, each=of.tall)  # [n + 1, tall]
+        return values + op.Slice(wide, [0], self.count, [0])
 
-    def of_items(self, scores: str, place: str) -> str:
+    def of_items(self, scores: ir.Value, place: ir.Value) -> ir.Value:
         """What is added to the items of the blocks int64[B, S] ``place``, counted through the tall blocks found.
 
         ``scores`` are theirs [B, C S], and so is the result.
         """
-        graph, value, inside = self.graph, self.terms.value, self.tall * self.block
-        repeat = self.of.memory.repeat
-        if repeat is not None:
-            highest = graph.apply("ReduceMax", [scores], "highest", axes=[1], keepdims=1)
-            lower = graph.apply(
-                "Mul", [graph.apply("Sub", [self.best, highest], "lower"), graph.float(float(repeat.score))], "change"
-            )
-            value = graph.apply("Add", [value, self.of._of_repeat(graph, self.terms, lower, "change")], "exact")
-        items = self._line(f"{graph.prefix}place", value, self.block, "added", each=inside)  # [(n + 1) tall, C]
-        rows = graph.apply("Gather", [items, place], "listed_added")  # [B, S, C]
-        return graph.apply("Reshape", [rows, graph.integers(0, -1)], "listed_added_line")
+        of, op = self.raises, self.raises.op
+        value, weight = of.terms.value, of.of.of_score
+        if weight:
+            lower = (of.best - op.ReduceMax(scores, axes=[1], keepdims=1)) * weight  # [B, 1]
+            value = value + of.of.of_repeat(op, of.terms, lower)
+        items = self._sums(self.place, value, of.block, each=of.tall * of.block)  # [(n + 1) tall, C]
+        return op.Reshape(op.Gather(items, place), [0, -1])  # [B, S, C] before
 
-    def _line(self, place: str, value: str, width: int, name: str, *, each: int) -> str:
+    def _sums(self, place: ir.Value, value: ir.Value, width: int, *, each: int) -> ir.Value:
         """The sums at the ``each`` places of each of the tall blocks found, and of one more: [.., width]."""
-        graph = self.graph
-        one_more = graph.apply("Add", [f"{graph.prefix}found_size", graph.integers(1)], f"{name}_count")
-        size = graph.apply("Mul", [one_more, graph.integers(each)], f"{name}_size")
-        line = graph.apply("ConstantOfShape", [size], f"{name}_none")
-        total = graph.apply("ScatterElements", [line, place, value], f"{name}_line", axis=0, reduction="add")
-        return graph.apply("Reshape", [total, graph.integers(-1, width)], f"{name}_sums")
+        op = self.raises.op
+        line = op.ConstantOfShape((self.count + 1) * each, value=ir.tensor([0.0], dtype=ir.DataType.FLOAT))
+        return op.Reshape(op.ScatterElements(line, place, value, axis=0, reduction="add"), [-1, width])
 
 
-def _size(graph: Graph, name: str, output: str) -> str:
+def _size(op: OpBuilder, value: ir.Value) -> ir.Value:
     """int64[1]: how many numbers there are."""
-    size = graph.apply("Size", [name], f"{output}_size_scalar")
-    return graph.apply("Unsqueeze", [size, graph.integers(0)], f"{output}_size")
+    return op.Unsqueeze(op.Size(value), [0])

@@ -4,24 +4,25 @@ from dataclasses import replace
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 import torch
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from schemas.bundle.golden import recent_items, same_ranking
 from tests.unit.trainer.memory.test_terms import whole_memory
 from trainer.export import bundle as export
 from trainer.export import shortlist
-from trainer.export.shortlist import shortlist_graph
+from trainer.export.graph import constant, new_graph, serialized
+from trainer.export.shortlist import UNPROVEN, Catalogue, Head, best_of_shortlist
 from trainer.memory.terms import NO_MEMORY, PLACES, RECENT, RepeatTerm, SessionMemory, remember
 from trainer.models import gru4rec
 from trainer.models.gru4rec import Weights
 from trainer.models.settings import TrainingSettings
 
 UNITS, K = 24, 10
-UNPROVEN = "shortlist.unproven"
 
 Floats = NDArray[np.float32]
 Ranking = tuple[NDArray[np.int64], Floats]
@@ -29,26 +30,17 @@ Ranking = tuple[NDArray[np.int64], Floats]
 
 def run(output: Floats, bias: Floats, hidden: Floats) -> tuple[NDArray[np.int64], Floats, int]:
     """Indices, scores, and how many sessions were computed again."""
-    nodes, constants = shortlist_graph(output, bias, K)
-    graph = helper.make_graph(
-        nodes,
-        "rank",
-        [helper.make_tensor_value_info("hidden", TensorProto.FLOAT, ["batch", output.shape[1]])],
-        [
-            helper.make_tensor_value_info("top_index", TensorProto.INT64, ["batch", K]),
-            helper.make_tensor_value_info("top_score", TensorProto.FLOAT, ["batch", K]),
-            helper.make_tensor_value_info(UNPROVEN, TensorProto.INT64, ["unproven", 1]),
-        ],
-        [
-            numpy_helper.from_array(output, "output"),
-            numpy_helper.from_array(bias, "output_bias"),
-            numpy_helper.from_array(np.array([K]), "k"),
-            *constants,
-        ],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.checker.check_model(model)
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    with new_graph("rank") as op:
+        head = Head(
+            op.builder.input("hidden", ir.DataType.FLOAT, ["batch", output.shape[1]]),
+            constant(op, "output", output),
+            constant(op, "output_bias", bias),
+            constant(op, "k", np.array([K])),
+        )
+        top_index, top_score = best_of_shortlist(op, head, Catalogue(output, bias), K)
+        unproven = next(value for node in op.builder.graph for value in node.outputs if value.name == UNPROVEN)
+        model = serialized(op, {"top_index": top_index, "top_score": top_score, UNPROVEN: unproven})
+    session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
     index, score, unproven = session.run(None, {"hidden": hidden})
     return index, score, len(unproven)
 
