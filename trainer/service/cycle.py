@@ -2,9 +2,9 @@
 
     window -> holdout -> fit -> parity -> evaluate beside champion and baselines -> gate -> refit -> publish -> announce
 
-State is in the click log, the registry and the models topic, nowhere else: a cycle that is killed anywhere leaves
-nothing half done, and the next one starts from what is there. Every challenger is published, with its verdict in its
-manifest; only one that passed the gate is announced.
+State is in the click log, the registry and the models topic, nowhere else. A cycle that is killed may leave a
+half-published version, which has no manifest: the next one removes it, and starts from what is there. Every challenger
+that reaches the gate is published, with its verdict in its manifest; only one that passed is announced.
 """
 
 import shutil
