@@ -1,1 +1,1 @@
-"""Settings of both programs: where they are read from, and those that both must share."""
+"""How settings are read, and those of `[clicks]`, in which worker and trainer must not differ."""

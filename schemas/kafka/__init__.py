@@ -1,1 +1,1 @@
-"""How to reach Kafka, and the topics that have to be there."""
+"""How to reach Kafka, and the topics that have to be there; the settings of both."""

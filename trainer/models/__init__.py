@@ -1,1 +1,1 @@
-"""The networks, one file a family."""
+"""The network (GRU4Rec), and all settings of a training run."""

@@ -1,1 +1,1 @@
-"""Settings, optimizers, losses, sampling, and the loop over the epochs."""
+"""Losses, optimizers, sampling, and the loop over the epochs."""
