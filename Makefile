@@ -10,7 +10,7 @@ LOCK   := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz check bench docs kafka lock generate clean
+.PHONY: help demo test fuzz check bench docs pictures kafka lock generate clean
 
 help:  ## print this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ bench: $(VENV)/.installed $(if $(filter peers,$(or $(BENCH),peers)),$(PEERS)/.in
 docs: $(VENV)/.installed  ## these pages as a site in site/, with an API reference; a broken link ends it
 	$(BIN)/mkdocs build --strict --quiet -f docs/site/mkdocs.yml
 	$(BIN)/pdoc --docformat restructuredtext -o site/api schemas stream_app trainer
+
+pictures: $(VENV)/.installed  ## draw docs/pictures/ anew from the figures in bench/results/
+	$(BIN)/python -m bench.pictures
 
 # Whom we measure ourselves with needs other versions of what we need.
 $(PEERS)/.installed: $(VENV)/.installed requirements/peers.txt
