@@ -62,7 +62,7 @@ def test_the_architecture_has_every_topic(drawn: Path) -> None:
 
 
 def test_the_pages_print_the_latency_that_was_measured() -> None:
-    rows = table(DOCS / "performance.md", "| items | clicks/s | p50 | p90 | p99 | p99.9 | processor time a click |")
+    rows = table(DOCS / "performance.md", "| items | clicks/s | p50 | p90 | p99 | p99.9 | CPU time per click |")
     for row, found in zip(result("latency")["rows"], rows, strict=True):
         assert found[:2] == [f"{row['items']:,}", f"{row['rate']:,}" + ", with a swap" * ("swap_p99_ms" in row)]
         kept = [row[f"{name}_ms"] for name in ("p50", "p90", "p99", "p99.9")]
