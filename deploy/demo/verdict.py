@@ -106,15 +106,16 @@ def judge(
         "lost": len(expected.lost),
         "state_mismatches": len(wrong),
         "swaps": max(0, len(served) - 1),
-        "models": [
-            {
-                "version": version,
-                "offline": dict(zip(("recall@20", "mrr@20"), offline[version], strict=True)),
-                "online": {"recall@20": score.recall, "mrr@20": score.mrr, "predictions": score.predictions},
-            }
-            for version, score in served.items()
-        ],
+        "models": [_told(version, score, *offline[version]) for version, score in served.items()],
         "latency_ms": {"p50": float(p50), "p99": float(p99)},
         "clicks_per_second": len(appended) / seconds,
     }
     return Verdict(result, len(expected.wrong_rankings), wrong, needed)
+
+
+def _told(version: str, score: ModelScore, recall: float, mrr: float) -> dict[str, object]:
+    return {
+        "version": version,
+        "offline": {"recall@20": recall, "mrr@20": mrr},
+        "online": {"recall@20": score.recall, "mrr@20": score.mrr, "predictions": score.predictions},
+    }

@@ -96,6 +96,7 @@ def open_bundle(
     return model
 
 
+# Long: its arguments are what a manifest tells; the steps of a publication follow each other.
 def write_bundle(
     parent: Path,
     *,

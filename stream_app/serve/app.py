@@ -125,7 +125,35 @@ def create_app(
     app.tables.add(app.sessions)
     # Made here: a service of Faust belongs to the thread that first asks for it, and the watchdog's asks too.
     consumer = cast(ChunkConsumer, app.consumer)
-    app.pipeline = Pipeline(
+    app.pipeline = _pipeline(settings, app, live=live, delivery=delivery, metrics=metrics, consumer=consumer)
+    clicks = app.topic(settings.topics.clicks, schema=ChunkSchema())
+    clicks.maxsize = _QUEUED_FETCHES  # its argument of that name is ignored: it would be the changelog's
+
+    async def rank_clicks(fetches: Any) -> None:
+        async for event in fetches.noack().events():
+            await app.pipeline.submit(event.value)
+
+    app.agent(clicks, name="rank-clicks")(rank_clicks)
+
+    async def tell_ready(*_: Any, **__: Any) -> None:
+        mine = sorted(tp.partition for tp in consumer.assignment() if tp.topic == app.clicks_topic)
+        log.info("tables recovered", partitions=mine, restored_records=app.sessions.restored)
+
+    app.on_rebalance_complete.connect(tell_ready, weak=False)
+    return app
+
+
+def _pipeline(
+    settings: StreamSettings,
+    app: RecommenderApp,
+    *,
+    live: LiveModel,
+    delivery: Delivery,
+    metrics: Metrics,
+    consumer: ChunkConsumer,
+) -> Pipeline:
+    worker = settings.worker
+    return Pipeline(
         PipelineSettings(
             settling=SettlingSettings(
                 rankings=settings.topics.rankings,
@@ -142,20 +170,5 @@ def create_app(
         delivery=delivery,
         metrics=metrics,
         consumer=consumer,
-        on_fatal=on_fatal,
+        on_fatal=app.on_fatal,
     )
-    clicks = app.topic(settings.topics.clicks, schema=ChunkSchema())
-    clicks.maxsize = _QUEUED_FETCHES  # its argument of that name is ignored: it would be the changelog's
-
-    async def rank_clicks(fetches: Any) -> None:
-        async for event in fetches.noack().events():
-            await app.pipeline.submit(event.value)
-
-    app.agent(clicks, name="rank-clicks")(rank_clicks)
-
-    async def tell_ready(*_: Any, **__: Any) -> None:
-        mine = sorted(tp.partition for tp in consumer.assignment() if tp.topic == app.clicks_topic)
-        log.info("tables recovered", partitions=mine, restored_records=app.sessions.restored)
-
-    app.on_rebalance_complete.connect(tell_ready, weak=False)
-    return app

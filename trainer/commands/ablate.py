@@ -26,6 +26,7 @@ from trainer.presets import load_preset
 from trainer.search.ablation import ROWS, planned
 
 
+# Long: its arguments are the command's options, with their help.
 @reads_data("train", "test", *SPLIT, *SESSIONS)
 def ablate(
     *,

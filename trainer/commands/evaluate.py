@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from trainer.evaluation.protocol import Scorer
 
 
+# Long: its arguments are the command's options, with their help.
 @reads_data("train", "test", "valid_fraction", "valid_days", "test_fraction", *SESSIONS)
 def evaluate(
     *,

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from trainer.training.fit import FitResult
 
 
+# Long: its arguments are the command's options, with their help.
 @reads_data("train", "test", *SPLIT, *SESSIONS)
 def fit(
     *,

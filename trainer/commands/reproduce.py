@@ -48,6 +48,7 @@ def presets(as_json: Annotated[bool, typer.Option("--json", help="Print them as 
     Console().print(table)
 
 
+# Long: its arguments are the command's options, with their help.
 @reads_data("train", "test", "idle_gap")
 def reproduce(
     preset: Annotated[str, typer.Argument(help="A name of `trainer presets`, or a .toml file.")],

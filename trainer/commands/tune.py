@@ -31,6 +31,7 @@ _INTERRUPTED = 130
 _NAMES = {Measure.MRR: "mrr@20", Measure.RECALL: "recall@20", Measure.BOTH: "recall@20 + mrr@20"}
 
 
+# Long: its arguments are the command's options, with their help.
 @reads_data("train", *SPLIT, *SESSIONS)
 def tune(
     *,

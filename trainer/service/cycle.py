@@ -128,23 +128,9 @@ class Cycle:
         last = _last_of_a_cycle(self._registry.versions())
         standing = self._championship.standing()
         champion = self._champion(standing)
-        window = read_window(
-            self._folder,
-            collected,
-            window_ms=round(settings.window * 1000),
-            idle_gap_ms=self._idle_gap_ms,
-            window_clicks=settings.window_clicks,
-            session_clicks=settings.session_clicks,
-            last=Seen.by(last.manifest) if last else Seen(),
-            champion=Seen.by(champion.manifest) if champion else Seen(),
-        )
+        window = self._window(collected, last, champion)
         if window is None:
             return CycleResult("skipped", ("the click log holds no clicks yet",))
-        if window.left_out:
-            log.warning(
-                "the window holds more clicks than fit: the oldest are left out (trainer.window_clicks)",
-                clicks=settings.window_clicks, left_out=window.left_out,
-            )  # fmt: skip
         new, needed = int(window.new.sum()), max(1, settings.min_new_sessions)
         if new < needed:
             return CycleResult("skipped", (f"{new} new sessions, a cycle needs {needed} (trainer.min_new_sessions)",))
@@ -194,6 +180,26 @@ class Cycle:
         self._may_write()
         self._championship.promote(model, "passed the gate: " + "; ".join(verdict.reasons))
         return CycleResult("announced", verdict.reasons, model.version)
+
+    def _window(self, collected: LogState, last: PublishedModel | None, champion: Model | None) -> Window | None:
+        """The clicks to train on; None without any. ``last`` is the newest version that a cycle made."""
+        settings = self._settings
+        window = read_window(
+            self._folder,
+            collected,
+            window_ms=round(settings.window * 1000),
+            idle_gap_ms=self._idle_gap_ms,
+            window_clicks=settings.window_clicks,
+            session_clicks=settings.session_clicks,
+            last=Seen.by(last.manifest) if last else Seen(),
+            champion=Seen.by(champion.manifest) if champion else Seen(),
+        )
+        if window is not None and window.left_out:
+            log.warning(
+                "the window holds more clicks than fit: the oldest are left out (trainer.window_clicks)",
+                clicks=settings.window_clicks, left_out=window.left_out,
+            )  # fmt: skip
+        return window
 
     def _refit(
         self, window: Window, split: _Split, result: FitResult, evaluated: Evaluated, gate_k: int
