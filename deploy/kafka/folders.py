@@ -33,16 +33,24 @@ def lock_folder(folder: Path) -> IO[str]:
 
 
 def remove_folder(folder: Path, *, keep_logs: bool) -> None:
-    """Remove a folder, but for its logs (if there are any) when they are to be kept."""
+    """Remove a folder, but for its logs (if there are any) when they are to be kept.
+
+    What goes meanwhile is no error: a broker that ends removes its own temporary files.
+    """
     for entry in folder.iterdir():
         if keep_logs and entry.name == LOGS and any(entry.iterdir()):
             continue
         if entry.is_dir():
-            shutil.rmtree(entry)
+            shutil.rmtree(entry, onerror=_raise_unless_gone)
         else:
-            entry.unlink()
+            entry.unlink(missing_ok=True)
     if not any(folder.iterdir()):
         folder.rmdir()
+
+
+def _raise_unless_gone(_function: object, _path: str, error: tuple[type[BaseException], BaseException, object]) -> None:
+    if not isinstance(error[1], FileNotFoundError):
+        raise error[1]
 
 
 def remove_leftovers() -> None:

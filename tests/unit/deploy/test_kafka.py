@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 
 from deploy.kafka import LocalKafka, LocalKafkaError
-from deploy.kafka.folders import lock_folder, new_temporary_folder, remove_leftovers
+from deploy.kafka.folders import lock_folder, new_temporary_folder, remove_folder, remove_leftovers
 from deploy.kafka.health import trouble
 from deploy.kafka.jars import Jar, cache_folder, fetch_with_jgo, kafka_version, locked_jars, resolve_jars
 from deploy.kafka.java import MINIMUM_JAVA, find_java, java_version
@@ -315,6 +315,33 @@ def test_only_what_killed_processes_left_is_removed(tmp_path: Path, monkeypatch:
     with lock_folder(alive):
         remove_leftovers()
         assert set(tmp_path.iterdir()) == {alive, kept_logs, new, other}
+
+
+def test_what_goes_while_a_folder_is_removed_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, list_entries = tmp_path / "kafka", Path.iterdir
+    (folder / "broker-1").mkdir(parents=True)
+    for name in ("liblz4-java.so", "broker-1/00.log"):
+        (folder / name).write_text("")
+
+    def listed_too_early(path: Path) -> list[Path]:
+        entries = list(list_entries(path))
+        for entry in entries:  # as a broker does that is ending
+            if entry.is_file():
+                entry.unlink()
+        return entries
+
+    monkeypatch.setattr(Path, "iterdir", listed_too_early)
+    scandir = os.scandir
+
+    def gone_behind(path: Any) -> Any:
+        with contextlib.suppress(FileNotFoundError):
+            (folder / "broker-1" / "00.log").unlink()
+        return scandir(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "scandir", gone_behind)
+        remove_folder(folder, keep_logs=False)
+    assert not folder.exists()
 
 
 def test_a_folder_is_held_by_one_at_a_time(tmp_path: Path) -> None:
