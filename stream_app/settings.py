@@ -37,7 +37,7 @@ class WorkerSettings(Section):
     session_ttl: float = Field(
         default=6 * 3600.0,
         gt=0,
-        description="How long a session's row is kept after its last click, locally and in the changelog.",
+        description="How long a session's row is kept at least after its last click, locally and in the changelog.",
     )
 
     chunk_clicks: int = Field(default=512, ge=1, le=10_000, description="Largest batch of clicks.")

@@ -50,8 +50,6 @@ _MEANINGS: Final = {
     "trainer.training.embedding": "Whether input and output share their item rows.",
     "trainer.training.hidden_size": "GRU units per layer.",
     "trainer.training.layers": "GRU layers.",
-    "trainer.training.learning_rate": "Of Adagrad.",
-    "trainer.training.momentum": "Of Adagrad's steps.",
     "trainer.training.epochs": "Passes over the sessions (without a warm start).",
     "trainer.training.seed": "Random seed; same seed, data and one thread give the same model.",
 }
