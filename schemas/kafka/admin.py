@@ -137,7 +137,8 @@ def _differences(spec: TopicSpec, found: FoundTopic, partitions: int) -> Iterabl
         if _parts(value) == _parts(expected):
             continue
         fatal = not spec.required.get(name, frozenset()) <= _parts(value)
-        action = f"correct it with `kafka-configs --bootstrap-server ... --alter --topic {spec.name} --add-config '{name}=[{expected}]'`"
+        command = f"kafka-configs --bootstrap-server ... --alter --topic {spec.name}"
+        action = f"correct it with `{command} --add-config '{name}=[{expected}]'`"
         yield TopicDifference(spec.name, name, expected, value, fatal, action)
 
 
