@@ -1,5 +1,6 @@
 """Where a training run's arithmetic happens: on the CPU, or on a GPU that torch has."""
 
+import os
 import re
 from dataclasses import dataclass
 
@@ -21,7 +22,7 @@ LEAST_TRANSITIONS = 50_000
 
 @dataclass(frozen=True)
 class Hardware:
-    """What a process trains on. Raises :class:`TrainingSettingsError` for a device that is unknown, or not there.
+    """What a process trains on. Raises :class:`TrainingSettingsError` for what is unknown, or not there.
 
     Attributes:
         threads: of the arithmetic; with one, runs repeat to the bit.
@@ -32,6 +33,9 @@ class Hardware:
     device: str = "auto"
 
     def __post_init__(self) -> None:
+        there = len(os.sched_getaffinity(0))
+        if not 1 <= self.threads <= there:
+            raise TrainingSettingsError(f"threads={self.threads}: this process may use 1 to {there} processors")
         match = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", self.device)
         if match is None:
             raise TrainingSettingsError(f"device={self.device}: must be auto, cpu, cuda, or cuda: and a number")

@@ -1,5 +1,6 @@
 """Training on another device: by make-believe (see far_device.py), and on a GPU where there is one."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,14 @@ def on_host(*arguments: Any, **named: Any) -> FitResult:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Hardware, "device_of", lambda *_: CPU)
         return fit(*arguments, **named)
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_no_more_threads_than_processors(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numba's own refusal came with a traceback, from deep within the first step."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+    with pytest.raises(TrainingSettingsError, match=f"threads={threads}: this process may use 1 to 1 processors"):
+        Hardware(threads=threads)
 
 
 @pytest.mark.parametrize("change", CHOICES, ids=str)

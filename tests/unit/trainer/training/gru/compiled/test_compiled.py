@@ -109,6 +109,7 @@ def test_runs_of_the_same_seed_are_equal_to_the_bit() -> None:
     assert not torch.equal(first.weights.output, other.weights.output)
 
 
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two threads need two processors")
 def test_two_threads_learn_the_same_and_repeat_to_the_bit() -> None:
     # More lanes than parts at first, fewer at the end.
     settings = TrainingSettings.parse(
