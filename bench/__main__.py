@@ -21,8 +21,8 @@ BENCHMARKS = (
     "retraining",
     "preprocessing",
 )
-EXTRA = ("ci", "capacity")
-"""Run only when named: parts of the others, and what computes rather than measures."""
+EXTRA = ("ci", "capacity", "families", "family_clicks")
+"""Run only when named: parts of the others, what computes rather than measures, and what takes hours."""
 
 
 def main(names: list[str]) -> None:

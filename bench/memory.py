@@ -19,7 +19,7 @@ from trainer.export.bundle import export
 from trainer.memory.tables import ItemTable
 from trainer.memory.terms import NO_MEMORY, PLACES, RECENT, SCALES, RepeatTerm, SessionMemory, TableTerm
 from trainer.models.gru4rec import initial_weights
-from trainer.models.settings import TrainingSettings
+from trainer.models.settings import Gru4RecSettings
 
 CATALOGUES = (5_000, 37_000, 330_000)
 BATCHES = (1, 16, 64)
@@ -50,7 +50,7 @@ def measure(catalogues: tuple[int, ...], batches: tuple[int, ...], rounds: int) 
 
 
 def _measured(items: int, batches: tuple[int, ...], most_rounds: int) -> list[dict[str, Any]]:
-    weights = initial_weights(items, TrainingSettings(hidden_size=UNITS), torch.Generator().manual_seed(0))
+    weights = initial_weights(items, Gru4RecSettings(hidden_size=UNITS), torch.Generator().manual_seed(0))
     whole = _memory(items)
     graphs = {
         name: export(weights, memory).rank
@@ -106,7 +106,7 @@ def _inputs(items: int, batch: int) -> dict[str, Any]:
         distinct = int(rng.integers(1, 9))
         row[:distinct] = rng.choice(items, distinct, replace=False)
     return {
-        "hidden": np.tanh(rng.normal(size=(batch, UNITS)) / 2).astype(np.float32),  # as a GRU's are
+        "query": np.tanh(rng.normal(size=(batch, UNITS)) / 2).astype(np.float32),  # as a GRU's are
         "recent": recent,
         "counts": (recent >= 0).astype(np.float32),
         "clicks": (recent >= 0).sum(axis=1).astype(np.float32),

@@ -7,30 +7,33 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from schemas.bundle.files import write_bundle
-from schemas.bundle.vocabulary import Vocabulary
-from trainer.export.bundle import export
-from trainer.models.gru4rec import initial_weights
-from trainer.models.settings import TrainingSettings
+from trainer.export.bundle import save_bundle
+from trainer.memory.trained import TrainedModel
+from trainer.models.settings import Gru4RecSettings, NetworkSettings
+from trainer.training.networks import initial_network
 
 
-def random_bundle(registry: Path, version: str, items: Sequence[str], *, units: int, seed: int) -> Path:
-    """Write a bundle for a catalogue of `items`, most popular first, with one layer of `units`; returns its folder."""
-    weights = initial_weights(len(items), TrainingSettings(hidden_size=units), torch.Generator().manual_seed(seed))
-    exported = export(weights)
-    return write_bundle(
+def random_bundle(
+    registry: Path,
+    version: str,
+    items: Sequence[str],
+    *,
+    units: int,
+    seed: int,
+    settings: NetworkSettings | None = None,
+) -> Path:
+    """Write a bundle for a catalogue of `items`, most popular first; a GRU4Rec of one layer without settings.
+
+    Returns its folder.
+    """
+    settings = (settings or Gru4RecSettings()).model_copy(update={"hidden_size": units})
+    network = initial_network(len(items), settings, torch.Generator().manual_seed(seed))
+    return save_bundle(
         registry,
-        version=version,
-        advance=exported.advance,
-        rank=exported.rank,
-        vocabulary=Vocabulary(tuple(items)),
+        version,
+        TrainedModel(weights=network, item_ids=tuple(items), settings=settings),
         popularity=np.arange(len(items), 0, -1, dtype=np.int64),
-        golden=exported.golden,
-        layers=1,
-        hidden_size=units,
-        k=exported.golden.top_index.shape[1],
-        recent_size=exported.golden.recent.shape[1],
-        training={},
+        training={"settings": settings.model_dump()},
         metrics={},
         created_at=time.time_ns() // 1_000_000,
     )

@@ -134,7 +134,7 @@ def _hidden(model: Model, batch: int) -> Floats:
     hidden = model.initial_hidden(batch)
     for _ in range(4):
         clicked = (len(model.vocabulary) * rng.random(batch) ** 2).astype(np.int64)
-        hidden = model.advance(clicked, hidden)
+        hidden, _ = model.advance(clicked, hidden)
     return np.ascontiguousarray(hidden[-1])
 
 

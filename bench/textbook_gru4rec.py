@@ -14,9 +14,9 @@ from torch.nn import functional
 from trainer.data.batches import schedule
 from trainer.data.sessions import SessionSet
 from trainer.models.gru4rec import Weights
-from trainer.models.settings import TrainingSettings
+from trainer.models.settings import Gru4RecSettings
+from trainer.training.gru.optimizer import EPSILON
 from trainer.training.losses import logq_correction
-from trainer.training.optimizer import EPSILON
 
 
 class TextbookGru4Rec(nn.Module):
@@ -55,7 +55,7 @@ class TextbookTraining:
     def __init__(
         self,
         sessions: SessionSet,
-        settings: TrainingSettings,
+        settings: Gru4RecSettings,
         start: Weights,
         negatives: Callable[[], Tensor] | None = None,
     ) -> None:

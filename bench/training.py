@@ -24,9 +24,9 @@ from bench.generated_clicks import generated_sessions
 from bench.report import Report, console, spread
 from bench.textbook_gru4rec import TextbookTraining
 from trainer.data.sessions import SessionSet, group_sessions
-from trainer.evaluation.protocol import GruScorer, evaluate
+from trainer.evaluation.protocol import NetworkScorer, evaluate
 from trainer.models.gru4rec import initial_weights
-from trainer.models.settings import TrainingSettings
+from trainer.models.settings import Gru4RecSettings
 from trainer.training.device import Hardware
 from trainer.training.fit import fit
 
@@ -83,8 +83,8 @@ def _cases(data: str, sessions: SessionSet) -> Iterator[Case]:
     yield Case(data, "evaluate", 0, 0, _evaluation(sessions))
 
 
-def _settings(batch_size: int, n_sample: int) -> TrainingSettings:
-    return TrainingSettings(batch_size=batch_size, n_sample=n_sample, hidden_size=UNITS, epochs=2, engine="compiled")
+def _settings(batch_size: int, n_sample: int) -> Gru4RecSettings:
+    return Gru4RecSettings(batch_size=batch_size, n_sample=n_sample, hidden_size=UNITS, epochs=2, engine="compiled")
 
 
 def _threads() -> list[dict[str, Any]]:
@@ -107,7 +107,7 @@ def _nothing() -> tuple[int, float]:
     return 0, 0.0
 
 
-def _torch(sessions: SessionSet, settings: TrainingSettings) -> Callable[[], tuple[int, float]]:
+def _torch(sessions: SessionSet, settings: Gru4RecSettings) -> Callable[[], tuple[int, float]]:
     return _ours(sessions, settings.model_copy(update={"engine": "torch"}))
 
 
@@ -118,13 +118,13 @@ def _evaluation(sessions: SessionSet) -> Callable[[], tuple[int, float]]:
 
     def run() -> tuple[int, float]:
         began = time.thread_time()
-        evaluate(GruScorer(weights), some)
+        evaluate(NetworkScorer(weights), some)
         return some.transitions, time.thread_time() - began
 
     return run
 
 
-def _ours(sessions: SessionSet, settings: TrainingSettings) -> Callable[[], tuple[int, float]]:
+def _ours(sessions: SessionSet, settings: Gru4RecSettings) -> Callable[[], tuple[int, float]]:
     def run() -> tuple[int, float]:
         ends: list[float] = []
         fit(sessions, settings, on_epoch=lambda _: ends.append(time.thread_time()))
@@ -133,7 +133,7 @@ def _ours(sessions: SessionSet, settings: TrainingSettings) -> Callable[[], tupl
     return run
 
 
-def _textbook(sessions: SessionSet, settings: TrainingSettings) -> Callable[[], tuple[int, float]]:
+def _textbook(sessions: SessionSet, settings: Gru4RecSettings) -> Callable[[], tuple[int, float]]:
     start = initial_weights(len(sessions.item_ids), settings, torch.Generator().manual_seed(settings.seed))
 
     def run() -> tuple[int, float]:
@@ -145,7 +145,7 @@ def _textbook(sessions: SessionSet, settings: TrainingSettings) -> Callable[[], 
     return run
 
 
-def _products(sessions: SessionSet, settings: TrainingSettings) -> Callable[[], tuple[int, float]]:
+def _products(sessions: SessionSet, settings: Gru4RecSettings) -> Callable[[], tuple[int, float]]:
     """The three products between n states [n, H] and the rows of C columns [C, H], and nothing else."""
     n, columns = settings.batch_size, settings.batch_size + settings.n_sample
     x, w, d = torch.rand(n, UNITS), torch.rand(columns, UNITS), torch.rand(n, columns)

@@ -22,13 +22,13 @@ import resource, sys
 from bench.generated_clicks import generated_sessions
 from trainer.training.device import Hardware
 from trainer.training.fit import fit
-from trainer.models.settings import TrainingSettings
+from trainer.models.settings import Gru4RecSettings
 sessions, units, batch_size, n_sample = map(int, sys.argv[1:])
 Hardware().set_up()
-fit(generated_sessions(300, items=500), TrainingSettings(epochs=1, engine="compiled"))  # libraries and code
+fit(generated_sessions(300, items=500), Gru4RecSettings(epochs=1, engine="compiled"))  # libraries and code
 data = generated_sessions(sessions)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-fit(data, TrainingSettings(epochs=1, hidden_size=units, batch_size=batch_size, n_sample=n_sample, engine="compiled"))
+fit(data, Gru4RecSettings(epochs=1, hidden_size=units, batch_size=batch_size, n_sample=n_sample, engine="compiled"))
 print(data.clicks, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
 

@@ -14,7 +14,9 @@ from pydantic import BaseModel
 from schemas.config.settings import ClickSettings, KafkaConnection, TopicSettings
 from schemas.config.settings_keys import alternatives, section_of
 from stream_app.settings import WorkerSettings
-from trainer.models.settings import TrainingSettings
+from trainer.models.counting import CountingSettings
+from trainer.models.registry import FAMILIES, settings_class
+from trainer.models.settings import Gru4RecSettings, TrainingSettings, WindowSettings
 from trainer.service.settings import TrainerSettings
 
 PAGE: Final = Path(__file__).resolve().parents[1] / "docs" / "settings.md"
@@ -46,6 +48,9 @@ _MEANINGS: Final = {
     "topics.rejected_retention_ms": "How long rejected records are kept.",
     "worker.log_format": "Log format on standard error: readable, or one JSON object per line.",
     "worker.log_level": "Least severe level that is logged.",
+    "trainer.training.family": "Kind of model; the settings of the others are below.",
+    "trainer.training.learning_rate": "Learning rate.",
+    "trainer.training.batch_size": "Clicks of a training step.",
     "trainer.training.loss": "Loss function.",
     "trainer.training.embedding": "Whether input and output share their item rows.",
     "trainer.training.hidden_size": "GRU units per layer.",
@@ -63,27 +68,61 @@ def table(section: str) -> str:
         if section_of(info.annotation) is not None:
             continue
         meaning = info.description or _MEANINGS[f"{section}.{name}"]
-        choices = _choices(info.annotation)
-        if choices:
-            meaning = f"{meaning.removesuffix('.')}. One of {', '.join(f'`{choice}`' for choice in choices)}."
+        meaning = _with_choices(meaning, list(FAMILIES) if name == "family" else _choices(info.annotation))
         default = _default(getattr(defaults, name))
-        if (
-            section == "trainer.training"
-            and (alone := _default(TrainingSettings.model_fields[name].default)) != default
-        ):
+        if section == "trainer.training" and (alone := _default(Gru4RecSettings.model_fields[name].default)) != default:
             default += f"; in `trainer fit` {alone}"
-        rows.append(f"| `{name}` | {default} | {meaning[0].upper()}{meaning[1:]} |")
+        rows.append(f"| `{name}` | {default} | {meaning} |")
     return "\n".join(rows)
+
+
+def families() -> str:
+    """What the families beside the default one are told otherwise than it, or besides."""
+    kinds = {family: settings_class(family) for family in FAMILIES}
+    parts = []
+    for group, about in ((WindowSettings, "look at a session's last clicks at once"), (CountingSettings, "count")):
+        members = {family: kind for family, kind in kinds.items() if issubclass(kind, group)}
+        lacking = [f"`{name}`" for name in Gru4RecSettings.model_fields if name not in group.model_fields]
+        parts += [
+            f"{', '.join(f'`{family}`' for family in members)} {about}. They have the settings above but for "
+            f"{', '.join(lacking)}; and others, or of another default:",
+            "\n".join(
+                [
+                    "| family | setting | default | meaning |",
+                    "|---|---|---|---|",
+                    *_other_than("all of these", group, Gru4RecSettings),
+                    *(row for family, kind in members.items() for row in _other_than(f"`{family}`", kind, group)),
+                ]
+            ),
+        ]
+    return "\n\n".join(parts)
+
+
+def _other_than(label: str, kind: type[TrainingSettings], base: type[TrainingSettings]) -> list[str]:
+    rows = []
+    for name, info in kind.model_fields.items():
+        known = base.model_fields.get(name)
+        if name == "family" or (known and (known.default, known.description) == (info.default, info.description)):
+            continue
+        meaning = _with_choices(info.description or _MEANINGS[f"trainer.training.{name}"], _choices(info.annotation))
+        rows.append(f"| {label} | `{name}` | {_default(info.default)} | {meaning} |")
+    return rows
+
+
+def _with_choices(meaning: str, choices: list[str]) -> str:
+    if choices:
+        meaning = f"{meaning.removesuffix('.')}. One of {', '.join(f'`{choice}`' for choice in choices)}."
+    return f"{meaning[0].upper()}{meaning[1:]}"
 
 
 def filled(page: str) -> str:
     """The page with every table as the code has it."""
-    for section in SECTIONS:
+    for section in (*SECTIONS, "families"):
         begin, end = f"<!-- settings of {section} -->\n\n", "\n\n<!-- end -->"
         pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
         assert len(pattern.findall(page)) == 1, f"{PAGE.name} must have one place for the settings of {section}"
         before, after = pattern.split(page)
-        page = before + begin + table(section) + end + after
+        page = before + begin + (table(section) if section in SECTIONS else families()) + end + after
     return page
 
 

@@ -217,12 +217,14 @@ def mismatches(expected: Mapping[str, SessionState], found: Mapping[str, Session
 def _after(row: SessionState | None, click: Click, offset: int, model: Model, rules: SessionRules) -> SessionState:
     if row is None or click.timestamp - row.last_click > rules.idle_gap_ms:
         row = SessionState("", -1, click.timestamp, 0, (), None)
-    hidden = row.hidden
-    if row.model_version != model.version:
-        hidden = None
-        for item_id in row.recent:
-            hidden = _step(model, item_id, hidden)
-    hidden = _step(model, click.item_id, hidden)
+    hidden = None
+    if model.encoder == "recurrent":
+        hidden = row.hidden
+        if row.model_version != model.version:
+            hidden = None
+            for item_id in row.recent:
+                hidden = _step(model, item_id, hidden)
+        hidden = _step(model, click.item_id, hidden)
     return SessionState(
         model_version="" if hidden is None else model.version,
         offset=offset,
@@ -239,11 +241,24 @@ def _step(model: Model, item_id: str, hidden: NDArray[np.float16] | None) -> NDA
     if index is None:
         return hidden
     before = model.initial_hidden(1) if hidden is None else hidden[:, np.newaxis].astype(np.float32)  # [L, 1, H]
-    return model.advance(np.array([index], dtype=np.int64), before)[:, 0].astype(np.float16)  # [L, H]
+    return model.advance(np.array([index], dtype=np.int64), before)[0][:, 0].astype(np.float16)  # [L, H]
+
+
+def _query(state: SessionState, model: Model) -> tuple[bool, NDArray[np.float32] | None]:
+    """Whether the model knows anything of the session, and its query float32[1, D]."""
+    if model.encoder == "recurrent":
+        assert not model.own_query, "a query that is in no row cannot be checked from rows"
+        return state.hidden is not None, None if state.hidden is None else state.hidden[-1:].astype(np.float32)
+    last = state.recent[-(model.window or model.recent_size) :]
+    items = [index for item_id in last if (index := model.vocabulary.index(item_id)) is not None]
+    if model.encoder == "none" or not items:
+        return bool(items), None
+    return True, model.encode(np.array([items], dtype=np.int64), np.array([len(items)], dtype=np.int64))
 
 
 def _is_answer(ranking: Ranking, state: SessionState, model: Model) -> bool:
-    if state.hidden is None:
+    is_known, query = _query(state, model)
+    if not is_known:
         index, score = model.popular
     else:
         last = [model.vocabulary.index(item_id) for item_id in state.recent[-model.recent_size :]]
@@ -252,9 +267,7 @@ def _is_answer(ranking: Ranking, state: SessionState, model: Model) -> bool:
         counts = np.zeros((1, model.recent_size), dtype=np.float32)
         recent[0, : len(known)] = known
         counts[0, : len(known)] = [last.count(item) for item in known]
-        indices, scores = model.rank(
-            state.hidden[-1:].astype(np.float32), recent, counts, np.array([state.clicks], dtype=np.float32)
-        )
+        indices, scores = model.rank(query, recent, counts, np.array([state.clicks], dtype=np.float32))
         index, score = indices[0], scores[0]
     # Neighbours whose scores are all but equal may change places between batches: the scores must agree place by place.
     published = np.array([item.score for item in ranking.items], dtype=np.float32)

@@ -2,8 +2,9 @@
 
 version/
     manifest.json     what it is, and size and SHA-256 of every other file
-    advance.onnx      one click through the GRU
-    rank.onnx         hidden state -> top k
+    advance.onnx      encoder `recurrent` alone: one click, hidden state -> next hidden state and query
+    encode.onnx       encoder `window` alone: a session's last clicks -> query
+    rank.onnx         query and session memory -> top k
     vocabulary.json   item ids in index order
     popularity.npy    clicks of each item in the training window, for the fallback
     golden.json       sessions and the answers that the graphs must give to them
@@ -11,7 +12,7 @@ version/
 
 import io
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,24 +20,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas import durable
+from schemas.bundle.checks import check_answers
 from schemas.bundle.golden import Golden, check_golden, decode_golden, encode_golden, recent_items
 from schemas.bundle.manifest import (
     ADVANCE,
-    FILES,
+    ENCODE,
     FORMAT_VERSION,
     GOLDEN,
+    GRAPHS,
     MANIFEST,
     POPULARITY,
     RANK,
     VOCABULARY,
     BundleLimits,
+    Encoder,
     FileEntry,
     Manifest,
     decode_manifest,
     encode_manifest,
+    files_of,
 )
 from schemas.bundle.onnx_file import check_onnx_file
-from schemas.bundle.runtime import Model, check_answers, check_popularity, open_graphs
+from schemas.bundle.runtime import Model, check_popularity, open_graphs
 from schemas.bundle.store import check_file, check_manifest_sha256, fetch, local_path, read_file, remove_bundle, sha256
 from schemas.bundle.vocabulary import Vocabulary
 from schemas.errors import BundleError, BundleExistsError, VocabularyError
@@ -69,9 +74,9 @@ def open_bundle(
     """A verified model from a bundle's folder: a local path, or an fsspec URL that is copied into `cache_dir` first.
 
     Verified are: the manifest's own SHA-256 when given, the limits, the size and SHA-256 of each file, that there is no
-    other file, that the graphs keep no data outside, have finite weights and the agreed inputs and outputs, that
-    vocabulary, popularity and manifest agree, and that the answers to the golden pair are right and finite. `threads`
-    is ONNX Runtime's for one run of a graph. Raises BundleError saying which file and why.
+    other file, that the graphs keep no data outside, have finite weights, operators of ONNX alone and the agreed inputs
+    and outputs, that vocabulary, popularity and manifest agree, and that the answers to the golden pair are right and
+    finite. `threads` is ONNX Runtime's for one run of a graph. Raises BundleError saying which file and why.
     """
     folder = local_path(uri)
     if folder is None:
@@ -81,17 +86,17 @@ def open_bundle(
     manifest_bytes = read_file(folder, MANIFEST, limits.manifest_bytes)
     check_manifest_sha256(manifest_bytes, manifest_sha256)
     manifest = decode_manifest(manifest_bytes, limits)
-    _check_names(folder)
+    names = files_of(manifest.encoder)
+    _check_names(folder, names)
     # Each file is read once: what was verified is what runs, whatever happens to the folder meanwhile.
-    data = {name: check_file(name, read_file(folder, name, limits.file_bytes(name)), manifest) for name in FILES}
+    data = {name: check_file(name, read_file(folder, name, limits.file_bytes(name)), manifest) for name in names}
     vocabulary = _vocabulary(data[VOCABULARY], manifest.catalogue_size)
     popularity = check_popularity(_load_npy(data[POPULARITY]), manifest.catalogue_size)
     golden = decode_golden(data[GOLDEN])
-    check_golden(golden, manifest)
-    for name in (ADVANCE, RANK):
+    check_golden(golden, manifest, limits)
+    for name in GRAPHS[manifest.encoder]:
         check_onnx_file(name, data[name], catalogue_size=manifest.catalogue_size)
-    advance, rank = open_graphs(manifest, data[ADVANCE], data[RANK], threads=threads)
-    model = Model(manifest, vocabulary, popularity, advance, rank)
+    model = Model(manifest, vocabulary, popularity, open_graphs(manifest, data, threads=threads))
     check_answers(model, golden)
     return model
 
@@ -101,13 +106,17 @@ def write_bundle(
     parent: Path,
     *,
     version: str,
-    advance: bytes,
+    family: str,
     rank: bytes,
+    advance: bytes | None = None,
+    encode: bytes | None = None,
     vocabulary: Vocabulary,
     popularity: NDArray[np.int64],
     golden: Golden,
-    layers: int,
-    hidden_size: int,
+    layers: int = 0,
+    hidden_size: int = 0,
+    query_size: int = 0,
+    window: int = 0,
     k: int,
     recent_size: int,
     training: Mapping[str, Any],
@@ -118,20 +127,24 @@ def write_bundle(
 ) -> Path:
     """Write `parent/version`, all or nothing: whoever sees the folder sees a complete and verified bundle.
 
-    `advance` and `rank` are ONNX files, `created_at` is in milliseconds since the epoch; see Manifest for `training`
-    and `metrics`. What was written is opened as a worker would before it gets its name. Raises BundleExistsError when
-    the version is there, BundleError when the bundle would not be served. A crash leaves at most a folder whose name
-    starts with a dot, which whoever knows that no such process runs any more may remove.
+    `rank`, `advance` and `encode` are ONNX files: a model with `advance` is recurrent, one with `encode` is of the
+    encoder `window`, one with neither has none. `created_at` is in milliseconds since the epoch; see Manifest for the
+    sizes, `training` and `metrics`. What was written is opened as a worker would before it gets its name. Raises
+    BundleExistsError when the version is there, BundleError when the bundle would not be served. A crash leaves at most
+    a folder whose name starts with a dot, which whoever knows that no such process runs any more may remove.
     """
     if not is_version(version):
         raise BundleError(f"version {version!r} cannot name a folder; it must match {VERSION_PATTERN}")
     target = parent / version
     if target.exists():
         raise BundleExistsError(f"{target}: exists; bundles are immutable, choose another version")
+    if advance is not None and encode is not None:
+        raise BundleError(f"{version}: has both {ADVANCE} and {ENCODE}; a model has one encoder")
+    encoder: Encoder = "recurrent" if advance is not None else "window" if encode is not None else "none"
     npy = io.BytesIO()
     np.save(npy, check_popularity(popularity, len(vocabulary)), allow_pickle=False)
     data = {
-        ADVANCE: advance,
+        **{name: graph for name, graph in ((ADVANCE, advance), (ENCODE, encode)) if graph is not None},
         RANK: rank,
         VOCABULARY: vocabulary.to_json(),
         POPULARITY: npy.getvalue(),
@@ -141,14 +154,18 @@ def write_bundle(
         format_version=FORMAT_VERSION,
         version=version,
         created_at=created_at,
+        family=family,
+        encoder=encoder,
         layers=layers,
         hidden_size=hidden_size,
+        query_size=query_size,
+        window=window,
         catalogue_size=len(vocabulary),
         k=k,
         recent_size=recent_size,
         training=dict(training),
         metrics=dict(metrics),
-        files={name: FileEntry(sha256=sha256(data[name]), size=len(data[name])) for name in FILES},
+        files={name: FileEntry(sha256=sha256(content), size=len(content)) for name, content in data.items()},
         git_revision=git_revision,
     )
     data[MANIFEST] = encode_manifest(manifest)
@@ -184,9 +201,9 @@ def manifest_digest(folder: Path, limits: BundleLimits = DEFAULT_LIMITS) -> str:
     return sha256(read_file(folder, MANIFEST, limits.manifest_bytes))
 
 
-def _check_names(folder: Path) -> None:
+def _check_names(folder: Path, names: Sequence[str]) -> None:
     try:
-        extra = sorted(path.name for path in folder.iterdir() if path.name not in (*FILES, MANIFEST))
+        extra = sorted(path.name for path in folder.iterdir() if path.name not in (*names, MANIFEST))
     except OSError as error:
         raise BundleError(f"{folder}: cannot be listed: {error}") from error
     if extra:

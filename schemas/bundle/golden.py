@@ -4,14 +4,14 @@ It is recorded from the network as it was trained, so it catches a wrong export,
 ONNX runtime that computes something else.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.bundle.manifest import GOLDEN, Manifest
+from schemas.bundle.manifest import GOLDEN, BundleLimits, Manifest
 from schemas.errors import BundleError
 
 RELATIVE: Final = 1e-3
@@ -21,30 +21,39 @@ ABSOLUTE: Final = 1e-4
 
 @dataclass(frozen=True, eq=False)
 class Golden:
-    """T clicks of B sessions in lockstep, starting from zeros, and the results after the last one.
+    """T clicks of B sessions in lockstep, starting from nothing, and what the model makes of them.
 
-    L layers, H hidden size, R recent items, k ranked items. `recent`, `counts` and `clicks` are the inputs of the rank
-    graph; `recent_items` makes them from `item_index`.
+    L layers, H hidden size, D query size, R recent items, k ranked items. `recent`, `counts` and `clicks` are the
+    inputs of the rank graph after the last click; `recent_items` makes them from `item_index`.
     """
 
     item_index: NDArray[np.int64]  # [T, B]
-    hidden: NDArray[np.float32]  # [L, B, H] after the last click
     recent: NDArray[np.int64]  # [B, R], padded with -1
     counts: NDArray[np.float32]  # [B, R], 0 where padded
     clicks: NDArray[np.float32]  # [B]
-    top_index: NDArray[np.int64]  # [B, k]
+    top_index: NDArray[np.int64]  # [B, k] after the last click
     top_score: NDArray[np.float32]  # [B, k], best first
+    query: NDArray[np.float32] | None = None  # [T, B, D] after each click; None without an encoder and in format 1
+    hidden: NDArray[np.float32] | None = None  # [L, B, H] after the last click; None unless recurrent
+
+    @property
+    def last_query(self) -> NDArray[np.float32] | None:
+        """f32[B, D]: what the rank graph takes after the last click; None where it takes none."""
+        along = self.hidden if self.query is None else self.query
+        return None if along is None else np.asarray(along[-1])
 
 
 _DTYPES: Final[dict[str, type[np.int64] | type[np.float32]]] = {
     "item_index": np.int64,
-    "hidden": np.float32,
     "recent": np.int64,
     "counts": np.float32,
     "clicks": np.float32,
     "top_index": np.int64,
     "top_score": np.float32,
+    "query": np.float32,
+    "hidden": np.float32,
 }
+_OPTIONAL: Final = {"query", "hidden"}
 
 
 def recent_items(
@@ -73,29 +82,35 @@ def recent_items(
 
 def encode_golden(golden: Golden) -> bytes:
     """JSON of nested lists; float32 survives it exactly."""
-    return msgspec.json.encode({field.name: getattr(golden, field.name).tolist() for field in fields(Golden)})
+    arrays = {name: getattr(golden, name) for name in _DTYPES}
+    return msgspec.json.encode({name: array.tolist() for name, array in arrays.items() if array is not None})
 
 
 def decode_golden(data: bytes) -> Golden:
     """Inverse of `encode_golden`. Raises BundleError."""
     try:
         raw: dict[str, Any] = msgspec.json.decode(data, type=dict[str, list[Any]])
-        missing = sorted(_DTYPES.keys() - raw.keys())
+        missing = sorted(_DTYPES.keys() - raw.keys() - _OPTIONAL)
         if missing:
             raise BundleError(f"{GOLDEN}: {', '.join(missing)} missing")
         with np.errstate(over="ignore"):  # beyond float32 is an infinity, which `check_golden` refuses
-            arrays: dict[str, Any] = {name: np.asarray(raw[name], dtype=dtype) for name, dtype in _DTYPES.items()}
+            arrays: dict[str, Any] = {
+                name: np.asarray(raw[name], dtype=dtype) for name, dtype in _DTYPES.items() if name in raw
+            }
         return Golden(**arrays)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError, TypeError, OverflowError) as error:
         raise BundleError(f"{GOLDEN}: {error}") from error
 
 
-def check_golden(golden: Golden, manifest: Manifest) -> None:
-    """Shapes, ranges and finiteness against the manifest. Raises BundleError."""
+def check_golden(golden: Golden, manifest: Manifest, limits: BundleLimits) -> None:
+    """Size, shapes, ranges and finiteness against the manifest. Raises BundleError."""
     if golden.item_index.ndim != 2 or 0 in golden.item_index.shape:
         raise BundleError(f"{GOLDEN}: item_index has the shape {golden.item_index.shape}, expected [clicks, sessions]")
-    lanes = golden.item_index.shape[1]
-    shapes = {
+    clicks, lanes = golden.item_index.shape
+    if clicks * lanes > limits.golden_clicks:
+        raise BundleError(f"{GOLDEN}: has {clicks * lanes} clicks, the limit is {limits.golden_clicks}")
+    shapes: dict[str, tuple[int, ...] | None] = {
+        "query": (clicks, lanes, manifest.query_size),
         "hidden": (manifest.layers, lanes, manifest.hidden_size),
         "recent": (lanes, manifest.recent_size),
         "counts": (lanes, manifest.recent_size),
@@ -103,15 +118,24 @@ def check_golden(golden: Golden, manifest: Manifest) -> None:
         "top_index": (lanes, manifest.k),
         "top_score": (lanes, manifest.k),
     }
+    if manifest.encoder == "none" or manifest.format_version == 1:
+        shapes["query"] = None
+    if manifest.encoder != "recurrent":
+        shapes["hidden"] = None
     for name, shape in shapes.items():
-        if getattr(golden, name).shape != shape:
-            raise BundleError(f"{GOLDEN}: {name} has the shape {getattr(golden, name).shape}, expected {shape}")
+        found = getattr(golden, name)
+        if shape is None and found is not None:
+            raise BundleError(f"{GOLDEN}: holds {name}, which a model with the encoder {manifest.encoder!r} has not")
+        if shape is not None and found is None:
+            raise BundleError(f"{GOLDEN}: {name} missing")
+        if shape is not None and found.shape != shape:
+            raise BundleError(f"{GOLDEN}: {name} has the shape {found.shape}, expected {shape}")
     for name, least in (("item_index", 0), ("recent", -1), ("top_index", 0)):
         indices = getattr(golden, name)
         if indices.min() < least or indices.max() >= manifest.catalogue_size:
             raise BundleError(f"{GOLDEN}: {name} holds indices outside the catalogue of {manifest.catalogue_size}")
-    for name in ("hidden", "counts", "clicks", "top_score"):
-        if not np.isfinite(getattr(golden, name)).all():
+    for name, dtype in _DTYPES.items():
+        if dtype is np.float32 and shapes[name] is not None and not np.isfinite(getattr(golden, name)).all():
             raise BundleError(f"{GOLDEN}: {name} holds a value that is not finite")
 
 

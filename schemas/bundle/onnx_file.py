@@ -1,9 +1,10 @@
 """What an ONNX file may hold, checked on its bytes before ONNX Runtime sees them.
 
-The worker does not install the `onnx` package, and ONNX Runtime tells neither of two things we must know: whether a
-tensor's data lie in another file (it would open any path the graph names), and whether a weight is NaN (it would serve
-it). Both stand in the protobuf, of which this reads only the fields that lead to tensors. Field numbers: onnx.proto of
-ONNX IR version 3 to 13; protobuf keeps them for good. Wire format: https://protobuf.dev/programming-guides/encoding.
+The worker does not install the `onnx` package, and ONNX Runtime does not tell what we must know: whether a tensor's
+data lie in another file (it would open any path the graph names), whether a weight is NaN (it would serve it), and
+which operators there are. That stands in the protobuf, of which this reads only the fields that lead to tensors and
+operators. Field numbers: onnx.proto of ONNX IR version 3 to 13; protobuf keeps them for good. Wire format:
+https://protobuf.dev/programming-guides/encoding.
 """
 
 from collections.abc import Iterator
@@ -37,6 +38,10 @@ _CHILDREN: Final[dict[str, dict[int, str]]] = {
 }
 _DIMS, _DATA_TYPE, _FLOAT_DATA, _INT32_DATA, _NAME, _RAW_DATA, _DOUBLE_DATA = 1, 2, 4, 5, 8, 9, 10
 _EXTERNAL_DATA, _DATA_LOCATION = 13, 14
+_OP_TYPE, _DOMAIN = 4, 7  # of a NodeProto
+_ONE_FLOAT, _FLOATS = 2, 7  # of an AttributeProto
+_STANDARD: Final = (b"", b"ai.onnx")
+_LOOPS: Final = (b"Loop", b"Scan", b"SequenceMap")
 _FLOAT, _FLOAT16, _DOUBLE, _BFLOAT16 = 1, 10, 11, 16
 
 
@@ -52,7 +57,8 @@ class _Tensor:
 def check_onnx_file(name: str, data: bytes, *, catalogue_size: int) -> None:
     """Refuse a graph with data outside the file, weights that are not finite, or weights of another catalogue.
 
-    An infinity is allowed in a tensor of one element, as a mask's constant. Raises BundleError naming `name`.
+    And one with operators that are not ONNX's own, which another machine may not have, or with loops, which may never
+    end. An infinity is allowed in a tensor of one element, as a mask's constant. Raises BundleError naming `name`.
     """
     sizes: set[int] = set()
     tensors = 0
@@ -74,6 +80,10 @@ def _tensors(name: str, message: memoryview, kind: str, depth: int) -> Iterator[
         raise BundleError(f"{name}: nested too deep")
     children = _CHILDREN[kind]
     for number, value in _fields(name, message):
+        if kind == "NodeProto" and number in (_OP_TYPE, _DOMAIN):
+            _check_operator(name, number, value)
+        if kind == "AttributeProto" and number in (_ONE_FLOAT, _FLOATS) and isinstance(value, memoryview):
+            _check_attribute(name, value)
         child = children.get(number)
         if child is None or not isinstance(value, memoryview):
             continue
@@ -81,6 +91,22 @@ def _tensors(name: str, message: memoryview, kind: str, depth: int) -> Iterator[
             yield value
         else:
             yield from _tensors(name, value, child, depth + 1)
+
+
+def _check_operator(name: str, number: int, value: int | memoryview) -> None:
+    text = b"" if isinstance(value, int) else bytes(value)
+    if number == _DOMAIN and text not in _STANDARD:
+        raise BundleError(f"{name}: has operators of {text.decode(errors='replace')!r}; use ONNX's own alone")
+    if number == _OP_TYPE and text in _LOOPS:
+        raise BundleError(f"{name}: has the operator {text.decode()}; a graph that is served has no loops")
+
+
+def _check_attribute(name: str, numbers: memoryview) -> None:
+    """Of an operator, as a constant's; they may come one by one, so an infinity cannot be told from a mask's."""
+    floats = _floats(name, _FLOAT, _FLOAT_DATA, numbers)
+    assert floats is not None
+    if np.isnan(floats).any():
+        raise BundleError(f"{name}: an operator's attribute is not a number")
 
 
 def _read_tensor(name: str, message: memoryview) -> _Tensor:

@@ -1,18 +1,20 @@
-"""Model: the two ONNX graphs of a bundle, ready to run. The one place where ONNX Runtime is used.
+"""Model: the ONNX graphs of a bundle, ready to run. The one place where ONNX Runtime is used.
 
+A model's encoder says how a session becomes a query: `advance` click by click through a hidden state (recurrent),
+`encode` from its last clicks at once (window), or not at all (none). `rank` answers with the best next items.
 The same runtime serves a model online and evaluates a candidate offline, so the gate scores what is shipped.
-Notation: B sessions at once, L layers, H hidden size, R recent items, k ranked items, N items of the catalogue.
+Notation: B sessions at once, L layers, H hidden size, D query size, T clicks, R recent items, k ranked items, N items
+of the catalogue.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from schemas.bundle.golden import Golden, close, same_ranking
-from schemas.bundle.manifest import ADVANCE, GOLDEN, POPULARITY, RANK, Manifest
+from schemas.bundle.manifest import ADVANCE, ENCODE, GRAPHS, MANIFEST, POPULARITY, RANK, Encoder, Manifest
 from schemas.bundle.vocabulary import Vocabulary
 from schemas.errors import BundleError
 
@@ -21,6 +23,8 @@ Floats = NDArray[np.float32]
 Truths = NDArray[np.bool_]
 
 _K: Final = "k"
+_HIDDEN_OUT: Final = "hidden_out"
+_QUERY: Final = "query"
 _INT64: Final = "tensor(int64)"
 _FLOAT32: Final = "tensor(float)"
 _ERRORS_ONLY: Final = 3  # ONNX Runtime's log severity
@@ -32,13 +36,13 @@ _LARGE_CATALOGUE: Final = 100_000
 _ROWS_A_RUN: Final = 32
 _ROWS_A_RUN_OF_LARGE: Final = 64
 
-# Looked at when a bundle is opened, all over the catalogue: a few milliseconds at 37,000 items.
-_ITEMS_TRIED: Final = 4096
-_TRIED_TIMES_WEIGHTS: Final = 400_000_000  # half a second for the largest states
-_ITEMS_RANKED: Final = 64
-_LARGEST_STATE: Final = float(np.finfo(np.float16).max)
+# What lies between the layers of an encoder grows with a window's square: so many of these pairs of clicks at a time.
+_PAIRS_A_RUN: Final = 2_000_000
 
-Shape = tuple[int | None, ...]  # None: any size, and for an input: it must be dynamic
+_LENGTHS: Final = np.array([1, 2, 3, 4, *(base << n for n in range(1, 9) for base in (3, 4))])
+"""The longest session of each bucket of `encode_all`: 1, 2, 3, 4, 6, 8, 12, 16, 24, ... 1024."""
+
+Shape = tuple[int | str, ...]  # a name: any size, and for an input: it must be dynamic
 
 
 class Model:
@@ -49,8 +53,7 @@ class Model:
         manifest: Manifest,
         vocabulary: Vocabulary,
         popularity: Indices,
-        advance: ort.InferenceSession,
-        rank: ort.InferenceSession,
+        graphs: Mapping[str, ort.InferenceSession],
         *,
         k: int | None = None,
     ) -> None:
@@ -61,21 +64,24 @@ class Model:
         self.popular: Final = most_popular(popularity, self.k)
         for shared in (popularity, *self.popular):
             shared.setflags(write=False)
-        self._advance = advance
-        self._rank = rank
+        self._graphs = graphs
+        self.own_query: Final = manifest.encoder == "recurrent" and _answers_with_query(graphs[ADVANCE])
+        self._query_name = _query_name(manifest)
         # A graph that was exported before `k` became an input ranks as many as it was exported for.
-        chooses_k = _K in (given.name for given in rank.get_overridable_initializers())
+        chooses_k = _K in (given.name for given in graphs[RANK].get_overridable_initializers())
         self._chosen: dict[str, Indices] = {_K: np.array([self.k])} if chooses_k else {}
 
     def ranking(self, k: int) -> "Model":
         """The same model with lists of `k` items, or of as many as there are: what is ranked beyond costs time."""
-        return Model(
-            self.manifest, self.vocabulary, self.popularity, self._advance, self._rank, k=min(k, self.manifest.k)
-        )
+        return Model(self.manifest, self.vocabulary, self.popularity, self._graphs, k=min(k, self.manifest.k))
 
     @property
     def version(self) -> str:
         return self.manifest.version
+
+    @property
+    def encoder(self) -> Encoder:
+        return self.manifest.encoder
 
     @property
     def layers(self) -> int:
@@ -86,6 +92,14 @@ class Model:
         return self.manifest.hidden_size
 
     @property
+    def query_size(self) -> int:
+        return self.manifest.query_size
+
+    @property
+    def window(self) -> int:
+        return self.manifest.window
+
+    @property
     def recent_size(self) -> int:
         return self.manifest.recent_size
 
@@ -93,62 +107,104 @@ class Model:
         """f32[L, B, H]: the hidden state before a session's first click."""
         return np.zeros((self.layers, batch, self.hidden_size), dtype=np.float32)
 
-    def step(self, item_index: Indices, hidden: Floats) -> tuple[Floats, Truths]:
-        """One click of each of B sessions, as it counts: (int64[B], f32[L, B, H]) -> f32[L, B, H], bool[B].
+    def step(self, item_index: Indices, hidden: Floats) -> tuple[Floats, Floats, Truths]:
+        """One click of each of B sessions, as it counts: (int64[B], f32[L, B, H]) -> f32[L, B, H], f32[B, D], bool[B].
 
         The state is rounded to half precision, which is what a session's row keeps: so a session's rankings are the
-        same in the evaluation and in a worker, whatever shared a batch or was read back in between. A session whose
-        state would not be finite (or is beyond half precision) keeps the one that it had; false says so.
+        same in the evaluation and in a worker, whatever shared a batch or was read back in between. So is the query
+        where it is the state's last layer; one of the graph's own is not. A session whose state would not be finite (or
+        is beyond half precision) keeps the one that it had; false says so, and its query is none.
 
         Unknown items have no step: raises ValueError for an index outside the catalogue.
         """
+        out, query = self.advance(item_index, hidden)
         with np.errstate(over="ignore"):  # to an infinity, which is looked for
-            after = self.advance(item_index, hidden).astype(np.float16).astype(np.float32)
-        if np.isfinite(after).all():
-            return after, np.ones(len(item_index), dtype=np.bool_)
-        finite: Truths = np.asarray(np.isfinite(after).all(axis=(0, 2)))
-        return np.where(finite[:, None], after, hidden), finite
+            after = out.astype(np.float16).astype(np.float32)
+        finite: Truths = np.ones(len(item_index), dtype=np.bool_)
+        if not np.isfinite(after).all():
+            finite = np.asarray(np.isfinite(after).all(axis=(0, 2)))
+            after = np.where(finite[:, None], after, hidden)
+        return after, query if self.own_query else after[-1], finite
 
-    def advance(self, item_index: Indices, hidden: Floats) -> Floats:
-        """What the graph alone answers to one click of each of B sessions: (int64[B], f32[L, B, H]) -> f32[L, B, H].
+    def advance(self, item_index: Indices, hidden: Floats) -> tuple[Floats, Floats]:
+        """What the graph alone answers to one click: (int64[B], f32[L, B, H]) -> f32[L, B, H], f32[B, D].
 
-        Neither rounded nor checked: `step` is for sessions that go on. Unknown items have no step: raises ValueError
-        for an index outside the catalogue.
+        The second is the query, the last layer unless the graph has one of its own. Neither rounded nor checked: `step`
+        is for sessions that go on. Unknown items have no step: raises ValueError for an index outside the catalogue.
         """
         if item_index.size and not 0 <= item_index.min() <= item_index.max() < len(self.vocabulary):
             raise ValueError(f"item indices outside 0..{len(self.vocabulary) - 1}; unknown items have no step")
-        (hidden_out,) = self._advance.run(["hidden_out"], {"item_index": item_index, "hidden": hidden})
-        return hidden_out  # type: ignore[no-any-return]
+        outputs = [_HIDDEN_OUT, _QUERY] if self.own_query else [_HIDDEN_OUT]
+        found = self._graphs[ADVANCE].run(outputs, {"item_index": item_index, "hidden": hidden})
+        return found[0], found[1] if self.own_query else found[0][-1]
 
-    def rank(self, hidden: Floats, recent: Indices, counts: Floats, clicks: Floats) -> tuple[Indices, Floats]:
+    def encode(self, items: Indices, length: Indices) -> Floats:
+        """The queries of B sessions from their last clicks: (int64[B, T], int64[B]) -> f32[B, D].
+
+        `items` are oldest first, left-aligned and padded with -1, of which a session has `length`, 1 or more; T is at
+        most the model's window. Unknown items are no clicks: raises ValueError for what is not so.
+        """
+        clicks = items.shape[1]
+        if clicks > self.window or ((items >= 0) != (np.arange(clicks) < length[:, None])).any():
+            raise ValueError(f"sessions must be left-aligned, padded with -1, and of at most {self.window} clicks")
+        some = len(items) > 0
+        if some and not (0 < length.min() <= length.max() <= clicks and items.max() < len(self.vocabulary)):
+            raise ValueError(f"a session of no clicks, or item indices above {len(self.vocabulary) - 1}")
+        rows = max(_PAIRS_A_RUN // max(clicks, 1) ** 2, 1)
+        queries = [
+            self._graphs[ENCODE].run([_QUERY], {"items": items[at : at + rows], "length": length[at : at + rows]})[0]
+            for at in range(0, max(len(items), 1), rows)
+        ]
+        return queries[0] if len(queries) == 1 else np.concatenate(queries)
+
+    def encode_all(self, items: Indices, length: Indices) -> Floats:
+        """As `encode`, of sessions of any lengths at once, by as many calls as there are kinds of length; 0 for none.
+
+        (int64[N, T], int64[N]) -> f32[N, D]: zeros where a session has no click.
+        """
+        query = np.zeros((len(length), self.query_size), dtype=np.float32)
+        buckets = np.where(length > 0, np.searchsorted(_LENGTHS, length), -1)
+        for bucket in np.unique(buckets[buckets >= 0]).tolist():
+            some = np.flatnonzero(buckets == bucket)
+            query[some] = self.encode(np.ascontiguousarray(items[some, : length[some].max()]), length[some])
+        return query
+
+    def rank(self, query: Floats | None, recent: Indices, counts: Floats, clicks: Floats) -> tuple[Indices, Floats]:
         """The k best next items of B sessions, best first: int64[B, k] indices and f32[B, k] scores.
 
-        hidden f32[B, H] of the last layer; recent int64[B, R] the sessions' distinct items, most recent first, padded
-        with -1; counts f32[B, R] how often each was clicked; clicks f32[B] the sessions' lengths.
+        query f32[B, D], None without an encoder; recent int64[B, R] the sessions' distinct items, most recent first,
+        padded with -1; counts f32[B, R] how often each was clicked; clicks f32[B] the sessions' lengths.
         """
         least = _ROWS_A_RUN if len(self.vocabulary) < _LARGE_CATALOGUE else _ROWS_A_RUN_OF_LARGE
         rows = max(_SCORES_A_RUN // len(self.vocabulary), least)
         # Runs of the same size: one of a single row takes nearly as long as one of sixteen.
-        runs = max(-(-len(hidden) // rows), 1)
-        rows = max(-(-len(hidden) // runs), 1)
-        inputs: dict[str, NDArray[Any]] = {"hidden": hidden, "recent": recent, "counts": counts, "clicks": clicks}
+        runs = max(-(-len(clicks) // rows), 1)
+        rows = max(-(-len(clicks) // runs), 1)
+        inputs: dict[str, NDArray[Any]] = {"recent": recent, "counts": counts, "clicks": clicks}
+        if query is not None:
+            inputs[self._query_name] = query
         parts = [
-            self._rank.run(
+            self._graphs[RANK].run(
                 ["top_index", "top_score"],
                 {name: rows_of[at : at + rows] for name, rows_of in inputs.items()} | self._chosen,
             )
-            for at in range(0, max(len(hidden), 1), rows)
+            for at in range(0, max(len(clicks), 1), rows)
         ]
         index, score = (column[0] if runs == 1 else np.concatenate(column) for column in zip(*parts, strict=True))
         return index[:, : self.k], score[:, : self.k]
 
     def warm_up(self, batch_sizes: Iterable[int]) -> None:
-        """Run both graphs once at each batch size, so that no click pays for the first allocation."""
+        """Run the graphs once at each batch size, so that no click pays for the first allocation."""
         for batch in batch_sizes:
-            hidden = self.advance(np.zeros(batch, dtype=np.int64), self.initial_hidden(batch))
+            query = None
+            if self.encoder == "recurrent":
+                _, query = self.advance(np.zeros(batch, dtype=np.int64), self.initial_hidden(batch))
+            elif self.encoder == "window":
+                for clicks in {1, self.window}:
+                    query = self.encode(np.zeros((batch, clicks), dtype=np.int64), np.full(batch, clicks))
             padding = (batch, self.recent_size)
             self.rank(
-                hidden[-1],
+                query,
                 np.full(padding, -1, dtype=np.int64),
                 np.zeros(padding, dtype=np.float32),
                 np.ones(batch, dtype=np.float32),
@@ -167,101 +223,59 @@ def most_popular(popularity: Indices, k: int) -> tuple[Indices, Floats]:
     return index.astype(np.int64), (popularity[index] / total).astype(np.float32)
 
 
-def open_graphs(
-    manifest: Manifest, advance: bytes, rank: bytes, *, threads: int
-) -> tuple[ort.InferenceSession, ort.InferenceSession]:
-    """Both graphs of a bundle as ONNX Runtime sessions, their inputs and outputs checked. Raises BundleError.
+def open_graphs(manifest: Manifest, data: Mapping[str, bytes], *, threads: int) -> dict[str, ort.InferenceSession]:
+    """The graphs of a bundle as ONNX Runtime sessions by file name, inputs and outputs checked. Raises BundleError.
 
-    advance: `item_index` int64[B], `hidden` f32[L, B, H] -> `hidden_out` f32[L, B, H]. rank: `hidden` f32[B, H],
-    `recent` int64[B, R], `counts` f32[B, R], `clicks` f32[B] -> `top_index` int64[B, k], `top_score` f32[B, k]. It may
-    have an input `k` int64[1] with the manifest's as its default, for shorter lists.
+    advance: `item_index` int64[B], `hidden` f32[L, B, H] -> `hidden_out` f32[L, B, H], perhaps `query` f32[B, D].
+    encode: `items` int64[B, T], `length` int64[B] -> `query` f32[B, D]. rank: `query` f32[B, D] if there is an encoder
+    (`hidden` in format 1), `recent` int64[B, R], `counts` f32[B, R], `clicks` f32[B] -> `top_index` int64[B, k],
+    `top_score` f32[B, k]. It may have an input `k` int64[1] with the manifest's as its default, for shorter lists.
     """
-    layers, hidden_size, recent, k = manifest.layers, manifest.hidden_size, manifest.recent_size, manifest.k
-    advance_session = _session(ADVANCE, advance, threads)
-    _check_io(
-        ADVANCE,
-        advance_session,
-        inputs={"item_index": (_INT64, (None,)), "hidden": (_FLOAT32, (layers, None, hidden_size))},
-        outputs={"hidden_out": (_FLOAT32, (layers, None, hidden_size))},
-    )
-    rank_session = _session(RANK, rank, threads)
+    graphs = {name: _session(name, data[name], threads) for name in GRAPHS[manifest.encoder]}
+    state = (_FLOAT32, (manifest.layers, "batch", manifest.hidden_size))
+    query = (_FLOAT32, ("batch", manifest.query_size))
+    recent, k = manifest.recent_size, manifest.k
+    if manifest.encoder == "recurrent":
+        own_query = manifest.format_version > 1 and _answers_with_query(graphs[ADVANCE])
+        if not own_query and manifest.query_size != manifest.hidden_size:
+            raise BundleError(
+                f"{ADVANCE}: has no output {_QUERY}, so a query is its last layer of {manifest.hidden_size}; "
+                f"{MANIFEST} says that query_size is {manifest.query_size}"
+            )
+        _check_io(
+            ADVANCE,
+            graphs[ADVANCE],
+            inputs={"item_index": (_INT64, ("batch",)), "hidden": state},
+            outputs={_HIDDEN_OUT: state} | ({_QUERY: query} if own_query else {}),
+        )
+    elif manifest.encoder == "window":
+        _check_io(
+            ENCODE,
+            graphs[ENCODE],
+            inputs={"items": (_INT64, ("batch", "clicks")), "length": (_INT64, ("batch",))},
+            outputs={_QUERY: query},
+        )
+    of_session = {
+        "recent": (_INT64, ("batch", recent)),
+        "counts": (_FLOAT32, ("batch", recent)),
+        "clicks": (_FLOAT32, ("batch",)),
+    }
     _check_io(
         RANK,
-        rank_session,
-        inputs={
-            "hidden": (_FLOAT32, (None, hidden_size)),
-            "recent": (_INT64, (None, recent)),
-            "counts": (_FLOAT32, (None, recent)),
-            "clicks": (_FLOAT32, (None,)),
-        },
-        outputs={"top_index": (_INT64, (None, k)), "top_score": (_FLOAT32, (None, k))},
+        graphs[RANK],
+        inputs=of_session if manifest.encoder == "none" else {_query_name(manifest): query} | of_session,
+        outputs={"top_index": (_INT64, ("batch", k)), "top_score": (_FLOAT32, ("batch", k))},
     )
-    return advance_session, rank_session
+    return graphs
 
 
-def check_answers(model: Model, golden: Golden) -> None:
-    """Run the golden pair, all its sessions at once and the first alone, and a click on items all over the catalogue.
-
-    Raises BundleError when the answers are not finite, not those of the golden pair, or change with the batch.
-    """
-    for sessions in (slice(None), slice(0, 1)):
-        steps = golden.item_index[:, sessions]  # [T, B]
-        hidden = model.initial_hidden(steps.shape[1])
-        for item_index in steps:
-            hidden = _run(ADVANCE, model.advance, np.ascontiguousarray(item_index), hidden)
-        expected = golden.hidden[:, sessions]
-        if not close(expected, hidden):
-            raise BundleError(
-                f"{ADVANCE}: its answer to {GOLDEN} is off by {_largest_difference(expected, hidden)}; "
-                "the graph is damaged, or this machine computes it otherwise: export it again"
-            )
-        # From the expected hidden state, so that each graph answers for itself.
-        found = _run(
-            RANK,
-            model.rank,
-            np.ascontiguousarray(expected[-1]),
-            golden.recent[sessions],
-            golden.counts[sessions],
-            golden.clicks[sessions],
-        )
-        _check_ranking(model, found)
-        if not same_ranking((golden.top_index[sessions], golden.top_score[sessions]), found):
-            raise BundleError(
-                f"{RANK}: its answer to {GOLDEN} differs, scores by "
-                f"{_largest_difference(golden.top_score[sessions], found[1])}; the graph is damaged, or this machine "
-                "computes it otherwise: export it again"
-            )
-    # The golden pair knows a few dozen items; weights too large for float32's sums may belong to any.
-    of_a_step = model.layers * model.hidden_size**2
-    n_tried = max(min(_ITEMS_TRIED, _TRIED_TIMES_WEIGHTS // of_a_step), _ITEMS_RANKED)
-    tried = np.unique(np.linspace(0, len(model.vocabulary) - 1, n_tried).astype(np.int64))
-    hidden = _run(ADVANCE, model.advance, tried, model.initial_hidden(len(tried)))
-    if hidden.shape != (model.layers, len(tried), model.hidden_size):
-        raise BundleError(f"{ADVANCE}: returns hidden states of the shape {hidden.shape}")
-    bad = ~(np.abs(hidden) <= _LARGEST_STATE).all(axis=(0, 2))
-    if bad.any():
-        raise BundleError(
-            f"{ADVANCE}: a click on {model.vocabulary.item(int(tried[bad][0]))!r} leads to a state that is not finite, "
-            "or too large for the half precision that rows keep: train the model again"
-        )
-    ranked = tried[np.linspace(0, len(tried) - 1, min(len(tried), _ITEMS_RANKED)).astype(np.int64)]
-    recent = np.full((len(ranked), model.recent_size), -1, dtype=np.int64)
-    recent[:, 0] = ranked
-    counts = (recent >= 0).astype(np.float32)
-    states = np.ascontiguousarray(hidden[-1, np.searchsorted(tried, ranked)])
-    _check_ranking(model, _run(RANK, model.rank, states, recent, counts, np.ones(len(ranked), dtype=np.float32)))
+def _query_name(manifest: Manifest) -> str:
+    """What the rank graph calls its query."""
+    return "hidden" if manifest.format_version == 1 else _QUERY
 
 
-def _check_ranking(model: Model, found: tuple[Indices, Floats]) -> None:
-    index, score = found
-    if index.shape[1:] != (model.k,) or score.shape != index.shape:
-        raise BundleError(f"{RANK}: returns {index.shape} items and {score.shape} scores, expected lists of {model.k}")
-    if not finite_rows(score).all():
-        raise BundleError(f"{RANK}: returns scores that are not finite")
-    if index.min() < 0 or index.max() >= len(model.vocabulary):
-        raise BundleError(f"{RANK}: returns items outside the catalogue of {len(model.vocabulary)}")
-    if (np.diff(score, axis=1) > 0).any():
-        raise BundleError(f"{RANK}: does not return the best item first")
+def _answers_with_query(advance: ort.InferenceSession) -> bool:
+    return _QUERY in (output.name for output in advance.get_outputs())
 
 
 def check_popularity(popularity: Any, catalogue_size: int) -> Indices:
@@ -290,13 +304,6 @@ def _session(name: str, graph: bytes, threads: int) -> ort.InferenceSession:
         raise BundleError(f"{name}: ONNX Runtime cannot load it: {error}") from error
 
 
-def _run(name: str, function: Any, *arguments: Any) -> Any:
-    try:
-        return function(*arguments)
-    except Exception as error:
-        raise BundleError(f"{name}: ONNX Runtime cannot run it: {error}") from error
-
-
 def _check_io(
     name: str,
     session: ort.InferenceSession,
@@ -315,18 +322,11 @@ def _check_io(
             if len(node.shape) != len(shape) or not all(
                 _fits(kind, size, wanted) for size, wanted in zip(node.shape, shape, strict=True)
             ):
-                wanted_shape = ["batch" if size is None else size for size in shape]
-                raise BundleError(f"{name}: {kind} {io_name} has the shape {node.shape}, expected {wanted_shape}")
+                raise BundleError(f"{name}: {kind} {io_name} has the shape {node.shape}, expected {list(shape)}")
 
 
-def _fits(kind: str, size: int | str | None, wanted: int | None) -> bool:
-    if wanted is None:
+def _fits(kind: str, size: int | str | None, wanted: int | str) -> bool:
+    if isinstance(wanted, str):
         return not isinstance(size, int)  # a fixed batch would serve one chunk size only
     # Shape inference may not know the size of an output; the golden pair checks it.
     return size == wanted or (kind == "output" and not isinstance(size, int))
-
-
-def _largest_difference(expected: Floats, found: Floats) -> str:
-    if expected.shape != found.shape:
-        return f"its shape ({found.shape}, expected {expected.shape})"
-    return f"{float(np.max(np.abs(expected - found))):.3g}"

@@ -128,7 +128,7 @@ def fetch(uri: str, manifest_sha256: str | None, cache_dir: Path | None, limits:
         cache_dir.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(dir=cache_dir, prefix=_UNFINISHED))
         try:
-            for name in FILES:
+            for name in manifest.files:
                 data = _download(filesystem, f"{root}/{name}", name, manifest.files[name].size)
                 (unfinished / name).write_bytes(check_file(name, data, manifest))
             (unfinished / MANIFEST).write_bytes(manifest_bytes)
@@ -162,7 +162,7 @@ def _cached(folder: Path, manifest_sha256: str, limits: BundleLimits) -> bool:
         data = read_file(folder, MANIFEST, limits.manifest_bytes)
         check_manifest_sha256(data, manifest_sha256)
         manifest = decode_manifest(data, limits)
-        for name in FILES:
+        for name in manifest.files:
             check_file(name, read_file(folder, name, limits.file_bytes(name)), manifest)
     except BundleError:
         return False  # fetched anew, over this one

@@ -127,13 +127,21 @@ def plain(name: str) -> str:
     return re.sub(r"[_\- ]", "", _RECBOLE.sub("", name.strip())).lower()
 
 
-def layout_of(names: Sequence[str], options: ReadOptions, *, first_line: str = "", file_name: str = "") -> Layout:
+def layout_of(
+    names: Sequence[str],
+    options: ReadOptions,
+    *,
+    first_line: str = "",
+    file_name: str = "",
+    has_header: bool = False,
+) -> Layout:
     """Where the columns are, by the names of the first line; that line itself and the file's name tell RSC15's.
 
+    `has_header`: the names are known to be names, as of Parquet's columns. Else those of RSC15 may be its first click.
     Raises ClickFileError when a column is missing or named twice; the message does not name the file.
     """
     form = _form(names, options, first_line, file_name)
-    header = not form.columns or set(form.needed) <= set(map(plain, names))
+    header = has_header or not form.columns or set(form.needed) <= set(map(plain, names))
     columns = names if header else form.columns
     twice = {name for name in names if names.count(name) > 1} if header else ()
 

@@ -1,7 +1,7 @@
 """Parquet, in columns: the log of `trainer collect`, and what others write. Needs pyarrow, as the worker does not."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,38 +23,52 @@ def opened_parquet(path: Path, options: ReadOptions) -> Iterator[tuple[Layout, b
     Raises ClickFileError, also while the rows are read.
     """
     try:
-        import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError as error:
         raise ClickFileError(
             f"{path}: is Parquet, and pyarrow is not installed: `pip install pyarrow`, or write it as CSV"
         ) from error
-    try:
-        with pq.ParquetFile(path) as file:
+    with ExitStack() as stack:
+        with _told():
+            file = stack.enter_context(pq.ParquetFile(path))
             schema = file.schema_arrow
-            layout = layout_of(schema.names, options)
+            layout = layout_of(schema.names, options, has_header=True)
             typed = layout.time is not None and _is_moment(schema.field(layout.time).type)
-            yield layout, typed, _rows(file, layout)
-    except (pa.ArrowException, OSError) as error:
-        raise ClickFileError(f"{path}: {str(error).splitlines()[0]}") from error
+        yield layout, typed, _rows(file, layout)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Whatever pyarrow raises, as a ClickFileError, which does not name the file yet.
+
+    Of damaged bytes it raises errors of Arrow, and Python's own as well: UnicodeDecodeError, IndexError and others.
+    """
+    try:
+        yield
+    except ClickFileError:
+        raise
+    except Exception as error:
+        said = [line for line in str(error).splitlines() if line]
+        raise ClickFileError(f"cannot be read as Parquet: {said[0] if said else type(error).__name__}") from error
 
 
 def _rows(file: Any, layout: Layout) -> Iterator[Rows]:
     at = (layout.session, layout.item, layout.time, layout.since, layout.kind, layout.event)
     names = [None if place is None else layout.names[place] for place in at]
-    first = 1
-    for batch in file.iter_batches(_ROWS, columns=[name for name in names if name]):
-        session, item, time, since, kind, event = (None if name is None else batch.column(name) for name in names)
-        yield Rows(
-            np.arange(first, first + len(batch)),
-            _ids(session, names[0]),
-            _ids(item, names[1]),
-            None if time is None else _times(time, names[2]),
-            None if since is None else _times(since, names[3]),
-            None if kind is None else _ids(kind, names[4]),
-            None if event is None else _ids(event, names[5]),
-        )
-        first += len(batch)
+    with _told():  # nothing but what is done here: a generator does not see its reader's errors
+        first = 1
+        for batch in file.iter_batches(_ROWS, columns=[name for name in names if name]):
+            session, item, time, since, kind, event = (None if name is None else batch.column(name) for name in names)
+            yield Rows(
+                np.arange(first, first + len(batch)),
+                _ids(session, names[0]),
+                _ids(item, names[1]),
+                None if time is None else _times(time, names[2]),
+                None if since is None else _times(since, names[3]),
+                None if kind is None else _ids(kind, names[4]),
+                None if event is None else _ids(event, names[5]),
+            )
+            first += len(batch)
 
 
 def _ids(column: Any, name: str | None) -> Encoded:

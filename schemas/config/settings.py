@@ -132,6 +132,21 @@ def load_settings(
     return settings
 
 
+def given(key: str, *, config: Path | None, environ: Mapping[str, str]) -> str | None:
+    """What the environment or the file gives for one dotted key, unchecked: for whoever must know it to read the rest.
+
+    Raises SettingsError for a file that cannot be read.
+    """
+    names = tuple(key.split("."))
+    if environ.get(variable_of(names)):
+        return environ[variable_of(names)]
+    file = _config_file(config, environ)
+    found: Any = _parse(file) if file is not None else {}
+    for name in names:
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return None if found is None else str(found)
+
+
 def describe(settings: RootSettings) -> list[SettingInForce]:
     """Every setting in force and where it came from; secrets are masked."""
     return [

@@ -10,17 +10,18 @@ from numpy.typing import NDArray
 class SessionState(msgspec.Struct, frozen=True, gc=False):
     """The row that the sessions table keeps for one evolving session.
 
-    The clicks are the truth, the hidden state is a cache of them: ``recent`` is what another model replays.
+    The clicks are the truth, the hidden state is a cache of them: ``recent`` is what another model replays. Only a
+    recurrent model has a hidden state; a row that another kind of model wrote has none and names no model.
 
     Attributes:
-        model_version: the model that computed ``hidden``; empty while no model has seen a known item.
+        model_version: the model that computed ``hidden``; empty where there is none.
         offset: source offset of the last click that was applied; clicks at or before it are redelivered ones.
         last_click: newest click time of the session, milliseconds since the epoch.
         clicks: number of clicks of the session so far, those older than ``recent`` included.
         recent: the most recent item ids, oldest first, repeats and unknown items included.
-        hidden: float16[L, H], or None when no click so far was on an item that the model knows. Half precision is what
-            a row keeps; every click leaves the state rounded to it, so a session's rankings are the same whichever of
-            its clicks shared a chunk, and whether a restart lay between them.
+        hidden: float16[L, H], or None when no click so far was on an item that the model knows, or the model has no
+            hidden state. Half precision is what a row keeps; every click leaves the state rounded to it, so a session's
+            rankings are the same whichever of its clicks shared a chunk, and whether a restart lay between them.
     """
 
     model_version: str

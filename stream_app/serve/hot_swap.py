@@ -310,10 +310,11 @@ class ModelWatcher:
                 f"manifest.json: it ranks {model.k} items, worker.published asks for {self._published}: lower that, or "
                 f"train with list_length={self._published} or more ([trainer.training], or `trainer fit --set`)"
             )
-        if model.recent_size > self._recent_items:
+        looks_at = max(model.recent_size, model.window)
+        if looks_at > self._recent_items:
             raise BundleError(
-                f"manifest.json: it looks at the last {model.recent_size} clicks of a session, and rows keep "
-                f"{self._recent_items}: set worker.recent_items to {model.recent_size} or more"
+                f"manifest.json: it looks at the last {looks_at} clicks of a session, and rows keep "
+                f"{self._recent_items}: set worker.recent_items to {looks_at} or more"
             )
         # To rank 20 items where a bundle has 30 saves a fifth of a ranking's time at 5,000 items.
         model = model.ranking(self._published)

@@ -18,7 +18,9 @@ from schemas.bundle.runtime import Model
 from schemas.messages.click import ClickLimits, ClickRejectedError, decode_click
 from schemas.messages.rejected import RejectedClick, reject
 from schemas.messages.source import Source
-from stream_app.core.recommend import SourcedClick, advance, plan, rank
+from stream_app.core.plan import SourcedClick, plan
+from stream_app.core.query import queries
+from stream_app.core.recommend import rank
 from stream_app.core.session import SessionRules, SessionState
 from stream_app.errors import StalledError, StoreError
 from stream_app.kafka.transport import Chunk, ChunkConsumer, Fetch
@@ -229,9 +231,9 @@ class Pipeline:
         ]
         read = time.perf_counter()
         plans = [plan(rows, theirs, model, settings.rules) for rows, theirs in zip(states, clicks, strict=True)]
-        advanced = advance(plans, model)
+        asked = queries(plans, model)
         moved = time.perf_counter()
-        results = rank(plans, advanced, model)
+        results = rank(plans, asked, model)
         ranked = time.perf_counter()
         for part, result in zip(parts, results, strict=True):
             part.states = result.rows

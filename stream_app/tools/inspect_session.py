@@ -101,7 +101,7 @@ def as_table(row: FoundRow, rules: SessionRules, now_ms: int) -> Table:
     table.add_row("clicks", f"{state.clicks:,}")
     table.add_row("last click", f"{utc(state.last_click)} ({ago} ago{ended})")
     table.add_row(f"last {len(state.recent)} items", Text("  ").join(shown(item_id) for item_id in state.recent))
-    table.add_row("model", state.model_version or "none: no model has known an item of it so far")
+    table.add_row("model", state.model_version or "none: its model knows no item of it, or keeps no hidden state")
     if state.hidden is not None:
         layers, units = state.hidden.shape
         norms = ", ".join(f"{norm:.3f}" for norm in _norms(state))

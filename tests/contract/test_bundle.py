@@ -1,7 +1,6 @@
 """Bundles: what was written opens and answers; whatever is wrong with one is refused, naming the file."""
 
 import dataclasses
-import hashlib
 import io
 import json
 import os
@@ -21,29 +20,22 @@ from onnx.external_data_helper import convert_model_to_external_data
 
 from schemas.bundle.files import BundleLimits, Golden, manifest_digest, open_bundle, read_manifest
 from schemas.bundle.golden import encode_golden
-from schemas.bundle.manifest import FILES
+from schemas.bundle.manifest import files_of
 from schemas.bundle.vocabulary import Vocabulary
 from schemas.errors import BundleError, BundleExistsError
-from tests.contract.tiny_model import F32, I64, TinyModel, graph_bytes
+from tests.contract.tiny_model import F32, I64, TinyModel, TinyNone, TinyWindow, graph_bytes, seal
 
 ROOT = Path(__file__).parents[2]
 TINY = TinyModel()
+OWN_QUERY = TinyModel(layers=2, hidden_size=3, own_query=True)
+WINDOW = TinyWindow()
+NONE = TinyNone()
 Change = Callable[[Path], None]
 
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
     return TINY.write(tmp_path)
-
-
-def seal(bundle: Path, **changed: Any) -> None:
-    """Make the manifest vouch for the files as they are now: what a checksum cannot find must be found otherwise."""
-    manifest = json.loads((bundle / "manifest.json").read_text()) | changed
-    if "files" not in changed:
-        for name in FILES:
-            data = (bundle / name).read_bytes()
-            manifest["files"][name] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
-    (bundle / "manifest.json").write_text(json.dumps(manifest))
 
 
 # --- what is written opens
@@ -69,11 +61,12 @@ def test_a_model_answers_as_its_graphs_do(bundle: Path) -> None:
     hidden = model.initial_hidden(3)
     for item_index in golden.item_index:
         before = hidden.copy()
-        after = model.advance(item_index, hidden)
+        after, query = model.advance(item_index, hidden)
         np.testing.assert_array_equal(hidden, before)  # the caller's state is not touched
         hidden = after
+    assert golden.hidden is not None
     np.testing.assert_allclose(hidden, golden.hidden, rtol=1e-5)
-    top_index, top_score = model.rank(hidden[-1], golden.recent, golden.counts, golden.clicks)
+    top_index, top_score = model.rank(query, golden.recent, golden.counts, golden.clicks)
     np.testing.assert_array_equal(top_index, golden.top_index)
     np.testing.assert_allclose(top_score, golden.top_score, rtol=1e-5)
     assert [array.dtype.name for array in (top_index, top_score, hidden)] == ["int64", "float32", "float32"]
@@ -83,7 +76,7 @@ def test_a_model_answers_as_its_graphs_do(bundle: Path) -> None:
 def test_a_model_ranks_fewer_items_if_told_to(tmp_path: Path, chooses_k: bool) -> None:
     tiny, golden = TinyModel(chooses_k=chooses_k), TINY.golden()
     model = open_bundle(tiny.write(tmp_path))
-    sessions = golden.hidden[-1], golden.recent, golden.counts, golden.clicks
+    sessions = golden.last_query, golden.recent, golden.counts, golden.clicks
     index, score = model.rank(*sessions)
     short = model.ranking(3)
     assert (short.k, short.version) == (3, model.version)
@@ -110,6 +103,116 @@ def test_an_unknown_item_has_no_step(bundle: Path, bad: int) -> None:
     model = open_bundle(bundle)
     with pytest.raises(ValueError, match="unknown items have no step"):
         model.advance(np.asarray([0, bad]), model.initial_hidden(2))
+
+
+@pytest.mark.parametrize(
+    ("tiny", "encoder", "files"),
+    [
+        (OWN_QUERY, "recurrent", ["advance.onnx", "rank.onnx"]),
+        (WINDOW, "window", ["encode.onnx", "rank.onnx"]),
+        (TinyWindow(window=2, k=12, recent_size=1, seed=4), "window", ["encode.onnx", "rank.onnx"]),
+        (TinyWindow(layers=2, unrolled=True), "window", ["encode.onnx", "rank.onnx"]),
+        (NONE, "none", ["rank.onnx"]),
+        (TinyNone(chooses_k=True), "none", ["rank.onnx"]),
+    ],
+    ids=["own query", "window", "short window", "unrolled", "none", "none with k as an input"],
+)
+def test_a_model_of_every_encoder_answers_as_its_graphs_do(
+    tmp_path: Path, tiny: TinyModel, encoder: str, files: list[str]
+) -> None:
+    folder, golden = tiny.write(tmp_path, family="stamp"), tiny.golden()
+    assert sorted(path.name for path in folder.glob("*.onnx")) == files
+    model = open_bundle(folder)
+    assert (model.encoder, model.manifest.format_version, model.manifest.family) == (encoder, 2, "stamp")
+    sizes = {"layers": 0, "hidden_size": 0, "query_size": 0, "window": 0} | tiny.sizes()
+    assert {name: getattr(model, name) for name in sizes} == sizes
+    assert model.own_query is tiny.own_query
+    top_index, top_score = model.rank(golden.last_query, golden.recent, golden.counts, golden.clicks)
+    np.testing.assert_array_equal(top_index, golden.top_index)
+    np.testing.assert_allclose(top_score, golden.top_score, rtol=1e-5)
+    model.warm_up([1, 7, 64])
+    assert model.ranking(3).rank(golden.last_query, golden.recent, golden.counts, golden.clicks)[0].shape == (3, 3)
+
+
+def test_a_query_of_the_graphs_own_comes_with_each_step(tmp_path: Path) -> None:
+    model, golden = open_bundle(OWN_QUERY.write(tmp_path)), OWN_QUERY.golden()
+    assert golden.query is not None
+    hidden = model.initial_hidden(3)
+    for item_index, expected in zip(golden.item_index, golden.query, strict=True):
+        _, of_step, finite = model.step(item_index, hidden)
+        hidden, query = model.advance(item_index, hidden)
+        np.testing.assert_allclose(query, expected, rtol=1e-5)
+        np.testing.assert_allclose(of_step, expected, rtol=1e-5)
+        assert finite.all()
+    assert query.shape == (3, 4)  # one more than the hidden state
+
+
+@pytest.mark.parametrize("chosen", [TINY, TinyModel(layers=2, hidden_size=3, chooses_k=True)])
+def test_a_bundle_of_format_1_opens_and_answers_as_before(tmp_path: Path, chosen: TinyModel) -> None:
+    old, new = open_bundle(chosen.write_format_1(tmp_path / "1")), open_bundle(chosen.write(tmp_path / "2"))
+    manifest = old.manifest
+    assert (manifest.format_version, manifest.family, manifest.encoder) == (1, "gru4rec", "recurrent")
+    assert (manifest.query_size, manifest.window, old.own_query) == (chosen.hidden_size, 0, False)
+    golden = chosen.golden()
+    sessions = golden.last_query, golden.recent, golden.counts, golden.clicks
+    for before, after in zip(old.rank(*sessions), new.rank(*sessions), strict=True):
+        np.testing.assert_array_equal(before, after)
+    old.warm_up([3])
+
+
+def test_what_a_manifest_of_format_1_lacks_is_told_by_its_own_name(tmp_path: Path) -> None:
+    folder = TINY.write_format_1(tmp_path)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["hidden_size"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match=r"^manifest\.json: .*missing required field `hidden_size`"):
+        open_bundle(folder)
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_a_network_exported_both_ways_is_one(tmp_path: Path, layers: int) -> None:
+    """Step by step, and all at once from its window."""
+    step = open_bundle(TinyModel(layers=layers).write(tmp_path, "step"))
+    window = open_bundle(TinyWindow(layers=layers, window=9, unrolled=True).write(tmp_path, "window"))
+    items = np.random.default_rng(2).integers(12, size=(9, 5))  # [T, B]
+    hidden = step.initial_hidden(5)
+    for clicks in range(1, 10):
+        hidden, query = step.advance(items[clicks - 1], hidden)
+        padded = np.full((5, 9), -1)
+        padded[:, :clicks] = items[:clicks].T
+        for given in (padded, padded[:, :clicks]):
+            found = window.encode(np.ascontiguousarray(given), np.full(5, clicks))
+            np.testing.assert_allclose(found, query, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("items", "length"),
+    [
+        ([[12]], [1]),
+        ([[-1]], [1]),
+        ([[0, -1]], [2]),
+        ([[0, 1]], [1]),
+        ([[-1, 0]], [1]),
+        ([[0]], [2]),
+        ([[-1]], [0]),
+        ([[]], [0]),
+        ([[]], [2]),
+        ([[0] * 7], [7]),
+    ],
+)
+def test_what_is_no_window_is_not_encoded(tmp_path: Path, items: list[list[int]], length: list[int]) -> None:
+    model = open_bundle(WINDOW.write(tmp_path))
+    with pytest.raises(ValueError, match="session"):
+        model.encode(np.asarray(items, dtype=np.int64), np.asarray(length))
+
+
+def test_many_long_sessions_are_encoded_as_few_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = open_bundle(WINDOW.write(tmp_path))
+    items = np.random.default_rng(0).integers(12, size=(50, 6))
+    length = np.full(50, 6)
+    whole = model.encode(items, length)
+    monkeypatch.setattr("schemas.bundle.runtime._PAIRS_A_RUN", 7 * 6**2)
+    np.testing.assert_allclose(model.encode(items, length), whole, rtol=1e-6)
 
 
 # --- damage that the checksums find
@@ -144,7 +247,7 @@ def link(name: str) -> Change:
     return change
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", files_of("recurrent"))
 @pytest.mark.parametrize(
     ("damage", "problem"),
     [
@@ -186,10 +289,11 @@ def test_a_file_too_many_is_refused(bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "problem"),
     [
-        ({"format_version": 2}, "format version 2, this program reads 1"),
+        ({"format_version": 3}, "format version 3, this program reads 1 and 2"),
         ({"format_version": "1"}, r"\$\.format_version"),
         ({"version": "../v1"}, r"\$\.version"),
-        ({"layers": 0}, r"\$\.layers"),
+        ({"layers": -1}, r"\$\.layers"),
+        ({"layers": 0}, "layers is 0, of a model with the encoder 'recurrent' it must be 1 or more"),
         ({"layers": 9}, "layers is 9, the limit is 8"),
         ({"hidden_size": 10**9}, "hidden_size is 1000000000, the limit"),
         ({"catalogue_size": 10**9}, "catalogue_size is 1000000000, the limit"),
@@ -206,7 +310,36 @@ def test_bad_manifests_are_refused(bundle: Path, changed: dict[str, Any], proble
     assert str(caught.value).startswith("manifest.json: ")
 
 
-@pytest.mark.parametrize("name", ["../../outside", "/etc/passwd", "extra.onnx", "sub/rank.onnx"])
+@pytest.mark.parametrize(
+    ("tiny", "changed", "problem"),
+    [
+        (WINDOW, {"encoder": "graph"}, r"\$\.encoder"),
+        (WINDOW, {"family": ""}, r"\$\.family"),
+        (WINDOW, {"window": 0}, "window is 0, of a model with the encoder 'window' it must be 1 or more"),
+        (WINDOW, {"window": 1001}, "window is 1001, the limit is 1000"),
+        (WINDOW, {"query_size": 0}, "query_size is 0, of a model with the encoder 'window' it must be 1 or more"),
+        (WINDOW, {"query_size": 5000}, "query_size is 5000, the limit is 4096"),
+        (WINDOW, {"layers": 1}, "layers is 1, of a model with the encoder 'window' it must be 0"),
+        (WINDOW, {"hidden_size": 4}, "hidden_size is 4, of a model with the encoder 'window' it must be 0"),
+        (WINDOW, {"encoder": "none", "window": 0, "query_size": 0}, "lists 'encode.onnx', which is no file"),
+        (WINDOW, {"format_version": 1}, "layers is 0, of a model with the encoder 'recurrent'"),
+        (NONE, {"query_size": 4}, "query_size is 4, of a model with the encoder 'none' it must be 0"),
+        (NONE, {"window": 4}, "window is 4, of a model with the encoder 'none' it must be 0"),
+        (NONE, {"encoder": "window", "window": 4, "query_size": 4}, r"does not list encode\.onnx"),
+        (TINY, {"window": 4}, "window is 4, of a model with the encoder 'recurrent' it must be 0"),
+    ],
+)
+def test_manifests_that_contradict_their_encoder_are_refused(
+    tmp_path: Path, tiny: TinyModel, changed: dict[str, Any], problem: str
+) -> None:
+    folder = tiny.write(tmp_path)
+    seal(folder, **changed)
+    with pytest.raises(BundleError, match=problem) as caught:
+        open_bundle(folder)
+    assert str(caught.value).startswith("manifest.json: ")
+
+
+@pytest.mark.parametrize("name", ["../../outside", "/etc/passwd", "extra.onnx", "encode.onnx", "sub/rank.onnx"])
 def test_a_path_too_many_in_the_manifest_is_refused(bundle: Path, name: str) -> None:
     files = json.loads((bundle / "manifest.json").read_text())["files"]
     seal(bundle, files=files | {name: {"sha256": "0" * 64, "size": 1}})
@@ -221,10 +354,25 @@ def test_a_manifest_that_is_none_is_refused(bundle: Path, data: bytes) -> None:
         open_bundle(bundle)
 
 
+@pytest.mark.parametrize("name", files_of("window"))
+@pytest.mark.parametrize(
+    ("damage", "problem"), [(flip, "SHA-256 is not"), (remove, "missing"), (link, "no plain file")]
+)
+def test_damaged_files_of_a_window_are_refused(
+    tmp_path: Path, name: str, damage: Callable[[str], Change], problem: str
+) -> None:
+    folder = WINDOW.write(tmp_path)
+    damage(name)(folder)
+    with pytest.raises(BundleError, match=rf"^{name}: .*{problem}"):
+        open_bundle(folder)
+
+
 def test_oversized_files_are_refused_before_they_are_read(bundle: Path) -> None:
     limits = BundleLimits(graph_bytes=600)
     with pytest.raises(BundleError, match=r"advance\.onnx: \d+ bytes, the limit is 600"):
         open_bundle(bundle, limits=limits)
+    with pytest.raises(BundleError, match=r"golden\.json: \d+ bytes, the limit is 90"):
+        open_bundle(bundle, limits=BundleLimits(golden_bytes=90))
     with (bundle / "manifest.json").open("ab") as file:
         file.truncate(100 * 1024**2)
     with pytest.raises(BundleError, match=r"manifest\.json: more than 4194304 bytes"):
@@ -273,6 +421,7 @@ def test_wrong_data_files_are_refused(bundle: Path, name: str, data: bytes, prob
     [
         ("item_index", np.zeros(4, dtype=np.int64), "expected .clicks, sessions."),
         ("item_index", np.zeros((0, 3), dtype=np.int64), "expected .clicks, sessions."),
+        ("item_index", np.zeros((3334, 3), dtype=np.int64), "has 10002 clicks, the limit is 10000"),
         ("item_index", np.full((4, 3), 12), "outside the catalogue of 12"),
         ("item_index", np.full((4, 3), -1), "outside the catalogue of 12"),
         ("top_index", np.full((3, 5), 99), "outside the catalogue of 12"),
@@ -369,6 +518,199 @@ def test_wrong_graphs_are_refused(bundle: Path, name: str, data: bytes, problem:
     assert str(caught.value).startswith(f"{name}: ")
 
 
+def renamed(old: str, new: str) -> Callable[[Any], None]:
+    """Give an input or output of a graph another name."""
+
+    def change(model: Any) -> None:
+        for value in (*model.graph.input, *model.graph.output):
+            value.name = new if value.name == old else value.name
+        for node in model.graph.node:
+            node.input[:] = [new if name == old else name for name in node.input]
+            node.output[:] = [new if name == old else name for name in node.output]
+
+    return change
+
+
+def rewired(operator: str, place: int, name: str) -> Callable[[Any], None]:
+    """Give the first node of this operator another input."""
+
+    def change(model: Any) -> None:
+        next(node for node in model.graph.node if node.op_type == operator).input[place] = name
+
+    return change
+
+
+def fix_clicks(model: Any) -> None:
+    shape = next(value for value in model.graph.input if value.name == "items").type.tensor_type.shape
+    shape.dim[1].ClearField("dim_param")
+    shape.dim[1].dim_value = 6
+
+
+def of_a_vendor(model: Any) -> None:
+    model.graph.node.append(helper.make_node("Gelu", ["query"], ["unused"], domain="com.microsoft"))
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+
+
+def with_a_loop(model: Any) -> None:
+    inputs = [
+        helper.make_tensor_value_info(name, kind, []) for name, kind in (("i", I64), ("go", onnx.TensorProto.BOOL))
+    ]
+    body = helper.make_graph([helper.make_node("Identity", ["go"], ["on"])], "body", inputs, [])
+    body.output.append(helper.make_tensor_value_info("on", onnx.TensorProto.BOOL, []))
+    model.graph.node.append(helper.make_node("Loop", ["", ""], [], body=body))
+
+
+def divide_by_places(model: Any) -> None:
+    """By how many places there are, not by how many clicks."""
+    node = next(node for node in model.graph.node if node.op_type == "Cast" and node.output[0] == "divisor")
+    model.graph.node.insert(3, helper.make_node("Shape", ["items"], ["of_places"], start=1, end=2))
+    node.input[0] = "of_places"
+
+
+def mix_the_batch(model: Any) -> None:
+    """Each session sees the first one."""
+    model.graph.node[-1].output[0] = "own"
+    model.graph.node.append(helper.make_node("ReduceMean", ["own", "first"], ["mean"], keepdims=1))
+    model.graph.node.append(helper.make_node("Add", ["own", "mean"], ["query"]))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray([0]), "first"))
+
+
+ENCODE, UNROLLED = WINDOW.encode(), TinyWindow(unrolled=True)
+WRONG_ENCODERS: dict[str, tuple[TinyModel, str, bytes, str]] = {
+    "input name": (WINDOW, "encode.onnx", changed_model(ENCODE, renamed("items", "clicked")), "has the inputs"),
+    "output name": (WINDOW, "encode.onnx", changed_model(ENCODE, renamed("query", "hidden")), "has the outputs"),
+    "fixed clicks": (WINDOW, "encode.onnx", changed_model(ENCODE, fix_clicks), r"items has the shape \['batch', 6\]"),
+    "fixed batch": (WINDOW, "encode.onnx", changed_model(ENCODE, fix_batch), r"items has the shape \[3, 'clicks'\]"),
+    "query size": (WINDOW, "encode.onnx", TinyWindow(hidden_size=3).encode(), r"query has the shape \['batch', 3\]"),
+    "NaN": (WINDOW, "encode.onnx", changed_model(ENCODE, poison("embedding", np.nan)), "'embedding' hold"),
+    "catalogue": (WINDOW, "encode.onnx", TinyWindow(items=TINY.items[:-1]).encode(), "no weights for a catalogue"),
+    "other weights": (WINDOW, "encode.onnx", TinyWindow(seed=1).encode(), r"answer to golden\.json with its 4 places"),
+    "places for clicks": (WINDOW, "encode.onnx", changed_model(ENCODE, divide_by_places), "places is off by"),
+    "padding is gathered": (UNROLLED, "encode.onnx", changed_model(UNROLLED.encode(), rewired("GRU", 4, "")), "places"),
+    "mixed batch": (WINDOW, "encode.onnx", changed_model(ENCODE, mix_the_batch), "is off by"),
+    "vendor": (WINDOW, "encode.onnx", changed_model(ENCODE, of_a_vendor), "has operators of 'com.microsoft'"),
+    "loop": (NONE, "rank.onnx", changed_model(NONE.rank(), with_a_loop), "has the operator Loop"),
+    "query for none": (NONE, "rank.onnx", TINY.rank(), r"has the inputs .*'query'.*, expected .*'clicks'"),
+    "no query for a window": (WINDOW, "rank.onnx", NONE.rank(), r"has the inputs .*, expected .*'query'"),
+    "format 1 in format 2": (
+        TINY,
+        "rank.onnx",
+        TINY.rank("hidden"),
+        r"has the inputs .*'hidden'.*, expected .*'query'",
+    ),
+    "no query of its own": (
+        OWN_QUERY,
+        "advance.onnx",
+        TinyModel(layers=2, hidden_size=3).advance(),
+        "has no output query, so a query is its last layer of 3; manifest.json says that query_size is 4",
+    ),
+    "other query size": (
+        TINY,
+        "advance.onnx",
+        TinyModel(own_query=True).advance(),
+        r"output query has the shape \['batch', 5\], expected \['batch', 4\]",
+    ),
+    "other query": (
+        OWN_QUERY,
+        "advance.onnx",
+        changed_model(OWN_QUERY.advance(), scale("projection", 1.1)),
+        r"answer to golden\.json is off by",
+    ),
+    "other counts": (NONE, "rank.onnx", TinyNone(seed=1).rank(), r"answer to golden\.json differs"),
+}
+
+
+@pytest.mark.parametrize(("tiny", "name", "data", "problem"), WRONG_ENCODERS.values(), ids=WRONG_ENCODERS.keys())
+def test_graphs_that_do_not_fit_their_encoder_are_refused(
+    tmp_path: Path, tiny: TinyModel, name: str, data: bytes, problem: str
+) -> None:
+    folder = tiny.write(tmp_path)
+    (folder / name).write_bytes(data)
+    seal(folder)
+    with pytest.raises(BundleError, match=problem) as caught:
+        open_bundle(folder)
+    assert str(caught.value).startswith(f"{name}: ")
+
+
+def first_rows(name: str, rows: int, axis: int = 0) -> Callable[[Any], None]:
+    """Return the first few sessions alone, however many were asked for: as many as the golden pair has."""
+
+    def change(model: Any) -> None:
+        for node in model.graph.node:
+            node.output[:] = ["all" if output == name else output for output in node.output]
+            node.input[:] = ["all" if given == name else given for given in node.input]
+        model.graph.node.append(helper.make_node("Slice", ["all", "from", "to", "along"], [name]))
+        for constant, value in (("from", 0), ("to", rows), ("along", axis)):
+            model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray([value]), constant))
+
+    return change
+
+
+MORE = tuple(f"item-{index}" for index in range(20))
+
+
+@pytest.mark.parametrize(
+    ("tiny", "name", "cut"),
+    [
+        (TINY, "advance", first_rows("hidden_out", 3, axis=1)),
+        (OWN_QUERY, "advance", first_rows("query", 3)),
+        (TinyWindow(items=MORE), "encode", first_rows("query", 12)),
+        (NONE, "rank", first_rows("top_index", 3)),
+        (NONE, "rank", first_rows("top_score", 3)),
+    ],
+)
+def test_answers_to_other_sessions_than_were_asked_for_are_refused(
+    tmp_path: Path, tiny: TinyModel, name: str, cut: Callable[[Any], None]
+) -> None:
+    folder = tiny.write(tmp_path)
+    (folder / f"{name}.onnx").write_bytes(changed_model(tiny.graphs()[name], cut))
+    seal(folder)
+    with pytest.raises(BundleError, match=rf"^{name}\.onnx: returns .* of the shape .*, expected"):
+        open_bundle(folder)
+
+
+@pytest.mark.parametrize("unseen", [4, 11])
+def test_a_query_that_is_not_finite_is_refused_whatever_the_item(tmp_path: Path, unseen: int) -> None:
+    """Its weights are finite, and the golden pair does not click on it: only a click on it shows."""
+    tiny = TinyWindow(seed=next(seed for seed in range(99) if unseen not in TinyWindow(seed=seed).golden().item_index))
+
+    def enlarge(model: Any) -> None:
+        rows = model.graph.node[1]
+        rows.output[0] = "small"
+        model.graph.node.insert(2, helper.make_node("Gather", ["factor", "safe"], ["factors"]))  # [B, T, 1]
+        model.graph.node.insert(3, helper.make_node("Mul", ["small", "factors"], ["large"]))
+        model.graph.node.insert(4, helper.make_node("Mul", ["large", "factors"], ["rows"]))
+        values = np.where(np.arange(12) == unseen, 3e30, 1).astype(np.float32)[:, None]
+        model.graph.initializer.append(onnx.numpy_helper.from_array(values, "factor"))
+
+    folder = tiny.write(tmp_path)
+    (folder / "encode.onnx").write_bytes(changed_model(tiny.encode(), enlarge))
+    seal(folder)
+    with pytest.raises(BundleError, match=rf"^encode\.onnx: a click on 'item-{unseen}' leads to a query"):
+        open_bundle(folder)
+
+
+@pytest.mark.parametrize(
+    ("tiny", "changed", "problem"),
+    [
+        (WINDOW, {"query": None}, "query missing"),
+        (WINDOW, {"query": np.zeros((3, 3, 4))}, r"query has the shape \(3, 3, 4\), expected \(4, 3, 4\)"),
+        (WINDOW, {"hidden": np.zeros((1, 3, 4))}, "holds hidden, which a model with the encoder 'window' has not"),
+        (TINY, {"query": None}, "query missing"),
+        (TINY, {"hidden": None}, "hidden missing"),
+        (NONE, {"query": np.zeros((4, 3, 4))}, "holds query, which a model with the encoder 'none' has not"),
+    ],
+)
+def test_golden_pairs_of_another_encoder_are_refused(
+    tmp_path: Path, tiny: TinyModel, changed: dict[str, Any], problem: str
+) -> None:
+    folder = tiny.write(tmp_path)
+    (folder / "golden.json").write_bytes(encode_golden(dataclasses.replace(tiny.golden(), **changed)))
+    seal(folder)
+    with pytest.raises(BundleError, match=rf"^golden\.json: {problem}"):
+        open_bundle(folder)
+
+
 def rank_graph(nodes: list[Any], dtype_of_index: int = I64) -> bytes:
     output = TINY.weights(4, 12, salt=2)
     constants = [
@@ -383,7 +725,7 @@ def rank_graph(nodes: list[Any], dtype_of_index: int = I64) -> bytes:
     return graph_bytes(nodes, inputs=TINY.rank_inputs(), outputs=outputs, constants=constants)
 
 
-SCORES = helper.make_node("MatMul", ["hidden", "output"], ["scores"])
+SCORES = helper.make_node("MatMul", ["query", "output"], ["scores"])
 
 
 def test_an_index_of_another_type_is_refused(bundle: Path) -> None:
@@ -430,8 +772,9 @@ def test_an_item_with_a_state_that_no_row_can_hold_is_refused(bundle: Path, unse
 def test_a_step_is_rounded_to_what_a_row_keeps(bundle: Path) -> None:
     model = open_bundle(bundle)
     items, before = np.arange(12), np.full((1, 12, 4), 0.1, dtype=np.float32)
-    after, finite = model.step(items, before)
-    np.testing.assert_array_equal(after, model.advance(items, before).astype(np.float16))
+    after, query, finite = model.step(items, before)
+    np.testing.assert_array_equal(after, model.advance(items, before)[0].astype(np.float16))
+    np.testing.assert_array_equal(query, after[-1])
     assert finite.all()
     assert after.dtype == np.float32
 
@@ -471,6 +814,8 @@ def test_a_version_must_name_a_folder(tmp_path: Path, version: str) -> None:
         ({"metrics": {"model": {"mrr@20": float("nan")}}}, r"manifest\.json: not a finite .*: metrics\.model\.mrr@20"),
         ({"k": 6}, "golden.json: top_index has the shape"),
         ({"limits": BundleLimits(hidden_size=3)}, "hidden_size is 4, the limit is 3"),
+        ({"encode": WINDOW.encode()}, r"has both advance\.onnx and encode\.onnx; a model has one encoder"),
+        ({"advance": None}, "layers is 1, of a model with the encoder 'none' it must be 0"),
     ],
 )  # fmt: skip
 def test_what_would_be_refused_is_not_published(tmp_path: Path, changed: dict[str, Any], problem: str) -> None:

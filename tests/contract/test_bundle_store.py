@@ -13,7 +13,7 @@ import pytest
 from schemas.bundle.files import manifest_digest, open_bundle
 from schemas.bundle.store import CACHED_BUNDLES, lies_within
 from schemas.errors import BundleError
-from tests.contract.tiny_model import TinyModel
+from tests.contract.tiny_model import TinyModel, TinyNone, TinyWindow
 
 TINY = TinyModel()
 STORE = "memory://models"
@@ -47,6 +47,18 @@ def test_a_remote_bundle_is_served_from_the_cache(tmp_path: Path, remote: str, c
     # Whoever knows the announcement needs the store no more.
     fsspec.filesystem("memory").rm("/models/v1/rank.onnx")
     assert open_bundle(remote + "/", manifest_sha256=digest, cache_dir=cache).version == "v1"
+
+
+@pytest.mark.usefixtures("remote")
+@pytest.mark.parametrize("tiny", [TinyWindow(), TinyNone()], ids=["window", "none"])
+def test_a_remote_bundle_of_any_encoder_is_fetched(tmp_path: Path, cache: Path, tiny: TinyModel) -> None:
+    uri = upload(tiny, tmp_path, "other")
+    for _ in range(2):
+        assert open_bundle(uri, cache_dir=cache).encoder == ("window" if isinstance(tiny, TinyWindow) else "none")
+    [folder] = cache.iterdir()
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        path.name for path in (tmp_path / "local" / "other").iterdir()
+    )
 
 
 def test_a_damaged_cache_is_fetched_anew(tmp_path: Path, remote: str, cache: Path) -> None:

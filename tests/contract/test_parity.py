@@ -14,13 +14,14 @@ from schemas.bundle.vocabulary import Vocabulary
 from schemas.click_files.read import read_log
 from schemas.errors import BundleError
 from tests.unit.trainer.builders import random_sessions
+from tests.unit.trainer.networks import gru
 from trainer.data.sessions import SessionSet, drop_short, encode, group_sessions, vocabulary_of
 from trainer.errors import ParityError
-from trainer.export.bundle import export, read_weights, save_bundle
+from trainer.export.bundle import export, read_network, save_bundle
 from trainer.export.parity import check_parity
 from trainer.memory.terms import NO_MEMORY, RECENT, remember
 from trainer.models import gru4rec
-from trainer.models.settings import TrainingSettings
+from trainer.models.settings import Gru4RecSettings
 from trainer.training.fit import FitResult, fit
 from trainer.training.train import train
 
@@ -63,18 +64,20 @@ def assert_same_answers(result: FitResult, model: Model, sessions: SessionSet, l
         for step in range(len(group[0])):
             n = sum(len(session) > step for session in group)
             items = np.array([session[step] for session in group[:n]])
-            hidden = gru4rec.advance(result.weights, torch.from_numpy(items), hidden[:, :n])
-            served = model.advance(items, np.ascontiguousarray(served[:, :n]))  # its own state: errors may add up
+            hidden = gru4rec.advance(gru(result.network), torch.from_numpy(items), hidden[:, :n])
+            served, query = model.advance(
+                items, np.ascontiguousarray(served[:, :n])
+            )  # its own state: errors may add up
             np.testing.assert_allclose(served, hidden.numpy(), rtol=1e-4, atol=1e-5)
             so_far = np.stack([session[: step + 1] for session in group[:n]], axis=1)
             view = recent_items(so_far, model.recent_size)
-            z = gru4rec.scores(result.weights, hidden[-1])
-            scores = remember(result.memory, z, *map(torch.from_numpy, view)).numpy()
-            index, score = model.rank(served[-1], *view)
+            z = result.weights.scores(hidden[-1])
+            told = remember(result.memory, z, *map(torch.from_numpy, view)).numpy()
+            index, score = model.rank(query, *view)
             assert index.shape == (n, model.k)
             # Each listed item has the score that torch gives it, and the list is the best of all.
-            np.testing.assert_allclose(score, np.take_along_axis(scores, index, axis=1), rtol=1e-3, atol=1e-4)
-            np.testing.assert_allclose(score, -np.sort(-scores, axis=1)[:, : model.k], rtol=1e-3, atol=1e-4)
+            np.testing.assert_allclose(score, np.take_along_axis(told, index, axis=1), rtol=1e-3, atol=1e-4)
+            np.testing.assert_allclose(score, -np.sort(-told, axis=1)[:, : model.k], rtol=1e-3, atol=1e-4)
             assert all(len(set(row)) == model.k for row in index.tolist())
             compared += n
     return compared
@@ -87,19 +90,19 @@ def test_whole_sessions(
 ) -> None:
     sessions = random_sessions(40, items=60, longest=30)
     chosen = {"embedding": embedding, "layers": layers, "hidden_size": 10, "n_sample": 20, "batch_size": 8}
-    result = fit(sessions, TrainingSettings.parse(chosen | {"deep_input": deep_input, "input_decay": input_decay}))
-    read = read_weights(
+    result = fit(sessions, Gru4RecSettings.parse(chosen | {"deep_input": deep_input, "input_decay": input_decay}))
+    read = read_network(
         save_bundle(tmp_path, "v0", result, popularity=sessions.support(), training={}, metrics={}, created_at=0)
     )
     assert {name: t.tolist() for name, t in read.tensors().items()} == {
-        name: t.tolist() for name, t in result.weights.tensors().items()
+        name: t.tolist() for name, t in result.network.tensors().items()
     }
     assert assert_same_answers(result, opened(result, sessions, tmp_path), sessions, lanes) == sessions.clicks
 
 
 def test_a_catalogue_smaller_than_the_list(tmp_path: Path) -> None:
     sessions = random_sessions(20, items=5)
-    result = fit(sessions, TrainingSettings.parse({"hidden_size": 4, "n_sample": 3, "epochs": 1}))
+    result = fit(sessions, Gru4RecSettings.parse({"hidden_size": 4, "n_sample": 3, "epochs": 1}))
     model = opened(result, sessions, tmp_path)
     assert model.k == 5
     assert_same_answers(result, model, sessions, lanes=3)
@@ -110,7 +113,7 @@ def test_real_sessions(shared_data: Path, tmp_path: Path, embedding: str, layers
     sessions = drop_short(group_sessions(read_log([shared_data / "rsc15_100k.tsv.gz"])))
     sessions = encode(sessions, vocabulary_of(sessions))
     chosen = {"embedding": embedding, "layers": layers, "epochs": 1, "n_sample": 256}
-    result = fit(sessions, TrainingSettings.parse(chosen))
+    result = fit(sessions, Gru4RecSettings.parse(chosen))
     some = sessions.select(np.arange(len(sessions)) % 40 == 0)
     assert assert_same_answers(result, opened(result, sessions, tmp_path), some, lanes=64) == some.clicks
 
@@ -133,7 +136,7 @@ def trained(*terms: str, longest: int = 30) -> FitResult:
         "memory_holdout": 0.4,
         "table_width": 12,
     }
-    return train(sessions, TrainingSettings.parse({**settings, "memory": terms}))
+    return train(sessions, Gru4RecSettings.parse({**settings, "memory": terms}))
 
 
 @pytest.mark.parametrize("terms", [("repeat",), ("cooccurrence",), ("transitions",), TERMS])
@@ -186,10 +189,11 @@ def test_a_damaged_memory_is_refused(tmp_path: Path) -> None:
         exported = export(result.weights, result.memory.with_tables({**tables, name: wrong}))
         with pytest.raises(BundleError, match=r"rank\.onnx"):
             write_bundle(
-                tmp_path, version=name, advance=exported.advance, rank=exported.rank,
+                tmp_path, version=name, family="gru4rec", advance=exported.encoder.advance, rank=exported.rank,
                 vocabulary=Vocabulary(result.item_ids), popularity=sessions.support(),
-                golden=export(result.weights, result.memory).golden, layers=exported.layers,
-                hidden_size=exported.hidden_size, k=exported.k, recent_size=exported.recent_size,
+                golden=export(result.weights, result.memory).golden, layers=exported.encoder.layers,
+                hidden_size=exported.encoder.hidden_size, query_size=exported.query_size,
+                k=exported.k, recent_size=exported.recent_size,
                 training={}, metrics={}, created_at=0,
             )  # fmt: skip
 
@@ -197,7 +201,7 @@ def test_a_damaged_memory_is_refused(tmp_path: Path) -> None:
 def test_weights_are_read_back_from_a_bundle_with_a_memory(tmp_path: Path) -> None:
     sessions, result = REMEMBERED, trained(*TERMS)
     opened(result, sessions, tmp_path)
-    read = read_weights(tmp_path / "v1").tensors()
+    read = read_network(tmp_path / "v1").tensors()
     assert {name: t.tolist() for name, t in read.items()} == {
-        name: t.tolist() for name, t in result.weights.tensors().items()
+        name: t.tolist() for name, t in result.network.tensors().items()
     }

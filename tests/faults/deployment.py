@@ -31,6 +31,7 @@ from schemas.messages.announcement import ModelAnnouncement, encode_announcement
 from schemas.messages.click import Click, encode_click
 from stream_app.tools.click_file import read_click_file
 from tests.committed import committed
+from tests.contract.tiny_model import TinyModel
 
 PARTITIONS = 4
 SESSION_TIMEOUT = 6
@@ -208,6 +209,12 @@ class Deployment:
             units=hidden,
             seed=hash_of(version),
         )
+        self.models[version] = open_bundle(path)
+        return path
+
+    def add(self, model: TinyModel, version: str) -> Path:
+        """A bundle of another kind, for this test's items."""
+        path = model.write(self.root / "registry", version)
         self.models[version] = open_bundle(path)
         return path
 

@@ -17,6 +17,7 @@ from deploy.demo.oracle import read_topic
 from schemas.messages.click import Click, RejectReason
 from schemas.messages.rejected import decode_rejected
 from tests.conftest import KafkaUnderTest
+from tests.contract.tiny_model import TinyNone, TinyWindow
 from tests.faults.deployment import (
     GAVE_UP,
     NEVER_TAKEN_FOR_DEAD,
@@ -366,6 +367,34 @@ def test_swaps_under_load(deployment: Deployment, stream: list[Click]) -> None:
     verdict.assert_nothing_lost_nothing_wrong()
     assert verdict.clicks == sent
     assert verdict.versions == ["v1", "v2", "v3"]
+
+
+def test_swaps_between_encoders_under_load(deployment: Deployment, stream: list[Click]) -> None:
+    """A hidden state, a window of items, neither, and back: whatever a row holds, the next model goes on from it."""
+    few = tuple(deployment.items[:500])
+    models = [
+        deployment.add(TinyWindow(items=tuple(deployment.items), hidden_size=8, k=20, window=12), "v2"),
+        deployment.add(TinyNone(items=few, k=20), "v3"),
+        deployment.root / "registry" / "v1",
+        deployment.add(TinyWindow(items=few, hidden_size=8, k=20, recent_size=1), "v4"),
+    ]
+    worker = deployment.start_ready()
+    load = deployment.load(stream, per_second=600)
+    for swaps, model in enumerate(models, start=2):
+        deployment.wait_until_more_clicks(worker, 1000)
+        deployment.announce(model)
+        deployment.wait_until_swapped(worker, swaps)
+    deployment.wait_until_more_clicks(worker, 1000)
+    worker.kill()  # what is left of a window's rows is enough to go on
+    worker = deployment.start_ready()
+    deployment.wait_until_more_clicks(worker, 500)
+    sent = load.stop()
+    deployment.wait_until_acknowledged()
+    assert worker.stop() == 0
+    verdict = deployment.verdict(worker)
+    verdict.assert_nothing_lost_nothing_wrong()
+    assert verdict.clicks == sent
+    assert verdict.versions == ["v1", "v2", "v3", "v4"]
 
 
 def test_killed_during_a_swap(deployment: Deployment, stream: list[Click]) -> None:

@@ -30,7 +30,7 @@ from stream_app import __main__ as stream_command
 from stream_app.serve import watchdog, worker
 from stream_app.serve.metrics import Metrics
 from stream_app.settings import StreamSettings
-from tests import settings_page
+from tests import families_page, settings_page
 from tests.container_files import services
 from tests.doc_pages import (
     PAGES,
@@ -50,9 +50,11 @@ from tests.doc_pages import (
 from tests.unit.deploy.test_compose import PROGRAMS, is_command
 from trainer.evaluation.baselines import BASELINES, parse_baselines
 from trainer.evaluation.baselines.spec import options_of
+from trainer.models.registry import FAMILIES
+from trainer.models.settings import Gru4RecSettings
 from trainer.presets import load_preset, preset_names
 from trainer.search.ablation import ROWS
-from trainer.search.search_space import BASELINE_SPACES, network_space
+from trainer.search.search_space import BASELINE_SPACES, model_space
 from trainer.service.settings import TrainerRoot
 
 DOCS: Final = REPOSITORY / "docs"
@@ -184,6 +186,17 @@ def test_the_settings_page_is_what_the_code_says() -> None:
     assert page == settings_page.filled(page), "run `python -m tests.settings_page` and look at the difference"
 
 
+def test_the_families_page_is_what_was_measured() -> None:
+    page = families_page.PAGE.read_text()
+    assert page == families_page.filled(page), "run `python -m tests.families_page` and look at the difference"
+    told = {
+        name
+        for row in table(DOCS / "families.md", "| family | source | a session is seen as |")
+        for name in re.findall(r"`([a-z0-9-]+)`", row[0])
+    }
+    assert told == set(FAMILIES)
+
+
 @every_page
 def test_every_setting_that_is_named_exists(page: Path) -> None:
     names = {span for span in code_spans(page) if re.fullmatch(rf"({'|'.join(SECTIONS)})(\.[a-z_]+)+", span)}
@@ -264,7 +277,7 @@ def test_the_reproduction_page_has_every_preset_and_its_figures() -> None:
     for name in preset_names():
         preset = load_preset(name)
         for one in preset.published:
-            units = one.settings.get("hidden_size", preset.training.hidden_size)
+            units = one.settings.get("hidden_size", preset.training.model_dump()["hidden_size"])
             rows.append([f"`{name}`", str(units), f"{one.recall[20]:.4f}", f"{one.mrr[20]:.4f}"])
     assert table(DOCS / "reproduce.md", "| preset | units | Recall@20 | MRR@20 |") == rows
 
@@ -300,7 +313,7 @@ def test_the_ablation_page_has_every_row() -> None:
 def test_the_tuning_page_has_every_range_and_baseline() -> None:
     rows = table(DOCS / "tuning.md", "| for | ranges |")
     told = [re.sub(r"\\\|", "|", span) for row in rows for span in re.findall(r"`([a-z_]+=[^`]+)`", "|".join(row[1:]))]
-    assert told == [str(one) for one in network_space({"bpr-max"}, 1)]
+    assert told == [str(one) for one in model_space(Gru4RecSettings(), {"bpr-max"})]
     prose_of_it = prose(DOCS / "tuning.md")
     assert all(f"`{name}`" in prose_of_it for name in BASELINE_SPACES)
 

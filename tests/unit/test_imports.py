@@ -204,3 +204,33 @@ def test_what_is_never_loaded(module: str, never_loads: set[str]) -> None:
     code = f"import sys, {module}; print(*sorted({never_loads!r} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+# Where kinds of networks are told apart, so that nobody else has to; and what every family's baseline is called.
+TELLS_KINDS_APART = {
+    "trainer/training/networks.py",
+    "trainer/export/encoders.py",
+    "trainer/models",
+    "trainer/training/gru",
+}
+BASELINES_BY_NAME = {"trainer/evaluation/baselines", "trainer/search/search_space.py", "trainer/service"}
+OF_ONE_FAMILY = re.compile("Gru4Rec|gru4rec|GRU4Rec")
+
+
+def test_no_family_is_named_outside_its_own_modules() -> None:
+    """Whoever asks for a model's family has to be changed for the next one: see `trainer/models/base.py`."""
+    families = set(
+        re.findall(r'^    "([a-z0-9-]+)": "trainer', (ROOT / "trainer/models/registry.py").read_text(), re.MULTILINE)
+    )
+    assert len(families) > 15
+    named = {}
+    for path in sorted((ROOT / "trainer").rglob("*.py")):
+        file = path.relative_to(ROOT)
+        parents = {str(file), *map(str, file.parents)}
+        if parents & TELLS_KINDS_APART:
+            continue
+        texts = [node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)]
+        found = {str(text) for text in texts if text in families} if not parents & BASELINES_BY_NAME else set()
+        if found := found | set(OF_ONE_FAMILY.findall(path.read_text())):
+            named[str(file)] = found
+    assert named == {}

@@ -33,7 +33,11 @@ def ablate(
     preset: PresetName = None,
     settings: Settings = None,
     only: Annotated[
-        list[str] | None, typer.Option(help=f"Some of the rows: {', '.join(row.name for row in ROWS[1:])}.")
+        list[str] | None,
+        typer.Option(
+            help=f"Some of the rows: {', '.join(row.name for row in ROWS[1:])}. Another family may have others: those "
+            "that there are stand in the answer to one that there is not."
+        ),
     ] = None,
     out: Out = None,
     plot: Plot = None,
@@ -56,7 +60,7 @@ def ablate(
         from trainer.data.datasets import load
         from trainer.evaluation.comparison import comparison_report, comparison_table
         from trainer.evaluation.plot import check_plot, plot_comparison
-        from trainer.evaluation.protocol import GruScorer, ranks_of
+        from trainer.evaluation.protocol import NetworkScorer, ranks_of
         from trainer.evaluation.significance import judge
         from trainer.training.device import Hardware
         from trainer.training.train import check_size, transitions_to_fit, transitions_to_learn
@@ -77,7 +81,7 @@ def ablate(
                 result = train_model(
                     data.train, one.settings, checkpoint=checkpoint, progress=advance, hardware=hardware
                 )
-            ranks[name] = ranks_of(GruScorer(result.weights, result.memory), data.test, ties=ties.value)
+            ranks[name] = ranks_of(NetworkScorer(result.weights, result.memory), data.test, ties=ties.value)
             about[name] = {
                 "changes": dict(one.row.changes),
                 "tells": one.row.tells,

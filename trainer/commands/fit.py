@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -25,13 +25,13 @@ from trainer.commands.options import (
 from trainer.commands.terminal import mistakes_answered, progress_bar, tell_data, warn, write_report
 from trainer.data.options import SESSIONS, SPLIT, DataOptions, reads_data
 from trainer.errors import TrainingSettingsError
-from trainer.models.settings import TrainingSettings
+from trainer.models.settings import NetworkSettings, TrainingSettings
 from trainer.presets import load_preset
 
 if TYPE_CHECKING:
     from trainer.data.datasets import Dataset
     from trainer.evaluation.protocol import Metrics, Scorer
-    from trainer.models.gru4rec import Weights
+    from trainer.models.base import Network
     from trainer.training.fit import FitResult
 
 
@@ -64,16 +64,19 @@ def fit(
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors and what was left out.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train GRU4Rec on clicks, evaluate it beside the baselines, and write a model bundle."""
+    """Train a model on clicks, evaluate it beside the baselines, and write a model bundle."""
     errors = Console(stderr=True)
     with mistakes_answered(errors):
         chosen = _chosen(preset, settings)
+        _check_asked(
+            chosen, {"--early-stopping": early_stopping, "--checkpoint": checkpoint, "--warm-start": warm_start}
+        )
         created_at = time.time_ns() // 1_000_000
         version = version or version_name(created_at, chosen.model_dump_json().encode())
         _check_version(out, version)
         # After the settings: torch takes seconds to import, and a mistake must be answered at once.
         from trainer.data.datasets import load
-        from trainer.evaluation.protocol import GruScorer
+        from trainer.evaluation.protocol import NetworkScorer
         from trainer.evaluation.report import manifest_metrics, training_record
         from trainer.export.bundle import save_bundle
         from trainer.training.device import Hardware
@@ -102,7 +105,7 @@ def fit(
             )
         if chosen.memory and not result.memory and not quiet:
             warn(errors, TOO_FEW_TO_REMEMBER)
-        scorer = GruScorer(result.weights, result.memory)
+        scorer = NetworkScorer(result.weights, result.memory)
         metrics, found = _evaluated(scorer, data, with_baselines, ties, errors, show=show)
         bundle = save_bundle(
             out,
@@ -148,10 +151,11 @@ def _tell(
     from trainer.evaluation.report import metrics_table
 
     console = Console()
-    console.print(metrics_table(metrics, baselines))
+    console.print(metrics_table(result.settings.family, metrics, baselines))
     if stopped_early:
         console.print(f"epoch {result.best_epoch} of {len(result.epochs)} was the best and is kept", highlight=False)
-    console.print(f"{result.transitions_per_second:,.0f} transitions/s; bundle in {bundle}", highlight=False)
+    speed = f"{result.transitions_per_second:,.0f} transitions/s; " if result.epochs else ""
+    console.print(f"{speed}bundle in {bundle}", highlight=False)
 
 
 def _chosen(preset: str | None, settings: list[str] | None) -> TrainingSettings:
@@ -160,14 +164,30 @@ def _chosen(preset: str | None, settings: list[str] | None) -> TrainingSettings:
     return load_preset(preset).with_changes(settings or [])
 
 
-def _start(bundle: Path | None, item_ids: Sequence[str], settings: TrainingSettings) -> "Weights | None":
-    """Where the weights come from, with --warm-start."""
-    if bundle is None:
-        return None
-    from trainer.export.bundle import read_bundle_weights
-    from trainer.training.warm_start import warm_start
+def _check_asked(chosen: TrainingSettings, asked: Mapping[str, object]) -> None:
+    """Are the options, by name, such that this family knows what to do with them?"""
+    if isinstance(chosen, NetworkSettings):
+        return
+    for option, value in asked.items():
+        if value is not None:
+            raise TrainingSettingsError(
+                f"{option}: a model of family={chosen.family} is made in one go and of the sessions alone; leave it out"
+            )
 
-    weights, known = read_bundle_weights(bundle)
+
+def _start(bundle: Path | None, item_ids: Sequence[str], settings: TrainingSettings) -> "Network | None":
+    """Where the weights come from, with --warm-start."""
+    if bundle is None or not isinstance(settings, NetworkSettings):
+        return None
+    from trainer.export.bundle import read_bundle_network
+    from trainer.training.warm_start import fits, warm_start
+
+    weights, known = read_bundle_network(bundle)
+    if not fits(weights, settings):
+        raise TrainingSettingsError(
+            f"--warm-start {bundle}: its {weights.family} has other sizes than these settings; set those that it was "
+            "trained with (training.settings in its manifest), or leave it out"
+        )
     return warm_start(weights, known, item_ids, settings)
 
 

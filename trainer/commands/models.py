@@ -18,6 +18,7 @@ class ListedModel:
     """A published version as `trainer models --json` shows it."""
 
     version: str
+    family: str
     champion: bool
     announced: bool
     """Whether it ever was."""
@@ -39,6 +40,7 @@ def models(config: Config = None, json: Json = False) -> None:
     listed = [
         ListedModel(
             version=model.version,
+            family=model.manifest.family,
             champion=model.version == champion,
             announced=standing.was_announced(model.version),
             created_at=model.manifest.created_at,
@@ -95,6 +97,9 @@ def _tell(announcement: ModelAnnouncement, *, json: bool) -> None:
 def _table(listed: list[ListedModel], k: int) -> Table:
     table = Table(title="Published models, the newest last", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("version", no_wrap=True)
+    several = len({model.family for model in listed}) > 1
+    if several:
+        table.add_column("family", no_wrap=True)
     for name in ("sessions", f"R@{k}", f"MRR@{k}", "vs"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
@@ -102,6 +107,7 @@ def _table(listed: list[ListedModel], k: int) -> Table:
         own = model.metrics.get("model") or {}
         table.add_row(
             model.version,
+            *([model.family] if several else []),
             f"{model.window.get('sessions', 0):,}",
             _number(own, f"recall@{k}"),
             _number(own, f"mrr@{k}"),

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from trainer.models.settings import TrainingSettings
+from trainer.models.registry import FAMILIES, settings_class
+from trainer.models.settings import DEFAULT_FAMILY
 
 
 class TieMode(StrEnum):
@@ -30,7 +31,9 @@ Settings = Annotated[
     typer.Option(
         "--set",
         metavar="NAME=VALUE",
-        help=f"Training setting; NAME is one of {', '.join(TrainingSettings.model_fields)}.",
+        help=f"Training setting; `family` is one of {', '.join(FAMILIES)}, {DEFAULT_FAMILY} where it is not set, whose "
+        f"NAMEs are {', '.join(settings_class(DEFAULT_FAMILY).model_fields)}. Those of the others are in "
+        "docs/settings.md, and in the answer to an unknown one.",
     ),
 ]
 PresetName = Annotated[

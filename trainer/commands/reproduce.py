@@ -42,7 +42,7 @@ def presets(as_json: Annotated[bool, typer.Option("--json", help="Print them as 
         table.add_column(title, justify="right", no_wrap=True)
     for preset in found:
         for row, published in enumerate(preset.published):
-            units = published.settings.get("hidden_size", preset.training.hidden_size)
+            units = published.settings.get("hidden_size", preset.training.model_dump().get("hidden_size", ""))
             name, what = (preset.name, preset.title) if row == 0 else ("", "")
             table.add_row(name, what, str(units), f"{published.recall[20]:.4f}", f"{published.mrr[20]:.4f}")
     Console().print(table)
@@ -76,7 +76,7 @@ def reproduce(
         training = chosen.with_changes(settings or [])
         published = chosen.published_for(training)
         from trainer.data.datasets import load
-        from trainer.evaluation.protocol import GruScorer, evaluate
+        from trainer.evaluation.protocol import NetworkScorer, evaluate
         from trainer.evaluation.report import metrics_report
         from trainer.search.reproduction import Run, mean_and_spread
         from trainer.training.device import Hardware
@@ -102,7 +102,7 @@ def reproduce(
                     progress=advance,
                     hardware=hardware,
                 )
-            scorer = GruScorer(result.weights, result.memory)
+            scorer = NetworkScorer(result.weights, result.memory)
             with progress_bar(errors, "evaluating", data.test.transitions, show=errors.is_terminal) as advance:
                 metrics = evaluate(scorer, data.test, ties=ties.value, progress=advance)
             runs.append(Run(metrics, result))
@@ -158,7 +158,7 @@ def _figures(metrics: "Metrics", data: "Dataset") -> dict[str, Any]:
 
 def _changes(preset: Preset, settings: TrainingSettings) -> str:
     before, after = preset.training.model_dump(), settings.model_dump()
-    return ", ".join(f"{name}={value}" for name, value in after.items() if value != before[name])
+    return ", ".join(f"{name}={value}" for name, value in after.items() if value != before.get(name))
 
 
 def _table(preset: Preset, published: Published | None, mean: "Metrics", spread: "Metrics | None") -> Table:

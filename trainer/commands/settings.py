@@ -9,17 +9,19 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from schemas.config.settings import describe, describe_json, load_settings
+from schemas.config.settings import describe, describe_json, given, load_settings
 from schemas.logs import configure_logs
-from trainer.service.settings import TrainerRoot
+from trainer.models.settings import DEFAULT_FAMILY
+from trainer.service.settings import TrainerRoot, root_of
 
 Config = Annotated[Path | None, typer.Option("--config", help="The settings file; ./nextclick.toml when it is there.")]
 Json = Annotated[bool, typer.Option("--json", help="For programs: JSON instead of a table.")]
 
 
 def settings_of(config: Path | None, overrides: dict[str, Any] | None = None) -> TrainerRoot:
-    """The settings in force. Raises SettingsError."""
-    return load_settings(TrainerRoot, config=config, environ=os.environ, overrides=overrides or {})
+    """The settings in force. Raises SettingsError, and TrainingSettingsError for a family that does not exist."""
+    family = given("trainer.training.family", config=config, environ=os.environ) or DEFAULT_FAMILY
+    return load_settings(root_of(family), config=config, environ=os.environ, overrides=overrides or {})
 
 
 def logged_settings_of(config: Path | None, overrides: dict[str, Any] | None = None) -> TrainerRoot:

@@ -39,7 +39,7 @@ def tune(
         Path, typer.Option(help="SQLite file of the search; where it exists already, the search goes on from it.")
     ],
     baseline: Annotated[
-        str | None, typer.Option(help=f"Tune a baseline in place of a GRU4Rec: {', '.join(BASELINE_SPACES)}.")
+        str | None, typer.Option(help=f"Tune a baseline in place of a family's model: {', '.join(BASELINE_SPACES)}.")
     ] = None,
     trials: Annotated[
         int, typer.Option(min=1, help="Finished trials to stop at, those of earlier runs among them.")
@@ -48,7 +48,14 @@ def tune(
         int | None, typer.Option(min=1, help="Trials at a time, each on a core; by default as many as there are.")
     ] = None,
     by: Annotated[Measure, typer.Option(help="What makes a trial better, at 20; both: the sum.")] = Measure.MRR,
-    patience: Annotated[int, typer.Option(min=1, help="Epochs without a better one after which a trial stops.")] = 2,
+    patience: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Epochs without a better one after which a trial stops; a family whose learning rate goes by a plan "
+            "trains all its epochs.",
+        ),
+    ] = 2,
     preset: PresetName = None,
     settings: Settings = None,
     search: Annotated[
@@ -73,20 +80,20 @@ def tune(
     with mistakes_answered(errors):
         _check_out(out, baseline)
         if preset is not None and baseline is not None:
-            raise TrainingSettingsError("--preset: is of a GRU4Rec; leave it out, or --baseline")
+            raise TrainingSettingsError("--preset: is of no baseline; leave it out, or --baseline")
         if importlib.util.find_spec("optuna") is None:
             raise TrainingSettingsError("needs optuna, which is not installed: pip install 'nextclick[tune]'")
         base = load_preset(preset).settings if preset else {}
         # Here, because torch takes seconds to import.
         from trainer.data.datasets import load
-        from trainer.search.searches import baseline_search, network_search
+        from trainer.search.searches import baseline_search, model_search
         from trainer.search.trial_worker import Judging
         from trainer.search.tuning import best, finished, opened_study
         from trainer.search.tuning import tune as try_out
         from trainer.search.tuning_report import tuned_preset, tuning_report, tuning_table
 
         if baseline is None:
-            planned = network_search(base, settings or [], search or [], seed=seed)
+            planned = model_search(base, settings or [], search or [], seed=seed)
         else:
             planned = baseline_search(baseline, settings or [], search or [], seed=seed)
         data = load(options)
@@ -135,7 +142,7 @@ def tune(
 
 def _check_out(out: Path | None, baseline: str | None) -> None:
     if out is not None and baseline is not None:
-        raise TrainingSettingsError("--out: a preset is of a GRU4Rec; a baseline's options stand in the report")
+        raise TrainingSettingsError("--out: a preset is of no baseline, whose options stand in the report")
     if out is not None and out.suffix != ".toml":
         raise TrainingSettingsError(f"--out {out}: a preset's name ends with .toml")
 

@@ -14,18 +14,31 @@ from trainer.evaluation.protocol import Floats, Ties, ranks_in_top
 
 @dataclass(frozen=True)
 class _State:
+    """Of a recurrent model; others look at the clicks of the lanes alone."""
+
     hidden: Float32s  # [L, n, H]
+    query: Float32s  # [n, D]
     alive: Truths  # [n] whether any click so far gave a state
     answered: Truths  # [n] whether the last click did; true for one on an unknown item, which asks for none
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What the lanes are ranked from, as in a worker."""
+
+    query: Float32s | None  # [n, D]; None without an encoder
+    known: Truths  # [n] whether the model knows anything of the session
+    finite: Truths  # [n] whether the last click led to numbers
 
 
 class ModelScorer:
     """An opened bundle as a scorer of sessions in any vocabulary, which answers as the worker does.
 
-    A click on an item that the model does not know changes nothing, and before the first state the most popular items
-    are the ranking; so they are where the model's numbers are not finite, which ``not_finite`` counts. A target that it
-    does not know is a miss. So models of different vocabularies are compared on the same predictions. Only lists of
-    the best ``model.k`` exist: metrics need k < that.
+    A click on an item that the model does not know changes nothing, but takes a place among the last clicks. The most
+    popular items are the ranking where the model knows nothing of a session: a recurrent one before its first state,
+    others while no item that they look at is known. So they are where the model's numbers are not finite, which
+    ``not_finite`` counts. A target that it does not know is a miss. So models of different vocabularies are compared on
+    the same predictions. Only lists of the best ``model.k`` exist: metrics need k < that.
     """
 
     def __init__(self, model: Model, sessions: SessionSet) -> None:
@@ -43,36 +56,59 @@ class ModelScorer:
         return self._model.k if self._model.k < len(self._model.vocabulary) else max(self._model.k, len(self._index))
 
     def start(self, lanes: int) -> _State:
-        return _State(self._model.initial_hidden(lanes), np.zeros(lanes, np.bool_), np.ones(lanes, np.bool_))
+        hidden, query = self._model.initial_hidden(lanes), np.zeros((lanes, self._model.query_size), np.float32)
+        return _State(hidden, query, np.zeros(lanes, np.bool_), np.ones(lanes, np.bool_))
 
     def advance(self, state: object, lanes: Lanes) -> _State:
         assert isinstance(state, _State)
         n = len(lanes.position)
         carried = ~lanes.fresh
         hidden = state.hidden[:, :n] * carried[:, None].astype(np.float32)
+        query = state.query[:n].copy()
         alive, answered = state.alive[:n] & carried, np.ones(n, np.bool_)
         items = self._index[lanes.items]
         known = items >= 0
-        if known.any():
-            hidden[:, known], answered[known] = self._model.step(items[known], np.ascontiguousarray(hidden[:, known]))
+        if self._model.encoder == "recurrent" and known.any():
+            before = np.ascontiguousarray(hidden[:, known])
+            hidden[:, known], of_step, finite = self._model.step(items[known], before)
+            query[known] = np.where(finite[:, None], of_step, query[known])
+            answered[known] = finite
             alive |= known & answered
-        return _State(hidden, alive, answered)
+        return _State(hidden, query, alive, answered)
 
     def ranks(self, state: object, lanes: Lanes, targets: Ints, ties: Ties) -> Floats:
         assert isinstance(state, _State)
         popular_index, popular_score = self._model.popular
         index = np.tile(popular_index, (len(targets), 1))  # [n, k]
         score = np.tile(popular_score, (len(targets), 1))  # [n, k]
-        by_model = np.flatnonzero(state.alive & state.answered)
+        recent, counts, clicks = lanes.recent(self._model.recent_size, self._index)
+        asked = self._asked(state, lanes, recent)
+        by_model = np.flatnonzero(asked.known & asked.finite)
         if len(by_model):
-            recent, counts, clicks = lanes.recent(self._model.recent_size, self._index)
-            top_index, top_score = self._model.rank(
-                np.ascontiguousarray(state.hidden[-1, by_model]), recent[by_model], counts[by_model], clicks[by_model]
-            )
+            query = None if asked.query is None else asked.query[by_model]
+            top_index, top_score = self._model.rank(query, recent[by_model], counts[by_model], clicks[by_model])
             finite = finite_rows(top_score)
             index[by_model[finite]], score[by_model[finite]] = top_index[finite], top_score[finite]
             self.not_finite += int((~finite).sum())
-        self.not_finite += int((~state.answered).sum())
+        self.not_finite += int((~asked.finite).sum())
         wanted = self._index[targets]
         # -2 is in no list; -1 might be mistaken for padding.
         return ranks_in_top(index, score, np.where(wanted < 0, -2, wanted), ties, self.name)
+
+    def _asked(self, state: _State, lanes: Lanes, recent: Ints) -> _Asked:
+        match self._model.encoder:
+            case "none":
+                return _Asked(None, np.asarray((recent >= 0).any(axis=1)), np.ones(len(recent), np.bool_))
+            case "recurrent":
+                finite = state.answered
+                if self._model.own_query:
+                    finite = finite & (finite_rows(state.query) | ~state.alive)
+                return _Asked(state.query, state.alive, finite)
+            case "window":
+                history = lanes.history(self._model.window)  # newest first
+                items = np.where(history >= 0, self._index[history], -1)[:, ::-1]
+                # Oldest first, unknown items left out, padding behind.
+                order = np.argsort(items < 0, axis=1, kind="stable")
+                length = (items >= 0).sum(axis=1)
+                query = self._model.encode_all(np.take_along_axis(items, order, axis=1), length)
+                return _Asked(query, length > 0, finite_rows(query))

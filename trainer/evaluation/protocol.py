@@ -17,8 +17,7 @@ from trainer.data.lanes import Lanes, follow
 from trainer.data.sessions import Ints, SessionSet
 from trainer.errors import NonFiniteScoresError
 from trainer.memory.terms import NO_MEMORY, RECENT, SessionMemory, remember
-from trainer.models import gru4rec
-from trainer.models.gru4rec import Weights
+from trainer.models.base import SessionModel
 
 Ties = Literal["conservative", "standard", "median"]
 DEFAULT_KS = (1, 5, 10, 20)
@@ -154,29 +153,27 @@ def ranks_in_top(index: Ints, score: npt.NDArray[np.float32], targets: Ints, tie
 
 
 @dataclass(frozen=True)
-class GruScorer:
-    """A GRU4Rec from its weights, and its session memory if it has one. Its state is hidden [L, lanes, H]."""
+class NetworkScorer:
+    """A network, and its session memory if it has one."""
 
-    weights: Weights
+    network: SessionModel
     memory: SessionMemory = NO_MEMORY
-    name: str = "gru4rec"
+    name: str = "model"
 
     @property
     def depth(self) -> int:
-        return self.weights.items
+        return self.network.items
 
-    def start(self, lanes: int) -> Tensor:
-        return gru4rec.no_clicks(self.weights, lanes)
+    def start(self, lanes: int) -> object:
+        return self.network.start(lanes)
 
-    def advance(self, state: object, lanes: Lanes) -> Tensor:
-        assert isinstance(state, Tensor)
+    def advance(self, state: object, lanes: Lanes) -> object:
         with torch.inference_mode():
-            return gru4rec.advance_lanes(self.weights, state, lanes)
+            return self.network.advance(state, lanes)
 
     def ranks(self, state: object, lanes: Lanes, targets: Ints, ties: Ties) -> Floats:
-        assert isinstance(state, Tensor)
         with torch.inference_mode():
-            scores = gru4rec.scores(self.weights, state[-1])  # [n, I]
+            found = self.network.scores(self.network.queries(state, lanes))  # [n, I]
             if self.memory:
-                scores = remember(self.memory, scores, *map(torch.from_numpy, lanes.recent(RECENT)))
-            return ranks_among(scores, targets, ties, self.name)
+                found = remember(self.memory, found, *map(torch.from_numpy, lanes.recent(RECENT)))
+            return ranks_among(found, targets, ties, self.name)

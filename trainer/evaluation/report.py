@@ -59,15 +59,15 @@ def size_of(sessions: SessionSet) -> dict[str, int]:
     return {"sessions": len(sessions), "clicks": sessions.clicks, "transitions": sessions.transitions}
 
 
-def metrics_table(metrics: Metrics, baselines: Mapping[str, Metrics]) -> Table:
-    """Models side by side, the trained one last, at the two greatest k."""
+def metrics_table(family: str, metrics: Metrics, baselines: Mapping[str, Metrics]) -> Table:
+    """Models side by side, the trained one of this family last, at the two greatest k."""
     table = Table(title=f"{metrics.predictions:,} predictions")
     table.add_column("model")
     ks = sorted(metrics.recall)[-2:]
     for k in ks:
         table.add_column(f"Recall@{k}", justify="right")
         table.add_column(f"MRR@{k}", justify="right")
-    for name, of in (*baselines.items(), ("gru4rec", metrics)):
+    for name, of, style in (*((name, of, None) for name, of in baselines.items()), (family, metrics, "bold")):
         cells = [f"{value:.4f}" for k in ks for value in (of.recall[k], of.mrr[k])]
-        table.add_row(name, *cells, style="bold" if name == "gru4rec" else None)
+        table.add_row(name, *cells, style=style)
     return table

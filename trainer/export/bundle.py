@@ -1,13 +1,9 @@
-"""From weights to the two ONNX graphs of a bundle, and back from a bundle to weights.
-
-Graphs are built operator by operator from the equations in :mod:`trainer.models.gru4rec`; every tensor of
-:meth:`Weights.tensors` is an initializer under its own name, so a bundle needs no second copy to warm-start from.
-"""
+"""From a network to the ONNX graphs of a bundle, and back from a bundle to a network."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -17,18 +13,23 @@ import torch
 from onnx import numpy_helper
 from onnx_ir import DataType
 
-from schemas.bundle.files import Golden, open_bundle, recent_items, write_bundle
-from schemas.bundle.manifest import ADVANCE, RANK
+from schemas.bundle.files import Golden, open_bundle, read_manifest, recent_items, write_bundle
+from schemas.bundle.manifest import GRAPHS
 from schemas.bundle.vocabulary import Vocabulary
 from schemas.errors import BundleError
+from trainer.data.lanes import Lanes
+from trainer.data.sessions import SessionSet
+from trainer.errors import TrainingSettingsError
+from trainer.export.counting_graph import counting_rank
+from trainer.export.encoders import EncoderGraph, encoder_graph, network_of
 from trainer.export.graph import constant, new_graph, serialized
 from trainer.export.memory_graph import Sessions, add_memory
 from trainer.export.shortlist import LEAST_ITEMS, Catalogue, Head, best_of_shortlist
 from trainer.export.shortlist_memory import ListedMemory
 from trainer.memory.terms import NO_MEMORY, RECENT, SessionMemory, remember
 from trainer.memory.trained import TrainedModel
-from trainer.models import gru4rec
-from trainer.models.gru4rec import Weights
+from trainer.models.base import Network, SessionModel
+from trainer.models.counting import RowModel
 from trainer.models.settings import TrainingSettings
 
 _GOLDEN_SESSIONS, _GOLDEN_CLICKS = 4, 8
@@ -36,62 +37,72 @@ _GOLDEN_SESSIONS, _GOLDEN_CLICKS = 4, 8
 
 @dataclass(frozen=True)
 class Exported:
-    """The two ONNX files, what they must answer, and the sizes that a manifest states."""
+    """The graphs of a model, what they must answer, and the sizes that a manifest states."""
 
-    advance: bytes
+    encoder: EncoderGraph
     rank: bytes
     golden: Golden
-    layers: int
-    hidden_size: int
+    query_size: int
     k: int
     recent_size: int
 
 
 def export(
-    weights: Weights,
+    network: SessionModel,
     memory: SessionMemory = NO_MEMORY,
     *,
     k: int = TrainingSettings.model_fields["list_length"].default,
     recent_size: int = RECENT,
     seed: int = 0,
 ) -> Exported:
-    """Build both graphs. ``k`` is lowered to the catalogue's size where that is smaller.
+    """Build the graphs. ``k`` is lowered to the catalogue's size where that is smaller.
 
     ``recent_size`` clicks are what the memory looks at; without one the bundle asks for as few as there can be.
     """
-    k, recent_size = min(k, weights.items), recent_size if memory else 1
+    k, recent_size = min(k, network.items), recent_size if memory else 1
+    if isinstance(network, RowModel):
+        recent_size = network.recent_size
+        rank, query_size = counting_rank(network.counted, k=k, memory=memory, recent_size=recent_size), 0
+    else:
+        learned = cast(Network, network)
+        rank, query_size = _rank_graph(learned, memory, k, recent_size), learned.output.shape[1]
     return Exported(
-        advance=_advance_graph(weights),
-        rank=_rank_graph(weights, memory, k, recent_size),
-        golden=golden_of(weights, memory, k=k, recent_size=recent_size, seed=seed),
-        layers=weights.state_rows,
-        hidden_size=weights.hidden_size,
+        encoder=encoder_graph(network),
+        rank=rank,
+        golden=golden_of(network, memory, k=k, recent_size=recent_size, seed=seed),
+        query_size=query_size,
         k=k,
         recent_size=recent_size,
     )
 
 
-def golden_of(weights: Weights, memory: SessionMemory, *, k: int, recent_size: int, seed: int) -> Golden:
+def golden_of(network: SessionModel, memory: SessionMemory, *, k: int, recent_size: int, seed: int) -> Golden:
     """A few made-up sessions and the answers of the network itself (not of the graphs) to them."""
-    item_index = _golden_sessions(weights.items, memory, np.random.default_rng(seed))
-    recent, counts, clicks = recent_items(item_index, recent_size)
+    item_index = _golden_sessions(network.items, memory, np.random.default_rng(seed))  # [T, B]
+    clicks, lanes = item_index.shape
+    recent, counts, length = recent_items(item_index, recent_size)
+    starts = np.arange(lanes) * clicks
+    walked = SessionSet(item_index.T.reshape(-1), np.append(starts, lanes * clicks), (), starts, timed=False)
     with torch.inference_mode():
-        hidden = torch.zeros(weights.state_rows, _GOLDEN_SESSIONS, weights.hidden_size)
-        for items in torch.from_numpy(item_index):
-            hidden = gru4rec.advance(weights, items, hidden)
-        z = gru4rec.scores(weights, hidden[-1])
+        state, queries = network.start(lanes), []
+        for click in range(clicks):
+            here = Lanes(walked, starts + click, starts)
+            state = network.advance(state, here)
+            queries.append(network.queries(state, here))
+        z = network.scores(queries[-1])
         if memory:
-            z = remember(memory, z, *map(torch.from_numpy, (recent, counts, clicks)))
-        scores = z.numpy()
-    top = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+            z = remember(memory, z, *map(torch.from_numpy, (recent, counts, length)))
+    found = z.numpy()
+    top = np.argsort(-found, axis=1, kind="stable")[:, :k]
     return Golden(
         item_index=item_index,
-        hidden=hidden.numpy(),
+        query=None if isinstance(network, RowModel) else torch.stack(queries).numpy(),
+        hidden=state.numpy() if isinstance(state, torch.Tensor) else None,
         recent=recent,
         counts=counts,
-        clicks=clicks,
+        clicks=length,
         top_index=top.astype(np.int64),
-        top_score=np.take_along_axis(scores, top, axis=1),
+        top_score=np.take_along_axis(found, top, axis=1),
     )
 
 
@@ -114,48 +125,11 @@ def _golden_sessions(items: int, memory: SessionMemory, rng: np.random.Generator
     return sessions
 
 
-def _advance_graph(weights: Weights) -> bytes:
-    depth, size, rows = len(weights.layers), weights.hidden_size, weights.sum_rows
-    named = weights.tensors()
-    with new_graph("advance") as op:
-        item_index = op.builder.input("item_index", DataType.INT64, ["batch"])
-        hidden = op.builder.input("hidden", DataType.FLOAT, [rows + depth, "batch", size])
-
-        def weight(name: str) -> ir.Value:
-            return constant(op, name, named[name].numpy())
-
-        table = constant(op, "output" if weights.embedding is None else "embedding", weights.input_table.numpy())
-        seen = x = op.Gather(table, item_index)  # [B, D]
-        state = op.Split(hidden, axis=0, _outputs=rows + depth)  # [1, B, H] each
-        state = [state] if rows + depth == 1 else list(state)
-        out = []
-        if rows:
-            total = op.Squeeze(op.Concat(*state[:rows], axis=2), [0])  # [B, D]
-            seen = x = x + total * weight("input_decay")
-            wide = op.Split(op.Unsqueeze(x, [0]), axis=2, _outputs=rows)  # [1, B, H] each
-            out = [wide] if rows == 1 else list(wide)
-        for i, layer in enumerate(weights.layers):
-            h = op.Squeeze(state[rows + i], [0])  # [B, H]
-            if layer.w is None:
-                from_x = x + weight(f"layer{i}.b")  # [B, 3H]
-            else:
-                given = op.Concat(x, seen, axis=1) if i > 0 and layer.w.shape[1] > size else x  # [B, 2H] or [B, H]
-                from_x = op.Gemm(given, weight(f"layer{i}.w"), weight(f"layer{i}.b"), transB=1)  # [B, 3H]
-            from_h = op.Gemm(h, weight(f"layer{i}.u"), transB=1)  # [B, 3H]
-            x_rz, x_n = op.Split(from_x, [2 * size, size], axis=1, _outputs=2)
-            h_rz, h_n = op.Split(from_h, [2 * size, size], axis=1, _outputs=2)
-            r, z = op.Split(op.Sigmoid(x_rz + h_rz), axis=1, _outputs=2)
-            n = op.Tanh(x_n + r * h_n)
-            x = n + z * (h - n)  # (1 - z) n + z h, [B, H]
-            out.append(op.Unsqueeze(x, [0]))
-        hidden_out = op.Concat(*out, axis=0)
-        hidden_out.shape = hidden.shape
-        return serialized(op, {"hidden_out": hidden_out})
-
-
-def _rank_graph(weights: Weights, memory: SessionMemory, k: int, recent_size: int) -> bytes:
+def _rank_graph(network: Network, memory: SessionMemory, k: int, recent_size: int) -> bytes:
+    output, bias = network.output.numpy(), network.output_bias.numpy()
+    items, query_size = output.shape
     with new_graph("rank") as op:
-        hidden = op.builder.input("hidden", DataType.FLOAT, ["batch", weights.hidden_size])
+        query = op.builder.input("query", DataType.FLOAT, ["batch", query_size])
         # Part of every bundle's interface; without a session memory they are not looked at.
         sessions = Sessions(
             op.builder.input("recent", DataType.INT64, ["batch", recent_size]),
@@ -165,22 +139,22 @@ def _rank_graph(weights: Weights, memory: SessionMemory, k: int, recent_size: in
         )
         default_k = ir.tensor([k], dtype=DataType.INT64, name="k")
         head = Head(
-            hidden,
-            constant(op, "output", weights.output.numpy()),
-            constant(op, "output_bias", weights.output_bias.numpy()),
+            query,
+            constant(op, "output", output),
+            constant(op, "output_bias", bias),
             op.builder.input("k", DataType.INT64, [1], const_value=default_k),
         )
-        if weights.items >= LEAST_ITEMS:
+        if items >= LEAST_ITEMS:
             index, score = best_of_shortlist(
                 op,
                 head,
-                Catalogue(weights.output.numpy(), weights.output_bias.numpy()),
+                Catalogue(output, bias),
                 most=k,
                 memory=ListedMemory(memory, sessions) if memory else None,
             )
         else:
-            scores = op.Gemm(hidden, head.output, head.bias, transB=1)  # [B, I]
-            sums = add_memory(op, memory, sessions, scores, weights.items)
+            scores = op.Gemm(query, head.output, head.bias, transB=1)  # [B, I]
+            sums = add_memory(op, memory, sessions, scores, items)
             score, index = op.TopK(sums, head.k, axis=1, largest=1, sorted=1, _outputs=2)
         for value in (index, score):
             value.shape = ir.Shape(["batch", "k"])
@@ -203,13 +177,17 @@ def save_bundle(
     return write_bundle(
         parent,
         version=version,
-        advance=exported.advance,
+        family=model.settings.family,
+        advance=exported.encoder.advance,
+        encode=exported.encoder.encode,
         rank=exported.rank,
         vocabulary=Vocabulary(model.item_ids),
         popularity=popularity,
         golden=exported.golden,
-        layers=exported.layers,
-        hidden_size=exported.hidden_size,
+        layers=exported.encoder.layers,
+        hidden_size=exported.encoder.hidden_size,
+        query_size=exported.query_size,
+        window=exported.encoder.window,
         k=exported.k,
         recent_size=exported.recent_size,
         training=training,
@@ -219,16 +197,19 @@ def save_bundle(
     )
 
 
-def read_bundle_weights(bundle: Path) -> tuple[Weights, tuple[str, ...]]:
-    """Weights and item ids of a bundle, to start from. The bundle is verified. Raises :class:`BundleError`."""
+def read_bundle_network(bundle: Path) -> tuple[Network, tuple[str, ...]]:
+    """Network and item ids of a bundle, to start from. The bundle is verified. Raises :class:`BundleError`."""
     model = open_bundle(bundle)
-    return read_weights(bundle), model.vocabulary.items
+    return read_network(bundle), model.vocabulary.items
 
 
-def read_weights(bundle: Path) -> Weights:
-    """The weights of a bundle that :func:`export` made, from its two graphs. Raises :class:`BundleError`."""
+def read_network(bundle: Path) -> Network:
+    """The network of a bundle that :func:`export` made, from its graphs. Raises :class:`BundleError`."""
+    manifest = read_manifest(bundle)
+    if manifest.encoder == "none":
+        raise BundleError(f"{bundle}: holds no network: its family, {manifest.family}, counts")
     named = {}
-    for name in (ADVANCE, RANK):
+    for name in GRAPHS[manifest.encoder]:
         try:
             model = onnx.load(bundle / name, load_external_data=False)
         except (OSError, ValueError) as error:
@@ -238,6 +219,6 @@ def read_weights(bundle: Path) -> Weights:
             if array.dtype == np.float32:
                 named[tensor.name] = torch.from_numpy(array.copy())
     try:
-        return Weights.of_tensors(named)
-    except KeyError as error:
-        raise BundleError(f"{bundle}: holds no weights {error}; it was not exported by this trainer") from error
+        return network_of(manifest, named)
+    except (KeyError, TrainingSettingsError) as error:
+        raise BundleError(f"{bundle}: holds no network ({error}); it was not exported by this trainer") from error

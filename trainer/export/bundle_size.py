@@ -6,14 +6,14 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from schemas.bundle.manifest import ADVANCE, RANK, VOCABULARY, BundleLimits
+from schemas.bundle.manifest import RANK, VOCABULARY, BundleLimits
 from trainer.data.sessions import SessionSet
 from trainer.errors import TrainingSettingsError
 from trainer.export.memory_graph import BLOCK
 from trainer.export.shortlist import LEAST_ITEMS, MOST_BIAS_COLUMNS, padded_items
 from trainer.memory.tables import ItemTable
 from trainer.memory.terms import RECENT
-from trainer.models.settings import TrainingSettings
+from trainer.models.settings import NetworkSettings, TrainingSettings
 
 _FLOAT, _INT64, _ENTRY = 4, 8, 6  # bytes; an entry of a table is an int32 and a float16
 _NODES: Final = 1024**2  # more than the operators and the small constants of any graph
@@ -33,6 +33,8 @@ def check_bundle_size(
     names = len(msgspec.json.encode(sessions.item_ids))
     if names > _LIMITS.data_bytes:
         raise _too_large(f"{items:,} item ids take {_gib(names)} in {VOCABULARY}, of {_gib(_LIMITS.data_bytes)}")
+    if not isinstance(settings, NetworkSettings):
+        return  # what counts is bounded by its own settings, and refused when it is written if it is too large
     blocks = _most_blocks(sessions, settings)
     if max(graph_bytes(items, settings, blocks).values()) <= _LIMITS.graph_bytes:
         return
@@ -47,23 +49,19 @@ def check_bundle_size(
         )
 
 
-def graph_bytes(items: int, settings: TrainingSettings, table_blocks: list[int]) -> dict[str, int]:
+def graph_bytes(items: int, settings: NetworkSettings, table_blocks: list[int]) -> dict[str, int]:
     """By file, the most bytes that a graph of so many items can take; the memory's tables have so many blocks each."""
     units = settings.hidden_size * settings.members
-    one_hot = settings.embedding == "one-hot"
-    row = 3 * units if one_hot else units
-    inputs = [0 if one_hot else units, *[units * (1 + settings.deep_input)] * (settings.layers - 1)][: settings.layers]
-    gates = sum(3 * units * (width + units + 1) for width in inputs)
     rank = items * (units + 1) * _FLOAT
     if items >= LEAST_ITEMS:
         padded = padded_items(items)
         rank += padded * (units + MOST_BIAS_COLUMNS) + padded * _FLOAT
     for blocks in table_blocks:
         rank += items * 2 * _INT64 + (blocks + 1) * BLOCK * _ENTRY
-    return {ADVANCE: (items * row + gates) * _FLOAT + _NODES, RANK: rank + _NODES}
+    return {settings.encoder_file: settings.encoder_numbers(items) * _FLOAT + _NODES, RANK: rank + _NODES}
 
 
-def _most_blocks(sessions: SessionSet, settings: TrainingSettings) -> list[int]:
+def _most_blocks(sessions: SessionSet, settings: NetworkSettings) -> list[int]:
     """As many as the memory's tables can have at most, each, whatever goes with what."""
     items, width = len(sessions.item_ids), settings.table_width
     pairs = {"cooccurrence": sessions.clicks * (RECENT - 1), "transitions": sessions.transitions}

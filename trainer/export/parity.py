@@ -2,52 +2,68 @@
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from schemas.bundle.files import Model
 from schemas.bundle.golden import close, same_ranking
-from trainer.data.batches import schedule
-from trainer.data.lanes import Lanes
+from schemas.bundle.manifest import ADVANCE, ENCODE, RANK
+from trainer.data.lanes import Lanes, follow
 from trainer.data.sessions import SessionSet
 from trainer.errors import ParityError
 from trainer.memory.terms import NO_MEMORY, SessionMemory, remember
-from trainer.models import gru4rec
-from trainer.models.gru4rec import Weights
+from trainer.models.base import SessionModel
 
 SESSIONS = 200
-_LANES = 50
 
 
-def check_parity(weights: Weights, model: Model, sessions: SessionSet, *, memory: SessionMemory = NO_MEMORY) -> int:
+def check_parity(
+    network: SessionModel, model: Model, sessions: SessionSet, *, memory: SessionMemory = NO_MEMORY
+) -> int:
     """Walk both through the newest sessions (in the model's vocabulary); returns how many steps were compared.
 
-    Each graph is compared on its own: the hidden states along the whole session, and the ranking that follows from the
-    same hidden state. Raises ParityError at the first step that differs.
+    Each graph is compared on its own: the queries along the whole session, and the ranking that follows from the same
+    query. Raises ParityError at the first step that differs.
     """
     walked = sessions.select(np.arange(len(sessions)) >= len(sessions) - SESSIONS)
-    plan = schedule(walked, _LANES)
-    starts = np.repeat(walked.offsets[:-1], walked.lengths)
-    torch_hidden = torch.zeros(len(weights.layers), plan.position.shape[1], weights.hidden_size)
-    onnx_hidden = model.initial_hidden(plan.position.shape[1])
+    state: object = None
+    found, compared = Served(model), 0
     with torch.inference_mode():
-        for step, n in enumerate(plan.alive.tolist()):
-            position = plan.position[step, :n].astype(np.int64)
-            carried = (~plan.fresh[step, :n]).astype(np.float32)
-            items = walked.items[position]
-            torch_hidden = gru4rec.advance(
-                weights, torch.from_numpy(items), torch_hidden[:, :n] * torch.from_numpy(carried)[:, None]
-            )
-            onnx_hidden = model.advance(items, onnx_hidden[:, :n] * carried[:, None])
-            if not close(torch_hidden.numpy(), onnx_hidden):
-                raise _differs("advance.onnx", model, step)
-            scores = gru4rec.scores(weights, torch_hidden[-1])  # [n, I]
-            view = Lanes(walked, position, starts[position]).recent(model.recent_size)
+        for step, lanes in enumerate(follow(walked)):
+            state = network.advance(state if step else network.start(len(lanes.position)), lanes)
+            query = network.queries(state, lanes)
+            if model.encoder != "none" and not close(query.numpy(), found.queries(lanes)):
+                raise _differs(found.graph, model, step)
+            z = network.scores(query)  # [n, I]
+            view = lanes.recent(model.recent_size)
             if memory:
-                scores = remember(memory, scores, *map(torch.from_numpy, view))
-            top = np.argsort(-scores.numpy(), axis=1, kind="stable")[:, : model.k]
-            ranked = model.rank(torch_hidden[-1].numpy(), *view)
-            if not same_ranking((top, np.take_along_axis(scores.numpy(), top, axis=1)), ranked):
-                raise _differs("rank.onnx", model, step)
-    return plan.transitions
+                z = remember(memory, z, *map(torch.from_numpy, view))
+            top = np.argsort(-z.numpy(), axis=1, kind="stable")[:, : model.k]
+            ranked = model.rank(None if model.encoder == "none" else query.numpy(), *view)
+            if not same_ranking((top, np.take_along_axis(z.numpy(), top, axis=1)), ranked):
+                raise _differs(RANK, model, step)
+            compared += len(lanes.position)
+    return compared
+
+
+class Served:
+    """The queries of a bundle's first graph along sessions in its vocabulary, neither rounded nor checked."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._hidden: NDArray[np.float32] | None = None
+        self.graph = ADVANCE if model.encoder == "recurrent" else ENCODE
+
+    def queries(self, lanes: Lanes) -> NDArray[np.float32]:
+        """After each lane's next click: f32[n, D]."""
+        model, n = self._model, len(lanes.position)
+        if model.encoder == "window":
+            history = lanes.history(model.window)[:, ::-1]
+            order = np.argsort(history < 0, axis=1, kind="stable")
+            return model.encode_all(np.take_along_axis(history, order, axis=1), (history >= 0).sum(axis=1))
+        if self._hidden is None:
+            self._hidden = model.initial_hidden(n)
+        self._hidden, query = model.advance(lanes.items, self._hidden[:, :n] * ~lanes.fresh[:, None])
+        return query
 
 
 def _differs(graph: str, model: Model, step: int) -> ParityError:

@@ -19,8 +19,7 @@ from trainer.data.lanes import follow
 from trainer.data.sessions import SessionSet
 from trainer.memory.tables import ItemTable
 from trainer.memory.terms import PLACES, SCALES, place_of, table_rows
-from trainer.models import gru4rec
-from trainer.models.gru4rec import Weights
+from trainer.models.base import SessionModel
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -39,7 +38,7 @@ _SPAN = (0.3, 2.0)  # of the network's own best α, between which α is sought
 class Predictions:
     """The clicks to predict, and what is known before them."""
 
-    hidden: Tensor  # [P, H] of the last layer
+    query: Tensor  # [P, D]
     recent: Tensor  # int64[P, R]
     counts: Tensor  # [P, R]
     clicks: Tensor  # [P]
@@ -49,23 +48,24 @@ class Predictions:
         return len(self.targets)
 
     @classmethod
-    def of(cls, weights: Weights, sessions: SessionSet, recent_size: int, *, most: int = PREDICTIONS) -> "Predictions":
+    def of(
+        cls, network: SessionModel, sessions: SessionSet, recent_size: int, *, most: int = PREDICTIONS
+    ) -> "Predictions":
         """Of the newest sessions that make ``most`` predictions together, in the network's vocabulary."""
         from_newest = np.cumsum((sessions.lengths - 1)[::-1])[::-1]
         sessions = sessions.select(from_newest <= max(most, int(from_newest[-1])))
-        state: Tensor | None = None
-        parts = []
+        state: object = None
+        parts: list[tuple[Tensor, ...]] = []
         for lanes in follow(sessions):
-            before = gru4rec.no_clicks(weights, len(lanes.position)) if state is None else state
-            state = gru4rec.advance_lanes(weights, before, lanes)
+            state = network.advance(state if parts else network.start(len(lanes.position)), lanes)
             view = map(torch.from_numpy, lanes.recent(recent_size))
-            parts.append((state[-1], *view, torch.from_numpy(sessions.items[lanes.position + 1])))
+            parts.append((network.queries(state, lanes), *view, torch.from_numpy(sessions.items[lanes.position + 1])))
         return cls(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
     def chunk(self, first: int, size: int) -> "Predictions":
         part = slice(first, first + size)
         return Predictions(
-            self.hidden[part], self.recent[part], self.counts[part], self.clicks[part], self.targets[part]
+            self.query[part], self.recent[part], self.counts[part], self.clicks[part], self.targets[part]
         )
 
 
@@ -92,7 +92,7 @@ class Touched:
 
 
 def touch(
-    weights: Weights,
+    network: SessionModel,
     predictions: Predictions,
     tables: Mapping[str, ItemTable],
     *,
@@ -100,27 +100,27 @@ def touch(
     tick: Callable[[], None] = lambda: None,
 ) -> Touched:
     """Score the catalogue for every prediction, and keep what the fit needs of it. ``tick`` is called now and then."""
-    span = _span(weights, predictions)
+    span = _span(network, predictions)
     nodes = to_alpha(chebyshev.chebpts1(_NODES), span)
     features, of, z, target_z, target, rest = [], [], [], [], [], []
     pairs = 0
-    size = chunk_size(weights.items)
+    size = chunk_size(network.items)
     for first in range(0, len(predictions), size):
         tick()
         part = predictions.chunk(first, size)
-        scores = gru4rec.scores(weights, part.hidden)  # [C, I]
-        row, item, phi = _features(part, scores, tables, repeat=repeat)
+        z_all = network.scores(part.query)  # [C, I]
+        row, item, phi = _features(part, z_all, tables, repeat=repeat)
         features.append(phi)
         of.append(row + first)
-        z.append(scores[row, item])
-        target_z.append(scores.gather(1, part.targets[:, None]).squeeze(1))
-        key, wanted = row * weights.items + item, np.arange(len(part)) * weights.items + part.targets.numpy()
+        z.append(z_all[row, item])
+        target_z.append(z_all.gather(1, part.targets[:, None]).squeeze(1))
+        key, wanted = row * z_all.shape[1] + item, np.arange(len(part)) * z_all.shape[1] + part.targets.numpy()
         at = np.searchsorted(key, wanted)
         found = (at < len(key)) & (key[np.minimum(at, len(key) - 1)] == wanted) if len(key) else at < 0
         target.append(np.where(found, at + pairs, -1))
         pairs += len(row)
-        scores[row, item] = -torch.inf
-        of_rest = torch.stack([torch.logsumexp(alpha * scores, dim=1) for alpha in nodes.tolist()])  # [9, C]
+        z_all[row, item] = -torch.inf
+        of_rest = torch.stack([torch.logsumexp(alpha * z_all, dim=1) for alpha in nodes.tolist()])  # [9, C]
         rest.append(of_rest.clamp(min=_NOTHING))
     return Touched(
         features=sparse.csr_array(sparse.vstack(features)),
@@ -176,10 +176,10 @@ def _features(
     return pairs // z.shape[1], pairs % z.shape[1], phi
 
 
-def _span(weights: Weights, predictions: Predictions) -> tuple[float, float]:
+def _span(network: SessionModel, predictions: Predictions) -> tuple[float, float]:
     """The least and the greatest α to consider: around the best one for the network alone."""
-    some = predictions.chunk(0, chunk_size(weights.items))
-    z = gru4rec.scores(weights, some.hidden)
+    some = predictions.chunk(0, chunk_size(network.items))
+    z = network.scores(some.query)
     target = z.gather(1, some.targets[:, None]).squeeze(1)  # [C]
 
     def loss(log_alpha: float) -> float:

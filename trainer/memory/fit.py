@@ -30,7 +30,7 @@ from trainer.data.sessions import SessionSet
 from trainer.memory.features import GROUPS, Floats, Predictions, Touched, from_alpha, touch
 from trainer.memory.tables import ItemTable
 from trainer.memory.terms import PLACES, SCALES, RepeatTerm, SessionMemory, TableTerm
-from trainer.models.gru4rec import Weights
+from trainer.models.base import SessionModel
 
 Objective = Callable[[Floats], tuple[float, Floats]]
 """Loss and gradient."""
@@ -43,7 +43,7 @@ RIDGE: Final = 1.0
 
 
 def fit_memory(
-    weights: Weights,
+    network: SessionModel,
     sessions: SessionSet,
     tables: Mapping[str, ItemTable],
     *,
@@ -56,9 +56,9 @@ def fit_memory(
     ``tables`` by the name of their term. They may be replaced afterwards, by :func:`with_tables`. ``tick`` is called
     all the while, about once a second; what it raises ends the fit.
     """
-    predictions = Predictions.of(weights, sessions, recent_size)
+    predictions = Predictions.of(network, sessions, recent_size)
     with torch.inference_mode():
-        touched = touch(weights, predictions, tables, repeat=repeat, tick=tick)
+        touched = touch(network, predictions, tables, repeat=repeat, tick=tick)
     alpha, theta = maximise(touched, tick)
     return memory_of(theta / alpha, tables, repeat=repeat)
 

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from trainer.data.lanes import Lanes
-from trainer.models.settings import TrainingSettings
+from trainer.models.settings import Gru4RecSettings
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,10 @@ class Weights:
     output: Tensor  # [I, H]
     output_bias: Tensor  # [I]
     input_decay: Tensor | None = None  # [1], not learned; None for inputs of the last item alone
+
+    @property
+    def family(self) -> str:
+        return "gru4rec"
 
     @property
     def input_table(self) -> Tensor:
@@ -98,11 +102,34 @@ class Weights:
         )
         return cls(embedding, layers, output, named["output_bias"], named.get("input_decay"))
 
+    def with_tensors(self, named: dict[str, Tensor]) -> "Weights":
+        """As :meth:`of_tensors`: their names and shapes tell all there is."""
+        return Weights.of_tensors(named)
+
     def clone(self) -> "Weights":
         return Weights.of_tensors({name: tensor.clone() for name, tensor in self.tensors().items()})
 
+    def start(self, lanes: int) -> Tensor:
+        """The state of sessions before their first click: [L, lanes, H]."""
+        return torch.zeros(len(self.layers), lanes, self.hidden_size)
 
-def initial_weights(items: int, settings: TrainingSettings, generator: torch.Generator) -> Weights:
+    def advance(self, state: object, lanes: Lanes) -> Tensor:
+        """Apply each lane's click to its state [S + L, n or more, H]; a fresh lane's begins at zero: [S + L, n, H]."""
+        assert isinstance(state, Tensor)
+        carried = torch.from_numpy(~lanes.fresh).float()
+        return advance(self, torch.from_numpy(lanes.items), state[:, : len(carried)] * carried[:, None])
+
+    def queries(self, state: object, lanes: Lanes) -> Tensor:
+        """The top layer's hidden state: [n, H]."""
+        assert isinstance(state, Tensor)
+        return state[-1]
+
+    def scores(self, query: Tensor) -> Tensor:
+        """Scores of the whole catalogue: [B, H] -> [B, I]."""
+        return torch.addmm(self.output_bias, query, self.output.T)
+
+
+def initial_weights(items: int, settings: Gru4RecSettings, generator: torch.Generator) -> Weights:
     """U(±sqrt(6 / (rows + columns))), for the gates' matrices a gate at a time; biases 0."""
     h = settings.hidden_size
 
@@ -195,19 +222,3 @@ def advance(weights: Weights, items: Tensor, hidden: Tensor) -> Tensor:
         x, _ = cell(layer, layer_input(layer, x, item), h)
         states.append(x)
     return torch.stack(states)
-
-
-def no_clicks(weights: Weights, lanes: int) -> Tensor:
-    """The state of sessions before their first click: [L, lanes, H]."""
-    return torch.zeros(len(weights.layers), lanes, weights.hidden_size)
-
-
-def advance_lanes(weights: Weights, state: Tensor, lanes: Lanes) -> Tensor:
-    """Apply each lane's click to its state [S + L, n or more, H]; a fresh lane's begins at zero: [S + L, n, H]."""
-    carried = torch.from_numpy(~lanes.fresh).float()
-    return advance(weights, torch.from_numpy(lanes.items), state[:, : len(carried)] * carried[:, None])
-
-
-def scores(weights: Weights, hidden: Tensor) -> Tensor:
-    """Scores of the whole catalogue: top layer's hidden [B, H] -> [B, I]."""
-    return torch.addmm(weights.output_bias, hidden, weights.output.T)

@@ -1,17 +1,23 @@
 """What a training run can be told, as one frozen object."""
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Final, Literal, get_args
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal, Self, TypeAlias, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from schemas.bundle.manifest import BundleLimits
+from schemas.bundle.manifest import ADVANCE, ENCODE, BundleLimits
 from trainer.errors import TrainingSettingsError
+
+if TYPE_CHECKING:
+    from trainer.models.base import Encoder
 
 # Short forms in use in the literature and in other tools' parameter files.
 _ALIASES = {"xe": "cross-entropy", "constrained": "shared"}
 MOST_UNITS: Final = BundleLimits().hidden_size
 MOST_STATE_ROWS: Final = BundleLimits().layers
+MOST_WINDOW: Final = BundleLimits().recent_size
+DEFAULT_FAMILY: Final = "gru4rec"
 
 
 def _canonical(value: object) -> object:
@@ -43,65 +49,32 @@ EngineChoice = Annotated[Literal["auto", "compiled", "torch"], BeforeValidator(_
 EmbeddingMode = Annotated[Literal["shared", "separate", "one-hot"], BeforeValidator(_canonical)]
 
 
+@dataclass(frozen=True)
+class Ablation:
+    """A row of `trainer ablate`: what it changes in the settings, and what the difference from the base then tells."""
+
+    name: str
+    changes: Mapping[str, object]
+    tells: str
+
+
 class TrainingSettings(BaseModel):
-    """Settings of one GRU4Rec fit. The defaults are those of the measured reference run in ``docs/training.md``.
+    """What every family is told. The defaults of a family are in its own class, see :mod:`trainer.models.registry`.
 
     Raises (through :meth:`parse`) :class:`TrainingSettingsError` for unknown names and values out of range.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    loss: LossName = "cross-entropy"
-    activation: ActivationName = Field(
-        "softmax",
-        description="activation of the scores in training; by default softmax (cross-entropy), elu (bpr-max), linear "
-        "(others)",
-    )
-    embedding: EmbeddingMode = Field(
-        "shared", description="input embedding: shared with the output, a separate table, or one-hot input to the gates"
-    )
-    embedding_l2: float = Field(0.0, ge=0, le=1, description="L2 penalty on the item rows used in a step")
-    input_decay: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="If above 0, the input is a decayed sum of the session's item rows, with this decay per click",
-    )
-    hidden_size: int = Field(100, ge=1, le=MOST_UNITS)
-    layers: int = Field(1, ge=0, le=8, description="gRU layers; 0: no GRU, the state is the last item's row")
-    deep_input: bool = Field(False, description="feed the item input to every layer instead of only the first")
-    batch_size: int = Field(100, ge=1, le=65536, description="sessions trained side by side")
-    n_sample: int = Field(
-        2048, ge=0, le=1_000_000, description="sampled negatives per step, besides those of the batch"
-    )
-    sample_alpha: float = Field(0.5, ge=0, le=2, description="negatives are drawn with p ~ support^alpha")
-    # The reference results need it: without it Recall@20 on rsc15_64 is .698 in place of .713.
-    logq: float = Field(
-        1.0, ge=0, le=1, description="strength of the logQ correction; 0 for all losses except cross-entropy"
-    )
-    bpreg: float = Field(1.0, ge=0, description="weight of the score regulariser of bpr-max")
-    elu: float = Field(0.5, ge=0, description="alpha of the activation elu; 0 turns it off")
-    optimizer: OptimizerName = Field("adagrad", description="optimizer")
-    learning_rate: float = Field(0.1, gt=0, le=10, description="learning rate of the optimizer")
-    momentum: float = Field(0.0, ge=0, lt=1, description="momentum of the optimizer")
-    dropout_input: float = Field(0.0, ge=0, lt=1, description="dropout of the item input")
-    dropout_hidden: float = Field(0.2, ge=0, lt=1, description="dropout of the hidden state")
-    epochs: int = Field(5, ge=1, le=10_000)
-    averaging: float = Field(
-        3.0,
-        ge=0,
-        le=100,
-        description="average the weights of all epochs, epoch e weighted by e to this power; 0: keep the last",
-    )
-    members: int = Field(
-        1,
-        ge=1,
-        le=32,
-        description="networks trained from different seeds, whose scores are summed; cost grows with each",
-    )
+    search: ClassVar[tuple[str, ...]] = ()
+    """What `trainer tune` usually tries, as its option --search takes it: what costs no time."""
+    ablations: ClassVar[tuple[Ablation, ...]] = ()
+    """The rows of `trainer ablate` that not every family has."""
+
+    family: str
     memory: MemoryTerms = Field(
         ("repeat", "cooccurrence", "transitions"),
-        description="terms of the session memory, separated by commas; `all`, or `none` for the GRU alone",
+        description="terms of the session memory, separated by commas; `all`, or `none` for the network alone",
     )
     table_width: int = Field(100, ge=1, le=1000, description="items kept per row of the memory's two tables")
     memory_holdout: float = Field(
@@ -116,10 +89,72 @@ class TrainingSettings(BaseModel):
         le=BundleLimits().k,
         description="length of the lists that the model can rank: at least worker.published, and above trainer.gate_k",
     )
-    engine: EngineChoice = Field(
-        "auto", description="training engine: compiled code where it is supported and faster, otherwise torch"
-    )
     seed: int = Field(42, ge=0, lt=2**63)
+
+    @field_validator("family", mode="before")
+    @classmethod
+    def _of_any_spelling(cls, value: object) -> object:
+        return _canonical(value)
+
+    @classmethod
+    def parse(cls, values: Mapping[str, object]) -> Self:
+        """Settings of the family that the values name, GRU4Rec without, from names and values (texts are converted)."""
+        from trainer.models.registry import settings_class
+
+        kind = settings_class(values.get("family", DEFAULT_FAMILY))
+        if not issubclass(kind, cls):
+            raise TrainingSettingsError(f"family={values.get('family', DEFAULT_FAMILY)}: no {cls.__name__}")
+        try:
+            return kind.model_validate(dict(values))
+        except ValidationError as error:
+            known = ", ".join(kind.model_fields)
+            raise TrainingSettingsError("; ".join(_explain(dict(one), known) for one in error.errors())) from error
+
+    @classmethod
+    def from_assignments(cls, assignments: Iterable[str]) -> Self:
+        """Settings from texts of the form ``name=value``, as the command line takes them; a later one wins."""
+        return cls.parse(assignments_of(assignments))
+
+
+class NetworkSettings(TrainingSettings):
+    """What every family is told that learns by gradients."""
+
+    epochs_planned: ClassVar[bool] = False
+    """Whether the learning rate goes by a plan over all epochs. A training that stops sooner is then another one than a
+    training of fewer epochs."""
+
+    loss: LossName = "cross-entropy"
+    activation: ActivationName = Field(
+        "softmax",
+        description="activation of the scores in training; by default softmax (cross-entropy), elu (bpr-max), linear "
+        "(others)",
+    )
+    hidden_size: int = Field(100, ge=1, le=MOST_UNITS)
+    batch_size: int = Field(100, ge=1, le=65536, description="sessions trained side by side")
+    n_sample: int = Field(
+        2048, ge=0, le=1_000_000, description="sampled negatives per step, besides those of the batch"
+    )
+    sample_alpha: float = Field(0.5, ge=0, le=2, description="negatives are drawn with p ~ support^alpha")
+    # The reference results need it: without it Recall@20 on rsc15_64 is .698 in place of .713.
+    logq: float = Field(
+        1.0, ge=0, le=1, description="strength of the logQ correction; 0 for all losses except cross-entropy"
+    )
+    bpreg: float = Field(1.0, ge=0, description="weight of the score regulariser of bpr-max")
+    elu: float = Field(0.5, ge=0, description="alpha of the activation elu; 0 turns it off")
+    learning_rate: float = Field(0.1, gt=0, le=10, description="learning rate of the optimizer")
+    epochs: int = Field(5, ge=1, le=10_000)
+    averaging: float = Field(
+        3.0,
+        ge=0,
+        le=100,
+        description="average the weights of all epochs, epoch e weighted by e to this power; 0: keep the last",
+    )
+    members: int = Field(
+        1,
+        ge=1,
+        le=32,
+        description="networks trained from different seeds, whose scores are summed; cost grows with each",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -132,11 +167,82 @@ class TrainingSettings(BaseModel):
         return {"logq": 0.0, "activation": "elu" if loss == "bpr-max" else "linear", **values}
 
     @model_validator(mode="after")
-    def _fit_together(self) -> "TrainingSettings":
+    def _loss_fits(self) -> "NetworkSettings":
         if self.batch_size == 1 and self.n_sample == 0:
             raise ValueError("batch_size=1 and n_sample=0 leave no negatives: raise one of them")
         if self.members * self.hidden_size > MOST_UNITS:
             raise ValueError(f"members={self.members} of hidden_size={self.hidden_size} are above {MOST_UNITS} units")
+        if self.logq > 0 and self.loss != "cross-entropy":
+            raise ValueError("logq corrects cross-entropy only: set logq=0 or loss=cross-entropy")
+        if (self.activation == "softmax") != (self.loss == "cross-entropy"):
+            raise ValueError(
+                f"activation={self.activation} does not go with loss={self.loss}: softmax belongs to cross-entropy, "
+                "the others to the other losses; leave activation out to get the usual one"
+            )
+        return self
+
+    encoder_file: ClassVar[str]
+    """The file of a bundle that holds the encoder."""
+
+    def encoder_numbers(self, items: int) -> int:
+        """How many numbers that file can hold of such a network for so many items."""
+        raise NotImplementedError
+
+    def products_of_a_step(self) -> int:
+        """Multiplications of a training step, about: what a GPU is worth."""
+        raise NotImplementedError
+
+    @property
+    def needs_cpu(self) -> bool:
+        """Whether what is asked for is not there on a GPU."""
+        return False
+
+
+class Gru4RecSettings(NetworkSettings):
+    """Settings of one GRU4Rec fit. The defaults are those of the measured reference run in ``docs/training.md``."""
+
+    search: ClassVar[tuple[str, ...]] = (
+        "learning_rate=0.01..0.3:log",
+        "batch_size=32..256:4",
+        "dropout_input=0.0..0.6:0.05",
+        "dropout_hidden=0.0..0.6:0.05",
+        "momentum=0.0..0.6:0.05",
+    )
+    ablations: ClassVar[tuple[Ablation, ...]] = (
+        Ablation("no-gru", {"layers": 0}, "everything before the last click, as far as the memory does not know it"),
+        Ablation("no-gru-no-memory", {"layers": 0, "memory": "none"}, "everything before the last click"),
+        Ablation(
+            "no-regularisation",
+            {"dropout_input": 0, "dropout_hidden": 0, "embedding_l2": 0},
+            "dropout and L2 of the embedding",
+        ),
+    )
+
+    encoder_file: ClassVar[str] = ADVANCE
+
+    family: Literal["gru4rec"] = "gru4rec"
+    embedding: EmbeddingMode = Field(
+        "shared", description="input embedding: shared with the output, a separate table, or one-hot input to the gates"
+    )
+    embedding_l2: float = Field(0.0, ge=0, le=1, description="L2 penalty on the item rows used in a step")
+    input_decay: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="If above 0, the input is a decayed sum of the session's item rows, with this decay per click",
+    )
+    layers: int = Field(1, ge=0, le=8, description="gRU layers; 0: no GRU, the state is the last item's row")
+    deep_input: bool = Field(False, description="feed the item input to every layer instead of only the first")
+    optimizer: OptimizerName = Field("adagrad", description="optimizer")
+    momentum: float = Field(0.0, ge=0, lt=1, description="momentum of the optimizer")
+    dropout_input: float = Field(0.0, ge=0, lt=1, description="dropout of the item input")
+    dropout_hidden: float = Field(0.2, ge=0, lt=1, description="dropout of the hidden state")
+    engine: EngineChoice = Field(
+        "auto", description="training engine: compiled code where it is supported and faster, otherwise torch"
+    )
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> "Gru4RecSettings":
         if self.state_rows > MOST_STATE_ROWS:
             raise ValueError(
                 f"layers={self.layers} with input_decay={self.input_decay:g} and embedding={self.embedding} make a "
@@ -148,13 +254,6 @@ class TrainingSettings(BaseModel):
             raise ValueError(
                 "deep_input needs an embedding to hand on: set embedding=shared or separate, or leave it out"
             )
-        if self.logq > 0 and self.loss != "cross-entropy":
-            raise ValueError("logq corrects cross-entropy only: set logq=0 or loss=cross-entropy")
-        if (self.activation == "softmax") != (self.loss == "cross-entropy"):
-            raise ValueError(
-                f"activation={self.activation} does not go with loss={self.loss}: softmax belongs to cross-entropy, "
-                "the others to the other losses; leave activation out to get the usual one"
-            )
         return self
 
     @property
@@ -163,18 +262,76 @@ class TrainingSettings(BaseModel):
         decayed = self.input_decay > 0 or self.layers == 0
         return self.layers + (3 if self.embedding == "one-hot" else 1) * decayed
 
-    @classmethod
-    def parse(cls, values: Mapping[str, object]) -> "TrainingSettings":
-        """Settings from names and values (texts are converted)."""
-        try:
-            return cls.model_validate(dict(values))
-        except ValidationError as error:
-            raise TrainingSettingsError("; ".join(_explain(dict(detail)) for detail in error.errors())) from error
+    def encoder_numbers(self, items: int) -> int:
+        units, one_hot = self.hidden_size * self.members, self.embedding == "one-hot"
+        inputs = [0 if one_hot else units, *[units * (1 + self.deep_input)] * (self.layers - 1)][: self.layers]
+        gates = sum(3 * units * (width + units + 1) for width in inputs)
+        return items * (3 * units if one_hot else units) + gates
 
-    @classmethod
-    def from_assignments(cls, assignments: Iterable[str]) -> "TrainingSettings":
-        """Settings from texts of the form ``name=value``, as the command line takes them; a later one wins."""
-        return cls.parse(assignments_of(assignments))
+    def products_of_a_step(self) -> int:
+        """Three products with the columns' rows, five with each matrix pair of a layer."""
+        n, h = self.batch_size, self.hidden_size
+        return n * h * (3 * (n + self.n_sample) + 15 * h * self.layers)
+
+    @property
+    def needs_cpu(self) -> bool:
+        return self.engine == "compiled"
+
+
+DefaultSettings: TypeAlias = Gru4RecSettings
+"""Of :data:`DEFAULT_FAMILY`."""
+
+
+class WindowSettings(NetworkSettings):
+    """What every family is told whose queries come from a session's last items at once (:mod:`trainer.models.base`)."""
+
+    epochs_planned: ClassVar[bool] = True
+    encoder_file: ClassVar[str] = ENCODE
+    search: ClassVar[tuple[str, ...]] = (
+        "learning_rate=0.0005..0.02:log",
+        "batch_size=32..256:32",
+        "dropout=0.0..0.6:0.05",
+        "weight_decay=0.0..0.1:0.01",
+    )
+    ablations: ClassVar[tuple[Ablation, ...]] = (
+        Ablation(
+            "two-clicks", {"window": 2}, "everything before the last two clicks, as far as the memory does not know it"
+        ),
+        Ablation("two-clicks-no-memory", {"window": 2, "memory": "none"}, "everything before the last two clicks"),
+        Ablation("no-regularisation", {"dropout": 0, "weight_decay": 0}, "dropout and weight decay"),
+    )
+
+    # Of one click there would be nothing to export: torch traces no dynamic size that is always 1.
+    window: int = Field(30, ge=2, le=MOST_WINDOW, description="clicks that the model looks back on")
+    batch_size: int = Field(128, ge=1, le=65536, description="sessions of a training step")
+    learning_rate: float = Field(0.005, gt=0, le=1, description="highest learning rate of the cycle (AdamW)")
+    weight_decay: float = Field(0.0, ge=0, le=1, description="weight decay of AdamW, for all but the item tables")
+    dropout: float = Field(0.2, ge=0, lt=1, description="dropout, where the family's paper has it")
+    epochs: int = Field(10, ge=1, le=10_000)
+    averaging: float = Field(
+        0.0,
+        ge=0,
+        le=100,
+        description="average the weights of all epochs, epoch e weighted by e to this power; 0: keep the last",
+    )
+
+    def encoder(self) -> "Encoder":
+        """The family's network but for its item tables, at its start: drawn from torch's global random numbers."""
+        raise NotImplementedError
+
+    def encoder_numbers(self, items: int) -> int:
+        import torch
+
+        with torch.device("meta"):  # sizes alone: no memory, no random numbers
+            encoder = self.encoder()
+        # The exporter turns matrices round, and for a warm start they are there as they were, too.
+        own = sum(one.numel() for one in [*encoder.parameters(), *encoder.parameters(), *encoder.buffers()])
+        return self.members * (items * encoder.input_size + own)
+
+    def products_of_a_step(self) -> int:
+        """Three products with the columns' rows, of as few clicks to predict as there may be: one a session."""
+        n, h = self.batch_size, self.hidden_size
+        return n * h * 3 * (2 * n + self.n_sample)
 
 
 def assignments_of(texts: Iterable[str]) -> dict[str, str]:
@@ -188,10 +345,10 @@ def assignments_of(texts: Iterable[str]) -> dict[str, str]:
     return values
 
 
-def _explain(detail: Mapping[str, object]) -> str:
+def _explain(detail: Mapping[str, object], known: str) -> str:
     location = detail["loc"]
     name = ".".join(map(str, location)) if isinstance(location, tuple) else str(location)
     if detail["type"] == "extra_forbidden":
-        return f"unknown training setting '{name}' (known: {', '.join(TrainingSettings.model_fields)})"
+        return f"unknown training setting '{name}' (known: {known})"
     message = str(detail["msg"]).removeprefix("Value error, ")
     return f"{name}={detail['input']}: {message}" if name else message

@@ -69,7 +69,9 @@ class Preset:
 
     def published_for(self, settings: TrainingSettings) -> Published | None:
         """The results of exactly these settings, whatever the seed and the engine; None where there are none."""
-        free = {"seed": settings.seed, "engine": settings.engine}
+        if settings.family != self.training.family:
+            return None
+        free = {name: value for name, value in settings.model_dump().items() if name in ("seed", "engine")}
         for published in self.published:
             if TrainingSettings.parse({**self.settings, **published.settings, **free}) == settings:
                 return published

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any, Final, Protocol
 
 from trainer.errors import TrainingSettingsError
-from trainer.models.settings import assignments_of
+from trainer.models.settings import NetworkSettings, TrainingSettings, assignments_of
 
 Value = bool | int | float | str
 
@@ -86,13 +86,6 @@ class Choice:
 
 Dimension = Range | Choice
 
-_NETWORK: Final[tuple[Dimension, ...]] = (
-    Range("learning_rate", 0.01, 0.3, log=True),
-    Range("batch_size", 32, 256, step=4),
-    Range("dropout_input", 0.0, 0.6, step=0.05),
-    Range("dropout_hidden", 0.0, 0.6, step=0.05),
-    Range("momentum", 0.0, 0.6, step=0.05),
-)
 _SAMPLES: Final = Range("sample_alpha", 0.0, 1.0, step=0.05)
 _BPR_MAX: Final[tuple[Dimension, ...]] = (Range("bpreg", 0.0, 2.0, step=0.05), Choice("elu", (0.0, 0.5, 1.0)))
 
@@ -124,9 +117,15 @@ BASELINE_SPACES: Final[Mapping[str, tuple[Dimension, ...]]] = MappingProxyType(
 """The baselines that have something to tune."""
 
 
-def network_space(losses: Collection[object], n_sample: int) -> tuple[Dimension, ...]:
-    """What is usually searched for a GRU4Rec of these losses: what costs no time. Units and samples are a budget."""
-    return (*_NETWORK, *((_SAMPLES,) if n_sample else ()), *(_BPR_MAX if "bpr-max" in losses else ()))
+def model_space(settings: TrainingSettings, losses: Collection[object]) -> tuple[Dimension, ...]:
+    """What is usually searched for a model of these losses: what costs no time. Units and samples are a budget."""
+    if not isinstance(settings, NetworkSettings):
+        return BASELINE_SPACES.get(settings.family, ())
+    return (
+        *parse_dimensions(settings.search),
+        *((_SAMPLES,) if settings.n_sample else ()),
+        *(_BPR_MAX if "bpr-max" in losses else ()),
+    )
 
 
 def changed(space: Iterable[Dimension], fixed: Iterable[str], asked: Iterable[Dimension]) -> tuple[Dimension, ...]:

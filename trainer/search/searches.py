@@ -7,8 +7,8 @@ from typing import Any
 from trainer.errors import TrainingSettingsError
 from trainer.evaluation.baselines import BASELINES, parse_baselines
 from trainer.evaluation.baselines.spec import options_of
-from trainer.models.settings import TrainingSettings, assignments_of
-from trainer.search.search_space import BASELINE_SPACES, Dimension, changed, network_space, parse_dimensions
+from trainer.models.settings import NetworkSettings, TrainingSettings, assignments_of
+from trainer.search.search_space import BASELINE_SPACES, Dimension, changed, model_space, parse_dimensions
 
 
 @dataclass(frozen=True)
@@ -20,13 +20,21 @@ class Search:
     start: Mapping[str, Any]
     baseline: str | None = None
     seed: int = 42
+    epochs_planned: bool = False
+    """Whether every trial has all of its epochs, by a plan over them."""
+
+    @property
+    def epochs(self) -> int | None:
+        """Of every trial; None where they may differ."""
+        found = None if any(one.name == "epochs" for one in self.dimensions) else self.start.get("epochs")
+        return found if isinstance(found, int) else None
 
     def values(self, drawn: Mapping[str, Any]) -> dict[str, Any]:
         return {**self.fixed, **drawn}
 
 
-def network_search(base: Mapping[str, Any], assignments: Iterable[str], ranges: Iterable[str], *, seed: int) -> Search:
-    """Of a GRU4Rec, from the settings of a preset. ``assignments`` (name=value) are fixed.
+def model_search(base: Mapping[str, Any], assignments: Iterable[str], ranges: Iterable[str], *, seed: int) -> Search:
+    """Of a family's model, from the settings of a preset. ``assignments`` (name=value) are fixed.
 
     Raises :class:`TrainingSettingsError` for ranges with values that their setting cannot have.
     """
@@ -34,8 +42,15 @@ def network_search(base: Mapping[str, Any], assignments: Iterable[str], ranges: 
     base = {**base, **given}
     start = TrainingSettings.parse(base)
     asked = parse_dimensions(ranges)
-    losses = {value for one in asked if one.name == "loss" for value in one.ends} or {start.loss}
-    dimensions = changed(network_space(losses, start.n_sample), given, asked)
+    if any(one.name == "family" for one in asked):
+        raise TrainingSettingsError("--search family: each family has settings of its own; search them one by one")
+    network = start if isinstance(start, NetworkSettings) else None
+    losses: set[object] = {value for one in asked if one.name == "loss" for value in one.ends}
+    if network is not None and not losses:
+        losses = {network.loss}
+    dimensions = changed(model_space(start, losses), given, asked)
+    if not dimensions:
+        raise TrainingSettingsError(f"family={start.family}: has nothing to tune; name settings with --search")
     for one in dimensions:
         for value in one.ends:
             # What depends on the loss takes the loss's own default.
@@ -43,11 +58,12 @@ def network_search(base: Mapping[str, Any], assignments: Iterable[str], ranges: 
             TrainingSettings.parse({**{name: of for name, of in base.items() if name not in of_loss}, one.name: value})
     searched = {one.name for one in dimensions}
     fixed = {name: value for name, value in base.items() if name not in searched}
-    return Search(dimensions, fixed, start.model_dump(), seed=seed)
+    planned = network is not None and network.epochs_planned
+    return Search(dimensions, fixed, start.model_dump(), seed=seed, epochs_planned=planned)
 
 
 def baseline_search(baseline: str, assignments: Iterable[str], ranges: Iterable[str], *, seed: int) -> Search:
-    """Of a baseline, from its defaults. Raises :class:`TrainingSettingsError` as :func:`network_search` does."""
+    """Of a baseline, from its defaults. Raises :class:`TrainingSettingsError` as :func:`model_search` does."""
     if baseline not in BASELINE_SPACES:
         tunable = ", ".join(BASELINE_SPACES)
         raise TrainingSettingsError(f"--baseline: {baseline} has nothing to tune; there are {tunable}")

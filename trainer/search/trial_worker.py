@@ -10,8 +10,8 @@ import msgspec
 from trainer.data.sessions import SessionSet
 from trainer.errors import NonFiniteScoresError, TrainingDivergedError, TrainingSettingsError
 from trainer.evaluation.baselines import BASELINES, BaselineSpec
-from trainer.evaluation.protocol import GruScorer, Metrics, evaluate
-from trainer.models.settings import TrainingSettings
+from trainer.evaluation.protocol import Metrics, NetworkScorer, evaluate
+from trainer.models.settings import NetworkSettings, TrainingSettings
 from trainer.training.device import Hardware
 from trainer.training.early_stopping import EarlyStopping, Epoch, Measure
 from trainer.training.fit import fit
@@ -21,7 +21,7 @@ K = 20  # of the measures that a search goes by
 
 
 class Task(msgspec.Struct, frozen=True, tag=True):
-    """Values to try: of a GRU4Rec, or of the baseline that is named."""
+    """Values to try: of a family's model, or of the baseline that is named."""
 
     values: dict[str, Any]
     baseline: str | None = None
@@ -68,7 +68,7 @@ def work(connection: Connection, judging: Judging) -> None:
         while True:
             task = msgspec.json.decode(connection.recv_bytes(), type=Task)
             began = time.perf_counter()
-            done = _baseline(task, judging) if task.baseline else _network(task, judging, connection, hardware)
+            done = _baseline(task, judging) if task.baseline else _model(task, judging, connection, hardware)
             _send(connection, msgspec.structs.replace(done, seconds=time.perf_counter() - began))
     except (EOFError, BrokenPipeError, ConnectionResetError):  # the parent is gone, or wants nothing more
         return
@@ -83,13 +83,15 @@ def _baseline(task: Task, judging: Judging) -> Done:
     return _done(evaluate(scorer, judging.holdout, ks=(K,)), epoch=0)
 
 
-def _network(task: Task, judging: Judging, connection: Connection, hardware: Hardware) -> Done:
+def _model(task: Task, judging: Judging, connection: Connection, hardware: Hardware) -> Done:
     try:
         settings = TrainingSettings.parse(task.values)
         check_size(judging.train, settings)
     except TrainingSettingsError as error:  # values that do not go together, or too large a model
         return Done(why=str(error))
-    stopping = EarlyStopping(judging.holdout, patience=judging.patience, measure=judging.measure, k=K)
+    stopping = EarlyStopping(
+        judging.holdout, patience=judging.patience, measure=judging.measure, k=K, stops=not epochs_planned(settings)
+    )
 
     def ask(epoch: Epoch) -> None:
         _send(connection, Judged(epoch.number, epoch.score or 0.0))
@@ -98,15 +100,20 @@ def _network(task: Task, judging: Judging, connection: Connection, hardware: Har
 
     try:
         result = fit(judging.train, settings, early_stopping=stopping, on_epoch=ask, hardware=hardware)
-        stopped = settings.model_copy(update={"epochs": result.best_epoch})
+        stopped = settings.model_copy(update={"epochs": result.best_epoch} if result.epochs else {})
         memory = learn_memory(judging.train, stopped, hardware=hardware)
         memory = memory.with_tables(tables_of(judging.train, settings))
-        metrics = evaluate(GruScorer(result.weights, memory), judging.holdout, ks=(K,))
+        metrics = evaluate(NetworkScorer(result.weights, memory), judging.holdout, ks=(K,))
     except _GivenUpError:
         return Done(why="pruned")
     except (TrainingDivergedError, NonFiniteScoresError) as error:
         return Done(why=str(error))
     return _done(metrics, result.best_epoch)
+
+
+def epochs_planned(settings: TrainingSettings) -> bool:
+    """Whether a model of so many epochs is judged, not one that stops sooner: it would be none that a fit can make."""
+    return isinstance(settings, NetworkSettings) and settings.epochs_planned
 
 
 def _done(metrics: Metrics, epoch: int) -> Done:

@@ -60,8 +60,7 @@ def opened_study(path: Path, search: Search, judging: Judging) -> Iterator[optun
                 study_name=_NAME,
                 direction="maximize",
                 load_if_exists=True,
-                # Fewer than two epochs tell little, and with fewer than five trials there is nothing to compare with.
-                pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=2),
+                pruner=_pruner(search),
             )
         except Exception as error:  # of SQLAlchemy, many kinds; what the operator can do is the same
             raise TuningError(f"{path}: holds no study ({error}); name another file") from error
@@ -77,6 +76,20 @@ def opened_study(path: Path, search: Search, judging: Judging) -> Iterator[optun
         )
         _begin(study, search)
         yield study
+
+
+def _pruner(search: Search) -> optuna.pruners.BasePruner:
+    """When to give up a trial: below the median of the others after as many epochs.
+
+    Fewer than two epochs tell little, and with fewer than five trials there is nothing to compare with. Where epochs
+    are planned, scores say little while the learning rate is high, the less the higher it is: half of the epochs are
+    waited for, and where their number is searched as well, no two trials are equally far and none is given up.
+    """
+    if not search.epochs_planned:
+        return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=2)
+    if search.epochs is None:
+        return optuna.pruners.NopPruner()
+    return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=max(2, search.epochs // 2))
 
 
 def _begin(study: optuna.Study, search: Search) -> None:

@@ -20,7 +20,7 @@ def tuning_report(
 ) -> dict[str, Any]:
     best: dict[str, Any] = {"trial": winner.number, "recall@20": winner.recall, "mrr@20": winner.mrr}
     if search.baseline is None:
-        best |= {"epoch": winner.epoch, "settings": _settings(winner).model_dump()}
+        best |= {"epoch": winner.epoch, "settings": tuned_settings(winner).model_dump()}
     else:
         best |= {"options": winner.values, "baselines": str(BaselineSpec(search.baseline, winner.values))}
     return {
@@ -42,9 +42,9 @@ def tuning_report(
     }
 
 
-def _settings(winner: Found) -> TrainingSettings:
+def tuned_settings(winner: Found) -> TrainingSettings:
     """The best trial's, with as many epochs as were best."""
-    return TrainingSettings.parse({**winner.values, "epochs": winner.epoch})
+    return TrainingSettings.parse({**winner.values, **({"epochs": winner.epoch} if winner.epoch else {})})
 
 
 def tuned_preset(search: Search, winner: Found, data: Dataset, split: Split, *, measure: str, source: str) -> str:
@@ -52,10 +52,11 @@ def tuned_preset(search: Search, winner: Found, data: Dataset, split: Split, *, 
     trained, judged = f"{len(data.train):,}", f"{len(data.test):,}"
     comments = [
         f"The best by {measure} on the newest {judged} sessions of {source}, trained on the {trained} before them:",
-        f"Recall@20 {winner.recall:.4f}, MRR@20 {winner.mrr:.4f} after {winner.epoch} epochs. Searched:",
+        f"Recall@20 {winner.recall:.4f}, MRR@20 {winner.mrr:.4f}"
+        f"{f' after {winner.epoch} epochs' if winner.epoch else ''}. Searched:",
         *map(str, search.dimensions),
     ]
-    return preset_text(f"Tuned on {source}", "trainer tune", _settings(winner), data=split, comments=comments)
+    return preset_text(f"Tuned on {source}", "trainer tune", tuned_settings(winner), data=split, comments=comments)
 
 
 def tuning_table(search: Search, winner: Found, summary: dict[str, Any]) -> Table:
@@ -69,6 +70,6 @@ def tuning_table(search: Search, winner: Found, summary: dict[str, Any]) -> Tabl
     )
     for one in search.dimensions:
         table.add_row(one.name, str(one).partition("=")[2], str(winner.values[one.name]))
-    if winner.epoch:
-        table.add_row("epochs", "early stopping", str(winner.epoch))
+    if winner.epoch and not any(one.name == "epochs" for one in search.dimensions):
+        table.add_row("epochs", "as set" if search.epochs_planned else "early stopping", str(winner.epoch))
     return table

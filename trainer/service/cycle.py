@@ -26,11 +26,11 @@ from trainer.evaluation.baselines import Baseline
 from trainer.evaluation.model_scorer import ModelScorer
 from trainer.evaluation.protocol import DEFAULT_KS, Floats, Metrics, Scorer, evaluate, ranks_of
 from trainer.evaluation.significance import judge as judge_ranks
-from trainer.export.bundle import read_weights
+from trainer.export.bundle import read_network
 from trainer.export.parity import check_parity
 from trainer.memory.terms import SessionMemory
-from trainer.models.gru4rec import Weights
-from trainer.models.settings import TrainingSettings
+from trainer.models.base import Network
+from trainer.models.settings import NetworkSettings
 from trainer.service.champion import Championship, Standing
 from trainer.service.click_log import ClickLogFolder, LogState
 from trainer.service.gate import Evaluated, GateRules, best_rivals, gate_record, judge
@@ -49,7 +49,7 @@ from trainer.training.train import (
     transitions_to_fit,
     transitions_to_learn,
 )
-from trainer.training.warm_start import fits, warm_start
+from trainer.training.warm_start import fits, is_whole, warm_start
 
 log = structlog.get_logger(__name__)
 
@@ -64,8 +64,8 @@ Progress = Callable[[str, int, int], None]
 """Hears the phase, the transitions done since it last heard, and the phase's total. May raise StopRequested."""
 
 
-Start = tuple[Weights, tuple[str, ...]]
-"""Weights to start from, and the items of their rows."""
+Start = tuple[Network, tuple[str, ...]]
+"""Network to start from, and the items of their rows."""
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,8 @@ class Cycle:
         """The challenger trained on all sessions, staged; None, and itself staged, where that makes it unsound."""
         whole = self._known(window.sessions)
         # From the challenger itself, which has seen all but the holdout: sooner there than from the champion.
-        challenger = (result.weights, result.item_ids) if self._settings.warm_start else None
+        from_it = self._settings.warm_start and isinstance(result.settings, NetworkSettings)
+        challenger = (result.network, result.item_ids) if from_it else None
         # Its memory's weights stay: they must not be learned from the sessions that it was judged by.
         again = self._fit("refitting", whole, challenger, result.memory)
         candidate = stage(self._staging, again, whole)
@@ -299,8 +300,15 @@ class Cycle:
     def _start(self, standing: Standing, champion: Model | None) -> Start | None:
         if champion is None or standing.champion is None or not self._settings.warm_start:
             return None
-        weights = read_weights(self._registry.announced_folder(standing.champion))
-        if not fits(weights, self._training(warm=True)):
+        if champion.encoder == "none" or not isinstance(self._settings.training, NetworkSettings):
+            return None  # what counts is no start, and starts from nothing
+        try:
+            weights = read_network(self._registry.announced_folder(standing.champion))
+        except BundleError as error:
+            # It serves, and is judged; that nothing can start from it must end no cycle.
+            log.warning("no warm start: the champion holds no network that is known here", error=str(error))
+            return None
+        if not fits(weights, self._settings.training):
             log.info("no warm start: the champion's sizes are not those of trainer.training", version=champion.version)
             return None
         return weights, champion.vocabulary.items
@@ -309,7 +317,7 @@ class Cycle:
         self, phase: str, sessions: SessionSet, start: Start | None, memory: SessionMemory | None = None
     ) -> FitResult:
         """Train; with `memory` under the weights of its terms, which are learned otherwise."""
-        training, cold = self._training(warm=start is not None), self._training(warm=False)
+        cold = self._settings.training
         check_size(sessions, cold)
 
         if memory is None:
@@ -322,10 +330,7 @@ class Cycle:
             )
             if cold.memory and not memory:
                 log.warning(TOO_FEW_TO_REMEMBER)
-        weights = None
-        if start is not None:
-            carried = warm_start(*start, sessions.item_ids, training)
-            weights = shrink_and_perturb(carried, training, keep=self._settings.warm_keep)
+        training, weights = self._begun(sessions, start) if start is not None else (cold, None)
         total = transitions_to_fit(sessions, training)
         return train(
             sessions,
@@ -336,12 +341,17 @@ class Cycle:
             hardware=self._hardware,
         )
 
-    def _training(self, *, warm: bool) -> TrainingSettings:
-        training, settings = self._settings.training, self._settings
-        if not warm:
-            return training
+    def _begun(self, sessions: SessionSet, start: Start) -> tuple[NetworkSettings, Network]:
+        """How to train from a start, and the weights that it gives."""
+        settings, training = self._settings, self._settings.training
+        assert isinstance(training, NetworkSettings)
+        weights = warm_start(*start, sessions.item_ids, training)
+        if not is_whole(start[0], training):
+            # The items' rows of another family: all else is as random as ever, and has to be learned in full.
+            return training, weights
         rate = training.learning_rate * settings.warm_rate
-        return training.model_copy(update={"epochs": settings.warm_epochs, "learning_rate": rate})
+        warm = training.model_copy(update={"epochs": settings.warm_epochs, "learning_rate": rate})
+        return warm, shrink_and_perturb(weights, warm, keep=settings.warm_keep)
 
     def _evaluate(
         self, candidate: Model, champion: Model | None, predecessors: Sequence[Model], split: _Split, gate_k: int

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from schemas.bundle.files import Model, open_bundle
-from schemas.bundle.manifest import ADVANCE, RANK, VOCABULARY
+from schemas.bundle.files import Model, open_bundle, read_manifest
+from schemas.bundle.manifest import GRAPHS, VOCABULARY
 from schemas.messages.announcement import version_name
 from trainer.data.sessions import SessionSet
 from trainer.evaluation.report import manifest_metrics, training_record
@@ -67,7 +67,9 @@ def publish(
     Raises BundleError and RegistryError.
     """
     created_at = time.time_ns() // 1_000_000
-    content = b"".join((staging / _CANDIDATE / name).read_bytes() for name in (ADVANCE, RANK, VOCABULARY))
+    candidate = staging / _CANDIDATE
+    named_by = (*GRAPHS[read_manifest(candidate).encoder], VOCABULARY)
+    content = b"".join((candidate / name).read_bytes() for name in named_by)
     folder = save_bundle(
         staging,
         version_name(created_at, content),

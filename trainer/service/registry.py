@@ -22,7 +22,7 @@ import msgspec
 import structlog
 
 from schemas import durable
-from schemas.bundle.files import Model, manifest_digest, open_bundle
+from schemas.bundle.files import Model, manifest_digest, open_bundle, read_manifest
 from schemas.bundle.manifest import FILES, MANIFEST, BundleLimits, Manifest, decode_manifest
 from schemas.bundle.store import fetch, local_path, sha256
 from schemas.errors import BundleError
@@ -134,7 +134,7 @@ class Registry:
         if self.store.list(version):
             raise RegistryError(f"{self.url}: has a {version} already; versions are immutable")
         self._begin(version)
-        for name in FILES:
+        for name in read_manifest(bundle).files:
             self.store.upload(bundle / name, f"{version}/{name}")
         self.store.sync(version)
         self.store.sync()

@@ -3,17 +3,18 @@
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, NonNegativeInt, model_validator
+from pydantic import Field, NonNegativeInt, create_model, model_validator
 
 from schemas.config.duration import Duration
 from schemas.config.settings import ClickSettings, KafkaConnection, RootSettings, Section, TopicSettings
 from schemas.messages.announcement import CHAMPION
-from trainer.models.settings import TrainingSettings
+from trainer.models.registry import settings_class
+from trainer.models.settings import DEFAULT_FAMILY, DefaultSettings
 
 BaselineName = Literal["pop", "s-pop", "markov-chain", "item-knn"]
 
 
-class PeriodicTraining(TrainingSettings):
+class PeriodicTraining(DefaultSettings):
     """[trainer.training]: as `trainer fit --set`, with a default that suits a model that is trained every hour."""
 
     # A quarter of the samples trains twice as fast and costs a fraction of a point (docs/retraining.md).
@@ -160,3 +161,17 @@ class TrainerRoot(RootSettings):
     topics: TopicSettings = TopicSettings()
     clicks: ClickSettings = ClickSettings()
     trainer: TrainerSettings = TrainerSettings()
+
+
+def root_of(family: str) -> type[TrainerRoot]:
+    """What `trainer` reads where [trainer.training] names this family. Raises :class:`TrainingSettingsError`."""
+    kind = settings_class(family)
+    if kind.model_fields["family"].default == DEFAULT_FAMILY:
+        return TrainerRoot
+    # What PeriodicTraining changes, where the family has it.
+    samples = (int, PeriodicTraining.model_fields["n_sample"])
+    periodic = create_model(kind.__name__, __base__=kind, n_sample=samples) if "n_sample" in kind.model_fields else kind
+    trainer = create_model(
+        "TrainerSettings", __base__=TrainerSettings, training=(periodic, periodic.model_validate({}))
+    )
+    return create_model("TrainerRoot", __base__=TrainerRoot, trainer=(trainer, trainer()))

@@ -10,13 +10,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from trainer.models.settings import TrainingSettings
+from trainer.models.settings import NetworkSettings
 
 # scores [n, C] -> (activated [n, C], slope at each score [n, C]; None for 1 everywhere)
 Activation = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 
 
-def activation_of(settings: TrainingSettings) -> Activation:
+def activation_of(settings: NetworkSettings) -> Activation:
     """The activation that the settings name; an ELU of alpha 0 leaves the scores as they are."""
     match settings.activation:
         case "elu" if settings.elu > 0:

@@ -11,13 +11,13 @@ the training stops. What that is worth here is in `docs/training.md`.
 
 import torch
 
-from trainer.models.gru4rec import Weights
+from trainer.models.base import N
 
 
-def averaged(mean: Weights | None, weights: Weights, epoch: int, eta: float) -> Weights:
+def averaged(mean: N | None, weights: N, epoch: int, eta: float) -> N:
     """The mean with the weights after the epoch (from 1) in it: a new object. ``mean`` is None before the first."""
     if mean is None:
         return weights.clone()
     before, now = mean.tensors(), weights.tensors()
     share = (eta + 1) / (epoch + eta)
-    return Weights.of_tensors({name: torch.lerp(before[name], now[name], share) for name in now})
+    return weights.with_tensors({name: torch.lerp(before[name], now[name], share) for name in now})

@@ -2,13 +2,13 @@
 
 One safetensors file: the arrays, and a JSON text for the rest in its metadata. It is replaced atomically, so that at
 any moment the file is a whole checkpoint or not there, and a digest of the arrays tells a damaged one. It names the run
-it belongs to by a digest of everything that decides the run's bits; only ``epochs`` is not part of it, so that a run
-can be made longer.
+it belongs to by a digest of everything that decides the run's bits; ``epochs`` is not part of it where the first epochs
+do not depend on their number, so that a run can be made longer.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,13 @@ import numpy.typing as npt
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as as_safetensors
+from torch import Tensor
 
 from schemas import durable
 from trainer.data.sessions import SessionSet
 from trainer.errors import TrainerError
-from trainer.models.gru4rec import Weights
-from trainer.models.settings import TrainingSettings
+from trainer.models.base import Network
+from trainer.models.settings import NetworkSettings
 from trainer.training.early_stopping import EarlyStopping, Epoch
 from trainer.training.engine import EngineName, engine_identity
 from trainer.training.sampling import SamplerState
@@ -42,17 +43,17 @@ class Checkpoint:
 
     identity: str
     epochs: tuple[Epoch, ...]
-    weights: Weights
-    best: Weights | None
-    mean: Weights | None
+    weights: Network
+    best: Network | None
+    mean: Network | None
     optimizers: Arrays  # by "<weight>.<state>"
     sampler: SamplerState
 
 
 def identity(
     sessions: SessionSet,
-    settings: TrainingSettings,
-    warm_start: Weights | None,
+    settings: NetworkSettings,
+    warm_start: Network | None,
     early_stopping: EarlyStopping | None,
     *,
     engine: EngineName,
@@ -64,7 +65,7 @@ def identity(
         "format": _FORMAT,
         "numpy": np.__version__,
         "engine": engine_identity(engine, device, threads),
-        "settings": settings.model_dump(exclude={"epochs"}),
+        "settings": settings.model_dump(exclude=set() if settings.epochs_planned else {"epochs"}),
         "item_ids": sessions.item_ids,
     }
     arrays: dict[str, npt.NDArray[Any]] = {"items": sessions.items, "offsets": sessions.offsets}
@@ -95,8 +96,8 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     durable.replace(path, as_safetensors(arrays, metadata={"about": told, "sha256": _digest(told, arrays)}))
 
 
-def load(path: Path, identity: str) -> Checkpoint | None:
-    """The checkpoint in the file, None where there is no file.
+def load(path: Path, identity: str, network_of: Callable[[dict[str, Tensor]], Network]) -> Checkpoint | None:
+    """The checkpoint in the file, None where there is no file. ``network_of`` makes a network of its tensors by name.
 
     Raises :class:`CheckpointError` when it is damaged, or of a run with another identity.
     """
@@ -116,9 +117,9 @@ def load(path: Path, identity: str) -> Checkpoint | None:
         return Checkpoint(
             identity=identity,
             epochs=tuple(Epoch(**epoch) for epoch in about["epochs"]),
-            weights=_weights_of(_under("weights.", arrays)),
-            best=_weights_of(best) if best else None,
-            mean=_weights_of(mean) if mean else None,
+            weights=network_of(_tensors(_under("weights.", arrays))),
+            best=network_of(_tensors(best)) if best else None,
+            mean=network_of(_tensors(mean)) if mean else None,
             optimizers=_under("optimizer.", arrays),
             sampler=SamplerState(about["sampler"]["rng"], arrays["pool"], about["sampler"]["position"]),
         )
@@ -144,9 +145,9 @@ def _under(prefix: str, arrays: Mapping[str, npt.NDArray[Any]]) -> Arrays:
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
-def _arrays_of(weights: Weights) -> Arrays:
-    return {name: tensor.numpy() for name, tensor in weights.tensors().items()}
+def _arrays_of(network: Network) -> Arrays:
+    return {name: tensor.numpy() for name, tensor in network.tensors().items()}
 
 
-def _weights_of(arrays: Mapping[str, npt.NDArray[Any]]) -> Weights:
-    return Weights.of_tensors({name: torch.from_numpy(array) for name, array in arrays.items()})
+def _tensors(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from trainer.errors import TrainingSettingsError
-from trainer.models.settings import TrainingSettings
+from trainer.models.settings import NetworkSettings
 
 CPU = torch.device("cpu")
 LEAST_PRODUCTS = 50_000_000
@@ -17,7 +17,7 @@ A step is 130 operations of torch, and a GPU takes a few µs to begin each, what
 which one core does this many multiplications. Smaller steps are no faster there. Reckoned, not measured on a GPU.
 """
 LEAST_TRANSITIONS = 50_000
-"""An epoch of fewer is over before code is compiled for it (:mod:`trainer.training.engine`), or a GPU made ready."""
+"""An epoch of fewer is over before code is compiled for it (:mod:`trainer.training.gru.engine`), or a GPU is ready."""
 
 
 @dataclass(frozen=True)
@@ -56,20 +56,14 @@ class Hardware:
         torch.set_flush_denormal(True)  # numbers below 1e-38 are slow, and zero to any purpose here
         return self
 
-    def device_of(self, settings: TrainingSettings, transitions: int) -> torch.device:
+    def device_of(self, settings: NetworkSettings, transitions: int) -> torch.device:
         """Where a training with these settings and so many transitions an epoch will run."""
         if self.device != "auto":
             return torch.device(self.device)
-        pays = transitions >= LEAST_TRANSITIONS and _products(settings) >= LEAST_PRODUCTS
-        if settings.engine == "compiled" or not pays or not torch.cuda.is_available():
+        pays = transitions >= LEAST_TRANSITIONS and settings.products_of_a_step() >= LEAST_PRODUCTS
+        if settings.needs_cpu or not pays or not torch.cuda.is_available():
             return CPU
         return torch.device("cuda")
-
-
-def _products(settings: TrainingSettings) -> int:
-    """Multiplications of a step: three products with the columns' rows, five with each matrix pair of a layer."""
-    n, h = settings.batch_size, settings.hidden_size
-    return n * h * (3 * (n + settings.n_sample) + 15 * h * settings.layers)
 
 
 def device_identity(device: torch.device) -> dict[str, str]:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from trainer.data.sessions import SessionSet
-from trainer.evaluation.protocol import GruScorer, evaluate
-from trainer.models.gru4rec import Weights
+from trainer.evaluation.protocol import NetworkScorer, evaluate
+from trainer.models.base import SessionModel
 
 Measure = Literal["recall", "mrr", "both"]
 
@@ -30,12 +30,14 @@ class EarlyStopping:
               not those of the final evaluation, whose figures would then be chosen rather than found
     patience  epochs in a row without a better one, after which to stop
     measure   what makes an epoch better, at ``k`` and with conservative ties; ``both``: the sum of the two
+    stops     without, epochs are judged for whoever hears of them alone: all are trained, and the last one is kept
     """
 
     holdout: SessionSet
     patience: int = 2
     measure: Measure = "mrr"
     k: int = 20
+    stops: bool = True
 
     def __post_init__(self) -> None:
         if self.patience < 1:
@@ -43,9 +45,9 @@ class EarlyStopping:
                 f"patience={self.patience}: at least one epoch must be waited for; leave it out to not stop"
             )
 
-    def score(self, weights: Weights) -> float:
+    def score(self, network: SessionModel) -> float:
         """The measure on the holdout. Raises NonFiniteScoresError."""
-        metrics = evaluate(GruScorer(weights), self.holdout, ks=(self.k,))
+        metrics = evaluate(NetworkScorer(network), self.holdout, ks=(self.k,))
         return value_of(self.measure, recall=metrics.recall[self.k], mrr=metrics.mrr[self.k])
 
     def is_over(self, epochs: Sequence[Epoch]) -> bool:

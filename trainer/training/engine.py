@@ -1,23 +1,11 @@
-"""Who runs a training run's steps: the compiled code, or plain torch."""
+"""The name of what computes a training run's steps: compiled code, or plain torch."""
 
-from collections.abc import Mapping
 from importlib.metadata import version
-from typing import Literal, Protocol
+from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from torch import Tensor
 
-from trainer.data.batches import Schedule
-from trainer.errors import TrainingSettingsError
-from trainer.models.gru4rec import Weights
-from trainer.models.settings import TrainingSettings
-from trainer.training.device import CPU, LEAST_TRANSITIONS, device_identity
-from trainer.training.gru.device_steps import DeviceSteps
-from trainer.training.gru.reference_steps import ReferenceSteps
-from trainer.training.optimizer import Optimizer
-from trainer.training.sampling import NegativeSampler
+from trainer.training.device import device_identity
 
 EngineName = Literal["compiled", "torch"]
 
@@ -27,61 +15,3 @@ def engine_identity(engine: EngineName, device: torch.device, threads: int) -> d
     if engine == "torch":
         return {"engine": engine, "torch": torch.__version__, **device_identity(device)}
     return {"engine": engine, "threads": threads, **{name: version(name) for name in ("numba", "scipy", "torch")}}
-
-
-class Steps(Protocol):
-    """Runs steps of an epoch; moves the weights and the optimizers' state in place."""
-
-    def begin(self, items: npt.NDArray[np.int64], plan: Schedule) -> None:
-        """An epoch over clicks int64[clicks] by a schedule."""
-        ...
-
-    def run(self, epoch: int, first: int, last: int) -> float:
-        """The loss of the steps first..last of the epoch (from 0), summed over their lanes."""
-        ...
-
-
-def engine_of(settings: TrainingSettings, transitions: int, device: torch.device) -> EngineName:
-    """Who will run a training with these settings and so many transitions an epoch on a device.
-
-    The compiled code wherever it can and pays, torch elsewhere. Both learn the same, but not to the bit. Raises
-    :class:`TrainingSettingsError` when what the settings ask for cannot be.
-    """
-    if settings.engine == "torch":
-        return "torch"
-    hindrance = _why_not_compiled(settings, device)
-    if hindrance is None:
-        pays = settings.engine == "compiled" or transitions >= LEAST_TRANSITIONS
-        return "compiled" if pays else "torch"
-    if settings.engine == "compiled":
-        raise TrainingSettingsError(f"engine=compiled: {hindrance}; leave it out, or set engine=torch")
-    return "torch"
-
-
-def _why_not_compiled(settings: TrainingSettings, device: torch.device) -> str | None:
-    if device != CPU:
-        return f"the compiled code runs on the CPU, and device={device} was chosen"
-    if settings.layers != 1:
-        return f"the compiled code knows one layer, and these settings have {settings.layers}"
-    return None
-
-
-def steps_of(
-    engine: EngineName,
-    settings: TrainingSettings,
-    weights: Weights,
-    *,
-    optimizers: Mapping[str, Optimizer],
-    support: Tensor,
-    sampler: NegativeSampler,
-    device: torch.device,
-    threads: int,
-) -> Steps:
-    """The steps of a run, by the engine that :func:`engine_of` named."""
-    if device != CPU:
-        return DeviceSteps(settings, weights, optimizers=optimizers, support=support, sampler=sampler, device=device)
-    if engine == "torch":
-        return ReferenceSteps(settings, weights, optimizers=optimizers, support=support, sampler=sampler)
-    from trainer.training.gru.compiled.engine import CompiledSteps  # Numba takes half a second
-
-    return CompiledSteps(settings, weights, optimizers=optimizers, support=support, sampler=sampler, threads=threads)

@@ -22,7 +22,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from trainer.models.settings import TrainingSettings
+from trainer.models.settings import NetworkSettings
 from trainer.training.activations import activation_of
 
 EPSILON = 1e-24  # inside bpr-max's logarithm, as published
@@ -31,7 +31,7 @@ EPSILON = 1e-24  # inside bpr-max's logarithm, as published
 Loss = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
-def loss_of(settings: TrainingSettings) -> Loss:
+def loss_of(settings: NetworkSettings) -> Loss:
     """The loss that the settings name, of scores that have not passed their activation."""
     if settings.loss == "cross-entropy":
         return cross_entropy
@@ -149,7 +149,7 @@ def _towards_target(gradient: Tensor) -> Tensor:
     return gradient
 
 
-def logq_correction(support: Tensor, settings: TrainingSettings) -> tuple[Tensor, Tensor] | None:
+def logq_correction(support: Tensor, settings: NetworkSettings) -> tuple[Tensor, Tensor] | None:
     """What to take off an item's score in training: (as a batch's target [I], as a sample [I]); None for logq 0.
 
     The logarithm of how often the item is met as a negative, up to a constant: support for the batch's targets,

@@ -7,13 +7,14 @@ arXiv:1910.08475) shrink the weights and add noise. What that is worth here is i
 
 import torch
 
-from trainer.models.gru4rec import Weights
-from trainer.models.settings import TrainingSettings
-from trainer.training.gru.members import initial_members
+from trainer.models.base import Network
+from trainer.models.settings import NetworkSettings
+from trainer.training.networks import initial_network
 
 
-def shrink_and_perturb(weights: Weights, settings: TrainingSettings, *, keep: float) -> Weights:
+def shrink_and_perturb(network: Network, settings: NetworkSettings, *, keep: float) -> Network:
     """`keep` of the weights, and 1 - `keep` of freshly drawn ones, of the settings' sizes. A new object."""
     # A seed apart from those of the fit and of the rows of new items.
-    fresh = initial_members(weights.items, settings, torch.Generator().manual_seed(settings.seed ^ 0x5A17)).tensors()
-    return Weights.of_tensors({name: torch.lerp(fresh[name], old, keep) for name, old in weights.tensors().items()})
+    generator = torch.Generator().manual_seed(settings.seed ^ 0x5A17)
+    fresh = initial_network(len(network.output), settings, generator).tensors()
+    return network.with_tensors({name: torch.lerp(fresh[name], old, keep) for name, old in network.tensors().items()})

@@ -16,8 +16,8 @@ from trainer.export.bundle_size import check_bundle_size
 from trainer.memory.fit import fit_memory
 from trainer.memory.tables import ItemTable, cooccurrence, transitions
 from trainer.memory.terms import NO_MEMORY, RECENT, SessionMemory
-from trainer.models.gru4rec import Weights
-from trainer.models.settings import TrainingSettings
+from trainer.models.base import Network
+from trainer.models.settings import NetworkSettings, TrainingSettings
 from trainer.training.device import Hardware
 from trainer.training.early_stopping import EarlyStopping, Epoch
 from trainer.training.fit import DEFAULT_HARDWARE, FitResult, fit
@@ -33,7 +33,7 @@ def train(
     settings: TrainingSettings,
     *,
     memory: SessionMemory | None = None,
-    warm_start: Weights | None = None,
+    warm_start: Network | None = None,
     early_stopping: EarlyStopping | None = None,
     checkpoint: Path | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
@@ -57,7 +57,7 @@ def train(
         hardware=hardware,
     )
     if memory is None:
-        stopped = settings.model_copy(update={"epochs": result.best_epoch})
+        stopped = settings.model_copy(update={"epochs": result.best_epoch} if result.epochs else {})
         memory = learn_memory(sessions, stopped, checkpoint=checkpoint, progress=progress, hardware=hardware)
     return replace(result, memory=memory.with_tables(tables_of(sessions, settings)))
 
@@ -108,6 +108,8 @@ def transitions_to_learn(sessions: SessionSet, settings: TrainingSettings) -> in
 
 def transitions_to_fit(sessions: SessionSet, settings: TrainingSettings) -> int:
     """How many transitions :func:`train` trains the networks on, over all epochs and members, the memory's aside."""
+    if not isinstance(settings, NetworkSettings):
+        return 0
     return sessions.transitions * settings.epochs * settings.members
 
 

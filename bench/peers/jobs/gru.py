@@ -37,7 +37,7 @@ class Gru:
         hidden = hidden.reshape(self._shape)
         index = np.array([self._index[click["item_id"]]], dtype=np.int64)
         (hidden,) = self._advance.run(None, {"item_index": index, "hidden": hidden})
-        top_index, top_score = self._rank.run(["top_index", "top_score"], {"hidden": hidden[-1], **self._nothing_else})
+        top_index, top_score = self._rank.run(["top_index", "top_score"], {"query": hidden[-1], **self._nothing_else})
         best = zip(top_index[0].tolist(), top_score[0].tolist(), strict=True)
         ranking = {
             "session_id": click["session_id"],

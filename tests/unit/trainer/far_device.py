@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 # Of torch's own devices the one that needs no driver to be named; nothing else here uses it.
 FAR: Final = torch.device("meta")
 _COPIES: Final = {"aten::to", "aten::_to_copy", "aten::copy_"}
+_ASKS_ONLY: Final = "aten::_has_compatible_shallow_copy_type"
 _WAITS: Final = {"aten::item", "aten::_local_scalar_dense", "aten::nonzero"}
 
 
@@ -62,7 +63,7 @@ class FarDevice(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's 
         tensors = [one for one in tree_flatten((args, kwargs))[0] if isinstance(one, Tensor)]
         far = [one for one in tensors if isinstance(one, FarTensor)]
         near = [one for one in tensors if not isinstance(one, FarTensor) and one.dim()]
-        if far and near and name not in _COPIES:
+        if far and near and name not in _COPIES and name != _ASKS_ONLY:
             raise MixedDevicesError(f"{func} of {len(far)} tensors on the device and {len(near)} on the host")
         asked = kwargs.get("device")
         if name == "aten::copy_":

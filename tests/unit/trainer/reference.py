@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from trainer.models.gru4rec import Weights
-from trainer.models.settings import TrainingSettings
+from trainer.models.settings import Gru4RecSettings
 
 
 def double(weights: Weights) -> Weights:
@@ -26,7 +26,7 @@ def gru(weights: Weights, layer: int, x: Tensor, h: Tensor) -> Tensor:
 
 def loss(
     weights: Weights,
-    settings: TrainingSettings,
+    settings: Gru4RecSettings,
     *,
     inputs: Tensor,
     targets: Tensor,

@@ -1,4 +1,4 @@
-"""What a GRU4Rec has to beat, all under its own protocol: counting, neighbours and factors.
+"""What a network has to beat, all under its own protocol: counting, neighbours and factors.
 
 ``BASELINES`` makes any of them by name, of training sessions and options; ``all_baselines`` are those that only count,
 cheap enough for every fit.

@@ -1,20 +1,11 @@
-"""Models that count: what is clicked, what follows what, what is clicked together."""
+"""The counting families of :mod:`trainer.models.counting` as baselines."""
 
 from collections.abc import Callable
-from typing import Final
 
-import numpy as np
-from scipy import sparse
-
-from trainer.data.lanes import Lanes
 from trainer.data.sessions import SessionSet
-from trainer.data.shared_sessions import shared_sessions, strongest
-from trainer.evaluation.baselines.scorer import LONGEST, Baseline, Scores, below_one, newest_first
-
-NEIGHBOURS: Final = 100  # similar items that Item-KNN keeps for each item
-REGULARISATION: Final = 20.0  # clicks added to an item's support: rare items are similar to little
-RULE_STEPS: Final = 10  # clicks that a sequential rule looks ahead
-RULE_UNITS: Final = 2520  # two sums of 1/1 .. 1/10 differ by 1/2520 at least, or not at all
+from trainer.evaluation.baselines.scorer import Baseline, baseline_of
+from trainer.models import counting
+from trainer.models.counting import LONGEST, NEIGHBOURS, REGULARISATION, RULE_STEPS
 
 
 def all_baselines(train: SessionSet) -> tuple[Callable[[], Baseline], ...]:
@@ -23,81 +14,29 @@ def all_baselines(train: SessionSet) -> tuple[Callable[[], Baseline], ...]:
 
 
 def pop(train: SessionSet) -> Baseline:
-    """POP: items by their clicks in training."""
-    support = train.support().astype(np.float32)
-    return Baseline("pop", len(support), lambda lanes: np.tile(support, (len(lanes.position), 1)))
+    """See :func:`trainer.models.counting.pop`."""
+    return baseline_of("pop", counting.pop(train))
 
 
 def s_pop(train: SessionSet) -> Baseline:
-    """S-POP: the session's own items by their clicks in it, then all others; among equals by popularity."""
-    popularity = below_one(train)
+    """See :func:`trainer.models.counting.s_pop`."""
+    return baseline_of("s-pop", counting.s_pop(train, window=LONGEST))
 
-    def score(lanes: Lanes) -> Scores:
-        scores = np.tile(popularity, (len(lanes.position), 1))
-        history = newest_first(lanes)
-        row, _ = np.nonzero(history >= 0)
-        np.add.at(scores, (row, history[history >= 0]), np.float32(1))
-        return scores
 
-    return Baseline("s-pop", len(popularity), score)
+# Of the next three the last item decides: a longer window would change nothing.
 
 
 def markov_chain(train: SessionSet) -> Baseline:
-    """Markov chain of first order: items by how often they followed the last one; among equals by popularity."""
-    popularity = below_one(train)
-    items = len(popularity)
-    first = np.ones(train.clicks, np.bool_)
-    first[train.offsets[1:] - 1] = False  # a session's last click is followed by nothing
-    before = np.flatnonzero(first)
-    ones = np.ones(len(before), np.float32)
-    follows = sparse.csr_array((ones, (train.items[before], train.items[before + 1])), shape=(items, items))
-    return _of_last_item("markov-chain", follows, popularity)
+    """See :func:`trainer.models.counting.markov_chain`."""
+    return baseline_of("markov-chain", counting.markov_chain(train, window=1))
 
 
 def sequential_rules(train: SessionSet, *, steps: int = RULE_STEPS, repeats: bool = True) -> Baseline:
-    """SR: items by how often and how soon they came after the last one; among equals by popularity.
-
-    A pair x, y with y d clicks later, d <= ``steps``, adds 1/d to the rule x -> y (Ludewig and Jannach 2018, section
-    3.2.3). ``repeats``: whether an item may follow itself, as the formula has it; some implementations leave it out.
-    """
-    popularity = below_one(train)
-    items = len(popularity)
-    session = train.session_of_click()
-    rules = sparse.csr_array((items, items), dtype=np.float32)
-    for distance in range(1, steps + 1):
-        before = np.flatnonzero(session[distance:] == session[:-distance])
-        source, target = train.items[before], train.items[before + distance]
-        counted = np.ones(len(before), np.bool_) if repeats else source != target
-        weight = np.full(int(counted.sum()), 1.0 / distance, np.float32)
-        rules = rules + sparse.csr_array((weight, (source[counted], target[counted])), shape=(items, items))
-    return _of_last_item("sequential-rules", sparse.csr_array(rules), popularity / np.float32(RULE_UNITS))
+    """See :func:`trainer.models.counting.sequential_rules`."""
+    return baseline_of("sequential-rules", counting.sequential_rules(train, steps=steps, repeats=repeats, window=1))
 
 
 def item_knn(train: SessionSet, *, neighbours: int = NEIGHBOURS, regularisation: float = REGULARISATION) -> Baseline:
-    """Item-KNN: items by regularised cosine similarity to the last one, by the sessions they share.
-
-    Sessions with both items / sqrt((support + λ)(support + λ)), λ the ``regularisation``; the nearest ``neighbours`` of
-    each item (the Item-KNN of Hidasi et al. 2016). Among equally near ones those of the lower number are kept: where
-    the vocabulary is :func:`trainer.data.sessions.vocabulary_of`'s, the more popular ones.
-    """
-    train = train.newest(LONGEST)
-    items = len(train.item_ids)
-    scale = 1.0 / np.sqrt(train.support() + regularisation)
-    parts = [
-        strongest(item, other, count * scale[item] * scale[other], neighbours)
-        for item, other, count in shared_sessions(train)
-    ]
-    item, other, similarity = (np.concatenate(column) for column in zip(*parts, strict=True))
-    table = sparse.csr_array((similarity.astype(np.float32), (item, other)), shape=(items, items))
-    return _of_last_item("item-knn", table, np.zeros(items, np.float32))
-
-
-def _of_last_item(name: str, table: "sparse.csr_array", floor: Scores) -> Baseline:
-    """Scores are the last item's row of the table, above a floor that ranks the rest."""
-
-    def score(lanes: Lanes) -> Scores:
-        scores: Scores = table[lanes.items].toarray()
-        scores += floor
-        return scores
-
-    return Baseline(name, len(floor), score)
+    """See :func:`trainer.models.counting.item_knn`."""
+    model = counting.item_knn(train, neighbours=neighbours, regularisation=regularisation, window=1)
+    return baseline_of("item-knn", model)

@@ -2,21 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from trainer.data.lanes import Lanes
-from trainer.data.sessions import Ints, SessionSet
+from trainer.data.sessions import Ints
 from trainer.evaluation.protocol import Floats, Ties, ranks_among
+from trainer.models.counting import LONGEST, CountingModel
+
+__all__ = ["LONGEST", "Baseline", "Scores", "baseline_of"]
 
 Scores = npt.NDArray[np.float32]
-
-LONGEST: Final = 200
-"""Clicks of a session that a baseline looks at, its newest: work and memory grow with their square, and beyond a few
-hundred clicks it is a robot that walks through the catalogue. RSC15's sessions end at 200."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +38,11 @@ class Baseline:
         return ranks_among(torch.from_numpy(self.score(lanes)), targets, ties, self.name)
 
 
-def newest_first(lanes: Lanes) -> Ints:
-    """The last clicks that a baseline looks at, -1 where there are no more: int64[n, at most LONGEST]."""
-    return lanes.history(min(int(lanes.clicks.max()), LONGEST))
+def baseline_of(name: str, model: CountingModel) -> Baseline:
+    """A counting model as a baseline: it is shown what a worker's row of ``model.recent_size`` clicks tells."""
 
+    def score(lanes: Lanes) -> Scores:
+        # A longer row would be padding.
+        return model.scores(*lanes.recent(min(int(lanes.clicks.max()), model.recent_size)))
 
-def below_one(train: SessionSet) -> Scores:
-    """Popularity in [0, 1): decides between equal counts and never against a greater one."""
-    support = train.support()
-    share: Scores = (support / (support.max(initial=0) + 1)).astype(np.float32)
-    return share
+    return Baseline(name, model.items, score)

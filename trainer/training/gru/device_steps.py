@@ -9,9 +9,9 @@ from torch import Tensor
 
 from trainer.data.batches import Schedule
 from trainer.models.gru4rec import Weights
-from trainer.models.settings import TrainingSettings
+from trainer.models.settings import Gru4RecSettings
+from trainer.training.gru.optimizer import Optimizer, optimizer_of
 from trainer.training.gru.reference_steps import ReferenceSteps
-from trainer.training.optimizer import Optimizer, optimizer_of
 from trainer.training.sampling import NegativeSampler
 
 
@@ -24,7 +24,7 @@ class DeviceSteps:
 
     def __init__(
         self,
-        settings: TrainingSettings,
+        settings: Gru4RecSettings,
         weights: Weights,
         *,
         optimizers: Mapping[str, Optimizer],

@@ -8,24 +8,18 @@ remembered like any other.
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from trainer.models.gru4rec import GruLayer, Weights, initial_weights
-from trainer.models.settings import TrainingSettings
+from trainer.models.settings import Gru4RecSettings
 
 _GATES = 3
 
 
-def initial_members(items: int, settings: TrainingSettings, generator: torch.Generator) -> Weights:
+def initial_members(items: int, settings: Gru4RecSettings, generator: torch.Generator) -> Weights:
     """What :func:`trainer.training.fit.fit` would begin with, as one network: drawn one member after the other."""
     return joined([initial_weights(items, settings, generator) for _ in range(settings.members)])
-
-
-def seed_of(seed: int, member: int) -> int:
-    """A member's seed: the run's own for the first, 0; those of runs with neighbouring seeds have nothing in common."""
-    return int(np.random.SeedSequence([seed, member]).generate_state(1)[0]) if member else seed
 
 
 def joined(members: Sequence[Weights]) -> Weights:

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from trainer.data.batches import Schedule
 from trainer.models.gru4rec import Weights
-from trainer.models.settings import TrainingSettings
+from trainer.models.settings import Gru4RecSettings
 from trainer.training import dropout
+from trainer.training.gru.optimizer import Optimizer, Rows
 from trainer.training.gru.step import Gradients, StepMath
-from trainer.training.optimizer import Optimizer, Rows
 from trainer.training.sampling import NegativeSampler
 
 _AHEAD = 1 << 18  # columns that are looked at ahead, over all steps
@@ -41,7 +41,7 @@ class ReferenceSteps:
 
     def __init__(
         self,
-        settings: TrainingSettings,
+        settings: Gru4RecSettings,
         weights: Weights,
         *,
         optimizers: Mapping[str, Optimizer],

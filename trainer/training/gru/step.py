@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from trainer.models.gru4rec import CellTrace, GruLayer, Weights, cell, cell_gradient, item_input, layer_input
-from trainer.models.settings import TrainingSettings
+from trainer.models.settings import Gru4RecSettings
 from trainer.training.losses import logq_correction, loss_of
 
 
@@ -30,7 +30,7 @@ class StepMath:
     """
 
     def __init__(
-        self, settings: TrainingSettings, support: Tensor, drop: Callable[[tuple[int, int], float], Tensor | None]
+        self, settings: Gru4RecSettings, support: Tensor, drop: Callable[[tuple[int, int], float], Tensor | None]
     ) -> None:
         self._settings = settings
         self._loss = loss_of(settings)

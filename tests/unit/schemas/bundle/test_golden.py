@@ -28,9 +28,9 @@ def test_only_the_last_clicks_are_looked_at() -> None:
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=8))
 def test_float32_survives_json(values: list[float]) -> None:
     floats, indices = np.asarray([values], dtype=np.float32), np.arange(len(values))[None, :]
-    golden = Golden(indices, floats[None], indices, floats, floats[0], indices, floats)
+    golden = Golden(indices, indices, floats, floats[0], indices, floats, floats[None], floats[None])
     again = decode_golden(encode_golden(golden))
-    for name in ("item_index", "hidden", "recent", "counts", "clicks", "top_index", "top_score"):
+    for name in ("item_index", "recent", "counts", "clicks", "top_index", "top_score", "query", "hidden"):
         before, after = getattr(golden, name), getattr(again, name)
         assert (after == before).all()
         assert after.dtype == before.dtype

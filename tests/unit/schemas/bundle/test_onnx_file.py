@@ -94,6 +94,44 @@ def test_tensors_inside_functions_and_sparse_ones_are_read() -> None:
         check(sparse.SerializeToString())
 
 
+@pytest.mark.parametrize(
+    ("operator", "domain", "problem"),
+    [
+        ("Gelu", "com.microsoft", "has operators of 'com.microsoft'; use ONNX's own alone"),
+        ("TreeEnsemble", "ai.onnx.ml", "has operators of 'ai.onnx.ml'"),
+        ("Loop", "", "has the operator Loop; a graph that is served has no loops"),
+        ("Scan", "ai.onnx", "has the operator Scan"),
+        ("SequenceMap", "", "has the operator SequenceMap"),
+    ],
+)
+def test_operators_that_others_may_not_have_and_loops_are_refused(operator: str, domain: str, problem: str) -> None:
+    node = helper.make_node(operator, ["x"], ["y"], domain=domain)
+    branch = helper.make_graph([node], "branch", [], [])
+    for whole in (node, helper.make_node("If", ["x"], ["y"], then_branch=branch, else_branch=branch)):
+        with pytest.raises(BundleError, match=rf"^rank\.onnx: {problem}"):
+            check(file(ITEMS, node=whole))
+    check(file(ITEMS, node=helper.make_node("GRU", ["x", "w", "r"], ["y"], domain="ai.onnx", hidden_size=3)))
+
+
+@pytest.mark.parametrize(
+    ("attribute", "served"),
+    [
+        ({"value_float": 1.0}, True),
+        ({"value_float": float("-inf")}, True),
+        ({"value_float": float("nan")}, False),
+        ({"value_floats": [1.0, 2.0]}, True),
+        ({"value_floats": [1.0, float("nan")]}, False),
+    ],
+)
+def test_numbers_of_operators_are_read(attribute: dict[str, Any], served: bool) -> None:
+    content = file(ITEMS, node=helper.make_node("Constant", [], ["c"], **attribute))
+    if served:
+        check(content)
+    else:
+        with pytest.raises(BundleError, match=r"^rank\.onnx: an operator's attribute is not a number"):
+            check(content)
+
+
 @pytest.mark.parametrize("only", ["location", "data"])
 def test_either_mark_of_external_data_is_enough(only: str) -> None:
     external = outside()

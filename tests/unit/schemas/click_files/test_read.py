@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from schemas.click_files.options import ReadOptions
+from schemas.click_files.options import Format, ReadOptions
 from schemas.click_files.read import ClickLog, read_log
 from schemas.errors import ClickFileError
 
@@ -150,6 +150,37 @@ def test_a_bad_row_of_a_parquet_file_is_named(tmp_path: Path) -> None:
     )
     log = read_clicks(tmp_path, skip_bad_rows=True)
     assert (bad_rows(log), rows(log)) == (3, [(0, "x", 1000)])
+
+
+def test_parquet_with_a_damaged_name_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "part.parquet"
+    parquet(path, ["a"], ["x"], [1000])
+    content = bytearray(path.read_bytes())
+    content[content.index(b"item_id")] = 0xFF
+    path.write_bytes(content)
+    with pytest.raises(ClickFileError, match=r"part\.parquet: cannot be read as Parquet: 'utf-8' codec"):
+        read_clicks(path)
+
+
+@pytest.mark.parametrize("error", [IndexError("index out of bounds"), OSError(), ValueError("\nmore\nlines")])
+@pytest.mark.parametrize("where", ["ParquetFile", "ParquetFile.iter_batches"])
+def test_whatever_pyarrow_raises_is_told_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, error: Exception
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    parquet(tmp_path / "part.parquet", ["a"], ["x"], [1000])
+    monkeypatch.setattr(f"pyarrow.parquet.{where}", fail)
+    with pytest.raises(ClickFileError, match=r"part\.parquet: cannot be read as Parquet: (index|OSError|more$)"):
+        read_clicks(tmp_path)
+
+
+def test_names_of_parquet_columns_are_names(tmp_path: Path) -> None:
+    """A file of RSC15's may have no header; a Parquet file has one always."""
+    parquet(tmp_path / "part.parquet", ["a"], ["x"], [1000])
+    with pytest.raises(ClickFileError, match=r"part\.parquet: has no column session and no column item"):
+        read_clicks(tmp_path, format=Format.RSC15)
 
 
 def test_what_is_no_parquet_log_is_refused(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ from faust.types import TP
 from schemas.messages.click import Click, encode_click
 from schemas.messages.ranking import decode_ranking
 from schemas.messages.rejected import decode_rejected
-from stream_app.core.recommend import SourcedClick, recommend
+from stream_app.core.plan import SourcedClick
+from stream_app.core.recommend import recommend
 from stream_app.core.session import SessionRules
 from stream_app.core.state_codec import decode_state
 from stream_app.errors import DeliveryError, StoreError

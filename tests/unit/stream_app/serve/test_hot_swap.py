@@ -17,7 +17,7 @@ from schemas.messages.announcement import ModelAnnouncement, encode_announcement
 from stream_app.serve import hot_swap
 from stream_app.serve.hot_swap import LiveModel, ModelWatcher
 from stream_app.serve.metrics import Metrics
-from tests.contract.tiny_model import TinyModel
+from tests.contract.tiny_model import TinyModel, TinyNone, TinyWindow
 
 IDLE = None  # the topic has nothing new: time to load, and to look at what serves
 PATIENCE = 60.0  # seconds until a test gives up
@@ -215,6 +215,17 @@ def test_a_model_that_looks_at_more_clicks_than_rows_keep_is_refused(watched: Wa
     assert told.served == ["v1", "v1"]
     assert watched.count("nextclick_refused_bundles_total") == 1
     assert "set worker.recent_items to 7 or more" in told.waited_for[-1]
+
+
+def test_a_window_longer_than_rows_is_refused_and_one_as_long_is_served(watched: Watched) -> None:
+    TinyWindow(window=6).write(watched.registry, "v1")
+    TinyWindow(window=7).write(watched.registry, "v2")
+    TinyNone(recent_size=6).write(watched.registry, "v3")
+    told = watched.follow(watched.announce("v1"), END, IDLE, watched.announce("v2"), IDLE, watched.announce("v3"), IDLE)
+    assert told.served == ["v1", "v1", "v3"]
+    assert watched.count("nextclick_refused_bundles_total") == 1
+    assert "looks at the last 7 clicks" in told.waited_for[1]
+    assert "set worker.recent_items to 7 or more" in told.waited_for[1]
 
 
 def test_history_is_read_to_its_end_and_only_the_newest_is_loaded(watched: Watched) -> None:

@@ -110,8 +110,8 @@ def test_an_ended_session_says_so() -> None:
 def test_a_session_without_state_says_why() -> None:
     unknown = replace(FOUND, state=structs.replace(STATE, model_version="", hidden=None))
     text = printed(unknown, CLICKED)
-    assert "no model has known an item of it so far" in text
-    assert "hidden" not in text
+    assert "none: its model knows no item of it, or keeps no hidden state" in text
+    assert "units" not in text
 
 
 def test_an_id_cannot_take_the_terminal_over() -> None:

@@ -180,3 +180,17 @@ def test_more_places_than_a_bundle_ranks_are_refused(tmp_path: Path) -> None:
     assert (result.exit_code, "--k 150: v1 ranks" in result.stderr) == (2, True)
     twice = run("evaluate", "--train", clicks, "--model", bundle, "--model", bundle, "--k", "5", "--baselines", "none")
     assert (twice.exit_code, "v1 is named twice" in twice.stderr) == (2, True)
+
+
+def test_models_of_every_encoder_are_compared(clicks: Path, tmp_path: Path) -> None:
+    told = {"gru4rec": SMALL, "stamp": SMALL, "item-knn": []}
+    for family, settings in told.items():
+        files = ["--train", clicks, "--out", tmp_path, "--version", f"of-{family}", "--valid-fraction", "0.3"]
+        result = run("fit", *files, "--no-baselines", "--quiet", f"--set=family={family}", *settings)
+        assert result.exit_code == 0, result.output
+    models = [argument for family in told for argument in ("--model", tmp_path / f"of-{family}")]
+    result = run("evaluate", "--train", clicks, *models, "--baselines", "item-knn", "--valid-fraction", "0.3", "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)["models"]
+    assert list(found) == [*(f"of-{family}" for family in told), "item-knn"]
+    assert found["of-item-knn"]["recall"]["20"] == pytest.approx(found["item-knn"]["recall"]["20"], abs=0.02)

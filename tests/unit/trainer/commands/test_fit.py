@@ -22,7 +22,7 @@ from trainer.models.settings import MemoryTerm
 SMALL = [f"--set={s}" for s in ("hidden_size=8", "n_sample=10", "epochs=2", "batch_size=8")]
 
 
-def run(*arguments: str | Path) -> Result:
+def run(*arguments: object) -> Result:
     return CliRunner().invoke(app, ["fit", *map(str, arguments)])
 
 
@@ -236,3 +236,55 @@ def test_a_gpu_that_is_not_there_is_refused_before_any_work(tmp_path: Path, monk
     result = run("--train", tmp_path / "none.tsv", "--out", tmp_path / "out", "--device", "cuda")
     assert result.exit_code == 2
     assert "error: device=cuda: torch" in result.output
+
+
+@pytest.mark.parametrize(
+    ("family", "told", "encoder"),
+    [("stamp", SMALL, "window"), ("STAMP", [*SMALL, "--set=members=2"], "window"), ("item_knn", [], "none")],
+)
+def test_every_family_is_a_word(tmp_path: Path, train: Path, family: str, told: list[str], encoder: str) -> None:
+    result = run("--train", train, "--out", tmp_path, "--no-baselines", f"--set=family={family}", *told)
+    assert result.exit_code == 0, result.output
+    name = family.lower().replace("_", "-")
+    assert name in result.stdout
+    assert "gru4rec" not in result.stdout
+    assert ("transitions/s" in result.stdout) == (encoder == "window")
+    (bundle,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    manifest = open_bundle(bundle).manifest
+    assert (manifest.family, manifest.encoder, manifest.training["settings"]["family"]) == (name, encoder, name)
+
+
+def test_one_family_starts_from_another_and_from_itself(tmp_path: Path, train: Path) -> None:
+    here: list[str | Path] = ["--train", train, "--out", tmp_path, "--no-baselines", "--quiet", *SMALL]
+    assert run(*here, "--version", "gru").exit_code == 0
+    for version, start in (("first", "gru"), ("second", "first")):
+        result = run(*here, "--version", version, "--warm-start", tmp_path / start, "--set=family=stamp")
+        assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--early-stopping", "2"], "--early-stopping: a model of family=item-knn is made in one go"),
+        (["--checkpoint", "run.safetensors"], "--checkpoint: a model of family=item-knn"),
+        (["--warm-start", "models/x"], "--warm-start: a model of family=item-knn"),
+        (["--set", "members=2"], "unknown training setting 'members' (known: family, memory,"),
+        (["--preset", "rsc15"], "unknown training setting 'loss'"),
+    ],
+)
+def test_a_family_that_counts_refuses_what_it_has_no_use_for(
+    tmp_path: Path, train: Path, arguments: list[str], message: str
+) -> None:
+    result = run("--train", train, "--out", tmp_path / "out", "--set=family=item-knn", *arguments)
+    assert (result.exit_code, message in result.stderr) == (2, True), result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bundle_that_is_no_start_is_refused_in_one_line(tmp_path: Path, train: Path) -> None:
+    here: list[str | Path] = ["--train", train, "--out", tmp_path, "--no-baselines", "--quiet"]
+    assert run(*here, "--version", "counted", "--set=family=pop").exit_code == 0
+    assert run(*here, "--version", "stamp", "--set=family=stamp", *SMALL).exit_code == 0
+    refused = run(*here, "--warm-start", tmp_path / "counted", *SMALL)
+    assert (refused.exit_code, "holds no network: its family, pop, counts" in refused.stderr) == (2, True)
+    refused = run(*here, "--warm-start", tmp_path / "stamp", *SMALL, "--set=family=stamp", "--set=hidden_size=9")
+    assert (refused.exit_code, "its stamp has other sizes than these settings" in refused.stderr) == (2, True)

@@ -53,7 +53,8 @@ def test_the_result_is_a_preset_to_train_with(clicks: Path, tmp_path: Path) -> N
     assert 17 <= sizes["validation"] <= 23
     preset = load_preset(str(out))
     assert preset.training.model_dump(mode="json") == found["best"]["settings"]
-    assert (preset.training.hidden_size, preset.training.epochs) == (8, found["best"]["epoch"])
+    chosen = preset.training.model_dump()
+    assert (chosen["hidden_size"], chosen["epochs"]) == (8, found["best"]["epoch"])
     assert f"{found['best']['mrr@20']:.4f}" in out.read_text()
     assert str(tmp_path) not in out.read_text()
     assert f"{found['best']['recall@20']:.4f}" in result.stdout
@@ -118,8 +119,8 @@ def trials_in(study: Path) -> int:
         (["--search", "units=1..2"], "unknown training setting 'units'"),
         (["--set", "epochs=0"], "epochs=0"),
         (["--baseline", "pop"], "pop has nothing to tune"),
-        (["--baseline", "stan", "--out", "a.toml"], "a preset is of a GRU4Rec"),
-        (["--baseline", "stan", "--preset", "rsc15"], "--preset: is of a GRU4Rec"),
+        (["--baseline", "stan", "--out", "a.toml"], "a preset is of no baseline"),
+        (["--baseline", "stan", "--preset", "rsc15"], "--preset: is of no baseline"),
         (["--out", "a.json"], "a preset's name ends with .toml"),
         (["--preset", "rsc16"], "no preset 'rsc16'"),
         (["--valid-fraction", "0"], "holdout"),
@@ -129,3 +130,23 @@ def test_mistakes_are_answered_in_one_line(clicks: Path, tmp_path: Path, argumen
     result = run("tune", "--train", clicks, "--study", tmp_path / "study.db", *arguments)
     assert (result.exit_code, message in result.stderr) == (2, True), result.output
     assert not (tmp_path / "study.db").exists()
+
+
+@pytest.mark.parametrize(("family", "told"), [("stamp", SMALL), ("item-knn", [])])
+def test_another_family_is_searched_and_its_preset_can_be_trained(
+    clicks: Path, tmp_path: Path, family: str, told: list[str]
+) -> None:
+    out = tmp_path / "tuned.toml"
+    chosen = [f"--set=family={family}", "--set=memory=none", *told]
+    result = run(
+        "tune", "--train", clicks, "--study", tmp_path / "study.db", "--trials", 2, "--jobs", 1, "--out", out, *chosen
+    )
+    assert result.exit_code == 0, result.output
+    assert "early stopping" not in result.stdout
+    settings = load_preset(str(out)).training.model_dump()
+    assert settings["family"] == family
+    if told:
+        assert settings["epochs"] == 3
+    fitted = run("fit", "--train", clicks, "--out", tmp_path / "models", "--preset", out, "--no-baselines", "--json")
+    assert fitted.exit_code == 0, fitted.output
+    assert json.loads(fitted.stdout)["settings"]["family"] == family

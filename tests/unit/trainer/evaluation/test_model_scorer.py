@@ -8,9 +8,9 @@ from schemas.bundle.files import Model, open_bundle
 from tests.unit.trainer.builders import random_sessions, sessions_of
 from trainer.data.sessions import SessionSet, encode
 from trainer.evaluation.model_scorer import ModelScorer
-from trainer.evaluation.protocol import GruScorer, evaluate, ranks_of
-from trainer.export.bundle import read_bundle_weights, save_bundle
-from trainer.models.settings import TrainingSettings
+from trainer.evaluation.protocol import NetworkScorer, evaluate, ranks_of
+from trainer.export.bundle import read_bundle_network, save_bundle
+from trainer.models.settings import Gru4RecSettings, TrainingSettings
 from trainer.training.fit import FitResult, fit
 
 TRAIN = random_sessions(120, items=50, seed=1)
@@ -19,7 +19,7 @@ TRAIN = random_sessions(120, items=50, seed=1)
 @pytest.fixture(scope="module")
 def result() -> FitResult:
     chosen = {"hidden_size": 12, "batch_size": 8, "n_sample": 20, "epochs": 3, "layers": 2}
-    return fit(TRAIN, TrainingSettings.parse(chosen))
+    return fit(TRAIN, Gru4RecSettings.parse(chosen))
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def model(bundle: Path) -> Model:
 
 def test_a_bundle_scores_as_the_network_does(result: FitResult, model: Model) -> None:
     sessions = random_sessions(300, items=50, seed=2)
-    wanted, found = evaluate(GruScorer(result.weights), sessions), evaluate(ModelScorer(model, sessions), sessions)
+    wanted, found = evaluate(NetworkScorer(result.weights), sessions), evaluate(ModelScorer(model, sessions), sessions)
     assert found.predictions == wanted.predictions
     for k in wanted.recall:
         assert found.recall[k] == pytest.approx(wanted.recall[k], abs=2e-3)
@@ -86,8 +86,24 @@ def test_an_unknown_click_is_no_step_and_an_unknown_target_a_miss(model: Model) 
 
 
 def test_weights_come_back_from_the_graphs(result: FitResult, bundle: Path) -> None:
-    weights, item_ids = read_bundle_weights(bundle)
+    weights, item_ids = read_bundle_network(bundle)
     assert item_ids == result.item_ids
     found = weights.tensors()
-    assert found.keys() == result.weights.tensors().keys()
-    assert all((found[name] == tensor).all() for name, tensor in result.weights.tensors().items())
+    assert found.keys() == result.network.tensors().keys()
+    assert all((found[name] == tensor).all() for name, tensor in result.network.tensors().items())
+
+
+@pytest.mark.parametrize("family", ["stamp", "s-pop"])
+def test_where_all_that_the_model_looks_back_on_is_unknown_the_most_popular_are_shown(
+    tmp_path: Path, family: str
+) -> None:
+    """As a worker does, whatever was clicked before that."""
+    small = {"hidden_size": 8, "epochs": 1, "memory": "none"} if family == "stamp" else {}
+    fitted = fit(TRAIN, TrainingSettings.parse({"family": family, "window": 2, **small}))
+    save_bundle(tmp_path, "v1", fitted, popularity=TRAIN.support(), training={}, metrics={}, created_at=0)
+    model, popular = open_bundle(tmp_path / "v1"), int(np.argsort(-TRAIN.support(), kind="stable")[4])
+    sessions = sessions_of([[50, popular], [3, 50, popular], [3, 50, 51, popular]], items=52)
+    ranks = ranks_of(ModelScorer(model, sessions), sessions)
+    of_nothing, after_3, later = ranks[[0, 2, 5]]
+    assert later == of_nothing == (TRAIN.support() >= TRAIN.support()[popular]).sum()
+    assert after_3 != of_nothing

@@ -9,9 +9,18 @@ from tests.unit.trainer.builders import random_sessions, sessions_of
 from trainer.data.lanes import Lanes
 from trainer.data.sessions import Ints
 from trainer.errors import NonFiniteScoresError
-from trainer.evaluation.protocol import Floats, GruScorer, Metrics, Ties, evaluate, ranks_among, ranks_in_top, ranks_of
-from trainer.models.gru4rec import Weights, advance, initial_weights, scores
-from trainer.models.settings import TrainingSettings
+from trainer.evaluation.protocol import (
+    Floats,
+    Metrics,
+    NetworkScorer,
+    Ties,
+    evaluate,
+    ranks_among,
+    ranks_in_top,
+    ranks_of,
+)
+from trainer.models.gru4rec import Weights, advance, initial_weights
+from trainer.models.settings import Gru4RecSettings
 
 TIES: list[tuple[Ties, list[float]]] = [
     ("conservative", [1, 4, 4, 4, 5]),
@@ -21,7 +30,7 @@ TIES: list[tuple[Ties, list[float]]] = [
 
 
 def weights_of(items: int, **chosen: object) -> Weights:
-    settings = TrainingSettings.parse({"hidden_size": 5, **chosen})
+    settings = Gru4RecSettings.parse({"hidden_size": 5, **chosen})
     start = initial_weights(items, settings, torch.Generator().manual_seed(0))
     return Weights.of_tensors({name: 3 * t + 0.1 * torch.randn_like(t) for name, t in start.tensors().items()})
 
@@ -37,9 +46,9 @@ def test_every_prefix_of_every_session_is_a_prediction_from_a_state_of_zero(laye
         hidden = torch.zeros(layers, 1, 5)
         for click, target in zip(sessions.items[start : stop - 1], sessions.items[start + 1 : stop], strict=True):
             hidden = advance(weights, torch.tensor([click]), hidden)
-            found = scores(weights, hidden[-1])[0]
+            found = weights.scores(hidden[-1])[0]
             expected.append(1.0 + int((found > found[target]).sum()))
-    ranks = ranks_of(GruScorer(weights), sessions, ties=ties)
+    ranks = ranks_of(NetworkScorer(weights), sessions, ties=ties)
     assert len(ranks) == sessions.transitions
     # Sums in another order may swap two items of nearly equal score.
     assert float((ranks == np.array(expected)).mean()) > 0.999
@@ -57,7 +66,7 @@ def test_a_long_session_weighs_by_its_predictions() -> None:
     table = torch.zeros(3, 5)
     weights = weights_of(3)
     weights = Weights(None, weights.layers, table, torch.tensor([0.0, 1.0, 0.0]))
-    metrics = evaluate(GruScorer(weights), sessions_of([[1] * 9, [0, 2], [2, 0]]), ks=(1,))
+    metrics = evaluate(NetworkScorer(weights), sessions_of([[1] * 9, [0, 2], [2, 0]]), ks=(1,))
     assert metrics.recall[1] == pytest.approx(8 / 10)
 
 
@@ -97,8 +106,8 @@ def test_a_constant_model_hits_nothing_by_default() -> None:
     weights = weights_of(40)
     flat = Weights(None, weights.layers, torch.zeros(40, 5), torch.zeros(40))
     sessions = random_sessions(50, items=40)
-    assert evaluate(GruScorer(flat), sessions).recall[20] == 0.0
-    assert evaluate(GruScorer(flat), sessions, ties="standard").recall[1] == 1.0
+    assert evaluate(NetworkScorer(flat), sessions).recall[20] == 0.0
+    assert evaluate(NetworkScorer(flat), sessions, ties="standard").recall[1] == 1.0
 
 
 @pytest.mark.parametrize("where", ["output", "output_bias", "layer0.u"])
@@ -109,7 +118,7 @@ def test_a_model_that_is_no_number_is_refused(where: str, value: float) -> None:
     if where == "layer0.u" and value == math.inf:
         weights.tensors()[where].fill_(math.nan)  # an infinity there only saturates a gate
     with pytest.raises(NonFiniteScoresError):
-        evaluate(GruScorer(weights), random_sessions(50, items=40))
+        evaluate(NetworkScorer(weights), random_sessions(50, items=40))
 
 
 def test_a_list_with_nan_is_refused() -> None:

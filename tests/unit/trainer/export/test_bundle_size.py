@@ -15,14 +15,15 @@ from trainer.export.bundle_size import graph_bytes
 from trainer.export.memory_graph import Blocks
 from trainer.export.shortlist import LEAST_ITEMS
 from trainer.memory.terms import RepeatTerm, SessionMemory, TableTerm
-from trainer.models.settings import TrainingSettings
+from trainer.models.settings import Gru4RecSettings, WindowSettings
 from trainer.training.gru.members import initial_members
+from trainer.training.networks import initial_network
 from trainer.training.train import check_size, tables_of, train
 
 torch = pytest.importorskip("torch")
 
 
-def memory_of(sessions: SessionSet, settings: TrainingSettings) -> SessionMemory:
+def memory_of(sessions: SessionSet, settings: Gru4RecSettings) -> SessionMemory:
     tables = {name: TableTerm(table, torch.zeros(8, 3)) for name, table in tables_of(sessions, settings).items()}
     repeat = RepeatTerm(torch.zeros(7), torch.tensor(0.1), torch.tensor(0.1), torch.tensor(0.1))
     return SessionMemory(repeat, **tables)
@@ -38,7 +39,7 @@ def memory_of(sessions: SessionSet, settings: TrainingSettings) -> SessionMemory
     ],
 )
 def test_the_size_is_what_the_graphs_take(items: int, chosen: dict[str, object]) -> None:
-    settings = TrainingSettings.parse(chosen)
+    settings = Gru4RecSettings.parse(chosen)
     sessions = random_sessions(400, items)
     weights = initial_members(items, settings, torch.Generator().manual_seed(1))
     # A bias as large as training makes it, which takes the most components of the shortlist.
@@ -48,8 +49,27 @@ def test_the_size_is_what_the_graphs_take(items: int, chosen: dict[str, object])
     exported = export(weights, memory)
     blocks = [len(Blocks.of(term.table).items) - 1 for term in memory.tables.values()]
     for name, size in graph_bytes(items, settings, blocks).items():
-        taken = len(exported.advance if name == "advance.onnx" else exported.rank)
+        taken = len((exported.encoder.advance or b"") if name == "advance.onnx" else exported.rank)
         assert taken <= size < taken * 1.01 + 1024**2
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {"family": "stamp", "hidden_size": 200},
+        {"family": "caser", "hidden_size": 96, "horizontal": 32},
+        {"family": "sasrec", "hidden_size": 128, "layers": 3, "members": 2},
+        {"family": "transformer", "architecture": "transformer-xl", "objective": "clm", "hidden_size": 128},
+    ],
+    ids=str,
+)
+def test_the_size_of_a_window_network_is_what_its_graphs_take(chosen: dict[str, object]) -> None:
+    settings = WindowSettings.parse({"memory": "none", "window": 20, **chosen})
+    exported = export(initial_network(700, settings, torch.Generator().manual_seed(1)))
+    sizes = graph_bytes(700, settings, [])
+    assert sizes.keys() == {"encode.onnx", "rank.onnx"}
+    for graph, size in ((exported.encoder.encode or b"", sizes["encode.onnx"]), (exported.rank, sizes["rank.onnx"])):
+        assert len(graph) <= size < 2.2 * len(graph) + 1024**2
 
 
 def limited(monkeypatch: pytest.MonkeyPatch, **limits: int) -> None:
@@ -71,13 +91,13 @@ def test_what_no_bundle_can_hold_is_refused_before_it_is_trained(
     limited(monkeypatch, **limits)
     told: list[int] = []
     with pytest.raises(TrainingSettingsError, match=message):
-        train(random_sessions(300, 60), TrainingSettings.parse({"hidden_size": 8, "epochs": 1}), progress=told.append)
+        train(random_sessions(300, 60), Gru4RecSettings.parse({"hidden_size": 8, "epochs": 1}), progress=told.append)
     assert told == []
 
 
 def test_the_tables_are_made_where_they_decide(monkeypatch: pytest.MonkeyPatch) -> None:
     """As wide as they might be they would be too large; they are not, or they are."""
-    sessions, settings = random_sessions(300, 60), TrainingSettings.parse({"hidden_size": 8})
+    sessions, settings = random_sessions(300, 60), Gru4RecSettings.parse({"hidden_size": 8})
     blocks = [len(Blocks.of(table).items) - 1 for table in tables_of(sessions, settings).values()]
     monkeypatch.setattr(bundle_size, "_NODES", 0)
     needed = graph_bytes(60, settings, blocks)["rank.onnx"]
@@ -94,7 +114,7 @@ def test_as_many_items_as_the_pages_say() -> None:
     limit = BundleLimits().graph_bytes
 
     def most(chosen: dict[str, object], blocks_an_item: int) -> float:
-        settings = TrainingSettings.parse(chosen)
+        settings = Gru4RecSettings.parse(chosen)
         sizes = np.arange(100_000, 5_000_001, 100_000)
         tables = len([term for term in settings.memory if term != "repeat"])
         fit = [

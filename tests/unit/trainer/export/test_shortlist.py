@@ -20,7 +20,7 @@ from trainer.export.shortlist import UNPROVEN, Catalogue, Head, best_of_shortlis
 from trainer.memory.terms import NO_MEMORY, PLACES, RECENT, RepeatTerm, SessionMemory, remember
 from trainer.models import gru4rec
 from trainer.models.gru4rec import Weights
-from trainer.models.settings import TrainingSettings
+from trainer.models.settings import Gru4RecSettings
 
 UNITS, K = 24, 10
 
@@ -172,7 +172,7 @@ def remembered(
     rank = onnx.load_from_string(export.export(weights, memory).rank)
     rank.graph.output.append(helper.make_tensor_value_info(UNPROVEN, TensorProto.INT64, ["unproven", 1]))
     session = ort.InferenceSession(rank.SerializeToString(), providers=["CPUExecutionProvider"])
-    inputs = {"hidden": hidden, "recent": recent, "counts": counts, "clicks": clicks}
+    inputs = {"query": hidden, "recent": recent, "counts": counts, "clicks": clicks}
     inputs = {given.name: inputs[given.name] for given in session.get_inputs()}
     index, score, unproven = session.run(["top_index", "top_score", UNPROVEN], inputs)
     best = np.argsort(-scores, axis=1, kind="stable")[:, : index.shape[1]]
@@ -181,7 +181,7 @@ def remembered(
 
 def weights_of(output: Floats, bias: Floats) -> Weights:
     start = gru4rec.initial_weights(
-        len(output), TrainingSettings(hidden_size=output.shape[1]), torch.Generator().manual_seed(0)
+        len(output), Gru4RecSettings(hidden_size=output.shape[1]), torch.Generator().manual_seed(0)
     )
     return replace(start, output=torch.from_numpy(output), output_bias=torch.from_numpy(bias))
 
@@ -283,7 +283,7 @@ def test_shorter_lists_are_the_beginning_of_longer_ones(items: int, memory: bool
     recent, counts, clicks = recent_items(best_items(output, bias, hidden, 6), RECENT if memory else 1)
     rank = export.export(weights_of(output, bias), whole_memory(items) if memory else NO_MEMORY, k=30).rank
     session = ort.InferenceSession(rank, providers=["CPUExecutionProvider"])
-    inputs = {"hidden": hidden, "recent": recent, "counts": counts, "clicks": clicks}
+    inputs = {"query": hidden, "recent": recent, "counts": counts, "clicks": clicks}
     inputs = {given.name: inputs[given.name] for given in session.get_inputs()}
     index, score = session.run(["top_index", "top_score"], inputs)
     short = session.run(["top_index", "top_score"], {**inputs, "k": np.array([k])})

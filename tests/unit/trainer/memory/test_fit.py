@@ -14,15 +14,14 @@ from trainer.memory.features import Predictions, Touched, touch
 from trainer.memory.fit import fit_memory, maximise, memory_of, objective_of
 from trainer.memory.tables import ItemTable, cooccurrence, transitions
 from trainer.memory.terms import SessionMemory, remember
-from trainer.models import gru4rec
 from trainer.models.gru4rec import Weights, initial_weights
-from trainer.models.settings import TrainingSettings
+from trainer.models.settings import Gru4RecSettings
 
 ITEMS, RECENT = 50, 6
 
 
 def network(seed: int = 0, *, sure: float = 3.0) -> Weights:
-    weights = initial_weights(ITEMS, TrainingSettings(hidden_size=8), torch.Generator().manual_seed(seed))
+    weights = initial_weights(ITEMS, Gru4RecSettings(hidden_size=8), torch.Generator().manual_seed(seed))
     weights.output.mul_(sure)
     return weights
 
@@ -40,7 +39,7 @@ def problem(*, repeat: bool = True) -> tuple[Weights, Predictions, Touched]:
 
 
 def scores_with(memory: SessionMemory, weights: Weights, of: Predictions) -> Tensor:
-    return remember(memory, gru4rec.scores(weights, of.hidden), of.recent, of.counts, of.clicks)
+    return remember(memory, weights.scores(of.query), of.recent, of.counts, of.clicks)
 
 
 def losses(weights: Weights, of: Predictions, alpha: float, theta: np.ndarray) -> Tensor:
@@ -103,7 +102,7 @@ def test_a_network_that_is_too_sure_is_believed_less() -> None:
     sure = replace(right, output=right.output * 5)
     some = Predictions.of(right, random_sessions(300, ITEMS, seed=2), RECENT)
     with torch.inference_mode():
-        p = torch.softmax(gru4rec.scores(right, some.hidden), dim=1)
+        p = torch.softmax(right.scores(some.query), dim=1)
         targets = torch.multinomial(p, 1, generator=torch.Generator().manual_seed(0)).squeeze(1)
         some = replace(some, targets=targets)
         alphas = [maximise(touch(weights, some, {}, repeat=True))[0] for weights in (right, sure)]
@@ -119,7 +118,7 @@ def test_the_newest_predictions_are_taken() -> None:
 
 
 def test_a_catalogue_that_is_touched_as_a_whole() -> None:
-    weights = initial_weights(4, TrainingSettings(hidden_size=3), torch.Generator().manual_seed(0))
+    weights = initial_weights(4, Gru4RecSettings(hidden_size=3), torch.Generator().manual_seed(0))
     sessions = random_sessions(60, 4, seed=5)
     found = {"cooccurrence": cooccurrence(sessions, width=9, longest=9)}
     memory = fit_memory(weights, sessions, found, repeat=True, recent_size=RECENT)

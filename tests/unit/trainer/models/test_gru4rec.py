@@ -5,14 +5,14 @@ import torch
 from torch import Tensor
 
 from tests.unit.trainer import reference
-from trainer.models.gru4rec import Weights, advance, initial_weights, scores
-from trainer.models.settings import TrainingSettings
+from trainer.models.gru4rec import Weights, advance, initial_weights
+from trainer.models.settings import Gru4RecSettings
 from trainer.training.gru.step import StepMath
 
 ITEMS = 20
 
 
-def random_weights(settings: TrainingSettings, spread: float = 0.7) -> Weights:
+def random_weights(settings: Gru4RecSettings, spread: float = 0.7) -> Weights:
     generator = torch.Generator().manual_seed(3)
     shapes = initial_weights(ITEMS, settings, generator).tensors()
     return Weights.of_tensors(
@@ -39,7 +39,7 @@ WITHOUT_GRU = [("shared", 0, False), ("separate", 0, False)]
 @pytest.mark.parametrize(("embedding", "layers", "deep_input"), ARCHITECTURES)
 def test_a_click_is_a_step_of_torchs_gru(embedding: str, layers: int, deep_input: bool) -> None:
     chosen = {"hidden_size": 6, "layers": layers, "embedding": embedding, "deep_input": deep_input}
-    settings = TrainingSettings.parse(chosen)
+    settings = Gru4RecSettings.parse(chosen)
     weights = random_weights(settings)
     hidden = torch.randn(layers, 4, 6, generator=torch.Generator().manual_seed(1))
     items = torch.tensor([0, 19, 7, 7])
@@ -48,7 +48,7 @@ def test_a_click_is_a_step_of_torchs_gru(embedding: str, layers: int, deep_input
         x = reference.gru(weights, layer, torch.cat([x, item], 1) if layer and deep_input else x, hidden[layer])
         torch.testing.assert_close(after, x)
     expected = x @ weights.output.T + weights.output_bias
-    torch.testing.assert_close(scores(weights, advance(weights, items, hidden)[-1]), expected)
+    torch.testing.assert_close(weights.scores(advance(weights, items, hidden)[-1]), expected)
 
 
 class Masks:
@@ -72,7 +72,7 @@ class Masks:
 def test_the_gradient_is_that_of_autograd(
     *, loss: str, embedding: str, layers: int, deep_input: bool, input_decay: float, dropout: float
 ) -> None:
-    settings = TrainingSettings.parse(
+    settings = Gru4RecSettings.parse(
         {
             "loss": loss,
             "embedding": embedding,
@@ -136,7 +136,7 @@ def test_the_gradient_is_that_of_autograd(
 @pytest.mark.parametrize("embedding", ["shared", "one-hot"])
 def test_the_input_is_the_decayed_sum_of_the_sessions_items(embedding: str) -> None:
     chosen = {"hidden_size": 6, "embedding": embedding, "input_decay": 0.5}
-    weights = random_weights(TrainingSettings.parse(chosen))
+    weights = random_weights(Gru4RecSettings.parse(chosen))
     clicks = torch.tensor([[3, 1], [3, 7], [5, 0]])  # [T, B]
     hidden = torch.zeros(1, 2, 6)  # as a caller has it who knows of no sum
     expected = torch.zeros(2, 6)
@@ -150,7 +150,7 @@ def test_the_input_is_the_decayed_sum_of_the_sessions_items(embedding: str) -> N
 
 @pytest.mark.parametrize("embedding", ["shared", "separate"])
 def test_without_layers_the_state_is_the_last_items_row(embedding: str) -> None:
-    weights = random_weights(TrainingSettings.parse({"hidden_size": 6, "embedding": embedding, "layers": 0}))
+    weights = random_weights(Gru4RecSettings.parse({"hidden_size": 6, "embedding": embedding, "layers": 0}))
     hidden = torch.zeros(0, 2, 6)  # as a caller has it who knows of no sum
     for items in torch.tensor([[3, 1], [3, 7], [5, 0]]):  # [T, B]
         hidden = advance(weights, items, hidden)
@@ -159,7 +159,7 @@ def test_without_layers_the_state_is_the_last_items_row(embedding: str) -> None:
 
 
 def test_only_the_targets_and_the_samples_are_scored() -> None:
-    settings = TrainingSettings(hidden_size=4, batch_size=3, n_sample=5)
+    settings = Gru4RecSettings(hidden_size=4, batch_size=3, n_sample=5)
     weights = random_weights(settings)
     # Every other item's scores are NaN; nothing of them may be seen.
     weights.output[10:] = math.nan
@@ -172,7 +172,7 @@ def test_only_the_targets_and_the_samples_are_scored() -> None:
 
 
 def test_weights_start_uniform_a_gate_at_a_time_and_biases_at_zero() -> None:
-    settings = TrainingSettings.parse({"hidden_size": 50, "embedding": "separate", "layers": 2})
+    settings = Gru4RecSettings.parse({"hidden_size": 50, "embedding": "separate", "layers": 2})
     weights = initial_weights(400, settings, torch.Generator().manual_seed(0))
     assert weights.embedding is not None
     bounds = [(weights.output, math.sqrt(6 / 450)), (weights.embedding, math.sqrt(6 / 450))]
@@ -192,7 +192,7 @@ def test_weights_start_uniform_a_gate_at_a_time_and_biases_at_zero() -> None:
 
 
 def test_one_hot_input_weights_start_as_those_of_a_gate() -> None:
-    settings = TrainingSettings.parse({"hidden_size": 50, "embedding": "one-hot"})
+    settings = Gru4RecSettings.parse({"hidden_size": 50, "embedding": "one-hot"})
     weights = initial_weights(400, settings, torch.Generator().manual_seed(0))
     assert weights.embedding is not None
     assert weights.embedding.shape == (400, 150)
@@ -201,7 +201,7 @@ def test_one_hot_input_weights_start_as_those_of_a_gate() -> None:
 
 
 def test_dropout_of_a_one_hot_input_drops_whole_clicks() -> None:
-    settings = TrainingSettings.parse({"embedding": "one-hot", "hidden_size": 3, "dropout_input": 0.5, "n_sample": 1})
+    settings = Gru4RecSettings.parse({"embedding": "one-hot", "hidden_size": 3, "dropout_input": 0.5, "n_sample": 1})
     asked: list[tuple[int, int]] = []
 
     def drop(shape: tuple[int, int], rate: float) -> Tensor | None:
@@ -219,7 +219,7 @@ def test_dropout_of_a_one_hot_input_drops_whole_clicks() -> None:
 
 @pytest.mark.parametrize("embedding", ["shared", "separate", "one-hot"])
 def test_weights_are_their_named_tensors(embedding: str) -> None:
-    weights = random_weights(TrainingSettings.parse({"hidden_size": 3, "layers": 2, "embedding": embedding}))
+    weights = random_weights(Gru4RecSettings.parse({"hidden_size": 3, "layers": 2, "embedding": embedding}))
     again = Weights.of_tensors(weights.tensors())
     assert {name: t.data_ptr() for name, t in again.tensors().items()} == {
         name: t.data_ptr() for name, t in weights.tensors().items()

@@ -1,11 +1,11 @@
 import pytest
 
 from trainer.errors import TrainingSettingsError
-from trainer.models.settings import TrainingSettings
+from trainer.models.settings import Gru4RecSettings
 
 
 def test_assignments_are_converted_and_a_later_one_wins() -> None:
-    settings = TrainingSettings.from_assignments(["hidden_size=64", "learning_rate=.05", "epochs=1", "epochs = 3"])
+    settings = Gru4RecSettings.from_assignments(["hidden_size=64", "learning_rate=.05", "epochs=1", "epochs = 3"])
     assert (settings.hidden_size, settings.learning_rate, settings.epochs) == (64, 0.05, 3)
 
 
@@ -21,7 +21,7 @@ def test_assignments_are_converted_and_a_later_one_wins() -> None:
     ],
 )
 def test_names_in_use_elsewhere_are_known(name: str, value: str, canonical: str) -> None:
-    assert getattr(TrainingSettings.from_assignments([f"{name}={value}"]), name) == canonical
+    assert getattr(Gru4RecSettings.from_assignments([f"{name}={value}"]), name) == canonical
 
 
 @pytest.mark.parametrize(
@@ -38,16 +38,16 @@ def test_names_in_use_elsewhere_are_known(name: str, value: str, canonical: str)
 )
 def test_a_mistake_is_named(assignment: str, message: str) -> None:
     with pytest.raises(TrainingSettingsError, match=message):
-        TrainingSettings.from_assignments([assignment])
+        Gru4RecSettings.from_assignments([assignment])
 
 
 def test_settings_that_do_not_go_together_are_refused() -> None:
     with pytest.raises(TrainingSettingsError, match="no negatives"):
-        TrainingSettings.parse({"batch_size": 1, "n_sample": 0})
+        Gru4RecSettings.parse({"batch_size": 1, "n_sample": 0})
     with pytest.raises(TrainingSettingsError, match="logq"):
-        TrainingSettings.parse({"loss": "bpr-max", "logq": 0.5})
+        Gru4RecSettings.parse({"loss": "bpr-max", "logq": 0.5})
     with pytest.raises(TrainingSettingsError, match=r"layers=0 .* one-hot has none"):
-        TrainingSettings.parse({"layers": 0, "embedding": "one-hot"})
+        Gru4RecSettings.parse({"layers": 0, "embedding": "one-hot"})
 
 
 @pytest.mark.parametrize(
@@ -59,8 +59,8 @@ def test_settings_that_do_not_go_together_are_refused() -> None:
 )
 def test_a_state_that_no_bundle_can_have_is_refused(chosen: dict[str, object], rows: int) -> None:
     with pytest.raises(TrainingSettingsError, match=f"state of {rows} rows, and a bundle has 8 at most: lower layers"):
-        TrainingSettings.parse(chosen)
-    TrainingSettings.parse({**chosen, "layers": int(str(chosen["layers"])) - 1})
+        Gru4RecSettings.parse(chosen)
+    Gru4RecSettings.parse({**chosen, "layers": int(str(chosen["layers"])) - 1})
 
 
 @pytest.mark.parametrize(
@@ -68,26 +68,26 @@ def test_a_state_that_no_bundle_can_have_is_refused(chosen: dict[str, object], r
     [("cross-entropy", "softmax"), ("bpr-max", "elu"), ("bpr", "linear"), ("top1", "linear"), ("top1-max", "linear")],
 )
 def test_each_loss_has_its_usual_activation(loss: str, activation: str) -> None:
-    assert TrainingSettings.parse({"loss": loss}).activation == activation
+    assert Gru4RecSettings.parse({"loss": loss}).activation == activation
 
 
 @pytest.mark.parametrize(("loss", "activation"), [("cross-entropy", "tanh"), ("bpr", "softmax")])
 def test_softmax_belongs_to_cross_entropy(loss: str, activation: str) -> None:
     with pytest.raises(TrainingSettingsError, match=f"activation={activation} does not go with loss={loss}"):
-        TrainingSettings.parse({"loss": loss, "activation": activation})
+        Gru4RecSettings.parse({"loss": loss, "activation": activation})
 
 
 def test_a_one_hot_input_has_no_embedding_for_deeper_layers() -> None:
     with pytest.raises(TrainingSettingsError, match="deep_input needs an embedding"):
-        TrainingSettings.parse({"embedding": "one-hot", "layers": 2, "deep_input": True})
+        Gru4RecSettings.parse({"embedding": "one-hot", "layers": 2, "deep_input": True})
 
 
 def test_logq_is_for_cross_entropy_alone() -> None:
-    assert TrainingSettings().logq == 1.0
-    assert TrainingSettings.parse({"loss": "bpr-max"}).logq == 0.0
+    assert Gru4RecSettings().logq == 1.0
+    assert Gru4RecSettings.parse({"loss": "bpr-max"}).logq == 0.0
 
 
 def test_settings_survive_their_own_record() -> None:
     for loss in ("cross-entropy", "bpr", "top1", "bpr-max", "top1-max"):
-        settings = TrainingSettings.parse({"loss": loss, "elu": 1})
-        assert TrainingSettings.parse(settings.model_dump()) == settings
+        settings = Gru4RecSettings.parse({"loss": loss, "elu": 1})
+        assert Gru4RecSettings.parse(settings.model_dump()) == settings

@@ -9,9 +9,10 @@ from typer.testing import CliRunner, Result
 from tests.unit.trainer.builders import random_sessions
 from trainer.__main__ import app
 from trainer.errors import TrainingSettingsError
-from trainer.models.settings import TrainingSettings
+from trainer.models.registry import FAMILIES, settings_class
+from trainer.models.settings import Gru4RecSettings, NetworkSettings, TrainingSettings, WindowSettings
 from trainer.presets import load_preset
-from trainer.search.ablation import BASE, ROWS, planned
+from trainer.search.ablation import BASE, ROWS, planned, rows_of
 
 SMALL = [f"--set={s}" for s in ("hidden_size=8", "n_sample=10", "epochs=1", "batch_size=8")]
 
@@ -21,7 +22,7 @@ def settings_of(base: dict[str, object], name: str) -> TrainingSettings:
 
 
 def differences(base: dict[str, object], name: str) -> dict[str, object]:
-    usual = TrainingSettings.parse(base).model_dump()
+    usual = Gru4RecSettings.parse(base).model_dump()
     return {key: value for key, value in settings_of(base, name).model_dump().items() if value != usual[key]}
 
 
@@ -60,8 +61,8 @@ def test_every_preset_can_be_ablated(name: str) -> None:
     preset = load_preset(name)
     rows = {one.row.name: one.settings for one in planned(dict(preset.settings))}
     assert rows[BASE] == preset.training
-    if preset.training.embedding == "one-hot":
-        assert rows["no-gru"].embedding == "separate"
+    if preset.settings.get("embedding") == "one-hot":
+        assert rows["no-gru"].model_dump()["embedding"] == "separate"
 
 
 def test_some_of_the_rows() -> None:
@@ -70,6 +71,31 @@ def test_some_of_the_rows() -> None:
         planned({}, ["gru"])
     with pytest.raises(TrainingSettingsError, match="change nothing"):
         planned({}, ["units-100"])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_has_rows_that_it_can_have(family: str) -> None:
+    base: dict[str, object] = {"family": family}
+    if is_network(family):
+        base |= {"memory": "all", "members": 2}
+    if issubclass(settings_class(family), WindowSettings):
+        base |= {"weight_decay": 0.01}  # some have no other regularisation by default
+    names = [one.row.name for one in planned(base)]
+    own = [row.name for row in settings_class(family).ablations]
+    assert set(own) - set(names) <= ({"two-clicks", "two-clicks-no-memory"} if family == "caser" else set())
+    assert names[0] == BASE
+    assert {"memory-repeat", *(["no-regularisation", "one-member"] if is_network(family) else [])} <= set(names)
+    assert ("loss-bpr" in names) == (is_network(family) and family != "rbm")
+    assert len(names) == len(set(names))
+    for one in planned(base):
+        assert one.settings.family == family
+    with pytest.raises(TrainingSettingsError, match="--only: no gru; there are base, no-memory"):
+        planned(base, ["gru"])
+    assert len({row.name for row in rows_of(settings_class(family))}) == len(rows_of(settings_class(family)))
+
+
+def is_network(family: str) -> bool:
+    return issubclass(settings_class(family), NetworkSettings)
 
 
 def run(*arguments: object) -> Result:
@@ -109,6 +135,19 @@ def test_rows_are_compared_with_the_base(tmp_path: Path) -> None:
         name: {**of, "transitions_per_second": again["models"][name]["transitions_per_second"]}
         for name, of in report["models"].items()
     }
+
+
+@pytest.mark.parametrize(
+    ("family", "row", "told"), [("stamp", "no-regularisation", SMALL), ("item-knn", "memory-repeat", [])]
+)
+def test_another_family_is_compared_with_itself(tmp_path: Path, family: str, row: str, told: list[str]) -> None:
+    files = ["--train", written(tmp_path / "a.tsv", 1), "--test", written(tmp_path / "b.tsv", 2)]
+    arguments = [*files, f"--set=family={family}", *(["--set=dropout=0.5"] if told else []), *told, "--only", row]
+    result = run(*arguments, "--json", "--resamples", 100, "--checkpoints", tmp_path / "runs")
+    assert result.exit_code == 0, result.output
+    models = json.loads(result.stdout)["models"]
+    assert list(models) == ["base", row]
+    assert {of["settings"]["family"] for of in models.values()} == {family}
 
 
 @pytest.mark.parametrize(

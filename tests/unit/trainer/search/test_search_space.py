@@ -6,9 +6,10 @@ import pytest
 from trainer.errors import TrainingSettingsError
 from trainer.evaluation.baselines import BASELINES
 from trainer.evaluation.baselines.spec import options_of
-from trainer.models.settings import TrainingSettings
-from trainer.search.search_space import BASELINE_SPACES, Choice, Range, changed, network_space, parse_dimensions
-from trainer.search.searches import baseline_search, network_search
+from trainer.models.registry import FAMILIES
+from trainer.models.settings import Gru4RecSettings, TrainingSettings
+from trainer.search.search_space import BASELINE_SPACES, Choice, Range, changed, model_space, parse_dimensions
+from trainer.search.searches import baseline_search, model_search
 
 
 def test_ranges_and_choices_as_texts() -> None:
@@ -73,7 +74,7 @@ def test_draws_lie_in_the_range_and_are_short_numbers(dimension: Range) -> None:
 
 
 def test_what_is_set_is_not_searched_and_what_is_asked_for_replaces_the_usual() -> None:
-    space = network_space({"bpr-max"}, 2048)
+    space = model_space(Gru4RecSettings(), {"bpr-max"})
     own = Range("momentum", 0.1, 0.9)
     found = {one.name: one for one in changed(space, {"batch_size"}, [own, Range("layers", 1, 2)])}
     assert "batch_size" not in found
@@ -84,16 +85,16 @@ def test_what_is_set_is_not_searched_and_what_is_asked_for_replaces_the_usual() 
 
 
 def test_the_spaces_follow_the_loss_and_the_samples() -> None:
-    names = {one.name for one in network_space({"cross-entropy"}, 0)}
+    names = {one.name for one in model_space(Gru4RecSettings(n_sample=0), {"cross-entropy"})}
     assert not names & {"bpreg", "elu", "sample_alpha"}
-    assert names < {one.name for one in network_space({"bpr-max", "cross-entropy"}, 1)}
+    assert names < {one.name for one in model_space(Gru4RecSettings(), {"bpr-max", "cross-entropy"})}
 
 
 def test_every_usual_value_is_one_that_the_setting_can_have() -> None:
     for loss in ("cross-entropy", "bpr-max", "top1"):
-        search = network_search({"loss": loss}, ["n_sample=64"], [], seed=1)
+        search = model_search({"loss": loss}, ["n_sample=64"], [], seed=1)
         assert search.fixed == {"loss": loss, "n_sample": "64"}
-        defaults = TrainingSettings.parse({"loss": loss}).model_dump()
+        defaults = Gru4RecSettings.parse({"loss": loss}).model_dump()
         assert search.start == defaults | {"n_sample": 64}
     for name, space in BASELINE_SPACES.items():
         assert {one.name for one in space} <= options_of(BASELINES[name]).keys()
@@ -113,11 +114,11 @@ def test_every_usual_value_is_one_that_the_setting_can_have() -> None:
 )
 def test_a_range_that_a_setting_cannot_have_is_refused_before_the_search(ranges: list[str], message: str) -> None:
     with pytest.raises(TrainingSettingsError, match=message):
-        network_search({}, [], ranges, seed=1)
+        model_search({}, [], ranges, seed=1)
 
 
 def test_losses_can_be_searched_each_with_its_own_defaults() -> None:
-    search = network_search({"logq": 1}, ["hidden_size=8"], ["loss=cross-entropy|bpr-max|top1"], seed=1)
+    search = model_search({"logq": 1}, ["hidden_size=8"], ["loss=cross-entropy|bpr-max|top1"], seed=1)
     assert "bpreg" in {one.name for one in search.dimensions}
 
 
@@ -128,3 +129,32 @@ def test_a_baseline_without_options_has_nothing_to_tune() -> None:
         baseline_search("stan", [], ["k=1..3"], seed=1)
     search = baseline_search("stan", ["neighbours=70"], ["days=1..2"], seed=1)
     assert (search.fixed, search.values({"days": 2})) == ({"neighbours": 70}, {"neighbours": 70, "days": 2})
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_has_a_space_whose_ends_it_can_have(family: str) -> None:
+    """Those that count have their baseline's; three of them have nothing to tune."""
+    given = [f"family={family}"]
+    if family in {"pop", "s-pop", "markov-chain"}:
+        with pytest.raises(TrainingSettingsError, match=f"family={family}: has nothing to tune"):
+            model_search({}, given, [], seed=1)
+        return
+    search = model_search({}, given, [], seed=1)  # it tries every end
+    assert search.fixed == {"family": family}
+    # The defaults are the first trial: they lie in every range.
+    assert [one.name for one in search.dimensions if not one.holds(search.start[one.name])] == []
+    for name in {one.name for one in search.dimensions} & {"learning_rate", "dropout", "neighbours", "steps"}:
+        for value in next(one for one in search.dimensions if one.name == name).ends:
+            assert TrainingSettings.parse({"family": family, name: value}).model_dump()[name] == value
+
+
+def test_a_family_is_not_searched() -> None:
+    with pytest.raises(TrainingSettingsError, match="--search family"):
+        model_search({}, [], ["family=stamp|narm"], seed=1)
+
+
+def test_the_epochs_of_a_plan_are_those_of_every_trial() -> None:
+    search = model_search({}, ["family=stamp", "epochs=7"], [], seed=1)
+    assert (search.epochs_planned, search.epochs) == (True, 7)
+    assert model_search({}, ["family=stamp"], ["epochs=5..9"], seed=1).epochs is None
+    assert not model_search({}, [], [], seed=1).epochs_planned

@@ -14,11 +14,12 @@ from tests.unit.trainer.builders import random_sessions
 from trainer.data.sessions import train_and_test
 from trainer.errors import TuningError
 from trainer.evaluation.baselines import BASELINES, BaselineSpec
-from trainer.evaluation.protocol import GruScorer, evaluate
-from trainer.models.settings import TrainingSettings
-from trainer.search.searches import Search, baseline_search, network_search
+from trainer.evaluation.protocol import NetworkScorer, evaluate
+from trainer.models.settings import Gru4RecSettings, TrainingSettings
+from trainer.search.searches import Search, baseline_search, model_search
 from trainer.search.trial_worker import Judging, work
 from trainer.search.tuning import best, finished, opened_study, tune
+from trainer.search.tuning_report import tuned_settings
 from trainer.training.early_stopping import EarlyStopping, Measure
 from trainer.training.fit import fit
 from trainer.training.train import train
@@ -59,7 +60,7 @@ def workers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def network(*ranges: str, seed: int = 1) -> Search:
-    return network_search({}, SMALL, ranges, seed=seed)
+    return model_search({}, SMALL, ranges, seed=seed)
 
 
 def searched(path: Path, search: Search, trials: int, jobs: int = 1, judging: Judging = JUDGING) -> list[FrozenTrial]:
@@ -74,7 +75,7 @@ def drawn(trials: list[FrozenTrial]) -> list[object]:
 
 def test_the_first_trial_is_the_defaults_and_scores_what_a_fit_scores(tmp_path: Path) -> None:
     (trial,) = searched(tmp_path / "study.db", network(), 1)
-    settings = TrainingSettings.from_assignments(SMALL)
+    settings = Gru4RecSettings.from_assignments(SMALL)
     assert {name: settings.model_dump()[name] for name in trial.user_attrs["values"]} == trial.user_attrs["values"]
     result = fit(TRAIN, settings, early_stopping=EarlyStopping(HOLDOUT, patience=2))
     assert trial.value == pytest.approx(max(epoch.score or 0 for epoch in result.epochs))
@@ -85,12 +86,12 @@ def test_the_first_trial_is_the_defaults_and_scores_what_a_fit_scores(tmp_path: 
 def test_a_model_with_a_memory_is_judged_with_it(tmp_path: Path) -> None:
     sessions, holdout = train_and_test(random_sessions(1300, items=30), random_sessions(60, items=30, seed=1))
     judging = Judging(sessions, holdout, "mrr", patience=1)
-    search = network_search({}, ["hidden_size=8", "n_sample=10", "epochs=1"], ["batch_size=64..65"], seed=1)
+    search = model_search({}, ["hidden_size=8", "n_sample=10", "epochs=1"], ["batch_size=64..65"], seed=1)
     (trial,) = searched(tmp_path / "study.db", search, 1, judging=judging)
-    settings = TrainingSettings.parse(search.values(trial.user_attrs["values"]))
+    settings = Gru4RecSettings.parse(search.values(trial.user_attrs["values"]))
     whole = train(sessions, settings, early_stopping=EarlyStopping(holdout, patience=1))
     assert whole.memory
-    expected = evaluate(GruScorer(whole.weights, whole.memory), holdout, ks=(20,)).mrr[20]
+    expected = evaluate(NetworkScorer(whole.weights, whole.memory), holdout, ks=(20,)).mrr[20]
     assert trial.value == pytest.approx(expected)
     assert expected > trial.intermediate_values[1]  # of the network alone
 
@@ -104,7 +105,7 @@ def test_trials_side_by_side_and_the_best_of_them(tmp_path: Path) -> None:
     with opened_study(tmp_path / "study.db", search, JUDGING) as study:
         winner = best(study, search)
     assert winner.mrr == max(trial.value or 0 for trial in trials)
-    settings = TrainingSettings.parse(winner.values)
+    settings = Gru4RecSettings.parse(winner.values)
     assert (settings.hidden_size, settings.layers) == (8, winner.values["layers"])
 
 
@@ -162,7 +163,7 @@ def test_a_worker_that_dies_ends_the_search_with_a_word(tmp_path: Path, monkeypa
 
 def test_values_that_break_training_down_score_nothing_and_do_not_end_the_search(tmp_path: Path) -> None:
     ranges = ["learning_rate=0.1|10", "layers=0|1", "embedding=shared|one-hot", "momentum=0.0|0.9"]
-    search = network_search({"loss": "bpr-max", "optimizer": "sgd", "bpreg": 2}, SMALL, ranges, seed=1)
+    search = model_search({"loss": "bpr-max", "optimizer": "sgd", "bpreg": 2}, SMALL, ranges, seed=1)
     with opened_study(tmp_path / "study.db", search, JUDGING) as study:
         for values in ((10, 1, "shared", 0.9), (0.1, 0, "one-hot", 0.0)):
             study.enqueue_trial(dict(zip(("learning_rate", "layers", "embedding", "momentum"), values, strict=True)))
@@ -213,7 +214,7 @@ def test_the_measure_can_be_recall_or_both(tmp_path: Path, measure: Measure) -> 
     ("search", "judging"),
     [
         (network("layers=1..2"), JUDGING),
-        (network_search({}, [*SMALL, "seed=1"], [], seed=1), JUDGING),
+        (model_search({}, [*SMALL, "seed=1"], [], seed=1), JUDGING),
         (network(), Judging(TRAIN, HOLDOUT, "recall", 2)),
         (network(), Judging(TRAIN, HOLDOUT, "mrr", 3)),
         (network(), Judging(HOLDOUT, HOLDOUT, "mrr", 2)),
@@ -246,3 +247,51 @@ def test_a_study_in_use_or_damaged_is_refused(tmp_path: Path) -> None:
         pass
     with opened_study(tmp_path / "empty.db", network(), JUDGING) as study, pytest.raises(TuningError, match="no trial"):
         best(study, network())
+
+
+def test_a_trial_of_planned_epochs_is_what_a_fit_of_as_many_makes(tmp_path: Path) -> None:
+    """Stopped in the middle of its learning rate's plan it would be a model that no fit can make again."""
+    judging = Judging(TRAIN, HOLDOUT, "mrr", patience=1)
+    search = model_search({}, ["family=stamp", *SMALL, "epochs=6"], ["learning_rate=0.3..0.9:log"], seed=1)
+    trials = searched(tmp_path / "study.db", search, 2, judging=judging)
+    for trial in trials:
+        assert sorted(trial.intermediate_values) == [1, 2, 3, 4, 5, 6]
+        assert trial.user_attrs["epoch"] == 6
+        fitted = train(TRAIN, TrainingSettings.parse(search.values(trial.user_attrs["values"])))
+        assert trial.value == pytest.approx(evaluate(NetworkScorer(fitted.weights), HOLDOUT, ks=(20,)).mrr[20])
+    # The last epoch was not the best of all, or this would not tell the two apart.
+    assert any(max(trial.intermediate_values.values()) > trial.intermediate_values[6] for trial in trials)
+    with opened_study(tmp_path / "study.db", search, judging) as study:
+        assert tuned_settings(best(study, search)).model_dump()["epochs"] == 6
+
+
+@pytest.mark.parametrize(
+    ("given", "ranges", "first"),
+    [
+        (["family=stamp", "epochs=12"], [], 6),
+        (["family=stamp", "epochs=2"], [], 2),
+        (["family=stamp"], ["epochs=4..9"], None),
+        ([], ["epochs=4..9"], 2),
+    ],
+)
+def test_trials_are_given_up_only_where_they_can_be_compared(
+    tmp_path: Path, given: list[str], ranges: list[str], first: int | None
+) -> None:
+    with opened_study(tmp_path / "study.db", model_search({}, given, ranges, seed=1), JUDGING) as study:
+        for score in (1.0, 1.0, 1.0, 1.0, 1.0, 0.0):
+            trial, given_up = study.ask(), []
+            for epoch in range(1, 13):
+                trial.report(score, epoch)
+                if trial.should_prune():
+                    given_up.append(epoch)
+            study.tell(trial, score)
+    assert (given_up[0] if given_up else None) == first
+
+
+def test_a_family_that_counts_is_tuned_as_its_baseline_is(tmp_path: Path) -> None:
+    search = model_search({}, ["family=item-knn"], [], seed=1)
+    (trial,) = searched(tmp_path / "study.db", search, 1)
+    baseline = BaselineSpec("item-knn", trial.user_attrs["values"]).build(BASELINES, TRAIN)
+    assert trial.value == pytest.approx(evaluate(baseline, HOLDOUT, ks=(20,)).mrr[20])
+    with opened_study(tmp_path / "study.db", search, JUDGING) as study:
+        assert tuned_settings(best(study, search)).family == "item-knn"

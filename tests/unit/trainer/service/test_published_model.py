@@ -12,12 +12,12 @@ from trainer.data.sessions import SessionSet
 from trainer.errors import ParityError
 from trainer.export.parity import check_parity
 from trainer.models.gru4rec import GruLayer, Weights, initial_weights
-from trainer.models.settings import TrainingSettings
+from trainer.models.settings import Gru4RecSettings
 from trainer.service.publish import stage
 from trainer.training.fit import FitResult
 from trainer.training.shrink import shrink_and_perturb
 
-SETTINGS = TrainingSettings(hidden_size=8, layers=2, n_sample=4)
+SETTINGS = Gru4RecSettings(hidden_size=8, layers=2, n_sample=4)
 ITEMS = tuple(f"item-{index}" for index in range(40))
 
 

@@ -14,7 +14,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from schemas.bundle.files import manifest_digest
 from schemas.errors import BundleError
 from schemas.messages.announcement import ModelAnnouncement, version_name
-from tests.contract.tiny_model import TinyModel
+from tests.contract.tiny_model import TinyModel, TinyNone, TinyWindow
 from tests.unit.announcements import TopicInMemory
 from trainer.errors import AnnounceError, RegistryError
 from trainer.service.champion import Championship
@@ -56,6 +56,16 @@ def test_a_published_version_opens_as_a_worker_opens_it(registry: Registry, stag
     assert registry.open(model).version == "v1"
     assert (registry.announced_folder(announcement_of(model.uri, model.manifest_sha256)) / "rank.onnx").is_file()
     assert published(registry) == ["v1"]
+
+
+@pytest.mark.parametrize("tiny", [TinyWindow(), TinyNone()], ids=["window", "none"])
+def test_a_version_of_any_encoder_is_published_and_removed(registry: Registry, staging: Path, tiny: TinyModel) -> None:
+    bundle = tiny.write(staging, "v1")
+    model = registry.publish(bundle)
+    assert registry.open(model).encoder == model.manifest.encoder
+    assert {path.removeprefix("v1/") for path in tree(registry)} == {path.name for path in bundle.iterdir()}
+    assert registry.remove("v1")
+    assert tree(registry) == {}
 
 
 def test_a_version_is_published_once(registry: Registry, staging: Path) -> None:

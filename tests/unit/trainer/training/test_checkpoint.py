@@ -9,7 +9,7 @@ import pytest
 
 from tests.unit.trainer.builders import random_sessions
 from trainer.models.gru4rec import Weights
-from trainer.models.settings import TrainingSettings
+from trainer.models.settings import Gru4RecSettings
 from trainer.training import checkpoint as checkpoints
 from trainer.training.checkpoint import CheckpointError
 from trainer.training.early_stopping import EarlyStopping, Epoch
@@ -34,8 +34,8 @@ class KilledError(Exception):
 
 
 def assert_same_run(found: FitResult, expected: FitResult) -> None:
-    for name, tensor in expected.weights.tensors().items():
-        assert found.weights.tensors()[name].numpy().tobytes() == tensor.numpy().tobytes(), name
+    for name, tensor in expected.network.tensors().items():
+        assert found.network.tensors()[name].numpy().tobytes() == tensor.numpy().tobytes(), name
     assert [(e.number, e.loss, e.score) for e in found.epochs] == [(e.number, e.loss, e.score) for e in expected.epochs]
 
 
@@ -62,7 +62,7 @@ def _kill_after(number: int) -> Callable[[Epoch], None]:
     ],
 )
 def test_killed_after_any_epoch(tmp_path: Path, change: dict[str, object], judged: bool) -> None:
-    settings = TrainingSettings.parse(SMALL | change)
+    settings = Gru4RecSettings.parse(SMALL | change)
     stopping = EarlyStopping(HOLDOUT, patience=4) if judged else None
     expected = fit(SESSIONS, settings, early_stopping=stopping)
     path = tmp_path / "run" / "checkpoint.safetensors"
@@ -77,7 +77,7 @@ def test_killed_after_any_epoch(tmp_path: Path, change: dict[str, object], judge
 
 
 def test_killed_within_an_epoch(tmp_path: Path) -> None:
-    settings = TrainingSettings.parse(SMALL)
+    settings = Gru4RecSettings.parse(SMALL)
     path = tmp_path / "checkpoint.safetensors"
     with pytest.raises(KilledError):
         fit(SESSIONS, settings, checkpoint=path, on_epoch=_kill_after(2))
@@ -92,7 +92,7 @@ def test_killed_within_an_epoch(tmp_path: Path) -> None:
 
 
 def test_killed_while_the_checkpoint_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = TrainingSettings.parse(SMALL)
+    settings = Gru4RecSettings.parse(SMALL)
     path = tmp_path / "checkpoint.safetensors"
     with pytest.raises(KilledError):
         fit(SESSIONS, settings, checkpoint=path, on_epoch=_kill_after(1))
@@ -112,7 +112,7 @@ def test_killed_while_the_checkpoint_is_written(tmp_path: Path, monkeypatch: pyt
 
 def test_a_finished_run_is_not_trained_again_and_can_be_made_longer(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.safetensors"
-    settings = TrainingSettings.parse(SMALL)
+    settings = Gru4RecSettings.parse(SMALL)
     shorter = settings.model_copy(update={"epochs": 2})
     first = fit(SESSIONS, shorter, checkpoint=path)
     assert_same_run(fit(SESSIONS, shorter, checkpoint=path, on_epoch=_kill_after(0)), first)
@@ -124,8 +124,8 @@ def test_a_finished_run_is_not_trained_again_and_can_be_made_longer(tmp_path: Pa
 
 def test_a_warm_start_is_part_of_the_run(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.safetensors"
-    settings = TrainingSettings.parse(SMALL)
-    start: Weights = fit(SESSIONS, settings.model_copy(update={"epochs": 1})).weights
+    settings = Gru4RecSettings.parse(SMALL)
+    start = fit(SESSIONS, settings.model_copy(update={"epochs": 1})).network
     with pytest.raises(KilledError):
         fit(SESSIONS, settings, warm_start=start, checkpoint=path, on_epoch=_kill_after(1))
     found = fit(SESSIONS, settings, warm_start=start, checkpoint=path)
@@ -136,7 +136,7 @@ def test_a_warm_start_is_part_of_the_run(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.safetensors"
-    settings = TrainingSettings.parse(SMALL)
+    settings = Gru4RecSettings.parse(SMALL)
     fit(SESSIONS, settings, checkpoint=path)
     for sessions, other, stopping in [
         (random_sessions(40, items=30, seed=2), settings, None),
@@ -150,7 +150,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["empty", "half", "text", "pickle", "flipped"])
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "checkpoint.safetensors"
-    settings = TrainingSettings.parse(SMALL)
+    settings = Gru4RecSettings.parse(SMALL)
     fit(SESSIONS, settings.model_copy(update={"epochs": 1}), checkpoint=path)
     whole = path.read_bytes()
     match damage:
@@ -170,4 +170,4 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path, damage: str) -> None:
 
 
 def test_no_file_is_no_checkpoint(tmp_path: Path) -> None:
-    assert checkpoints.load(tmp_path / "none.safetensors", "any") is None
+    assert checkpoints.load(tmp_path / "none.safetensors", "any", Weights.of_tensors) is None

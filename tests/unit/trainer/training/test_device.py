@@ -13,16 +13,15 @@ from tests.unit.trainer.far_device import FAR, FarDevice, FarTensor, MixedDevice
 from tests.unit.trainer.training.test_checkpoint import KilledError, assert_same_run
 from tests.unit.trainer.training.test_known_mistakes import rewritten
 from trainer.errors import TrainingDivergedError, TrainingSettingsError
-from trainer.models.settings import TrainingSettings
-from trainer.training import dropout, engine, optimizer
-from trainer.training import fit as fits
+from trainer.models.settings import Gru4RecSettings
+from trainer.training import dropout, engine
 from trainer.training.checkpoint import CheckpointError
 from trainer.training.device import CPU, LEAST_TRANSITIONS, Hardware
 from trainer.training.early_stopping import EarlyStopping
-from trainer.training.engine import engine_of
 from trainer.training.fit import FitResult, fit
-from trainer.training.gru import step
+from trainer.training.gru import optimizer, step
 from trainer.training.gru.device_steps import DeviceSteps
+from trainer.training.gru.engine import engine_of
 from trainer.training.gru.reference_steps import ReferenceSteps
 
 SESSIONS = random_sessions(14, items=12, longest=6)
@@ -53,8 +52,8 @@ CHOICES: tuple[dict[str, object], ...] = (
 )
 
 
-def settings_of(change: dict[str, object]) -> TrainingSettings:
-    return TrainingSettings.parse(SMALL | change)
+def settings_of(change: dict[str, object]) -> Gru4RecSettings:
+    return Gru4RecSettings.parse(SMALL | change)
 
 
 @pytest.fixture
@@ -86,7 +85,7 @@ def test_the_device_learns_the_hosts_bits(change: dict[str, object], far: FarDev
     found = fit(SESSIONS, settings_of(change))
     assert far.operations > 100
     assert found.device == FAR
-    assert not any(isinstance(tensor, FarTensor) for tensor in found.weights.tensors().values())
+    assert not any(isinstance(tensor, FarTensor) for tensor in found.network.tensors().values())
     assert_same_run(found, on_host(SESSIONS, settings_of(change)))
 
 
@@ -99,7 +98,7 @@ def test_copies_on_the_host_learn_its_bits_too(change: dict[str, object], monkey
         made.append(DeviceSteps(*arguments, **named))
         return made[-1]
 
-    monkeypatch.setattr(fits, "steps_of", steps_of)
+    monkeypatch.setattr("trainer.training.gru.training.steps_of", steps_of)
     assert_same_run(fit(SESSIONS, settings_of(change)), expected)
     assert len(made) == 1
 
@@ -126,7 +125,7 @@ def test_killed_after_an_epoch_it_goes_on_from_there(tmp_path: Path, change: dic
 
 def test_a_warm_start_is_where_it_starts(far: FarDevice) -> None:
     settings = settings_of({})
-    start = on_host(SESSIONS, settings).weights
+    start = on_host(SESSIONS, settings).network
     assert_same_run(fit(SESSIONS, settings, warm_start=start), on_host(SESSIONS, settings, warm_start=start))
     start.output[0, 0] = float("nan")
     with pytest.raises(TrainingDivergedError):
@@ -202,7 +201,7 @@ def test_a_device_that_torch_has_not_is_refused(name: str, gpus: Callable[[int],
 
 def test_a_gpu_that_is_not_there_is_refused(gpus: Callable[[int], None]) -> None:
     gpus(2)
-    assert Hardware(device="cuda:1").device_of(TrainingSettings(), 1) == torch.device("cuda:1")
+    assert Hardware(device="cuda:1").device_of(Gru4RecSettings(), 1) == torch.device("cuda:1")
     with pytest.raises(TrainingSettingsError, match=r"device=cuda:2: there is no such GPU, the last one is cuda:1"):
         Hardware(device="cuda:2")
 
@@ -211,23 +210,23 @@ def test_auto_takes_a_gpu_where_it_pays(gpus: Callable[[int], None]) -> None:
     gpus(1)
     many, gpu = LEAST_TRANSITIONS, torch.device("cuda")
     device_of = Hardware().device_of
-    assert device_of(TrainingSettings(), many) == gpu
-    assert device_of(TrainingSettings(), many - 1) == CPU
-    assert device_of(TrainingSettings(n_sample=0), many) == CPU  # a step is too small
-    assert device_of(TrainingSettings(n_sample=0, hidden_size=1000), many) == gpu
-    assert device_of(TrainingSettings(engine="compiled"), many) == CPU
+    assert device_of(Gru4RecSettings(), many) == gpu
+    assert device_of(Gru4RecSettings(), many - 1) == CPU
+    assert device_of(Gru4RecSettings(n_sample=0), many) == CPU  # a step is too small
+    assert device_of(Gru4RecSettings(n_sample=0, hidden_size=1000), many) == gpu
+    assert device_of(Gru4RecSettings(engine="compiled"), many) == CPU
     gpus(0)
-    assert device_of(TrainingSettings(), many) == CPU
+    assert device_of(Gru4RecSettings(), many) == CPU
     gpus(1)
-    assert Hardware(device="cpu").device_of(TrainingSettings(), many) == CPU
+    assert Hardware(device="cpu").device_of(Gru4RecSettings(), many) == CPU
 
 
 def test_compiled_code_does_not_run_on_a_gpu(gpus: Callable[[int], None]) -> None:
     gpus(1)
-    gpu = Hardware().device_of(TrainingSettings(), 10**9)  # auto chooses it
-    assert engine_of(TrainingSettings(), 10**9, gpu) == "torch"
+    gpu = Hardware().device_of(Gru4RecSettings(), 10**9)  # auto chooses it
+    assert engine_of(Gru4RecSettings(), 10**9, gpu) == "torch"
     with pytest.raises(TrainingSettingsError, match=r"engine=compiled: .*runs on the CPU, and device=cuda was chosen"):
-        engine_of(TrainingSettings(engine="compiled"), 10**9, gpu)
+        engine_of(Gru4RecSettings(engine="compiled"), 10**9, gpu)
 
 
 # -- a real one -------------------------------------------------------------------------------------------------------
@@ -240,7 +239,7 @@ def test_a_gpu_learns_the_same(change: dict[str, object], gpus: Callable[[int], 
     expected = fit(SESSIONS, settings, hardware=Hardware(device="cpu"))
     found = fit(SESSIONS, settings, hardware=Hardware(device="cuda"))
     assert found.device.type == "cuda"
-    for name, tensor in expected.weights.tensors().items():
-        torch.testing.assert_close(found.weights.tensors()[name], tensor, rtol=1e-3, atol=3e-4, msg=name)
+    for name, tensor in expected.network.tensors().items():
+        torch.testing.assert_close(found.network.tensors()[name], tensor, rtol=1e-3, atol=3e-4, msg=name)
     losses = [[epoch.loss for epoch in result.epochs] for result in (found, expected)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4, abs=1e-6)

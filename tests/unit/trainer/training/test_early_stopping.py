@@ -2,15 +2,15 @@ import pytest
 import torch
 
 from tests.unit.trainer.builders import random_sessions
-from trainer.evaluation.protocol import GruScorer, evaluate
-from trainer.models.settings import TrainingSettings
+from trainer.evaluation.protocol import NetworkScorer, evaluate
+from trainer.models.settings import Gru4RecSettings
 from trainer.training.early_stopping import EarlyStopping, Epoch, Measure, best_epoch
 from trainer.training.fit import fit
 
 SESSIONS = random_sessions(60, items=30)
 HOLDOUT = random_sessions(20, items=30, seed=9)
 # Learns in a few epochs, then wanders: the last epoch is not the best.
-SETTINGS = TrainingSettings.parse(
+SETTINGS = Gru4RecSettings.parse(
     {"hidden_size": 8, "batch_size": 4, "n_sample": 6, "epochs": 30, "learning_rate": 0.5, "dropout_hidden": 0.5}
 )
 
@@ -46,11 +46,11 @@ def test_stops_and_keeps_the_best_epochs_weights(measure: Measure) -> None:
     result = fit(SESSIONS, SETTINGS, early_stopping=stopping)
     assert len(result.epochs) == result.best_epoch + 2 < SETTINGS.epochs
     # What is kept is what scored best, and what a run of so many epochs gives.
-    metrics = evaluate(GruScorer(result.weights), HOLDOUT, ks=(5,))
+    metrics = evaluate(NetworkScorer(result.network), HOLDOUT, ks=(5,))
     found = {"mrr": metrics.mrr[5], "recall": metrics.recall[5], "both": metrics.recall[5] + metrics.mrr[5]}
     assert found[measure] == max(epoch.score or 0.0 for epoch in result.epochs)
-    short = fit(SESSIONS, SETTINGS.model_copy(update={"epochs": result.best_epoch})).weights
-    assert all(torch.equal(tensor, short.tensors()[name]) for name, tensor in result.weights.tensors().items())
+    short = fit(SESSIONS, SETTINGS.model_copy(update={"epochs": result.best_epoch})).network
+    assert all(torch.equal(tensor, short.tensors()[name]) for name, tensor in result.network.tensors().items())
 
 
 def test_judging_does_not_change_the_run() -> None:

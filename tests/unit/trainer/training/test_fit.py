@@ -5,11 +5,13 @@ from torch import Tensor
 
 from tests.unit.trainer import reference
 from tests.unit.trainer.builders import random_sessions, sessions_of
+from tests.unit.trainer.networks import gru
 from trainer.data.batches import schedule
 from trainer.errors import TrainingDivergedError
-from trainer.evaluation.protocol import GruScorer, evaluate
-from trainer.models.gru4rec import Weights, initial_weights
-from trainer.models.settings import TrainingSettings
+from trainer.evaluation.protocol import NetworkScorer, evaluate
+from trainer.models.base import Network
+from trainer.models.gru4rec import initial_weights
+from trainer.models.settings import Gru4RecSettings
 from trainer.training.dropout import keys, mask
 from trainer.training.early_stopping import Epoch
 from trainer.training.fit import fit
@@ -19,7 +21,7 @@ from trainer.training.sampling import NegativeSampler
 SMALL = {"engine": "torch", "hidden_size": 8, "batch_size": 4, "n_sample": 6, "epochs": 2, "dropout_hidden": 0}
 
 
-def same_bits(a: Weights, b: Weights) -> bool:
+def same_bits(a: Network, b: Network) -> bool:
     return all(torch.equal(t, b.tensors()[name]) for name, t in a.tensors().items())
 
 
@@ -34,7 +36,7 @@ def test_an_epoch_is_that_of_the_papers(
     """The whole fit against a plain one: autograd, dense gradients, the state zeroed at a session's start only."""
     chosen = {"loss": loss, "embedding": embedding, "optimizer": optimizer, "momentum": momentum, "layers": 2}
     chosen |= {"embedding_l2": embedding_l2, "input_decay": 0.5 if embedding_l2 else 0.0, "averaging": 0}
-    settings = TrainingSettings.parse(SMALL | chosen)
+    settings = Gru4RecSettings.parse(SMALL | chosen)
     sessions = random_sessions(13, items=15, seed=4)
     found = fit(sessions, settings)
 
@@ -46,7 +48,7 @@ def test_an_epoch_is_that_of_the_papers(
     items, plan = torch.from_numpy(sessions.items), schedule(sessions, settings.batch_size)
     tables = {"output", "embedding"}
     for epoch in range(settings.epochs):
-        hidden = torch.zeros(found.weights.state_rows, 4, 8, dtype=torch.float64)
+        hidden = torch.zeros(gru(found.network).state_rows, 4, 8, dtype=torch.float64)
         total = 0.0
         for step, n in enumerate(plan.alive.tolist()):
             at = torch.from_numpy(plan.position[step, :n])
@@ -79,12 +81,12 @@ def test_an_epoch_is_that_of_the_papers(
                     update(weight, gradient, state[name], settings, touched.get(name))
             total += float(value.detach())
         assert found.epochs[epoch].loss == pytest.approx(total / plan.transitions, rel=1e-4)
-    for name, weight in found.weights.tensors().items():
+    for name, weight in found.network.tensors().items():
         torch.testing.assert_close(weight.double(), leaves.tensors()[name].detach(), rtol=2e-3, atol=2e-4)
 
 
 def update(
-    weight: Tensor, gradient: Tensor, state: tuple[Tensor, Tensor], settings: TrainingSettings, touched: Tensor | None
+    weight: Tensor, gradient: Tensor, state: tuple[Tensor, Tensor], settings: Gru4RecSettings, touched: Tensor | None
 ) -> None:
     a, v = state
     rows = torch.arange(len(weight)) if touched is None else torch.unique(touched)
@@ -97,10 +99,9 @@ def update(
 def test_what_is_kept_is_the_mean_over_the_epochs() -> None:
     sessions = random_sessions(60, items=30)
     one, two, three = (
-        fit(sessions, TrainingSettings.parse(SMALL | {"averaging": 0, "epochs": epochs})).weights
-        for epochs in (1, 2, 3)
+        fit(sessions, Gru4RecSettings.parse(SMALL | {"averaging": 0, "epochs": epochs})).network for epochs in (1, 2, 3)
     )
-    kept = fit(sessions, TrainingSettings.parse(SMALL | {"averaging": 3, "epochs": 3})).weights
+    kept = fit(sessions, Gru4RecSettings.parse(SMALL | {"averaging": 3, "epochs": 3})).network
     # By the recursion's closed form: (η + 1) / (3 + η) of the third, the rest of it shared in the same way.
     weight = {3: 4 / 6, 2: 2 / 6 * 4 / 5, 1: 2 / 6 * 1 / 5}
     for name, found in kept.tensors().items():
@@ -109,21 +110,21 @@ def test_what_is_kept_is_the_mean_over_the_epochs() -> None:
 
 
 def test_runs_of_the_same_seed_are_equal_to_the_bit() -> None:
-    settings = TrainingSettings.parse(SMALL | {"dropout_hidden": 0.3, "dropout_input": 0.2})
+    settings = Gru4RecSettings.parse(SMALL | {"dropout_hidden": 0.3, "dropout_input": 0.2})
     sessions = random_sessions(60, items=30)
     first, second = fit(sessions, settings), fit(sessions, settings)
-    assert same_bits(first.weights, second.weights)
+    assert same_bits(first.network, second.network)
     assert [e.loss for e in first.epochs] == [e.loss for e in second.epochs]
     other = fit(sessions, settings.model_copy(update={"seed": 7}))
-    assert not same_bits(first.weights, other.weights)
+    assert not same_bits(first.network, other.network)
 
 
 @pytest.mark.parametrize("layers", [0, 1])  # what follows the last item alone: that needs no GRU
 def test_learns_what_follows_what(layers: int) -> None:
     chosen = {"hidden_size": 24, "epochs": 5, "n_sample": 16, "batch_size": 16, "layers": layers}
-    settings = TrainingSettings.parse(SMALL | chosen | {"embedding": "separate"})
+    settings = Gru4RecSettings.parse(SMALL | chosen | {"embedding": "separate"})
     sessions = random_sessions(400, items=40, seed=1)
-    metrics = evaluate(GruScorer(fit(sessions, settings).weights), random_sessions(80, items=40, seed=2), ks=(1, 2))
+    metrics = evaluate(NetworkScorer(fit(sessions, settings).network), random_sessions(80, items=40, seed=2), ks=(1, 2))
     assert metrics.recall[1] > 0.6  # one successor in eight of ten cases,
     assert metrics.recall[2] > 0.9  # the one after it in the others
 
@@ -131,9 +132,9 @@ def test_learns_what_follows_what(layers: int) -> None:
 @pytest.mark.parametrize("which", ["dropout_input", "dropout_hidden"])
 def test_dropout_acts_with_a_single_layer(which: str) -> None:
     sessions = random_sessions(60, items=30)
-    settings = TrainingSettings.parse(SMALL)
+    settings = Gru4RecSettings.parse(SMALL)
     without, with_dropout = fit(sessions, settings), fit(sessions, settings.model_copy(update={which: 0.9}))
-    assert not same_bits(without.weights, with_dropout.weights)
+    assert not same_bits(without.network, with_dropout.network)
     assert with_dropout.epochs[-1].loss > without.epochs[-1].loss
 
 
@@ -148,7 +149,7 @@ def test_every_transition_counts_once_an_epoch() -> None:
     heard: list[int] = []
     epochs: list[Epoch] = []
     sessions = random_sessions(50, items=20)
-    result = fit(sessions, TrainingSettings.parse(SMALL), progress=heard.append, on_epoch=epochs.append)
+    result = fit(sessions, Gru4RecSettings.parse(SMALL), progress=heard.append, on_epoch=epochs.append)
     assert [e.transitions for e in result.epochs] == [sessions.transitions] * 2
     assert sum(heard) == 2 * sessions.transitions
     assert tuple(epochs) == result.epochs
@@ -158,9 +159,9 @@ def test_every_transition_counts_once_an_epoch() -> None:
 
 def test_items_that_no_step_touches_keep_their_weights() -> None:
     sessions = sessions_of([[0, 1, 2], [2, 1]] * 5, items=4)  # item 3 is in no session
-    settings = TrainingSettings.parse(SMALL | {"n_sample": 0, "momentum": 0.5})
+    settings = Gru4RecSettings.parse(SMALL | {"n_sample": 0, "momentum": 0.5})
     start = initial_weights(4, settings, torch.Generator().manual_seed(settings.seed))
-    found = fit(sessions, settings).weights
+    found = fit(sessions, settings).network
     assert torch.equal(found.output[3], start.output[3])
     assert float(found.output_bias[3]) == 0.0
     assert not torch.equal(found.output[:3], start.output[:3])
@@ -168,14 +169,14 @@ def test_items_that_no_step_touches_keep_their_weights() -> None:
 
 def test_extra_samples_train_the_items_they_hit() -> None:
     sessions = sessions_of([[0, 1, 2], [2, 1]] * 5, items=4)
-    found = fit(sessions, TrainingSettings.parse(SMALL | {"n_sample": 50})).weights
+    found = fit(sessions, Gru4RecSettings.parse(SMALL | {"n_sample": 50})).network
     assert float(found.output_bias[3]) < 0.0  # met as a negative alone
 
 
 def test_a_warm_start_is_where_training_begins_and_stays_as_it_is() -> None:
-    settings = TrainingSettings.parse(SMALL | {"epochs": 1})
+    settings = Gru4RecSettings.parse(SMALL | {"epochs": 1})
     sessions = random_sessions(60, items=30)
-    first = fit(sessions, settings).weights
+    first = fit(sessions, settings).network
     before = first.clone()
     second = fit(sessions, settings, warm_start=first)
     assert same_bits(first, before)
@@ -185,14 +186,14 @@ def test_a_warm_start_is_where_training_begins_and_stays_as_it_is() -> None:
 
 
 def test_a_loss_that_is_no_number_stops_the_run() -> None:
-    settings = TrainingSettings.parse(SMALL)
+    settings = Gru4RecSettings.parse(SMALL)
     sessions = random_sessions(60, items=30)
-    broken = fit(sessions, settings).weights
+    broken = gru(fit(sessions, settings).network)
     broken.layers[0].u[0, 0] = np.nan
     with pytest.raises(TrainingDivergedError, match=r"epoch 1.*learning_rate"):
         fit(sessions, settings, warm_start=broken)
 
 
 def test_one_session_in_one_lane_trains() -> None:
-    result = fit(sessions_of([[0, 1, 2, 0]]), TrainingSettings.parse(SMALL | {"batch_size": 1, "n_sample": 3}))
+    result = fit(sessions_of([[0, 1, 2, 0]]), Gru4RecSettings.parse(SMALL | {"batch_size": 1, "n_sample": 3}))
     assert np.isfinite(result.epochs[-1].loss)

@@ -22,15 +22,16 @@ from tests.doc_pages import REPOSITORY, table
 from tests.unit.trainer.data import test_sessions
 from tests.unit.trainer.evaluation import test_protocol as test_evaluate
 from tests.unit.trainer.models import test_gru4rec
-from tests.unit.trainer.training import test_fit, test_losses, test_optimizer
+from tests.unit.trainer.training import test_fit, test_losses
+from tests.unit.trainer.training.gru import test_optimizer
 from trainer.data import batches, sessions
 from trainer.data import lanes as followed
 from trainer.evaluation import protocol as evaluate
 from trainer.models import gru4rec
-from trainer.models.settings import TrainingSettings
-from trainer.training import dropout, losses, optimizer, sampling
-from trainer.training.gru import step
-from trainer.training.optimizer import Rows, optimizer_of
+from trainer.models.settings import Gru4RecSettings
+from trainer.training import dropout, losses, sampling
+from trainer.training.gru import optimizer, step
+from trainer.training.gru.optimizer import Rows, optimizer_of
 
 Patch = pytest.MonkeyPatch
 
@@ -175,7 +176,7 @@ def reset_in_every_step(patch: Patch) -> None:
         plan = right(of, lanes)
         return replace(plan, fresh=np.logical_or.accumulate(plan.fresh, axis=0))
 
-    patch.setattr("trainer.training.fit.schedule", wrong)  # the guard goes by the right one
+    patch.setattr("trainer.training.gru.training.schedule", wrong)  # the guard goes by the right one
 
 
 def stop_at_the_first_exhausted_lane(patch: Patch) -> None:
@@ -278,7 +279,7 @@ class Sizes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own 
 def test_a_step_makes_nothing_of_the_catalogues_size() -> None:
     """Neither scores of all items nor a dense gradient nor an optimizer's dense step: a step costs what it touches."""
     catalogue = 9973
-    settings = TrainingSettings.parse({"hidden_size": 4, "batch_size": 3, "n_sample": 5, "momentum": 0.1})
+    settings = Gru4RecSettings.parse({"hidden_size": 4, "batch_size": 3, "n_sample": 5, "momentum": 0.1})
     weights = gru4rec.initial_weights(catalogue, settings, torch.Generator().manual_seed(1))
     support = torch.ones(catalogue)
     math_of_step = step.StepMath(settings, support, lambda *_: None)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainer.models.settings import TrainingSettings
+from trainer.models.settings import Gru4RecSettings
 from trainer.training.losses import EPSILON, Loss, bpr, bpr_max, cross_entropy, logq_correction, loss_of, top1, top1_max
 
 SHAPES = [(1, 5), (4, 4), (3, 9)]
@@ -84,7 +84,7 @@ def test_ranking_losses_are_those_of_the_papers(loss: str, activation: str, shap
     expected = sum(REFERENCES[loss](activated[i, i], negatives_of(activated, i)) for i in range(len(r)))
     assert isinstance(expected, Tensor)
     expected.backward()  # type: ignore[no-untyped-call]
-    settings = TrainingSettings.parse({"loss": loss, "activation": activation, "bpreg": BPREG, "elu": ALPHA})
+    settings = Gru4RecSettings.parse({"loss": loss, "activation": activation, "bpreg": BPREG, "elu": ALPHA})
     value, gradient = loss_of(settings)(r.clone())
     torch.testing.assert_close(value.double(), expected.detach(), rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(gradient.double(), variable.grad, rtol=1e-4, atol=1e-6)
@@ -92,8 +92,8 @@ def test_ranking_losses_are_those_of_the_papers(loss: str, activation: str, shap
 
 @pytest.mark.parametrize("loss", list(REFERENCES))
 def test_an_elu_of_alpha_0_leaves_the_scores_as_they_are(loss: str) -> None:
-    with_elu = loss_of(TrainingSettings.parse({"loss": loss, "activation": "elu", "elu": 0}))(scores(3, 9))
-    linear = loss_of(TrainingSettings.parse({"loss": loss, "activation": "linear"}))(scores(3, 9))
+    with_elu = loss_of(Gru4RecSettings.parse({"loss": loss, "activation": "elu", "elu": 0}))(scores(3, 9))
+    linear = loss_of(Gru4RecSettings.parse({"loss": loss, "activation": "linear"}))(scores(3, 9))
     assert torch.equal(with_elu[0], linear[0])
     assert torch.equal(with_elu[1], linear[1])
 
@@ -147,14 +147,14 @@ def test_the_wrongest_pairs_of_bpr_have_the_strongest_gradient() -> None:
 @pytest.mark.parametrize("loss", EVERY_LOSS)
 @pytest.mark.parametrize("scale", [1e-6, 80.0])
 def test_losses_and_gradients_stay_finite(loss: str, scale: float) -> None:
-    value, gradient = loss_of(TrainingSettings.parse({"loss": loss}))(scores(4, 12, scale))
+    value, gradient = loss_of(Gru4RecSettings.parse({"loss": loss}))(scores(4, 12, scale))
     assert torch.isfinite(value)
     assert torch.isfinite(gradient).all()
 
 
 @pytest.mark.parametrize("loss", EVERY_LOSS)
 def test_a_row_without_negatives_has_no_loss(loss: str) -> None:
-    value, gradient = loss_of(TrainingSettings.parse({"loss": loss}))(torch.tensor([[3.0]]))
+    value, gradient = loss_of(Gru4RecSettings.parse({"loss": loss}))(torch.tensor([[3.0]]))
     assert float(value) == 0.0
     assert float(gradient.abs().sum()) == 0.0
 
@@ -166,8 +166,8 @@ def test_the_wrongest_rows_have_the_strongest_gradient() -> None:
 
 def test_logq_is_the_logarithm_of_how_often_an_item_is_a_negative() -> None:
     support = torch.tensor([1, 10, 100])
-    found = logq_correction(support, TrainingSettings(logq=0.5, sample_alpha=0.4))
+    found = logq_correction(support, Gru4RecSettings(logq=0.5, sample_alpha=0.4))
     assert found is not None
     torch.testing.assert_close(found[0], 0.5 * torch.log(support.float()))
     torch.testing.assert_close(found[1], 0.5 * 0.4 * torch.log(support.float()))
-    assert logq_correction(support, TrainingSettings(logq=0)) is None
+    assert logq_correction(support, Gru4RecSettings(logq=0)) is None

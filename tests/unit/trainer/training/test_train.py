@@ -11,9 +11,9 @@ import torch
 
 from tests.unit.trainer.builders import random_sessions, sessions_of
 from trainer.data.sessions import SessionSet
-from trainer.evaluation.protocol import GruScorer, evaluate, ranks_of
+from trainer.evaluation.protocol import NetworkScorer, evaluate, ranks_of
 from trainer.memory.terms import NO_MEMORY
-from trainer.models.settings import TrainingSettings
+from trainer.models.settings import Gru4RecSettings
 from trainer.training import train as training
 from trainer.training.early_stopping import EarlyStopping
 from trainer.training.fit import fit
@@ -23,8 +23,8 @@ SESSIONS = random_sessions(400, items=40)
 SMALL = {"hidden_size": 6, "n_sample": 10, "batch_size": 16, "epochs": 2, "memory_holdout": 0.4}
 
 
-def settings(**changed: object) -> TrainingSettings:
-    return TrainingSettings.parse({**SMALL, **changed})
+def settings(**changed: object) -> Gru4RecSettings:
+    return Gru4RecSettings.parse({**SMALL, **changed})
 
 
 def named(sessions: SessionSet) -> list[tuple[str, ...]]:
@@ -65,17 +65,18 @@ def test_the_weights_are_learned_on_sessions_that_nothing_else_has_seen(monkeypa
 
 @pytest.mark.parametrize("warm", [False, True])
 def test_without_terms_the_model_is_the_network_alone(*, warm: bool) -> None:
-    start = fit(SESSIONS, settings(epochs=1)).weights if warm else None
+    start = fit(SESSIONS, settings(epochs=1)).network if warm else None
     plain = fit(SESSIONS, settings(), warm_start=start)
     for chosen in (settings(memory="none"), settings(memory="repeat")):
         result = train(SESSIONS, chosen, warm_start=start)
-        for name, tensor in plain.weights.tensors().items():
-            assert torch.equal(result.weights.tensors()[name], tensor)
+        for name, tensor in plain.network.tensors().items():
+            assert torch.equal(result.network.tensors()[name], tensor)
         assert bool(result.memory) == bool(chosen.memory)
     without = train(SESSIONS, settings(memory="none"))
     assert without.memory == NO_MEMORY
     assert np.array_equal(
-        ranks_of(GruScorer(without.weights), SESSIONS), ranks_of(GruScorer(without.weights, without.memory), SESSIONS)
+        ranks_of(NetworkScorer(without.network), SESSIONS),
+        ranks_of(NetworkScorer(without.network, without.memory), SESSIONS),
     )
 
 
@@ -113,7 +114,7 @@ def test_progress_hears_of_every_transition() -> None:
 def test_the_memory_learns_beside_a_network_as_old_as_the_one_it_serves(monkeypatch: pytest.MonkeyPatch) -> None:
     spied: list[int] = []
 
-    def noting(sessions: SessionSet, chosen: TrainingSettings, **options: Any) -> Any:
+    def noting(sessions: SessionSet, chosen: Gru4RecSettings, **options: Any) -> Any:
         spied.append(chosen.epochs)
         return fit(sessions, chosen, **options)
 
@@ -141,7 +142,7 @@ def test_it_finds_what_the_network_cannot_know() -> None:
     older, newer = sessions_of(clicks[:700], 60), sessions_of(clicks[700:], 60)
     result = train(older, settings())
     plain, whole = (
-        evaluate(GruScorer(result.weights, memory), newer, ks=(1,)) for memory in (NO_MEMORY, result.memory)
+        evaluate(NetworkScorer(result.network, memory), newer, ks=(1,)) for memory in (NO_MEMORY, result.memory)
     )
     assert whole.recall[1] > plain.recall[1] + 0.2
 

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from trainer.data.batches import Schedule
 from trainer.models.gru4rec import Weights
-from trainer.models.settings import TrainingSettings
+from trainer.models.settings import Gru4RecSettings
 from trainer.training.dropout import keys, threshold
 from trainer.training.gru.compiled import arrays, losses
 from trainer.training.gru.compiled.columns import room
 from trainer.training.gru.compiled.steps import on_one_thread, on_threads
+from trainer.training.gru.optimizer import Optimizer
 from trainer.training.losses import logq_correction
-from trainer.training.optimizer import Optimizer
 from trainer.training.sampling import NegativeSampler
 
 _LOSSES = {
@@ -36,7 +36,7 @@ class CompiledSteps:
 
     def __init__(
         self,
-        settings: TrainingSettings,
+        settings: Gru4RecSettings,
         weights: Weights,
         *,
         optimizers: Mapping[str, Optimizer],
@@ -83,7 +83,7 @@ class CompiledSteps:
         return total
 
 
-def _options(settings: TrainingSettings, weights: Weights) -> arrays.Options:
+def _options(settings: Gru4RecSettings, weights: Weights) -> arrays.Options:
     elu = settings.activation != "elu" or settings.elu > 0
     return arrays.Options(
         loss=_LOSSES[settings.loss],
@@ -124,7 +124,7 @@ def _tables(weights: Weights, of: Mapping[str, Any]) -> arrays.Tables:
     )
 
 
-def _column_weights(settings: TrainingSettings, support: Tensor) -> tuple[Any, Any]:
+def _column_weights(settings: Gru4RecSettings, support: Tensor) -> tuple[Any, Any]:
     """e^-correction of each item, as a target and as a sample; without a correction every column counts 1."""
     logq = logq_correction(support, settings)
     if logq is None:
@@ -133,7 +133,7 @@ def _column_weights(settings: TrainingSettings, support: Tensor) -> tuple[Any, A
     return as_target, as_sample
 
 
-def _scratch(settings: TrainingSettings, weights: Weights, parts: int) -> arrays.Scratch:
+def _scratch(settings: Gru4RecSettings, weights: Weights, parts: int) -> arrays.Scratch:
     lanes, samples, size = settings.batch_size, settings.n_sample, weights.hidden_size
     columns, width = 2 * lanes + samples, weights.input_table.shape[1]
     separate = weights.embedding is not None

@@ -1,4 +1,4 @@
-"""Adagrad and SGD of :mod:`trainer.training.optimizer`: rows of gradients in, one pass over each row of the table."""
+"""Adagrad and SGD of :mod:`trainer.training.gru.optimizer`: rows of gradients in, one pass over a row of the table."""
 
 import math
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 
 from trainer.compilation import compiled
 from trainer.training.gru.compiled.arithmetic import ZERO, fetch_row
-from trainer.training.optimizer import EPSILON
+from trainer.training.gru.optimizer import EPSILON
 
 Table = Any  # float32[rows, k]
 Ints = Any  # int64[n]

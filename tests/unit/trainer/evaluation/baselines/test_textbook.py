@@ -5,15 +5,16 @@ import torch
 
 from bench.textbook_gru4rec import TextbookTraining
 from tests.unit.trainer.builders import random_sessions
+from tests.unit.trainer.networks import gru
 from trainer.models.gru4rec import initial_weights
-from trainer.models.settings import TrainingSettings
+from trainer.models.settings import Gru4RecSettings
 from trainer.training.fit import fit
 from trainer.training.sampling import NegativeSampler
 
 
 @pytest.mark.parametrize(("batch_size", "n_sample", "logq"), [(6, 12, 1.0), (6, 0, 1.0), (1, 5, 0.0)])
 def test_the_textbook_version_learns_the_same_weights(batch_size: int, n_sample: int, logq: float) -> None:
-    settings = TrainingSettings(
+    settings = Gru4RecSettings(
         hidden_size=8,
         batch_size=batch_size,
         n_sample=n_sample,
@@ -30,11 +31,11 @@ def test_the_textbook_version_learns_the_same_weights(batch_size: int, n_sample:
     textbook = TextbookTraining(sessions, settings, start, lambda: torch.from_numpy(sampler.draw_steps(1)[0]))
     for epoch in found.epochs:
         assert textbook.epoch() == pytest.approx(epoch.loss, rel=1e-4)
-    model, (layer,) = textbook.model, found.weights.layers
+    model, (layer,) = textbook.model, gru(found.network).layers
     assert layer.w is not None
     for ours, theirs in (
-        (found.weights.output, model.items.weight),
-        (found.weights.output_bias, model.bias.weight.squeeze(1)),
+        (found.network.output, model.items.weight),
+        (found.network.output_bias, model.bias.weight.squeeze(1)),
         (layer.w, model.cell.weight_ih),
         (layer.u, model.cell.weight_hh),
         (layer.b, model.cell.bias_ih),
@@ -43,7 +44,7 @@ def test_the_textbook_version_learns_the_same_weights(batch_size: int, n_sample:
 
 
 def test_its_dropout_is_on() -> None:
-    settings = TrainingSettings(hidden_size=8, batch_size=6, n_sample=12, dropout_hidden=0.9)
+    settings = Gru4RecSettings(hidden_size=8, batch_size=6, n_sample=12, dropout_hidden=0.9)
     sessions = random_sessions(40, items=25, seed=3)
     start = initial_weights(25, settings, torch.Generator().manual_seed(settings.seed))
     dropped = TextbookTraining(sessions, settings, start).epoch()

@@ -9,14 +9,16 @@ import torch
 from torch import Tensor
 
 from tests.unit.trainer.builders import random_sessions
+from tests.unit.trainer.networks import gru
 from trainer.errors import TrainingSettingsError
-from trainer.evaluation.protocol import GruScorer, evaluate
+from trainer.evaluation.protocol import NetworkScorer, evaluate
 from trainer.models import gru4rec
 from trainer.models.gru4rec import Weights, initial_weights
-from trainer.models.settings import TrainingSettings
+from trainer.models.settings import Gru4RecSettings
 from trainer.training.early_stopping import EarlyStopping
 from trainer.training.fit import fit
-from trainer.training.gru.members import initial_members, joined, seed_of, split
+from trainer.training.gru.members import initial_members, joined, split
+from trainer.training.networks import seed_of
 from trainer.training.shrink import shrink_and_perturb
 from trainer.training.train import train, transitions_to_fit, transitions_to_learn
 from trainer.training.warm_start import fits, warm_start
@@ -34,11 +36,11 @@ KINDS: tuple[dict[str, object], ...] = (
 )
 
 
-def settings(**changed: object) -> TrainingSettings:
-    return TrainingSettings.parse({**SMALL, **changed})
+def settings(**changed: object) -> Gru4RecSettings:
+    return Gru4RecSettings.parse({**SMALL, **changed})
 
 
-def random_members(count: int, chosen: TrainingSettings) -> list[Weights]:
+def random_members(count: int, chosen: Gru4RecSettings) -> list[Weights]:
     generator = torch.Generator().manual_seed(1)
     members = [initial_weights(40, chosen, generator) for _ in range(count)]
     for member in members:  # biases begin at 0, which would hide one that got lost
@@ -52,7 +54,7 @@ def scores_along(weights: Weights, clicks: Tensor) -> list[Tensor]:
     hidden, found = torch.zeros(weights.state_rows, clicks.shape[1], weights.hidden_size), []
     for items in clicks:
         hidden = gru4rec.advance(weights, items, hidden)
-        found.append(gru4rec.scores(weights, hidden[-1]))
+        found.append(weights.scores(hidden[-1]))
     return found
 
 
@@ -63,8 +65,8 @@ def test_the_whole_scores_the_sum_of_its_members(kind: dict[str, object], count:
     clicks = torch.randint(40, (5, 7), generator=torch.Generator().manual_seed(2))
     whole = scores_along(joined(members), clicks)
     alone = [scores_along(member, clicks) for member in members]
-    for step, scores in enumerate(whole):
-        torch.testing.assert_close(scores, torch.stack([one[step] for one in alone]).sum(0))
+    for step, found in enumerate(whole):
+        torch.testing.assert_close(found, torch.stack([one[step] for one in alone]).sum(0))
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
@@ -81,9 +83,9 @@ def test_members_are_fits_of_their_own_seeds() -> None:
     whole = fit(SESSIONS, settings(members=3))
     seeds = [seed_of(42, number) for number in range(3)]
     assert len(set(seeds)) == 3
-    members = [fit(SESSIONS, settings(seed=seed)).weights for seed in seeds]
+    members = [gru(fit(SESSIONS, settings(seed=seed)).network) for seed in seeds]
     for name, tensor in joined(members).tensors().items():
-        assert torch.equal(whole.weights.tensors()[name], tensor)
+        assert torch.equal(whole.network.tensors()[name], tensor)
     assert seeds[0] == 42
     assert not {seed_of(1, 1), seed_of(1, 2)} & {seed_of(2, 0), seed_of(2, 1), seed_of(2, 2)}
 
@@ -92,8 +94,8 @@ def test_the_others_train_for_as_many_epochs_as_were_the_firsts_best(tmp_path: P
     # Sessions that lead elsewhere: the first epoch is the best, or nearly.
     stopping = EarlyStopping(random_sessions(50, items=40, seed=3), patience=1)
     whole = fit(SESSIONS, settings(members=2, epochs=6), early_stopping=stopping)
-    second = fit(SESSIONS, settings(seed=seed_of(42, 1), epochs=whole.best_epoch)).weights
-    assert torch.equal(split(whole.weights, 2)[1].output, second.output)
+    second = fit(SESSIONS, settings(seed=seed_of(42, 1), epochs=whole.best_epoch)).network
+    assert torch.equal(split(gru(whole.network), 2)[1].output, second.output)
 
 
 def test_each_member_resumes(tmp_path: Path) -> None:
@@ -105,31 +107,32 @@ def test_each_member_resumes(tmp_path: Path) -> None:
         "run.safetensors", "run.safetensors.member1", "run.safetensors.memory", "run.safetensors.memory.member1",
     }  # fmt: skip
     again = train(SESSIONS, chosen, checkpoint=checkpoint)
-    assert torch.equal(whole.weights.output, again.weights.output)
+    assert torch.equal(whole.network.output, again.network.output)
 
 
 def test_a_whole_starts_the_next_one() -> None:
     chosen = settings(members=2)
     old = fit(SESSIONS, chosen)
-    assert fits(old.weights, chosen)
-    assert not fits(old.weights, settings(members=3))
-    assert not fits(old.weights, settings())
+    assert fits(old.network, chosen)
+    assert not fits(old.network, settings(members=3))
+    assert not fits(old.network, settings())
     longer = (*SESSIONS.item_ids, "new")
-    carried = warm_start(old.weights, SESSIONS.item_ids, longer, chosen)
-    assert torch.equal(carried.output[:40], old.weights.output)
-    kept = split(shrink_and_perturb(old.weights, chosen, keep=0.5), 2)
-    off = shrink_and_perturb(old.weights, chosen, keep=0.5).layers[0].u[:6, 6:]
+    carried = warm_start(old.network, SESSIONS.item_ids, longer, chosen)
+    assert torch.equal(carried.output[:40], old.network.output)
+    shrunk = gru(shrink_and_perturb(old.network, chosen, keep=0.5))
+    kept = split(shrunk, 2)
+    off = shrunk.layers[0].u[:6, 6:]
     assert not off.any()  # no member sees another's state
     assert not torch.equal(kept[0].output, kept[1].output)
-    untrained = fit(SESSIONS, settings(members=2, learning_rate=1e-9, epochs=1), warm_start=old.weights)
-    torch.testing.assert_close(untrained.weights.output, old.weights.output)
+    untrained = fit(SESSIONS, settings(members=2, learning_rate=1e-9, epochs=1), warm_start=old.network)
+    torch.testing.assert_close(untrained.network.output, old.network.output)
 
 
 def test_several_rank_better_than_one() -> None:
     """Little training of small networks leaves them much that luck decides."""
     older, newer = random_sessions(300, items=40), random_sessions(300, items=40, seed=9)
     recall = [
-        evaluate(GruScorer(fit(older, settings(members=members, epochs=1)).weights), newer, ks=(1,)).recall[1]
+        evaluate(NetworkScorer(fit(older, settings(members=members, epochs=1)).network), newer, ks=(1,)).recall[1]
         for members in (1, 8)
     ]
     assert all(a < b for a, b in pairwise(recall))
@@ -137,7 +140,7 @@ def test_several_rank_better_than_one() -> None:
 
 def test_what_begins_is_as_large_as_what_ends() -> None:
     chosen = settings(members=3, embedding="one-hot")
-    begun, ended = initial_members(40, chosen, torch.Generator()), fit(SESSIONS, chosen).weights
+    begun, ended = initial_members(40, chosen, torch.Generator()), fit(SESSIONS, chosen).network
     shapes = [{name: tensor.shape for name, tensor in weights.tensors().items()} for weights in (begun, ended)]
     assert shapes[0] == shapes[1]
     assert np.isfinite(ended.output.numpy()).all()

@@ -14,19 +14,19 @@ from hypothesis import strategies as st
 
 from tests.conftest import REPOSITORY
 from tests.unit.trainer.builders import random_sessions
+from tests.unit.trainer.networks import gru
 from trainer.compilation import sources
 from trainer.errors import TrainingDivergedError, TrainingSettingsError
-from trainer.models.gru4rec import Weights
-from trainer.models.settings import TrainingSettings
+from trainer.models.settings import Gru4RecSettings
 from trainer.training import dropout
 from trainer.training.device import CPU, LEAST_TRANSITIONS, Hardware
-from trainer.training.engine import engine_of
 from trainer.training.fit import FitResult, fit
 from trainer.training.gru.compiled import arithmetic
 from trainer.training.gru.compiled.arithmetic import ONE, ZERO
 from trainer.training.gru.compiled.gru import scrambled
 from trainer.training.gru.compiled.losses import cross_entropy
 from trainer.training.gru.compiled.products import product
+from trainer.training.gru.engine import engine_of
 
 SESSIONS = random_sessions(40, items=25, seed=3)
 
@@ -57,7 +57,7 @@ OF_LOSSES = st.fixed_dictionaries(
 
 
 def both(values: dict[str, object]) -> tuple[FitResult, FitResult]:
-    settings = TrainingSettings.parse({"learning_rate": 0.05, "epochs": 2} | values)
+    settings = Gru4RecSettings.parse({"learning_rate": 0.05, "epochs": 2} | values)
     plain = fit(SESSIONS, settings.model_copy(update={"engine": "torch"}))
     fast = fit(SESSIONS, settings.model_copy(update={"engine": "compiled"}))
     assert (plain.engine, fast.engine) == ("torch", "compiled")
@@ -65,8 +65,8 @@ def both(values: dict[str, object]) -> tuple[FitResult, FitResult]:
 
 
 def assert_same(plain: FitResult, fast: FitResult) -> None:
-    for name, tensor in plain.weights.tensors().items():
-        torch.testing.assert_close(fast.weights.tensors()[name], tensor, rtol=1e-3, atol=3e-4, msg=name)
+    for name, tensor in plain.network.tensors().items():
+        torch.testing.assert_close(fast.network.tensors()[name], tensor, rtol=1e-3, atol=3e-4, msg=name)
     losses = [[epoch.loss for epoch in result.epochs] for result in (fast, plain)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4, abs=1e-6)
 
@@ -92,27 +92,27 @@ def test_one_step_of_plain_descent_is_the_gradient(loss: str) -> None:
     values: dict[str, object] = {"loss": loss, "optimizer": "sgd", "learning_rate": 1.0, "batch_size": 40}
     values |= {"hidden_size": 16, "n_sample": 50, "epochs": 1, "dropout_hidden": 0.2}
     one = random_sessions(40, items=25, longest=2, seed=5)  # one transition each: one step
-    settings = TrainingSettings.parse(values)
-    plain = fit(one, settings.model_copy(update={"engine": "torch"})).weights
-    fast = fit(one, settings.model_copy(update={"engine": "compiled"})).weights
+    settings = Gru4RecSettings.parse(values)
+    plain = fit(one, settings.model_copy(update={"engine": "torch"})).network
+    fast = fit(one, settings.model_copy(update={"engine": "compiled"})).network
     for name, tensor in plain.tensors().items():
         torch.testing.assert_close(fast.tensors()[name], tensor, rtol=1e-5, atol=2e-6, msg=name)
 
 
 def test_runs_of_the_same_seed_are_equal_to_the_bit() -> None:
-    settings = TrainingSettings.parse({"engine": "compiled", "hidden_size": 16, "batch_size": 8, "n_sample": 40})
+    settings = Gru4RecSettings.parse({"engine": "compiled", "hidden_size": 16, "batch_size": 8, "n_sample": 40})
     first, second = fit(SESSIONS, settings), fit(SESSIONS, settings)
-    for name, tensor in first.weights.tensors().items():
-        assert torch.equal(tensor, second.weights.tensors()[name])
+    for name, tensor in first.network.tensors().items():
+        assert torch.equal(tensor, second.network.tensors()[name])
     assert [e.loss for e in first.epochs] == [e.loss for e in second.epochs]
     other = fit(SESSIONS, settings.model_copy(update={"seed": 7}))
-    assert not torch.equal(first.weights.output, other.weights.output)
+    assert not torch.equal(first.network.output, other.network.output)
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two threads need two processors")
 def test_two_threads_learn_the_same_and_repeat_to_the_bit() -> None:
     # More lanes than parts at first, fewer at the end.
-    settings = TrainingSettings.parse(
+    settings = Gru4RecSettings.parse(
         {"hidden_size": 16, "batch_size": 7, "n_sample": 40, "epochs": 2, "engine": "compiled"}
     )
     one = fit(SESSIONS, settings)
@@ -121,8 +121,8 @@ def test_two_threads_learn_the_same_and_repeat_to_the_bit() -> None:
     separate = fit(SESSIONS, settings.model_copy(update={"embedding": "separate", "momentum": 0.2}), hardware=two)
     assert_same(one, first)
     assert_same(fit(SESSIONS, separate.settings), separate)
-    for name, tensor in first.weights.tensors().items():
-        assert torch.equal(tensor, second.weights.tensors()[name])
+    for name, tensor in first.network.tensors().items():
+        assert torch.equal(tensor, second.network.tensors()[name])
 
 
 @pytest.mark.parametrize(
@@ -133,8 +133,8 @@ def test_two_threads_learn_the_same_and_repeat_to_the_bit() -> None:
 )
 def test_a_loss_that_is_no_number_stops_the_run(chosen: dict[str, object]) -> None:
     small = {"engine": "compiled", "hidden_size": 8, "batch_size": 4, "n_sample": 6}
-    settings = TrainingSettings.parse(small | chosen)
-    broken: Weights = fit(SESSIONS, settings).weights
+    settings = Gru4RecSettings.parse(small | chosen)
+    broken = gru(fit(SESSIONS, settings).network)
     broken.layers[0].u[0, 0] = np.nan
     with pytest.raises(TrainingDivergedError, match=r"epoch 1.*learning_rate"):
         fit(SESSIONS, settings, warm_start=broken)
@@ -144,14 +144,14 @@ def test_a_loss_that_is_no_number_stops_the_run(chosen: dict[str, object]) -> No
 
 
 def test_the_compiled_steps_run_where_they_pay() -> None:
-    assert engine_of(TrainingSettings(), LEAST_TRANSITIONS, CPU) == "compiled"
-    assert engine_of(TrainingSettings(), LEAST_TRANSITIONS - 1, CPU) == "torch"
-    assert engine_of(TrainingSettings(engine="compiled"), 1, CPU) == "compiled"
-    assert engine_of(TrainingSettings(engine="torch"), 10**9, CPU) == "torch"
+    assert engine_of(Gru4RecSettings(), LEAST_TRANSITIONS, CPU) == "compiled"
+    assert engine_of(Gru4RecSettings(), LEAST_TRANSITIONS - 1, CPU) == "torch"
+    assert engine_of(Gru4RecSettings(engine="compiled"), 1, CPU) == "compiled"
+    assert engine_of(Gru4RecSettings(engine="torch"), 10**9, CPU) == "torch"
 
 
 def test_what_they_do_not_know_torch_does() -> None:
-    settings = TrainingSettings(layers=2)
+    settings = Gru4RecSettings(layers=2)
     assert engine_of(settings, 10**9, CPU) == "torch"
     with pytest.raises(TrainingSettingsError, match=r"one layer, and these settings have 2.*engine=torch"):
         engine_of(settings.model_copy(update={"engine": "compiled"}), 10**9, CPU)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.models.settings import TrainingSettings
-from trainer.training.optimizer import Adagrad, Rows, Sgd, optimizer_of
+from trainer.models.settings import Gru4RecSettings
+from trainer.training.gru.optimizer import Adagrad, Rows, Sgd, optimizer_of
 
 STEPS = [([3, 1, 3, 0], 0.5), ([1, 1, 1], -2.0), ([4], 0.1), ([3, 0, 4, 4, 3], 1.5)]
 
@@ -77,7 +77,7 @@ def test_sums_a_vector_too() -> None:
 @pytest.mark.parametrize("kind", list(KINDS))
 @pytest.mark.parametrize("momentum", [0.0, 0.4])
 def test_an_optimizer_is_its_tensors(kind: str, momentum: float) -> None:
-    settings = TrainingSettings.parse({"optimizer": kind, "momentum": momentum, "learning_rate": 0.3})
+    settings = Gru4RecSettings.parse({"optimizer": kind, "momentum": momentum, "learning_rate": 0.3})
     weight = torch.ones(3, 2)
     optimizer = optimizer_of(settings, weight)
     assert isinstance(optimizer, KINDS[kind])

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from trainer.models.settings import TrainingSettings
+from trainer.models.settings import Gru4RecSettings
 
 EPSILON = 1e-6
 
@@ -66,7 +66,7 @@ class Optimizer(Protocol):
         ...
 
 
-def optimizer_of(settings: TrainingSettings, weight: Tensor) -> Optimizer:
+def optimizer_of(settings: Gru4RecSettings, weight: Tensor) -> Optimizer:
     """The optimizer that the settings name, at its start."""
     kind = Adagrad if settings.optimizer == "adagrad" else Sgd
     return kind(weight, learning_rate=settings.learning_rate, momentum=settings.momentum)

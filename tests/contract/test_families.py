@@ -1,0 +1,132 @@
+"""Every family, from a few sessions to what a worker answers: one contract for all."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from schemas.bundle.files import open_bundle
+from stream_app.core.session import SessionRules
+from tests.contract.test_evaluation_is_serving import ITEMS, served, sessions_to_serve
+from tests.unit.trainer.builders import random_sessions
+from trainer.data.lanes import follow
+from trainer.errors import TrainingSettingsError
+from trainer.evaluation.model_scorer import ModelScorer
+from trainer.evaluation.protocol import NetworkScorer, evaluate, ranks_of
+from trainer.export.bundle import read_network, save_bundle
+from trainer.export.parity import check_parity
+from trainer.models.registry import FAMILIES, settings_class
+from trainer.models.settings import NetworkSettings, TrainingSettings
+from trainer.training.fit import FitResult
+from trainer.training.train import train
+from trainer.training.warm_start import fits, warm_start
+
+LEARNED, NEWER = random_sessions(300, ITEMS), random_sessions(60, ITEMS, seed=7)
+SMALL: dict[str, Any] = {
+    "hidden_size": 8, "n_sample": 20, "batch_size": 32, "epochs": 1, "window": 7, "memory_holdout": 0.4,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def settings_of(family: str, **more: Any) -> TrainingSettings:
+    fields = settings_class(family).model_fields
+    small = {name: value for name, value in SMALL.items() if name in fields}
+    return TrainingSettings.parse({"family": family, **small, **more})
+
+
+@cache
+def trained(family: str) -> FitResult:
+    return train(LEARNED, settings_of(family, memory="all"))
+
+
+def saved(folder: Path, result: FitResult) -> Path:
+    return save_bundle(
+        folder,
+        "v1",
+        result,
+        popularity=LEARNED.support(),
+        training={"settings": result.settings.model_dump()},
+        metrics={},
+        created_at=0,
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_is_trained_exported_judged_and_served_alike(tmp_path: Path, family: str) -> None:
+    result = trained(family)
+    assert result.memory
+    model = open_bundle(saved(tmp_path, result))
+    assert model.manifest.family == family
+    assert check_parity(result.weights, model, NEWER, memory=result.memory) > 100
+    # Torch and the bundle; then the bundle in the evaluation and in the worker: longer than the window and than rows,
+    # repeats, unknown items.
+    own, bundle = (
+        evaluate(scorer, NEWER, ks=(1, 5))
+        for scorer in (NetworkScorer(result.weights, result.memory), ModelScorer(model, NEWER))
+    )
+    assert own.recall[5] == pytest.approx(bundle.recall[5], abs=0.01)
+    sessions = sessions_to_serve()
+    judged = ranks_of(ModelScorer(model, sessions), sessions)
+    answered = served(model, sessions, follow(sessions), SessionRules(recent_items=30))
+    np.testing.assert_array_equal(judged <= model.k, answered <= model.k)
+    listed = judged <= model.k
+    # Equal scores count against the target in the evaluation, and have no order in a list.
+    assert (answered[listed] <= judged[listed]).all()
+    assert (answered == judged).mean() > (0.9 if result.epochs else 0)
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if issubclass(settings_class(name), NetworkSettings)])
+def test_a_network_starts_the_next_one(tmp_path: Path, family: str) -> None:
+    result = trained(family)
+    read = read_network(saved(tmp_path, result))
+    tensors = result.network.tensors()
+    assert {name: torch.equal(tensor, tensors[name]) for name, tensor in read.tensors().items()} == dict.fromkeys(
+        tensors, True
+    )
+    settings = settings_of(family)
+    assert isinstance(settings, NetworkSettings)
+    carried = warm_start(read, LEARNED.item_ids, (*LEARNED.item_ids, "new"), settings)
+    assert torch.equal(carried.output[:ITEMS], result.network.output)
+    assert not fits(read, settings.model_copy(update={"hidden_size": 10}))
+
+
+def test_another_familys_items_are_a_start() -> None:
+    old, settings = trained("gru4rec").network, settings_of("sasrec")
+    assert isinstance(settings, NetworkSettings)
+    assert fits(old, settings)
+    carried = warm_start(old, LEARNED.item_ids, LEARNED.item_ids, settings)
+    assert torch.equal(carried.output, old.output)
+
+
+def test_the_shortest_window_is_served(tmp_path: Path) -> None:
+    result = train(LEARNED, settings_of("sasrec", window=2, memory="none"))
+    model = open_bundle(saved(tmp_path, result))
+    assert model.window == 2
+    assert check_parity(result.weights, model, NEWER) > 100
+
+
+def test_members_of_a_window_family_are_one_bundle(tmp_path: Path) -> None:
+    result = train(LEARNED, settings_of("stamp", members=3, memory="none"))
+    model = open_bundle(saved(tmp_path, result))
+    assert model.query_size == 3 * SMALL["hidden_size"]
+    assert check_parity(result.weights, model, NEWER) > 100
+
+
+@pytest.mark.parametrize("family", ["gru5rec", "", "7"])
+def test_a_family_that_does_not_exist(family: str) -> None:
+    with pytest.raises(TrainingSettingsError, match="there is none of this name; there are gru4rec, sasrec"):
+        TrainingSettings.parse({"family": family})
+
+
+def test_a_family_has_its_own_settings() -> None:
+    with pytest.raises(TrainingSettingsError, match="unknown training setting 'momentum'"):
+        TrainingSettings.parse({"family": "sasrec", "momentum": 0.5})
+    with pytest.raises(TrainingSettingsError, match="unknown training setting 'window'"):
+        TrainingSettings.parse({"window": 5})

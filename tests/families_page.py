@@ -1,0 +1,80 @@
+"""The tables of docs/families.md, from the results of benchmarks.
+
+    python -m tests.families_page
+
+writes them into the page, between its markers; `tests/unit/test_docs.py` fails while they differ.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import mean
+from typing import Any, Final
+
+from trainer.models.registry import FAMILIES
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+PAGE: Final = ROOT / "docs" / "families.md"
+RESULTS: Final = ROOT / "bench" / "results"
+LOGS: Final = {
+    "rsc15_100k": "RSC15, first 100k clicks",
+    "serenade_example": "Serenade's example",
+    "rsc15_64": "Yoochoose 1/64",
+}
+
+
+def figures() -> str:
+    rows = _results("families")
+    logs = [log for log in LOGS if any(row["log"] == log for row in rows)]
+    head = "".join(f" {LOGS[log]} | with memory |" for log in logs)
+    lines = [f"| family |{head} CPU s |", "|---|" + "---|---|" * len(logs) + "---|"]
+    for family in FAMILIES:
+        cells = []
+        for log in logs:
+            of = [row for row in rows if (row["log"], row["family"]) == (log, family)]
+            for kind in ("", "with memory "):
+                cells.append(
+                    f"{_three(mean(row[f'{kind}recall@20'] for row in of))} / "
+                    f"{_three(mean(row[f'{kind}mrr@20'] for row in of))}"
+                    if of
+                    else ""
+                )
+        of = [row for row in rows if (row["log"], row["family"]) == (logs[0], family)]
+        taken = f"{mean(row['training_cpu_seconds'] for row in of):.0f}" if of else ""
+        lines.append(f"| `{family}` | {' | '.join(cells)} | {taken} |")
+    return "\n".join(lines)
+
+
+def clicks() -> str:
+    rows = _results("family_clicks")
+    sizes = sorted({row["items"] for row in rows})
+    lines = ["| family |" + "".join(f" {size:,} items |" for size in sizes), "|---|" + "---|" * len(sizes)]
+    taken = {(row["family"], row["items"]): row["us_per_click"] for row in rows}
+    for family in FAMILIES:
+        cells = [f"{taken[family, size] / taken['gru4rec', size]:.1f}" for size in sizes]
+        lines.append(f"| `{family}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def filled(page: str) -> str:
+    """The page with every table as it must be."""
+    for name, made in {"figures": figures(), "clicks": clicks()}.items():
+        begin, end = f"<!-- {name} of families -->\n", "<!-- end -->"
+        parts = re.split(re.escape(begin) + ".*?" + re.escape(end), page, flags=re.DOTALL)
+        assert len(parts) == 2, f"{PAGE.name} must have one place for the {name}"
+        page = f"{parts[0]}{begin}\n{made}\n\n{end}{parts[1]}"
+    return page
+
+
+def _results(name: str) -> list[Mapping[str, Any]]:
+    rows: list[Mapping[str, Any]] = json.loads((RESULTS / f"{name}.json").read_text())["rows"]
+    return rows
+
+
+def _three(value: float) -> str:
+    return f"{value:.3f}".removeprefix("0")
+
+
+if __name__ == "__main__":
+    PAGE.write_text(filled(PAGE.read_text()))

@@ -1,0 +1,148 @@
+"""The first graph of a bundle: from a session's clicks to a query.
+
+A recurrent network's is built operator by operator from the equations in :mod:`trainer.models.gru4rec`; a window
+network's is traced by torch from its encoder. Every tensor is an initializer under its own name
+(:meth:`trainer.models.base.Network.tensors`), so a bundle needs no second copy to warm-start from.
+"""
+
+import contextlib
+import io
+import logging
+import warnings
+from dataclasses import dataclass
+
+import onnx
+import onnx_ir as ir
+import torch
+from onnx_ir import DataType
+from torch import Tensor, nn
+
+from schemas.bundle.manifest import Manifest
+from trainer.export.graph import constant, new_graph, serialized
+from trainer.models.base import Network, SessionModel
+from trainer.models.counting import RowModel
+from trainer.models.gru4rec import Weights
+from trainer.models.settings import WindowSettings
+from trainer.models.window import WindowNetwork, initial_windows
+
+_TRACED_OPSET = 18  # the least that torch's exporter knows; ONNX Runtime 1.14 has it
+
+
+@dataclass(frozen=True)
+class EncoderGraph:
+    """`advance.onnx` with the sizes of its state, or `encode.onnx` with its window."""
+
+    advance: bytes | None = None
+    layers: int = 0
+    hidden_size: int = 0
+    encode: bytes | None = None
+    window: int = 0
+
+
+def encoder_graph(network: SessionModel) -> EncoderGraph:
+    """The graph of a model's encoder; a model that counts has none."""
+    match network:
+        case RowModel():
+            return EncoderGraph()
+        case Weights():
+            return EncoderGraph(
+                advance=_advance_graph(network), layers=network.state_rows, hidden_size=network.hidden_size
+            )
+        case WindowNetwork():
+            return EncoderGraph(encode=_encode_graph(network), window=network.settings.window)
+    raise TypeError(f"no graph of a {type(network).__name__}")
+
+
+def network_of(manifest: Manifest, named: dict[str, Tensor]) -> Network:
+    """The network whose tensors the graphs of a bundle hold, by their names.
+
+    Raises KeyError when one is missing, and :class:`TrainingSettingsError` for settings that are not known here.
+    """
+    if manifest.encoder == "recurrent":
+        return Weights.of_tensors(named)
+    settings = WindowSettings.parse(manifest.training["settings"])
+    return initial_windows(1, settings, torch.Generator()).with_tensors(named)
+
+
+def _advance_graph(weights: Weights) -> bytes:
+    depth, size, rows = len(weights.layers), weights.hidden_size, weights.sum_rows
+    named = weights.tensors()
+    with new_graph("advance") as op:
+        item_index = op.builder.input("item_index", DataType.INT64, ["batch"])
+        hidden = op.builder.input("hidden", DataType.FLOAT, [rows + depth, "batch", size])
+
+        def weight(name: str) -> ir.Value:
+            return constant(op, name, named[name].numpy())
+
+        table = constant(op, "output" if weights.embedding is None else "embedding", weights.input_table.numpy())
+        seen = x = op.Gather(table, item_index)  # [B, D]
+        state = op.Split(hidden, axis=0, _outputs=rows + depth)  # [1, B, H] each
+        state = [state] if rows + depth == 1 else list(state)
+        out = []
+        if rows:
+            total = op.Squeeze(op.Concat(*state[:rows], axis=2), [0])  # [B, D]
+            seen = x = x + total * weight("input_decay")
+            wide = op.Split(op.Unsqueeze(x, [0]), axis=2, _outputs=rows)  # [1, B, H] each
+            out = [wide] if rows == 1 else list(wide)
+        for i, layer in enumerate(weights.layers):
+            h = op.Squeeze(state[rows + i], [0])  # [B, H]
+            if layer.w is None:
+                from_x = x + weight(f"layer{i}.b")  # [B, 3H]
+            else:
+                given = op.Concat(x, seen, axis=1) if i > 0 and layer.w.shape[1] > size else x  # [B, 2H] or [B, H]
+                from_x = op.Gemm(given, weight(f"layer{i}.w"), weight(f"layer{i}.b"), transB=1)  # [B, 3H]
+            from_h = op.Gemm(h, weight(f"layer{i}.u"), transB=1)  # [B, 3H]
+            x_rz, x_n = op.Split(from_x, [2 * size, size], axis=1, _outputs=2)
+            h_rz, h_n = op.Split(from_h, [2 * size, size], axis=1, _outputs=2)
+            r, z = op.Split(op.Sigmoid(x_rz + h_rz), axis=1, _outputs=2)
+            n = op.Tanh(x_n + r * h_n)
+            x = n + z * (h - n)  # (1 - z) n + z h, [B, H]
+            out.append(op.Unsqueeze(x, [0]))
+        hidden_out = op.Concat(*out, axis=0)
+        hidden_out.shape = hidden.shape
+        return serialized(op, {"hidden_out": hidden_out})
+
+
+class _Encode(nn.Module):
+    """A window network's encoder with its item rows."""
+
+    def __init__(self, network: WindowNetwork) -> None:
+        super().__init__()
+        self.encoder = network.encoder
+        self.register_buffer("input", network.input)
+
+    def forward(self, items: Tensor, length: Tensor) -> Tensor:
+        """int64[B, T], int64[B] -> [B, D]."""
+        rows = nn.functional.embedding(items.clamp(min=0), self.get_buffer("input"))  # [B, T, E]
+        query: Tensor = self.encoder(rows, items, length)
+        return query
+
+
+def _encode_graph(network: WindowNetwork) -> bytes:
+    most = network.settings.window
+    batch, clicks = torch.export.Dim("batch", min=1), torch.export.Dim("clicks", min=1, max=most)
+    seen = min(3, most)
+    # torch tells on standard output what it does, warns of what it itself calls, and logs which packages are not there.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(action="ignore"):
+        program = torch.onnx.export(
+            _Encode(network),
+            (torch.zeros(2, seen, dtype=torch.int64), torch.full((2,), seen)),
+            dynamo=True,
+            opset_version=_TRACED_OPSET,
+            input_names=["items", "length"],
+            output_names=["query"],
+            dynamic_shapes=({0: batch, 1: clicks}, {0: batch}),
+            verbose=False,
+        )
+    assert program is not None
+    graph = program.model.graph
+    for node in graph.all_nodes():
+        node.metadata_props.clear()  # where in our code it was made
+    # The exporter turns matrices round and renames them: for a warm start they are there once more.
+    for name, tensor in network.tensors().items():
+        if name not in graph.initializers and not name.startswith("output"):
+            graph.register_initializer(ir.val(name, const_value=ir.tensor(tensor.numpy(), name=name)))
+    proto = ir.to_proto(program.model)
+    onnx.checker.check_model(proto)
+    return bytes(proto.SerializeToString(deterministic=True))
