@@ -20,16 +20,17 @@ MOST_WINDOW: Final = BundleLimits().recent_size
 DEFAULT_FAMILY: Final = "gru4rec"
 
 
-def _canonical(value: object) -> object:
+def canonical(value: object) -> object:
+    """A name as settings have it: lower case, hyphens, no short form. What is no text stays as it is."""
     if not isinstance(value, str):
         return value
     name = value.strip().lower().replace("_", "-")
     return _ALIASES.get(name, name)
 
 
-LossName = Annotated[Literal["cross-entropy", "bpr", "top1", "bpr-max", "top1-max"], BeforeValidator(_canonical)]
-ActivationName = Annotated[Literal["softmax", "linear", "elu", "tanh", "relu"], BeforeValidator(_canonical)]
-OptimizerName = Annotated[Literal["adagrad", "sgd"], BeforeValidator(_canonical)]
+LossName = Annotated[Literal["cross-entropy", "bpr", "top1", "bpr-max", "top1-max"], BeforeValidator(canonical)]
+ActivationName = Annotated[Literal["softmax", "linear", "elu", "tanh", "relu"], BeforeValidator(canonical)]
+OptimizerName = Annotated[Literal["adagrad", "sgd"], BeforeValidator(canonical)]
 MemoryTerm = Literal["repeat", "cooccurrence", "transitions"]
 
 
@@ -45,8 +46,8 @@ def _terms(value: object) -> object:
 
 
 MemoryTerms = Annotated[tuple[MemoryTerm, ...], BeforeValidator(_terms)]
-EngineChoice = Annotated[Literal["auto", "compiled", "torch"], BeforeValidator(_canonical)]
-EmbeddingMode = Annotated[Literal["shared", "separate", "one-hot"], BeforeValidator(_canonical)]
+EngineChoice = Annotated[Literal["auto", "compiled", "torch"], BeforeValidator(canonical)]
+EmbeddingMode = Annotated[Literal["shared", "separate", "one-hot"], BeforeValidator(canonical)]
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class TrainingSettings(BaseModel):
     @field_validator("family", mode="before")
     @classmethod
     def _of_any_spelling(cls, value: object) -> object:
-        return _canonical(value)
+        return canonical(value)
 
     @classmethod
     def parse(cls, values: Mapping[str, object]) -> Self:
@@ -161,7 +162,7 @@ class NetworkSettings(TrainingSettings):
     def _defaults_of_loss(cls, values: object) -> object:
         if not isinstance(values, dict):
             return values
-        loss = _canonical(values.get("loss", "cross-entropy"))
+        loss = canonical(values.get("loss", "cross-entropy"))
         if loss == "cross-entropy":
             return values
         return {"logq": 0.0, "activation": "elu" if loss == "bpr-max" else "linear", **values}

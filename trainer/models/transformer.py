@@ -36,7 +36,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, dropout, embed
 from trainer.models.attention import SPREAD, Sight, sight, sight_from
 from trainer.models.base import Clicks, Encoder, ItemTables, Ranking, valid
 from trainer.models.bert4rec import HidingSettings, drawn_to_hide, hidden_behind
-from trainer.models.settings import _canonical as canonical
+from trainer.models.settings import canonical
 from trainer.models.transformer_body import Architecture, Body
 
 Objective = Literal["clm", "mlm", "plm", "rtd"]
