@@ -26,7 +26,7 @@ from trainer.commands.terminal import mistakes_answered, progress_bar, tell_data
 from trainer.data.options import SESSIONS, SPLIT, DataOptions, reads_data
 from trainer.errors import TrainingSettingsError
 from trainer.models.settings import NetworkSettings, TrainingSettings
-from trainer.presets import load_preset
+from trainer.presets import chosen_settings
 
 if TYPE_CHECKING:
     from trainer.data.datasets import Dataset
@@ -67,7 +67,7 @@ def fit(
     """Train a model on clicks, evaluate it beside the baselines, and write a model bundle."""
     errors = Console(stderr=True)
     with mistakes_answered(errors):
-        chosen = _chosen(preset, settings)
+        chosen = chosen_settings(preset, settings)
         _check_asked(
             chosen, {"--early-stopping": early_stopping, "--checkpoint": checkpoint, "--warm-start": warm_start}
         )
@@ -156,12 +156,6 @@ def _tell(
         console.print(f"epoch {result.best_epoch} of {len(result.epochs)} was the best and is kept", highlight=False)
     speed = f"{result.transitions_per_second:,.0f} transitions/s; " if result.epochs else ""
     console.print(f"{speed}bundle in {bundle}", highlight=False)
-
-
-def _chosen(preset: str | None, settings: list[str] | None) -> TrainingSettings:
-    if preset is None:
-        return TrainingSettings.from_assignments(settings or [])
-    return load_preset(preset).with_changes(settings or [])
 
 
 def _check_asked(chosen: TrainingSettings, asked: Mapping[str, object]) -> None:

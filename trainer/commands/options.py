@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from trainer.data.options import MANY_DAYS
 from trainer.models.registry import FAMILIES, settings_class
 from trainer.models.settings import DEFAULT_FAMILY
 
@@ -16,6 +17,14 @@ class TieMode(StrEnum):
     CONSERVATIVE = "conservative"
     STANDARD = "standard"
     MEDIAN = "median"
+
+
+class ProtocolName(StrEnum):
+    """What is judged of a session, and by which model, as choices of the command line."""
+
+    EVERY_PREFIX = "every-prefix"
+    LAST_CLICK = "last-click"
+    TRANSFORMERS4REC = "transformers4rec"
 
 
 class Measure(StrEnum):
@@ -46,6 +55,23 @@ Device = Annotated[
     typer.Option(
         help="Where the network is trained: cpu, cuda, cuda:1 and so on; "
         "auto takes a GPU where torch has one and it pays."
+    ),
+]
+WindowHours = Annotated[
+    float,
+    typer.Option(
+        min=0.01,
+        max=24.0 * MANY_DAYS,
+        help="Of the protocol transformers4rec: hours of a window; the paper has 24 for shops and 1 for news.",
+    ),
+]
+Retrain = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        metavar="WINDOWS",
+        help="Of the protocol transformers4rec: train anew for each window, on so many windows before it (0: on all), "
+        "in place of going on from the last window's weights.",
     ),
 ]
 Checkpoint = Annotated[

@@ -14,19 +14,23 @@ from trainer.commands.options import (
     Checkpoint,
     Device,
     Out,
+    Retrain,
     Settings,
     Threads,
     TieMode,
     Ties,
+    WindowHours,
 )
-from trainer.commands.terminal import mistakes_answered, progress_bar, tell_data, warn, write_report
+from trainer.commands.terminal import mistakes_answered, warn, write_report
 from trainer.data.options import DataOptions, reads_data
 from trainer.models.settings import TrainingSettings
 from trainer.presets import Preset, Published, load_preset, preset_names
 
 if TYPE_CHECKING:
-    from trainer.data.datasets import Dataset
+    from trainer.commands.measured import Log
     from trainer.evaluation.protocol import Metrics
+
+_TITLES = {"recall": "Recall", "mrr": "MRR", "ndcg": "NDCG"}
 
 
 def presets(as_json: Annotated[bool, typer.Option("--json", help="Print them as JSON.")] = False) -> None:
@@ -37,14 +41,14 @@ def presets(as_json: Annotated[bool, typer.Option("--json", help="Print them as 
         return
     table = Table(title="Published settings and results")
     table.add_column("preset", no_wrap=True)
-    table.add_column("what")
-    for title in ("units", "Recall@20", "MRR@20"):
+    table.add_column("of")
+    for title in ("Recall@20", "MRR@20", "NDCG@20"):
         table.add_column(title, justify="right", no_wrap=True)
     for preset in found:
         for row, published in enumerate(preset.published):
-            units = published.settings.get("hidden_size", preset.training.model_dump().get("hidden_size", ""))
-            name, what = (preset.name, preset.title) if row == 0 else ("", "")
-            table.add_row(name, what, str(units), f"{published.recall[20]:.4f}", f"{published.mrr[20]:.4f}")
+            figures = [published.recall, published.mrr, published.ndcg]
+            cells = [f"{of[20]:.4f}" if 20 in of else "" for of in figures]
+            table.add_row("" if row else preset.name, preset.name_of(published), *cells)
     Console().print(table)
 
 
@@ -59,6 +63,8 @@ def reproduce(
         int, typer.Option(min=1, help="Train so many times, with seed, seed+1 and so on; ours are the means then.")
     ] = 1,
     checkpoint: Checkpoint = None,
+    window_hours: WindowHours = 24.0,
+    retrain: Retrain = None,
     options: DataOptions,
     ties: Ties = TieMode.CONSERVATIVE,
     threads: Threads = 1,
@@ -68,50 +74,39 @@ def reproduce(
     """Train by a preset and print our figures beside the published ones.
 
     With --test both are taken as they are. Without it --train is the whole log: it is filtered and split as the
-    preset says.
+    preset says. A preset of the protocol transformers4rec is always given the whole log.
     """
     errors = Console(stderr=True)
     with mistakes_answered(errors):
         chosen = load_preset(preset)
         training = chosen.with_changes(settings or [])
         published = chosen.published_for(training)
-        from trainer.data.datasets import load
-        from trainer.evaluation.protocol import NetworkScorer, evaluate
+        from trainer.commands.measured import TwoParts, Windows
         from trainer.evaluation.report import metrics_report
-        from trainer.search.reproduction import Run, mean_and_spread
+        from trainer.search.reproduction import mean_and_spread
         from trainer.training.device import Hardware
-        from trainer.training.train import train as train_model
-        from trainer.training.train import transitions_to_fit, transitions_to_learn
 
         hardware = Hardware(threads, device).set_up()
-        if not options.test:
-            split = chosen.data
-            options = replace(
-                options, valid_days=split.test_days, collapse_repeats=split.collapse_repeats, core=split.core
+        log: Log
+        if chosen.data.protocol == "transformers4rec":
+            log = Windows(replace(options, core=chosen.data.core), errors, hours=window_hours, retrain=retrain)
+        else:
+            log = TwoParts(options, chosen.data, errors)
+        runs = [
+            log.run(
+                training.model_copy(update={"seed": seed}),
+                ties=ties.value,
+                hardware=hardware,
+                checkpoint=_of_seed(checkpoint, seed, seeds),
             )
-        data = load(options)
-        tell_data(errors, data)
-        total = transitions_to_fit(data.train, training) + transitions_to_learn(data.train, training)
-        runs = []
-        for seed in range(training.seed, training.seed + seeds):
-            with progress_bar(errors, f"training, seed {seed}", total, show=errors.is_terminal) as advance:
-                result = train_model(
-                    data.train,
-                    training.model_copy(update={"seed": seed}),
-                    checkpoint=_of_seed(checkpoint, seed, seeds),
-                    progress=advance,
-                    hardware=hardware,
-                )
-            scorer = NetworkScorer(result.weights, result.memory)
-            with progress_bar(errors, "evaluating", data.test.transitions, show=errors.is_terminal) as advance:
-                metrics = evaluate(scorer, data.test, ties=ties.value, progress=advance)
-            runs.append(Run(metrics, result))
+            for seed in range(training.seed, training.seed + seeds)
+        ]
         mean, spread = mean_and_spread([run.metrics for run in runs])
         report = {
             **_described(chosen),
             "settings": training.model_dump(),
-            "published": published.model_dump(exclude={"settings"}) if published else None,
-            "ours": _figures(mean, data),
+            "published": published.model_dump(exclude={"settings"}, exclude_defaults=True) if published else None,
+            "ours": {**metrics_report(mean), "predictions": mean.predictions, **log.report()},
             "spread": spread and metrics_report(spread),
             "ties": ties.value,
             "runs": [run.report() for run in runs],
@@ -122,7 +117,10 @@ def reproduce(
     if as_json:
         typer.echo(json.dumps(report))
     else:
-        Console().print(_table(chosen, published, mean, spread))
+        console = Console()
+        console.print(_table(chosen, published, mean, spread))
+        for line in (*chosen.differs, *filter(None, [published and published.differs])) if published else ():
+            console.print(f"differs: {line}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _of_seed(checkpoint: Path | None, seed: int, seeds: int) -> Path | None:
@@ -138,21 +136,9 @@ def _described(preset: Preset) -> dict[str, Any]:
         "title": preset.title,
         "source": preset.source,
         "data": preset.data.model_dump(),
+        "differs": list(preset.differs),
         "settings": preset.training.model_dump(),
         "published": [published.model_dump() for published in preset.published],
-    }
-
-
-def _figures(metrics: "Metrics", data: "Dataset") -> dict[str, Any]:
-    from trainer.evaluation.report import files_report, metrics_report, size_of
-
-    return {
-        **metrics_report(metrics),
-        "predictions": metrics.predictions,
-        "items": len(data.train.item_ids),
-        "train": size_of(data.train),
-        "test": size_of(data.test),
-        **files_report(data),
     }
 
 
@@ -163,15 +149,18 @@ def _changes(preset: Preset, settings: TrainingSettings) -> str:
 
 def _table(preset: Preset, published: Published | None, mean: "Metrics", spread: "Metrics | None") -> Table:
     """A measure a row: published, ours, and the difference, as far as there is something published."""
-    table = Table(title=f"{preset.title}: {mean.predictions:,} predictions", caption=f"published: {preset.source}")
+    source = published.source if published and published.source else preset.source
+    of = f"{published.model}, " if published and published.model else ""
+    table = Table(title=f"{preset.title}: {mean.predictions:,} predictions", caption=f"published: {of}{source}")
     table.add_column("", no_wrap=True)
     for title in ("published", "ours", *(["± over seeds"] if spread else []), "difference"):
         table.add_column(title, justify="right", no_wrap=True)
+    shown = ["recall", "mrr", *(["ndcg"] if published and published.ndcg else [])]
     for k in sorted(mean.recall):
-        for name, of in (("Recall", "recall"), ("MRR", "mrr")):
-            ours = getattr(mean, of)[k]
-            theirs = getattr(published, of).get(k) if published else None
+        for measure in shown:
+            ours = getattr(mean, measure)[k]
+            theirs = getattr(published, measure).get(k) if published else None
             known = ("", "") if theirs is None else (f"{theirs:.4f}", f"{ours - theirs:+.4f}")
-            varies = [f"{getattr(spread, of)[k]:.4f}"] if spread else []
-            table.add_row(f"{name}@{k}", known[0], f"{ours:.4f}", *varies, known[1])
+            varies = [f"{getattr(spread, measure)[k]:.4f}"] if spread else []
+            table.add_row(f"{_TITLES[measure]}@{k}", known[0], f"{ours:.4f}", *varies, known[1])
     return table

@@ -1,7 +1,7 @@
 """What commands show beside their results: mistakes in one line, and how far long work is."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from schemas.errors import SchemaError
 from trainer.errors import TrainerError, TrainingDivergedError
 
 if TYPE_CHECKING:
+    from schemas.click_files.read import FileRead
     from trainer.data.datasets import Dataset
 
 BAD_INPUT = 2
@@ -51,22 +52,32 @@ def warn(errors: Console, message: str) -> None:
 
 def tell_data(errors: Console, data: "Dataset", *, quiet: bool = False) -> None:
     """What the files were taken for, how little is evaluated on, and, if quiet as well, what was left out."""
+    tell_files(errors, data.files, quiet=quiet)
+    tell_few(errors, data.test.transitions, len(data.test), quiet=quiet)
+
+
+def tell_files(errors: Console, files: "Sequence[FileRead]", *, quiet: bool = False) -> None:
+    """What the files were taken for and, if quiet as well, what was left out."""
     taken_for: dict[str, list[Path]] = {}
-    for file in data.files:
+    for file in files:
         taken_for.setdefault(file.described, []).append(file.path)
     for described, paths in taken_for.items() if not quiet else ():
         more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
         errors.print(f"{paths[0]}{more}: {described}", highlight=False, markup=False, soft_wrap=True)
-    for file in data.files:
+    for file in files:
         if file.bad_rows:
             warn(errors, f"{file.path}: left out {file.bad_rows_told()}")
         for warning in file.warnings if not quiet else ():
             warn(errors, f"{file.path}: {warning}")
-    if (predictions := data.test.transitions) < FEW_PREDICTIONS and not quiet:
+
+
+def tell_few(errors: Console, predictions: int, sessions: int, *, quiet: bool = False) -> None:
+    """A warning where so few predictions, in so many sessions, say little."""
+    if predictions < FEW_PREDICTIONS and not quiet:
         warn(
             errors,
-            f"only {predictions} prediction{'s' if predictions > 1 else ''} in {len(data.test)} "
-            f"session{'s' if len(data.test) > 1 else ''} to evaluate on: every figure below may be off by "
+            f"only {predictions} prediction{'s' if predictions > 1 else ''} in {sessions} "
+            f"session{'s' if sessions > 1 else ''} to evaluate on: every figure below may be off by "
             f"{2 * 0.5 / predictions**0.5:.2f} and more; hold out more, and look for rows with a wrong clock",
         )
 

@@ -8,7 +8,15 @@ from schemas.click_files.read import ClickLog, FileRead, read_log
 from schemas.errors import ClickFileError
 from trainer.data.options import DataOptions
 from trainer.data.preprocessing import collapse_repeats, core
-from trainer.data.sessions import SessionSet, drop_short, encode, group_sessions, temporal_holdout, train_and_test
+from trainer.data.sessions import (
+    SessionSet,
+    drop_short,
+    encode,
+    group_sessions,
+    newest_share,
+    temporal_holdout,
+    train_and_test,
+)
 from trainer.errors import TooFewSessionsError
 
 _DAY_MS = 86_400_000
@@ -27,12 +35,14 @@ class Dataset:
 
 def load(options: DataOptions) -> Dataset:
     """Raises :class:`ClickFileError` and :class:`TooFewSessionsError`."""
-    train, files = _sessions(options.train, options)
+    train, files = read_sessions(options.train, options)
     if options.test:
-        test, of_test = _sessions(options.test, options)
+        test, of_test = read_sessions(options.test, options)
         files += of_test
     else:
         train, test = _split(train, options)
+    if options.train_share < 1:
+        train = newest_share(train, options.train_share)
     newest = None
     if options.holdout:
         train, newest = _newest(train, options)
@@ -74,8 +84,11 @@ def _split(sessions: SessionSet, options: DataOptions) -> tuple[SessionSet, Sess
     return train, valid if options.part == "valid" else test
 
 
-def _sessions(paths: Sequence[Path], options: DataOptions) -> tuple[SessionSet, tuple[FileRead, ...]]:
-    """The sessions of the files, filtered, and what was found in each file."""
+def read_sessions(paths: Sequence[Path], options: DataOptions) -> tuple[SessionSet, tuple[FileRead, ...]]:
+    """The sessions of the files, filtered, and what was found in each file.
+
+    Raises :class:`ClickFileError` and :class:`TooFewSessionsError`.
+    """
     log = read_log(paths, options.reading)
     form = log.files[0].layout.form
     gap = form.idle_gap_minutes if options.idle_gap is None else options.idle_gap

@@ -30,7 +30,8 @@ class DataOptions:
     share: for early stopping, which must not see those of the evaluation.
 
     The papers also filter the whole log before it is split: ``collapse_repeats`` keeps one of several clicks in a row
-    on an item; ``core`` drops items with fewer clicks and sessions of one click until none is left.
+    on an item; ``core`` drops items with fewer clicks and sessions of one click until none is left. ``train_share``
+    keeps the newest sessions of the training part alone, with that share of its transitions: 'Yoochoose 1/64'.
     """
 
     train: Annotated[
@@ -80,6 +81,7 @@ class DataOptions:
     )
     reading: ReadOptions = field(default_factory=ReadOptions)
     holdout: bool = False
+    train_share: float = 1.0
     part: Literal["valid", "test"] = "valid"
 
 

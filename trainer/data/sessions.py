@@ -56,6 +56,12 @@ class SessionSet:
         keep = np.repeat(sessions, self.lengths)
         return replace(self, items=self.items[keep], offsets=_offsets(self.lengths[sessions]), ends=self.ends[sessions])
 
+    def oldest(self, clicks: int) -> "SessionSet":
+        """The first ``clicks`` of each session; shorter ones whole. The time stays that of the session's last click."""
+        before = np.arange(self.clicks) - np.repeat(self.offsets[:-1], self.lengths)  # clicks since the session's start
+        kept = self.items[before < clicks]
+        return replace(self, items=kept, offsets=_offsets(np.minimum(self.lengths, clicks)))
+
     def newest(self, clicks: int) -> "SessionSet":
         """The last ``clicks`` of each session; shorter ones whole."""
         lengths = np.minimum(self.lengths, clicks)
@@ -94,6 +100,16 @@ def group_sessions(log: ClickLog, *, idle_gap_ms: int | None = None) -> SessionS
 def drop_short(sessions: SessionSet) -> SessionSet:
     """Without the sessions of one click: there is nothing to predict in them."""
     return sessions.select(sessions.lengths > 1)
+
+
+def joined(parts: Sequence[SessionSet]) -> SessionSet:
+    """Sessions of one vocabulary, part after part, each newer than the one before."""
+    return replace(
+        parts[0],
+        items=np.concatenate([part.items for part in parts]),
+        offsets=_offsets(np.concatenate([part.lengths for part in parts])),
+        ends=np.concatenate([part.ends for part in parts]),
+    )
 
 
 def vocabulary_of(sessions: SessionSet, *, min_support: int = 1) -> tuple[str, ...]:
@@ -142,6 +158,16 @@ def temporal_holdout(
         raise TooFewSessionsError(f"the holdout would leave {first} of {len(sessions)} sessions to train on")
     newer = np.arange(len(sessions)) >= first
     return sessions.select(~newer), sessions.select(newer)
+
+
+def newest_share(sessions: SessionSet, share: float) -> SessionSet:
+    """The newest sessions that hold at most this share of the transitions. Raises :class:`TooFewSessionsError`."""
+    transitions = np.maximum(sessions.lengths - 1, 0)
+    newer = np.cumsum(transitions[::-1])[::-1]  # of each session: its transitions and those of all newer ones
+    kept = newer <= share * transitions.sum()
+    if not kept.any():
+        raise TooFewSessionsError(f"no session fits into {share:g} of the transitions: take a greater share")
+    return sessions.select(kept)
 
 
 def train_and_test(train: SessionSet, test: SessionSet, *, min_support: int = 1) -> tuple[SessionSet, SessionSet]:

@@ -14,6 +14,7 @@ def comparison_report(
     judged: Sequence[Judgement],
     data: Dataset,
     *,
+    protocol: str = "every-prefix",
     k: int,
     ties: str,
     resamples: int,
@@ -32,6 +33,7 @@ def comparison_report(
             for one in judged
         },
         "first": judged[0].name,
+        "protocol": protocol,
         "k": k,
         "ties": ties,
         "level": LEVEL,
@@ -42,7 +44,7 @@ def comparison_report(
             "items": len(data.train.item_ids),
             "train": size_of(data.train),
             "test": size_of(data.test),
-            **files_report(data),
+            **files_report(data.files),
         },
     }
 

@@ -1,7 +1,8 @@
-"""Recall@k and MRR@k of next-click prediction, one protocol for every model.
+"""Recall@k, MRR@k and NDCG@k of next-click prediction, one protocol for every model.
 
 Every prefix of every session is a prediction of the click after it. State starts at zero with each session, the whole
-catalogue is ranked, repeats included and nothing filtered out, and each prediction weighs the same.
+catalogue is ranked, repeats included and nothing filtered out, and each prediction weighs the same. Papers that judge
+one prediction a session ask for the last click alone: :func:`of_last_clicks`.
 """
 
 from collections.abc import Callable, Sequence
@@ -48,10 +49,16 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True)
 class Metrics:
-    """``recall`` and ``mrr`` by k, and the number of predictions they are the mean of."""
+    """``recall``, ``mrr`` and ``ndcg`` by k, and the number of predictions they are the mean of.
+
+    A prediction has one right item, of rank r: it adds 1 to Recall@k (which papers also call the hit rate, and the
+    session graph papers precision), 1 / r to MRR@k and 1 / log2(r + 1) to NDCG@k where r <= k, else 0. The ideal DCG of
+    one right item is 1 (Järvelin and Kekäläinen 2002).
+    """
 
     recall: dict[int, float]
     mrr: dict[int, float]
+    ndcg: dict[int, float]
     predictions: int
 
     @classmethod
@@ -62,6 +69,7 @@ class Metrics:
         return cls(
             recall={k: float(hit.mean()) for k, hit in hits.items()},
             mrr={k: float(np.where(hit, 1.0 / ranks, 0.0).mean()) for k, hit in hits.items()},
+            ndcg={k: float(np.where(hit, 1.0 / np.log2(ranks + 1.0), 0.0).mean()) for k, hit in hits.items()},
             predictions=len(ranks),
         )
 
@@ -107,6 +115,14 @@ def ranks_of(
     predicted[sessions.offsets[1:] - 1] = False  # nothing comes after a session's last click
     found: Floats = ranks[predicted]
     return found
+
+
+def of_last_clicks(sessions: SessionSet) -> npt.NDArray[np.bool_]:
+    """Which of the predictions of :func:`ranks_of` are of a session's last click, bool[predictions]."""
+    last = np.zeros(sessions.transitions, np.bool_)
+    predictions = np.maximum(sessions.lengths - 1, 0)
+    last[np.cumsum(predictions)[predictions > 0] - 1] = True
+    return last
 
 
 def ranks_among(scores: Tensor, targets: Ints, ties: Ties, name: str) -> Floats:

@@ -1,21 +1,22 @@
 """What a fit says about itself: a JSON report, the metrics of a manifest, and a table for people."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
 
-from trainer.data.datasets import Dataset
+from schemas.click_files.read import FileRead
 from trainer.data.sessions import SessionSet
 from trainer.evaluation.protocol import Metrics
 from trainer.memory.trained import TrainedModel
 
 
 def metrics_report(metrics: Metrics) -> dict[str, dict[str, float]]:
-    """``recall`` and ``mrr``, each by k as text."""
+    """``recall``, ``mrr`` and ``ndcg``, each by k as text."""
     return {
         "recall": {str(k): value for k, value in metrics.recall.items()},
         "mrr": {str(k): value for k, value in metrics.mrr.items()},
+        "ndcg": {str(k): value for k, value in metrics.ndcg.items()},
     }
 
 
@@ -40,17 +41,17 @@ def training_record(model: TrainedModel, train: SessionSet) -> dict[str, Any]:
     }
 
 
-def files_report(data: Dataset) -> dict[str, Any]:
+def files_report(files: Sequence[FileRead]) -> dict[str, Any]:
     """By file: what it was taken for, warnings, how many rows were left out, and where the first ones are."""
     examples = {
         str(file.path): [{"place": row.place, "reason": row.reason} for row in file.bad_examples]
-        for file in data.files
+        for file in files
         if file.bad_rows
     }
     return {
-        "read_as": {str(file.path): file.described for file in data.files},
-        "warnings": {str(file.path): file.warnings for file in data.files if file.warnings},
-        "bad_rows": {str(file.path): file.bad_rows for file in data.files},
+        "read_as": {str(file.path): file.described for file in files},
+        "warnings": {str(file.path): file.warnings for file in files if file.warnings},
+        "bad_rows": {str(file.path): file.bad_rows for file in files},
         "bad_examples": examples,
     }
 

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from trainer.data.sessions import Ints, SessionSet
-from trainer.evaluation.protocol import DEFAULT_KS, Floats, Metrics
+from trainer.evaluation.protocol import DEFAULT_KS, Floats, Metrics, of_last_clicks
 
 LEVEL: Final = 0.95
 RESAMPLES: Final = 2000
@@ -60,10 +60,13 @@ def judge(
     *,
     ks: Sequence[int] = DEFAULT_KS,
     k: int | None = None,
+    last_clicks: bool = False,
     resamples: int = RESAMPLES,
     seed: int = 42,
 ) -> tuple[Judgement, ...]:
     """Judge models by the ranks of the same predictions (of ``ranks_of``), float64[predictions] each.
+
+    With ``last_clicks`` these are one a session, those of :func:`trainer.evaluation.protocol.of_last_clicks`.
 
     The reference is the first one; intervals and differences are at ``k``, the greatest of ``ks`` by default. Raises
     ValueError when there are no predictions, or not as many as the sessions have.
@@ -71,6 +74,8 @@ def judge(
     names, k = list(ranks), max(ks) if k is None else k
     metrics = [Metrics.of_ranks(of, ks) for of in ranks.values()]
     of_session = np.repeat(np.arange(len(sessions)), np.maximum(sessions.lengths - 1, 0))
+    if last_clicks:
+        of_session = of_session[of_last_clicks(sessions)]
     if any(len(of) != len(of_session) for of in ranks.values()):
         raise ValueError(f"these sessions have {len(of_session)} predictions; each model needs a rank for each")
     # Of each session s: its predictions, then hits and reciprocal ranks summed, model by model.

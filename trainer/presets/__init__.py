@@ -2,6 +2,10 @@
 
 A file says where its figures are from, how the sessions were made of the log, the training settings, and the published
 results to compare with. ``trainer tune`` writes its result in the same form.
+
+There are two kinds. A preset of settings has all that a paper tells of its training, and its figures are of exactly
+these. A preset of data has a log as several papers prepare it, and figures of several models, which are compared with
+ours of the same family, however it was trained; ``differs`` says what else is not the same.
 """
 
 import tomllib
@@ -10,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -26,16 +30,26 @@ class Split(BaseModel):
     collapse_repeats: bool = False
     core: int = Field(1, ge=1)
     test_days: float | None = Field(None, gt=0)
+    train_share: float = Field(1.0, gt=0, le=1)
+    protocol: Literal["every-prefix", "transformers4rec"] = "every-prefix"
 
 
 class Published(BaseModel):
-    """Results by k. ``settings`` are those of the preset's that were others."""
+    """Results by k. ``settings`` are those of the preset's that were others.
+
+    With ``model``, the name that the figures have in their source, they are for every training of ours with these
+    ``settings``, whatever the others; without, for the preset's settings with these changes and no others.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    model: str | None = None
     settings: dict[str, Any] = {}
-    recall: dict[int, float]
-    mrr: dict[int, float]
+    source: str | None = None
+    differs: str | None = None
+    recall: dict[int, float] = {}
+    mrr: dict[int, float] = {}
+    ndcg: dict[int, float] = {}
 
 
 class _File(BaseModel):
@@ -46,6 +60,7 @@ class _File(BaseModel):
     data: Split = Split()
     settings: dict[str, Any]
     published: tuple[Published, ...] = ()
+    differs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,6 +73,8 @@ class Preset:
     data: Split
     settings: Mapping[str, Any]
     published: tuple[Published, ...]
+    differs: tuple[str, ...] = ()
+    """What is not as in the source, whatever the model."""
 
     @cached_property
     def training(self) -> TrainingSettings:
@@ -68,14 +85,28 @@ class Preset:
         return TrainingSettings.parse({**self.settings, **assignments_of(assignments)})
 
     def published_for(self, settings: TrainingSettings) -> Published | None:
-        """The results of exactly these settings, whatever the seed and the engine; None where there are none."""
-        if settings.family != self.training.family:
-            return None
-        free = {name: value for name, value in settings.model_dump().items() if name in ("seed", "engine")}
-        for published in self.published:
-            if TrainingSettings.parse({**self.settings, **published.settings, **free}) == settings:
-                return published
-        return None
+        """The results of these settings, whatever the seed and the engine; None where there are none."""
+        return next((one for one in self.published if self._is_of(one, settings)), None)
+
+    def _is_of(self, published: Published, settings: TrainingSettings) -> bool:
+        theirs, ours = self._settings_of(published), settings.model_dump()
+        if theirs.family != settings.family:
+            return False
+        if published.model is not None:
+            asked = theirs.model_dump()
+            return all(ours[name] == asked[name] for name in published.settings)
+        free = {name: value for name, value in ours.items() if name in ("seed", "engine")}
+        return theirs.model_copy(update=free) == settings
+
+    def _settings_of(self, published: Published) -> TrainingSettings:
+        return TrainingSettings.parse({**self.settings, **published.settings})
+
+    def name_of(self, published: Published) -> str:
+        """What a row of figures is of, for people: the model, or the units of the preset's own."""
+        if published.model is not None:
+            return published.model
+        units = self._settings_of(published).model_dump().get("hidden_size")
+        return "" if units is None else f"{units} units"
 
 
 def preset_names() -> tuple[str, ...]:
@@ -97,10 +128,20 @@ def load_preset(name: str) -> Preset:
     return _parse(name, resources.files(__name__).joinpath(f"{name}.toml").read_text(encoding="utf-8"), name)
 
 
+def chosen_settings(preset: str | None, assignments: Iterable[str] | None) -> TrainingSettings:
+    """Of a preset, with these changes; without one, the changes on the defaults.
+
+    Raises :class:`PresetError` and :class:`TrainingSettingsError`.
+    """
+    if preset is None:
+        return TrainingSettings.from_assignments(assignments or [])
+    return load_preset(preset).with_changes(assignments or [])
+
+
 def _parse(name: str, text: str, where: str) -> Preset:
     try:
         file = _File.model_validate(tomllib.loads(text))
-        preset = Preset(name, file.title, file.source, file.data, file.settings, file.published)
+        preset = Preset(name, file.title, file.source, file.data, file.settings, file.published, file.differs)
         for changes in ({}, *(published.settings for published in file.published)):
             TrainingSettings.parse({**file.settings, **changes})
     except (tomllib.TOMLDecodeError, TrainingSettingsError) as error:

@@ -38,7 +38,7 @@ def tuning_report(
             }
             for trial in trials
         ],
-        "data": {"train": size_of(data.train), "validation": size_of(data.test), **files_report(data)},
+        "data": {"train": size_of(data.train), "validation": size_of(data.test), **files_report(data.files)},
     }
 
 

@@ -41,7 +41,7 @@ def fit_report(
             "train": size_of(data.train),
             "test": size_of(data.test),
             "holdout": size_of(data.holdout) if data.holdout is not None else None,
-            **files_report(data),
+            **files_report(data.files),
         },
         "version": bundle.name,
         "bundle": str(bundle),

@@ -16,7 +16,7 @@ from trainer.export.bundle_size import check_bundle_size
 from trainer.memory.fit import fit_memory
 from trainer.memory.tables import ItemTable, cooccurrence, transitions
 from trainer.memory.terms import NO_MEMORY, RECENT, SessionMemory
-from trainer.models.base import Network
+from trainer.models.base import Network, SessionModel
 from trainer.models.settings import NetworkSettings, TrainingSettings
 from trainer.training.device import Hardware
 from trainer.training.early_stopping import EarlyStopping, Epoch
@@ -85,6 +85,21 @@ def learn_memory(
     # From scratch: weights that have seen the newest sessions would be too sure of themselves there.
     own = checkpoint.with_name(f"{checkpoint.name}.memory") if checkpoint else None
     network = fit(older, settings, checkpoint=own, progress=progress, hardware=hardware).weights
+    return memory_beside(network, newest, older, settings, progress=progress)
+
+
+def memory_beside(
+    network: SessionModel,
+    newest: SessionSet,
+    older: SessionSet,
+    settings: TrainingSettings,
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> SessionMemory:
+    """The session memory of a network and the sessions that it has learned from, ``older``, fitted on newer ones.
+
+    All are of one vocabulary.
+    """
     return fit_memory(
         network,
         newest,

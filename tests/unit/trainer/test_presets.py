@@ -10,13 +10,16 @@ from trainer.presets import Split, load_preset, preset_names, preset_text
 
 LATER = ("rsc15", "retailrocket", "diginetica", "coveo", "rees46")
 FIRST = [f"rsc15-2016-{loss}" for loss in ("top1", "bpr", "cross-entropy")]
+OF_DATA = ("diginetica-timeframe", "yoochoose-1-4", "yoochoose-1-64", "yoochoose-daily")
+"""Presets of a log as several papers prepare it, with figures of several models."""
+OF_SETTINGS = sorted({*preset_names()} - {*OF_DATA})
 
 
 def test_every_setting_that_was_published_has_a_preset() -> None:
     assert {*LATER, *FIRST} <= set(preset_names())
 
 
-@pytest.mark.parametrize("name", preset_names())
+@pytest.mark.parametrize("name", OF_SETTINGS)
 def test_a_preset_says_what_it_is_and_what_to_compare_it_with(name: str) -> None:
     preset = load_preset(name)
     assert preset.name == name
@@ -36,6 +39,36 @@ def test_a_preset_says_what_it_is_and_what_to_compare_it_with(name: str) -> None
     if training["n_sample"]:
         assert {"sample_alpha", "dropout_input"} <= set(preset.settings)
     assert ("logq" in preset.settings) == (training["loss"] == "cross-entropy")
+
+
+@pytest.mark.parametrize("name", OF_DATA)
+def test_a_preset_of_data_has_figures_of_models_that_are_here(name: str) -> None:
+    preset = load_preset(name)
+    assert preset.title
+    assert preset.source
+    assert preset.differs
+    assert preset.data.test_days is not None or preset.data.protocol == "transformers4rec"
+    # No other setting: it has to go with every family.
+    assert set(preset.settings) <= {"family", "memory"}
+    for figures in preset.published:
+        assert figures.model == preset.name_of(figures)
+        assert 0 < figures.mrr.get(20, 0.1) < figures.ndcg.get(20, 0.2) or not figures.ndcg
+        assert figures.ndcg.get(20, 0.0) < figures.recall[20] < 1
+        told = [f"{setting}={value}" for setting, value in figures.settings.items()]
+        # However the model is trained: its figures are found.
+        assert preset.published_for(preset.with_changes([*told, "seed=3", "table_width=7"])) == figures
+    names = [figures.model for figures in preset.published]
+    assert len(set(names)) == len(names)
+
+
+def test_figures_of_a_model_are_for_all_its_settings_but_those_named() -> None:
+    papers = load_preset("yoochoose-daily")
+    masked = papers.published_for(papers.with_changes(["architecture=bert", "hidden_size=32"]))
+    assert masked is not None
+    assert (masked.model, masked.ndcg) == ("BERT MLM", {20: 0.375})
+    assert papers.published_for(papers.with_changes(["family=caser"])) is None
+    split = load_preset("yoochoose-1-64").data
+    assert (split.core, split.test_days, split.train_share) == (5, 1, 1 / 64)
 
 
 @pytest.mark.parametrize("name", FIRST)

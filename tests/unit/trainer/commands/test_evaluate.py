@@ -130,6 +130,66 @@ def test_every_command_that_trains_takes_several_files() -> None:
     }
 
 
+def test_last_clicks_are_one_prediction_a_session(clicks: Path) -> None:
+    arguments = ["--train", clicks, "--baselines", "markov-chain,pop", "--valid-fraction", "0.3", "--json"]
+    report = json.loads(run("evaluate", *arguments, "--protocol", "last-click").stdout)
+    assert (report["protocol"], report["predictions"], report["data"]["test"]["sessions"]) == ("last-click", 30, 30)
+    every = json.loads(run("evaluate", *arguments).stdout)
+    assert (every["protocol"], every["predictions"]) == ("every-prefix", 144)
+    assert every["models"]["pop"]["ndcg"].keys() == {"1", "5", "10", "20"}
+    assert every["models"]["pop"]["ndcg"]["1"] == every["models"]["pop"]["mrr"]["1"]
+
+
+def of_days(path: Path) -> Path:
+    """The sessions of a day after another, 25 a day."""
+    sessions = random_sessions(100, items=30, seed=1)
+    of = sessions.session_of_click().tolist()
+    rows = [f"{s}\titem{i}\t{86_400 * (s // 25) + n}" for n, (s, i) in enumerate(zip(of, sessions.items, strict=True))]
+    path.write_text("\n".join(["session_id\titem_id\ttimestamp", *rows]) + "\n")
+    return path
+
+
+def test_models_are_trained_and_judged_window_after_window(tmp_path: Path) -> None:
+    train, out = of_days(tmp_path / "days.tsv"), tmp_path / "report.json"
+    windows = ["--protocol", "transformers4rec", "--train", train, "--baselines", "markov-chain,stan:days=2"]
+    result = run("evaluate", *windows, *SMALL, "--set=family=stamp", "--out", out, "--k", "5")
+    assert result.exit_code == 0, result.output
+    report = json.loads(out.read_text())
+    assert list(report["models"]) == ["stamp", "markov-chain", "stan:days=2.0"]
+    assert [one["sessions"] for one in report["data"]["windows"]] == [25, 25, 25, 25]
+    for name, found in report["models"].items():
+        assert [one["predictions"] for one in found["windows"]] == [25, 25, 25]
+        assert found["ndcg"]["5"] == pytest.approx(sum(one["ndcg"]["5"] for one in found["windows"]) / 3)
+        (row,) = [line.split() for line in result.stdout.splitlines() if name in line]
+        assert row[3] == f"{found['ndcg']['5']:.4f}"
+    assert "75 last clicks in 3 windows" in result.stdout
+    anew = run("evaluate", *windows, *SMALL, "--set=family=stamp", "--retrain", "2", "--json", "--k", "5")
+    other = json.loads(anew.stdout)
+    assert other["data"]["retrain"] == 2
+    assert other["models"]["stamp"]["windows"][0] == report["models"]["stamp"]["windows"][0]  # one window before it
+    assert other["models"]["stamp"]["windows"][1:] != report["models"]["stamp"]["windows"][1:]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--protocol", "transformers4rec", "--model", "v1"], "--model: this protocol trains its models"),
+        (
+            ["--protocol", "transformers4rec", "--test", "a.tsv"],
+            "--test: the protocol transformers4rec takes a whole log",
+        ),
+        (["--protocol", "transformers4rec", "--valid-days", "1"], "--valid-days: the protocol transformers4rec takes"),
+        (["--protocol", "transformers4rec", "--baselines", "stan", "--set", "family=stan"], "name it once"),
+        (["--protocol", "transformers4rec"], "all sessions end within 24 hours"),
+        (["--set", "family=sasrec"], "--set: bundles are trained already"),
+        (["--retrain", "0", "--protocol", "last-click"], "--retrain: bundles are trained already"),
+    ],
+)
+def test_options_of_another_protocol_are_refused(clicks: Path, arguments: list[str], message: str) -> None:
+    result = run("evaluate", "--train", clicks, *arguments)
+    assert (result.exit_code, message in result.stderr) == (2, True), result.output
+
+
 def test_options_and_a_plot(clicks: Path, tmp_path: Path) -> None:
     plot = tmp_path / "table.svg"
     result = run(

@@ -73,6 +73,47 @@ def test_two_files_are_taken_as_they_are(tmp_path: Path) -> None:
     assert float(difference) == pytest.approx(float(ours) - 0.5, abs=1e-4)
 
 
+def test_a_log_as_papers_prepare_it_has_figures_for_each_of_their_models(tmp_path: Path) -> None:
+    train = written(tmp_path / "a.tsv")
+    preset = tmp_path / "mine.toml"
+    preset.write_text(
+        'title = "Mine"\nsource = "several"\ndiffers = ["the clicks are made up"]\n'
+        "[data]\ncore = 5\ntest_days = 1\ntrain_share = 0.5\n[settings]\nmemory = []\n"
+        '[[published]]\nmodel = "S-POP"\nsettings = { family = "s-pop" }\nsource = "hers"\n'
+        "recall = { 20 = 0.5 }\nndcg = { 20 = 0.25 }\n"
+    )
+    result = run("reproduce", preset, "--train", train, "--set", "family=s-pop", "--json")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert report["published"] == {"model": "S-POP", "source": "hers", "recall": {"20": 0.5}, "ndcg": {"20": 0.25}}
+    assert report["differs"] == ["the clicks are made up"]
+    whole = json.loads(run("reproduce", "rsc15", "--train", train, *SMALL, "--json").stdout)
+    assert report["ours"]["train"]["transitions"] <= 0.5 * whole["ours"]["train"]["transitions"]
+    shown = run("reproduce", preset, "--train", train, "--set", "family=s-pop").stdout
+    (row,) = [line.split() for line in shown.splitlines() if " NDCG@20 " in line]
+    assert (row[3], row[5]) == ("0.2500", f"{report['ours']['ndcg']['20']:.4f}")
+    assert "published: S-POP, hers" in shown
+    assert "differs: the clicks are made up" in shown
+    other = run("reproduce", preset, "--train", train, "--set", "family=pop")
+    assert "nothing is published for these settings: family=pop" in other.stderr
+
+
+def test_a_preset_of_the_windows_protocol_is_judged_window_by_window(tmp_path: Path) -> None:
+    train = written(tmp_path / "a.tsv")
+    arguments = ["yoochoose-daily", "--train", train, "--set", "family=stan"]
+    report = json.loads(run("reproduce", *arguments, "--json").stdout)
+    assert report["published"]["model"] == "STAN"
+    days, judged = report["ours"]["windows"], report["runs"][0]["windows"]
+    assert len(days) == len(judged) + 1
+    assert report["ours"]["ndcg"]["20"] == pytest.approx(statistics.mean(one["ndcg"]["20"] for one in judged))
+    assert [one["predictions"] for one in judged] == [one["sessions"] for one in days[1:]]
+    halves = json.loads(run("reproduce", *arguments, "--window-hours", 12, "--json").stdout)
+    assert len(halves["ours"]["windows"]) > 1
+    for wrong in (["--test", train], ["--checkpoint", "run"]):
+        result = run("reproduce", *arguments, *wrong)
+        assert (result.exit_code, f"error: {wrong[0]}: " in result.stderr) == (2, True)
+
+
 def test_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
     checkpoint = tmp_path / "run.safetensors"
     arguments = ["rsc15", "--train", written(tmp_path / "a.tsv"), "--set", "hidden_size=8", "--json"]

@@ -48,6 +48,25 @@ def test_seventy_ten_twenty(ten: Path) -> None:
     assert (valid.test.lengths.tolist(), test.test.lengths.tolist()) == ([9], [10, 11])
 
 
+def test_the_newest_share_of_the_training_part_is_trained_on(ten: Path) -> None:
+    # Eight sessions are left to train on, of 1 to 8 transitions: 36. A quarter of them, 9, has room for the last alone.
+    quarter = load(DataOptions([ten], valid_days=2, train_share=0.25))
+    assert (quarter.train.lengths.tolist(), quarter.test.lengths.tolist()) == ([9], [10, 11])
+    assert load(DataOptions([ten], valid_days=2, train_share=0.5)).train.lengths.tolist() == [8, 9]  # 15 of 18
+    with pytest.raises(TooFewSessionsError, match=r"no session fits into 0\.1"):
+        load(DataOptions([ten], valid_days=2, train_share=0.1))
+
+
+def test_a_session_of_diginetica_is_in_the_order_of_its_timeframe(tmp_path: Path) -> None:
+    """Not in that of its rows: with it the published figures differ by a third."""
+    path = tmp_path / "train-item-views.csv"
+    rows = ["1;NA;c;900000;2016-05-09", "1;NA;a;1;2016-05-09", "2;NA;b;7;2016-05-08", "1;NA;b;20000;2016-05-09"]
+    rows += ["2;44;a;1000;2016-05-08", "2;44;c;999;2016-05-08"]
+    path.write_text("\n".join(["sessionId;userId;itemId;timeframe;eventdate", *rows]) + "\n")
+    data = load(DataOptions([path], valid_days=0.5))
+    assert (items_of(data.train), items_of(data.test)) == ([["b", "c", "a"]], [["a", "b", "c"]])
+
+
 def test_by_days(ten: Path) -> None:
     assert load(DataOptions([ten], valid_days=2)).test.lengths.tolist() == [10, 11]
 

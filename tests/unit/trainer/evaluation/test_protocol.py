@@ -15,6 +15,7 @@ from trainer.evaluation.protocol import (
     NetworkScorer,
     Ties,
     evaluate,
+    of_last_clicks,
     ranks_among,
     ranks_in_top,
     ranks_of,
@@ -58,7 +59,23 @@ def test_metrics_are_means_over_predictions() -> None:
     metrics = Metrics.of_ranks(np.array([1.0, 2.0, 4.0, 21.0]), ks=(1, 2, 20))
     assert metrics.recall == {1: 0.25, 2: 0.5, 20: 0.75}
     assert metrics.mrr == {1: 0.25, 2: 0.375, 20: pytest.approx((1 + 1 / 2 + 1 / 4) / 4)}
+    # By hand: the ranks 1, 2, 4 count 1 / log2(2), 1 / log2(3) and 1 / log2(5); rank 21 is beyond all k.
+    assert metrics.ndcg == {
+        1: 0.25,
+        2: pytest.approx((1 + 0.6309298) / 4),
+        20: pytest.approx((1 + 0.6309298 + 0.4306766) / 4),
+    }
     assert metrics.predictions == 4
+
+
+def test_a_target_that_is_in_no_list_counts_nothing() -> None:
+    metrics = Metrics.of_ranks(np.array([math.inf, 1.0]), ks=(20,))
+    assert (metrics.recall, metrics.mrr, metrics.ndcg) == ({20: 0.5}, {20: 0.5}, {20: 0.5})
+
+
+def test_the_predictions_of_last_clicks_are_one_a_session() -> None:
+    sessions = sessions_of([[1, 2, 3], [4], [5, 6], [7, 8, 9, 10]])
+    assert of_last_clicks(sessions).tolist() == [False, True, True, False, False, True]
 
 
 def test_a_long_session_weighs_by_its_predictions() -> None:

@@ -27,7 +27,7 @@ def evaluated(
     """Models of these values, compared with the standard error named, of MRR half of it."""
 
     def judged(name: str, values: Values) -> Judgement:
-        metrics = Metrics(recall={20: values[0]}, mrr={20: values[1]}, predictions=predictions)
+        metrics = Metrics(recall={20: values[0]}, mrr={20: values[1]}, ndcg={}, predictions=predictions)
         against = {}
         for measure, of, own, e in zip(("recall@20", "mrr@20"), values, challenger, (error, error / 2), strict=True):
             against[measure] = Difference(of - own, Interval(of - own - 2 * e, of - own + 2 * e), e, 1.0, 1.0)

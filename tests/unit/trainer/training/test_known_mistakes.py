@@ -91,7 +91,7 @@ def average_batches(patch: Patch) -> None:
             ranks = scorer.ranks(state, lanes, of.items[lanes.position + 1], ties)
             found.append(evaluate.Metrics.of_ranks(ranks, ks))
         recall = {k: float(np.mean([one.recall[k] for one in found])) for k in ks}
-        return evaluate.Metrics(recall, recall, of.transitions)
+        return evaluate.Metrics(recall, recall, recall, of.transitions)
 
     exchange(patch, evaluate.evaluate, wrong)
 
