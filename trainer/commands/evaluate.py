@@ -22,6 +22,7 @@ from trainer.commands.options import (
     TieMode,
     Ties,
     WindowHours,
+    check_absent,
 )
 from trainer.commands.terminal import mistakes_answered, tell_data, warn, write_report
 from trainer.data.options import SESSIONS, DataOptions, reads_data
@@ -29,7 +30,7 @@ from trainer.errors import TrainingSettingsError
 from trainer.presets import chosen_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from rich.table import Table
 
@@ -60,7 +61,7 @@ def evaluate(
     ] = ProtocolName.EVERY_PREFIX,
     preset: PresetName = None,
     settings: Settings = None,
-    window_hours: WindowHours = 24.0,
+    window_hours: WindowHours = None,
     retrain: Retrain = None,
     device: Device = "auto",
     out: Out = None,
@@ -81,7 +82,7 @@ def evaluate(
     with mistakes_answered(errors):
         if protocol is ProtocolName.TRANSFORMERS4REC:
             bundles_aside = {"--model": model, "--plot": plot}
-            _check_absent(bundles_aside, "this protocol trains its models along the windows, and makes a table")
+            check_absent(bundles_aside, "this protocol trains its models along the windows, and makes a table")
             chosen = chosen_settings(preset, settings)
             report, table = _in_windows(
                 chosen,
@@ -96,8 +97,8 @@ def evaluate(
                 errors=errors,
             )
         else:
-            asked = {"--preset": preset, "--set": settings, "--retrain": retrain}
-            _check_absent(asked, "bundles are trained already; it is for --protocol transformers4rec")
+            asked = {"--preset": preset, "--set": settings, "--retrain": retrain, "--window-hours": window_hours}
+            check_absent(asked, "bundles are trained already; it is for --protocol transformers4rec")
             last = protocol is ProtocolName.LAST_CLICK
             report, table = _of_bundles(
                 model or [],
@@ -203,7 +204,7 @@ def _in_windows(
     baselines: str,
     options: DataOptions,
     *,
-    hours: float,
+    hours: float | None,
     retrain: int | None,
     k: int,
     ties: TieMode,
@@ -229,10 +230,3 @@ def _has_seen(bundle: "Model", data: "Dataset") -> bool:
     window = bundle.manifest.training.get("window")
     last = window.get("to") if isinstance(window, dict) else None
     return data.test.timed and isinstance(last, int) and last >= int(data.test.ends[0])
-
-
-def _check_absent(asked: "Mapping[str, object]", why: str) -> None:
-    """Raises :class:`TrainingSettingsError` for the first of these options that has a value."""
-    for option, value in asked.items():
-        if value is not None and value != []:
-            raise TrainingSettingsError(f"{option}: {why}; leave it out")

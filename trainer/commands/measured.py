@@ -22,6 +22,8 @@ from trainer.search.windows import BaselineLearner, FamilyLearner, Learner, Over
 from trainer.training.device import Hardware
 from trainer.training.train import train, transitions_to_fit, transitions_to_learn
 
+_DAY = 24.0  # hours
+
 
 class Log(Protocol):
     """A log that settings can be measured on."""
@@ -73,10 +75,11 @@ class TwoParts:
 class Windows:
     """Trained on the windows so far, judged on the last clicks of the next one (:mod:`trainer.search.windows`)."""
 
-    def __init__(self, options: DataOptions, errors: Console, *, hours: float, retrain: int | None) -> None:
+    def __init__(self, options: DataOptions, errors: Console, *, hours: float | None, retrain: int | None) -> None:
+        """Windows of a day where no ``hours`` are named."""
         _check_whole_log(options)
-        self._windows, self._files = read_windows(options, hours)
-        self._errors, self._hours, self.retrain = errors, hours, retrain
+        self._errors, self._hours, self.retrain = errors, hours or _DAY, retrain
+        self._windows, self._files = read_windows(options, self._hours)
         tell_files(errors, self._files)
         judged = sum(map(len, self._windows[1:]))
         tell_few(errors, judged, judged)

@@ -1,5 +1,6 @@
 """Options that several commands have, with the same words of help."""
 
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -7,6 +8,7 @@ from typing import Annotated
 import typer
 
 from trainer.data.options import MANY_DAYS
+from trainer.errors import TrainingSettingsError
 from trainer.models.registry import FAMILIES, settings_class
 from trainer.models.settings import DEFAULT_FAMILY
 
@@ -58,11 +60,11 @@ Device = Annotated[
     ),
 ]
 WindowHours = Annotated[
-    float,
+    float | None,
     typer.Option(
         min=0.01,
         max=24.0 * MANY_DAYS,
-        help="Of the protocol transformers4rec: hours of a window; the paper has 24 for shops and 1 for news.",
+        help="Of the protocol transformers4rec: hours of a window, by default 24; the paper takes 1 for news.",
     ),
 ]
 Retrain = Annotated[
@@ -82,3 +84,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON."
 Out = Annotated[Path | None, typer.Option(help="Write the report here, as JSON.")]
 Plot = Annotated[Path | None, typer.Option(help="Draw the table into this file: .png, .svg or .pdf.")]
 Resamples = Annotated[int, typer.Option(min=100, help="Draws of the bootstrap and of the paired test.")]
+
+
+def check_absent(asked: Mapping[str, object], why: str) -> None:
+    """Raises :class:`TrainingSettingsError` for the first of these options that has a value."""
+    for option, value in asked.items():
+        if value is not None and value != []:
+            raise TrainingSettingsError(f"{option}: {why}; leave it out")

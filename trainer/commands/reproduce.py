@@ -20,6 +20,7 @@ from trainer.commands.options import (
     TieMode,
     Ties,
     WindowHours,
+    check_absent,
 )
 from trainer.commands.terminal import mistakes_answered, warn, write_report
 from trainer.data.options import DataOptions, reads_data
@@ -63,7 +64,7 @@ def reproduce(
         int, typer.Option(min=1, help="Train so many times, with seed, seed+1 and so on; ours are the means then.")
     ] = 1,
     checkpoint: Checkpoint = None,
-    window_hours: WindowHours = 24.0,
+    window_hours: WindowHours = None,
     retrain: Retrain = None,
     options: DataOptions,
     ties: Ties = TieMode.CONSERVATIVE,
@@ -80,6 +81,10 @@ def reproduce(
     with mistakes_answered(errors):
         chosen = load_preset(preset)
         training = chosen.with_changes(settings or [])
+        in_windows = chosen.data.protocol == "transformers4rec"
+        if not in_windows:
+            asked = {"--window-hours": window_hours, "--retrain": retrain}
+            check_absent(asked, f"it is for presets of the protocol transformers4rec, and {chosen.name} is none")
         published = chosen.published_for(training)
         from trainer.commands.measured import TwoParts, Windows
         from trainer.evaluation.report import metrics_report
@@ -88,7 +93,7 @@ def reproduce(
 
         hardware = Hardware(threads, device).set_up()
         log: Log
-        if chosen.data.protocol == "transformers4rec":
+        if in_windows:
             log = Windows(replace(options, core=chosen.data.core), errors, hours=window_hours, retrain=retrain)
         else:
             log = TwoParts(options, chosen.data, errors)

@@ -183,6 +183,7 @@ def test_models_are_trained_and_judged_window_after_window(tmp_path: Path) -> No
         (["--protocol", "transformers4rec"], "all sessions end within 24 hours"),
         (["--set", "family=sasrec"], "--set: bundles are trained already"),
         (["--retrain", "0", "--protocol", "last-click"], "--retrain: bundles are trained already"),
+        (["--window-hours", "24"], "--window-hours: bundles are trained already"),
     ],
 )
 def test_options_of_another_protocol_are_refused(clicks: Path, arguments: list[str], message: str) -> None:

@@ -146,6 +146,10 @@ def test_several_seeds_are_averaged(tmp_path: Path) -> None:
         (["rsc16"], "no preset 'rsc16'"),
         (["rsc15", "--set", "momentum=2"], "momentum=2"),
         (["rsc15", "--test", "missing.tsv"], "missing.tsv: no such file"),
+        (
+            ["rsc15", "--retrain", "0"],
+            "--retrain: it is for presets of the protocol transformers4rec, and rsc15 is none",
+        ),
     ],
 )
 def test_mistakes_are_answered_in_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:
