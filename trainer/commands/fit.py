@@ -25,7 +25,7 @@ from trainer.commands.options import (
 from trainer.commands.terminal import mistakes_answered, progress_bar, tell_data, warn, write_report
 from trainer.data.options import SESSIONS, SPLIT, DataOptions, reads_data
 from trainer.errors import TrainingSettingsError
-from trainer.models.settings import NetworkSettings, TrainingSettings
+from trainer.models.settings import LearnedSettings, TrainingSettings
 from trainer.presets import chosen_settings
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def _tell(
 
 def _check_asked(chosen: TrainingSettings, asked: Mapping[str, object]) -> None:
     """Are the options, by name, such that this family knows what to do with them?"""
-    if isinstance(chosen, NetworkSettings):
+    if isinstance(chosen, LearnedSettings):
         return
     for option, value in asked.items():
         if value is not None:
@@ -171,7 +171,7 @@ def _check_asked(chosen: TrainingSettings, asked: Mapping[str, object]) -> None:
 
 def _start(bundle: Path | None, item_ids: Sequence[str], settings: TrainingSettings) -> "Network | None":
     """Where the weights come from, with --warm-start."""
-    if bundle is None or not isinstance(settings, NetworkSettings):
+    if bundle is None or not isinstance(settings, LearnedSettings):
         return None
     from trainer.export.bundle import read_bundle_network
     from trainer.training.warm_start import fits, warm_start

@@ -13,7 +13,7 @@ from trainer.export.memory_graph import BLOCK
 from trainer.export.shortlist import LEAST_ITEMS, MOST_BIAS_COLUMNS, padded_items
 from trainer.memory.tables import ItemTable
 from trainer.memory.terms import RECENT
-from trainer.models.settings import NetworkSettings, TrainingSettings
+from trainer.models.settings import LearnedSettings, TrainingSettings
 
 _FLOAT, _INT64, _ENTRY = 4, 8, 6  # bytes; an entry of a table is an int32 and a float16
 _NODES: Final = 1024**2  # more than the operators and the small constants of any graph
@@ -33,7 +33,7 @@ def check_bundle_size(
     names = len(msgspec.json.encode(sessions.item_ids))
     if names > _LIMITS.data_bytes:
         raise _too_large(f"{items:,} item ids take {_gib(names)} in {VOCABULARY}, of {_gib(_LIMITS.data_bytes)}")
-    if not isinstance(settings, NetworkSettings):
+    if not isinstance(settings, LearnedSettings):
         return  # what counts is bounded by its own settings, and refused when it is written if it is too large
     blocks = _most_blocks(sessions, settings)
     if max(graph_bytes(items, settings, blocks).values()) <= _LIMITS.graph_bytes:
@@ -42,16 +42,14 @@ def check_bundle_size(
         blocks = [int((-(-np.diff(table.starts) // BLOCK)).sum()) for table in tables().values()]
     size, name = max((size, name) for name, size in graph_bytes(items, settings, blocks).items())
     if size > _LIMITS.graph_bytes:
-        units = settings.hidden_size * settings.members
         memory = " with a session memory" if blocks else ""
-        raise _too_large(
-            f"{items:,} items at {units} units{memory} take {_gib(size)} in {name}, of {_gib(_LIMITS.graph_bytes)}"
-        )
+        of_all = f"{items:,} items at {settings.units} units{memory}"
+        raise _too_large(f"{of_all} take {_gib(size)} in {name}, of {_gib(_LIMITS.graph_bytes)}")
 
 
-def graph_bytes(items: int, settings: NetworkSettings, table_blocks: list[int]) -> dict[str, int]:
+def graph_bytes(items: int, settings: LearnedSettings, table_blocks: list[int]) -> dict[str, int]:
     """By file, the most bytes that a graph of so many items can take; the memory's tables have so many blocks each."""
-    units = settings.hidden_size * settings.members
+    units = settings.units
     rank = items * (units + 1) * _FLOAT
     if items >= LEAST_ITEMS:
         padded = padded_items(items)
@@ -61,7 +59,7 @@ def graph_bytes(items: int, settings: NetworkSettings, table_blocks: list[int]) 
     return {settings.encoder_file: settings.encoder_numbers(items) * _FLOAT + _NODES, RANK: rank + _NODES}
 
 
-def _most_blocks(sessions: SessionSet, settings: NetworkSettings) -> list[int]:
+def _most_blocks(sessions: SessionSet, settings: LearnedSettings) -> list[int]:
     """As many as the memory's tables can have at most, each, whatever goes with what."""
     items, width = len(sessions.item_ids), settings.table_width
     pairs = {"cooccurrence": sessions.clicks * (RECENT - 1), "transitions": sessions.transitions}

@@ -18,11 +18,13 @@ from onnx_ir import DataType
 from torch import Tensor, nn
 
 from schemas.bundle.manifest import Manifest
+from trainer.errors import TrainingSettingsError
 from trainer.export.graph import constant, new_graph, serialized
 from trainer.models.base import Network, SessionModel
 from trainer.models.counting import RowModel
 from trainer.models.gru4rec import Weights
-from trainer.models.settings import WindowSettings
+from trainer.models.mixed import MixedSettings, initial_mixed
+from trainer.models.settings import LearnedSettings, WindowSettings
 from trainer.models.window import WindowNetwork, initial_windows
 
 _TRACED_OPSET = 18  # the least that torch's exporter knows; ONNX Runtime 1.14 has it
@@ -49,7 +51,7 @@ def encoder_graph(network: SessionModel) -> EncoderGraph:
                 advance=_advance_graph(network), layers=network.state_rows, hidden_size=network.hidden_size
             )
         case WindowNetwork():
-            return EncoderGraph(encode=_encode_graph(network), window=network.settings.window)
+            return EncoderGraph(encode=_encode_graph(network), window=network.window)
     raise TypeError(f"no graph of a {type(network).__name__}")
 
 
@@ -60,8 +62,12 @@ def network_of(manifest: Manifest, named: dict[str, Tensor]) -> Network:
     """
     if manifest.encoder == "recurrent":
         return Weights.of_tensors(named)
-    settings = WindowSettings.parse(manifest.training["settings"])
-    return initial_windows(1, settings, torch.Generator()).with_tensors(named)
+    match settings := LearnedSettings.parse(manifest.training["settings"]):
+        case WindowSettings():
+            return initial_windows(1, settings, torch.Generator()).with_tensors(named)
+        case MixedSettings():
+            return initial_mixed(1, settings, torch.Generator()).with_tensors(named)
+    raise TrainingSettingsError(f"family={settings.family}: has no window")
 
 
 def _advance_graph(weights: Weights) -> bytes:
@@ -119,7 +125,7 @@ class _Encode(nn.Module):
 
 
 def _encode_graph(network: WindowNetwork) -> bytes:
-    most = network.settings.window
+    most = network.window
     batch, clicks = torch.export.Dim("batch", min=1), torch.export.Dim("clicks", min=1, max=most)
     seen = min(3, most)
     # torch tells on standard output what it does, warns of what it itself calls, and logs which packages are not there.

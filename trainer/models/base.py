@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.data.lanes import Lanes
-from trainer.models.settings import WindowSettings
+from trainer.models.settings import NetworkSettings
 
 Ranking = Callable[[Tensor, Tensor], Tensor]
 """The mean loss of queries [N, D] whose next items are the columns int64[N]."""
@@ -122,7 +122,7 @@ class Encoder(nn.Module):
     causal: ClassVar[bool] = False
     """Whether :meth:`prefixes` goes through a session once, each query blind to the clicks after it."""
 
-    def __init__(self, settings: WindowSettings) -> None:
+    def __init__(self, settings: NetworkSettings) -> None:
         super().__init__()
         self.input_size = settings.hidden_size
         """E."""

@@ -1,11 +1,13 @@
 """The families by name."""
 
+from collections import Counter
 from collections.abc import Mapping
+from functools import cache
 from importlib import import_module
 from typing import Final
 
 from trainer.errors import TrainingSettingsError
-from trainer.models.settings import TrainingSettings
+from trainer.models.settings import NetworkSettings, TrainingSettings, family_name
 
 FAMILIES: Final[Mapping[str, str]] = {
     "gru4rec": "trainer.models.settings:Gru4RecSettings",
@@ -32,8 +34,34 @@ FAMILIES: Final[Mapping[str, str]] = {
 
 
 def settings_class(family: object) -> type[TrainingSettings]:
-    """The class of a family's settings. Raises :class:`TrainingSettingsError`."""
-    name = str(family).strip().lower().replace("_", "-")
+    """The class of a family's settings, or of those of several families with + between them.
+
+    Raises :class:`TrainingSettingsError`.
+    """
+    return _settings_class(family_name(str(family)))
+
+
+@cache
+def _settings_class(family: str) -> type[TrainingSettings]:
+    names = family.split("+")
+    kinds = {name: _of_one(name, family) for name in names}
+    if len(names) == 1:
+        return kinds[family]
+    for name, times in Counter(names).items():
+        if times > 1:
+            setting = "members" if len(kinds) == 1 else f"{name}.members".replace("-", "_")
+            raise TrainingSettingsError(f"family={family}: name each once; for {times} of {name} set {setting}={times}")
+    networks = {name: kind for name, kind in kinds.items() if issubclass(kind, NetworkSettings)}
+    if counting := [name for name in names if name not in networks]:
+        raise TrainingSettingsError(
+            f"family={family}: {counting[0]} counts, and only networks can be one model; leave it out"
+        )
+    from trainer.models.mixed import mixed_settings
+
+    return mixed_settings(networks)
+
+
+def _of_one(name: str, family: str) -> type[TrainingSettings]:
     if name not in FAMILIES:
         raise TrainingSettingsError(f"family={family}: there is none of this name; there are {', '.join(FAMILIES)}")
     module, _, kind = FAMILIES[name].partition(":")

@@ -1,6 +1,6 @@
 """What a training run can be told, as one frozen object."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal, Self, TypeAlias, get_args
 
@@ -95,7 +95,7 @@ class TrainingSettings(BaseModel):
     @field_validator("family", mode="before")
     @classmethod
     def _of_any_spelling(cls, value: object) -> object:
-        return canonical(value)
+        return family_name(value) if isinstance(value, str) else value
 
     @classmethod
     def parse(cls, values: Mapping[str, object]) -> Self:
@@ -106,10 +106,9 @@ class TrainingSettings(BaseModel):
         if not issubclass(kind, cls):
             raise TrainingSettingsError(f"family={values.get('family', DEFAULT_FAMILY)}: no {cls.__name__}")
         try:
-            return kind.model_validate(dict(values))
+            return kind.model_validate(_nested(values))
         except ValidationError as error:
-            known = ", ".join(kind.model_fields)
-            raise TrainingSettingsError("; ".join(_explain(dict(one), known) for one in error.errors())) from error
+            raise TrainingSettingsError("; ".join(_explain(dict(one), kind) for one in error.errors())) from error
 
     @classmethod
     def from_assignments(cls, assignments: Iterable[str]) -> Self:
@@ -117,12 +116,36 @@ class TrainingSettings(BaseModel):
         return cls.parse(assignments_of(assignments))
 
 
-class NetworkSettings(TrainingSettings):
-    """What every family is told that learns by gradients."""
+class LearnedSettings(TrainingSettings):
+    """What is told to whatever learns by gradients: one family, or several as one (:mod:`trainer.models.mixed`)."""
 
     epochs_planned: ClassVar[bool] = False
     """Whether the learning rate goes by a plan over all epochs. A training that stops sooner is then another one than a
     training of fewer epochs."""
+    encoder_file: ClassVar[str]
+    """The file of a bundle that holds the encoder."""
+
+    @property
+    def parts(self) -> Mapping[str, "NetworkSettings"]:
+        """The settings of each family, by the name of their table in these; by "" where they are these themselves."""
+        raise NotImplementedError
+
+    def changed(self, change: Callable[["NetworkSettings"], Mapping[str, object]]) -> Self:
+        """The same, but for what is to be changed in the settings of each family."""
+        raise NotImplementedError
+
+    def encoder_numbers(self, items: int) -> int:
+        """How many numbers the encoder's file can hold of such a model for so many items."""
+        raise NotImplementedError
+
+    @property
+    def units(self) -> int:
+        """Of all members together."""
+        return sum(part.members * part.hidden_size for part in self.parts.values())
+
+
+class NetworkSettings(LearnedSettings):
+    """What every family is told that learns by gradients."""
 
     loss: LossName = "cross-entropy"
     activation: ActivationName = Field(
@@ -182,11 +205,15 @@ class NetworkSettings(TrainingSettings):
             )
         return self
 
-    encoder_file: ClassVar[str]
-    """The file of a bundle that holds the encoder."""
+    @property
+    def parts(self) -> Mapping[str, "NetworkSettings"]:
+        return {"": self}
 
-    def encoder_numbers(self, items: int) -> int:
-        """How many numbers that file can hold of such a network for so many items."""
+    def changed(self, change: Callable[["NetworkSettings"], Mapping[str, object]]) -> Self:
+        return self.model_copy(update=dict(change(self)))
+
+    def windowed(self, window: int) -> "Encoder":
+        """An encoder of a network's sizes that looks at so many last clicks at once."""
         raise NotImplementedError
 
     def products_of_a_step(self) -> int:
@@ -269,6 +296,11 @@ class Gru4RecSettings(NetworkSettings):
         gates = sum(3 * units * (width + units + 1) for width in inputs)
         return items * (3 * units if one_hot else units) + gates
 
+    def windowed(self, window: int) -> "Encoder":
+        from trainer.models.unrolled import Unrolled
+
+        return Unrolled(self, window)
+
     def products_of_a_step(self) -> int:
         """Three products with the columns' rows, five with each matrix pair of a layer."""
         n, h = self.batch_size, self.hidden_size
@@ -320,19 +352,32 @@ class WindowSettings(NetworkSettings):
         """The family's network but for its item tables, at its start: drawn from torch's global random numbers."""
         raise NotImplementedError
 
-    def encoder_numbers(self, items: int) -> int:
-        import torch
+    def windowed(self, window: int) -> "Encoder":
+        return self.encoder()
 
-        with torch.device("meta"):  # sizes alone: no memory, no random numbers
-            encoder = self.encoder()
-        # The exporter turns matrices round, and for a warm start they are there as they were, too.
-        own = sum(one.numel() for one in [*encoder.parameters(), *encoder.parameters(), *encoder.buffers()])
-        return self.members * (items * encoder.input_size + own)
+    def encoder_numbers(self, items: int) -> int:
+        return window_numbers(self, self.window, items)
 
     def products_of_a_step(self) -> int:
         """Three products with the columns' rows, of as few clicks to predict as there may be: one a session."""
         n, h = self.batch_size, self.hidden_size
         return n * h * 3 * (2 * n + self.n_sample)
+
+
+def window_numbers(settings: NetworkSettings, window: int, items: int) -> int:
+    """How many numbers `encode.onnx` can hold of these settings' members for so many items."""
+    import torch
+
+    with torch.device("meta"):  # sizes alone: no memory, no random numbers
+        encoder = settings.windowed(window)
+    # The exporter turns matrices round, and for a warm start they are there as they were, too.
+    own = sum(one.numel() for one in [*encoder.parameters(), *encoder.parameters(), *encoder.buffers()])
+    return settings.members * (items * encoder.input_size + own)
+
+
+def family_name(text: str) -> str:
+    """The name of a family, or of several with + between them, in the form that settings have."""
+    return "+".join(str(canonical(one)) for one in text.split("+"))
 
 
 def assignments_of(texts: Iterable[str]) -> dict[str, str]:
@@ -342,14 +387,41 @@ def assignments_of(texts: Iterable[str]) -> dict[str, str]:
         name, equals, value = text.partition("=")
         if not equals:
             raise TrainingSettingsError(f"'{text}' is not of the form name=value")
-        values[name.strip()] = value.strip()
+        table, dot, setting = name.strip().rpartition(".")
+        values[table.replace("-", "_") + dot + setting] = value.strip()
     return values
 
 
-def _explain(detail: Mapping[str, object], known: str) -> str:
+def flattened(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """Tables of settings as one, whose names have dots: `sasrec.dropout`."""
+    flat: dict[str, object] = {}
+    for name, value in values.items():
+        flat |= flattened(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat
+
+
+def _nested(values: Mapping[str, object]) -> dict[str, object]:
+    """The inverse of :func:`flattened`; a name with a dot wins over what a table has."""
+    found = {name: dict(of) if isinstance(of, Mapping) else of for name, of in values.items() if "." not in name}
+    for name, value in values.items():
+        table, dot, setting = name.partition(".")
+        inner = found.setdefault(table, {}) if dot else None
+        if isinstance(inner, dict):
+            inner[setting] = value
+        elif dot:
+            found[name] = value  # of a setting that is no table: unknown, and refused as such
+    return found
+
+
+def _explain(detail: Mapping[str, object], kind: type[BaseModel]) -> str:
     location = detail["loc"]
-    name = ".".join(map(str, location)) if isinstance(location, tuple) else str(location)
+    assert isinstance(location, tuple)
+    name = ".".join(map(str, location))
     if detail["type"] == "extra_forbidden":
-        return f"unknown training setting '{name}' (known: {known})"
+        for table in location[:-1]:
+            inner = kind.model_fields[str(table)].annotation
+            assert isinstance(inner, type)
+            kind = inner
+        return f"unknown training setting '{name}' (known: {', '.join(kind.model_fields)})"
     message = str(detail["msg"]).removeprefix("Value error, ")
     return f"{name}={detail['input']}: {message}" if name else message

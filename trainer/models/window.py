@@ -1,7 +1,7 @@
 """A network whose queries come from a session's last items at once: an encoder, and the tables of items beside it.
 
-Several networks of one family are one as well: rows and queries of the members stand side by side, their encoders are
-one that hands each its part, and the scores are the sum of the members' scores.
+Several networks are one as well, be they of one family or of several: rows and queries of the members stand side by
+side, their encoders are one that hands each its part, and the scores are the sum of the members' scores.
 
 Shapes: I items, B sessions of T clicks, E numbers of an item's input row, D of its output row and of a query.
 """
@@ -9,7 +9,7 @@ Shapes: I items, B sessions of T clicks, E numbers of an item's input row, D of 
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Protocol, Self
 
 import numpy as np
 import torch
@@ -25,11 +25,19 @@ _ENCODER = "encoder."
 _SHORTEST = 4  # sessions of up to so many clicks are encoded together; those of up to twice as many; and so on
 
 
+class OfFamily(Protocol):
+    """What a network is told of the settings that it was made by."""
+
+    @property
+    def family(self) -> str: ...
+
+
 @dataclass(frozen=True, eq=False)
 class WindowNetwork:
     """A network of a window family (:class:`trainer.models.base.Network`). Its encoder is in evaluation mode."""
 
-    settings: WindowSettings
+    settings: OfFamily
+    window: int
     encoder: Encoder
     input: Tensor  # [I, E]; the output table itself where the family ties the two
     output: Tensor  # [I, D]
@@ -101,7 +109,7 @@ class WindowNetwork:
 
     def queries(self, state: object, lanes: Lanes) -> Tensor:
         """Of the lanes' last clicks: [n, D]. Sessions of about the same length are encoded together."""
-        window = self.settings.window
+        window = self.window
         newest_first = lanes.history(window)  # [n, window]
         length = np.minimum(lanes.clicks, window)
         found = torch.empty(len(length), self.query_size)
@@ -117,23 +125,26 @@ class WindowNetwork:
 
 
 class JoinedEncoder(Encoder):
-    """Encoders of one family side by side, each with its part of the rows."""
+    """Encoders side by side, each with its part of the rows; its scores count as much as its weight says."""
 
-    members: nn.ModuleList
-
-    def __init__(self, settings: WindowSettings, members: Sequence[Encoder]) -> None:
-        super().__init__(settings)
+    def __init__(self, members: Sequence[Encoder], weights: Sequence[float]) -> None:
+        nn.Module.__init__(self)  # sizes are the members'
         self.members = nn.ModuleList(members)
-        self.input_size = sum(member.input_size for member in members)
-        self.query_size = sum(member.query_size for member in members)
-        self.tied = members[0].tied  # type: ignore[misc]  # of a class everywhere else
-        self.bias = members[0].bias  # type: ignore[misc]
-        self.causal = members[0].causal  # type: ignore[misc]
+        self.weights = tuple(weights)
+        self.input_sizes = [member.input_size for member in members]
+        self.query_sizes = [member.query_size for member in members]
+        self.input_size, self.query_size = sum(self.input_sizes), sum(self.query_sizes)
+        self.tied = all(member.tied for member in members)  # type: ignore[misc]  # of a class everywhere else
+        self.bias = any(member.bias for member in members)  # type: ignore[misc]
+        self.causal = all(member.causal for member in members)  # type: ignore[misc]
 
     def forward(self, rows: Tensor, items: Tensor, length: Tensor) -> Tensor:
-        """Rows [B, T, N E] -> queries [B, N D]."""
-        parts = rows.chunk(len(self.members), dim=2)  # N of [B, T, E]
-        return torch.cat([member(part, items, length) for member, part in zip(self.members, parts, strict=True)], dim=1)
+        """Rows [B, T, sum of E] -> queries [B, sum of D]."""
+        parts = torch.split(rows, self.input_sizes, dim=2)  # [B, T, E] each
+        queries = [member(part, items, length) for member, part in zip(self.members, parts, strict=True)]
+        # In the query, because an output row may be an input row as well.
+        weighted = [q if weight == 1 else q * weight for q, weight in zip(queries, self.weights, strict=True)]
+        return torch.cat(weighted, dim=1)
 
 
 def initial_network(items: int, settings: WindowSettings, generator: torch.Generator) -> WindowNetwork:
@@ -149,7 +160,7 @@ def initial_network(items: int, settings: WindowSettings, generator: torch.Gener
 
     output = rows(encoder.query_size)
     table = output if encoder.tied else rows(encoder.input_size)
-    return WindowNetwork(settings, encoder, table, output, torch.zeros(items))
+    return WindowNetwork(settings, settings.window, encoder, table, output, torch.zeros(items))
 
 
 def initial_windows(items: int, settings: WindowSettings, generator: torch.Generator) -> WindowNetwork:
@@ -157,32 +168,40 @@ def initial_windows(items: int, settings: WindowSettings, generator: torch.Gener
     return joined([initial_network(items, settings, generator) for _ in range(settings.members)])
 
 
-def joined(members: Sequence[WindowNetwork]) -> WindowNetwork:
-    """N networks of the same sizes as one whose scores are the sum of theirs."""
+def joined(
+    members: Sequence[WindowNetwork], settings: OfFamily | None = None, weights: Sequence[float] = ()
+) -> WindowNetwork:
+    """N networks of one window as one whose scores are the sum of theirs, each times its weight: 1 without.
+
+    ``settings`` are those of the whole, where the members are of several families.
+    """
     if len(members) == 1:
         return members[0]
-    first = members[0]
-    encoder = JoinedEncoder(first.settings, [copy.deepcopy(member.encoder) for member in members]).eval()
-    output = torch.cat([member.output for member in members], dim=1)  # [I, N D]
-    table = output if encoder.tied else torch.cat([member.input for member in members], dim=1)  # [I, N E]
-    bias = torch.stack([member.output_bias for member in members]).sum(0)  # [I]
-    return WindowNetwork(first.settings, encoder, table, output, bias)
+    weights = weights or [1.0] * len(members)
+    encoder = JoinedEncoder([copy.deepcopy(member.encoder) for member in members], weights).eval()
+    output = torch.cat([member.output for member in members], dim=1)  # [I, sum of D]
+    table = output if encoder.tied else torch.cat([member.input for member in members], dim=1)  # [I, sum of E]
+    biases = [member.output_bias * weight for member, weight in zip(members, weights, strict=True)]
+    bias = torch.stack(biases).sum(0)  # [I]
+    return WindowNetwork(settings or members[0].settings, members[0].window, encoder, table, output, bias)
 
 
-def split(network: WindowNetwork, members: int) -> list[WindowNetwork]:
-    """The inverse of :func:`joined`, but for the bias: each member gets an equal share."""
-    if members == 1:
+def split(network: WindowNetwork) -> list[WindowNetwork]:
+    """The inverse of :func:`joined`, but for settings and bias: members that learn one get equal shares of it."""
+    whole = network.encoder
+    if not isinstance(whole, JoinedEncoder):
         return [network]
-    assert isinstance(network.encoder, JoinedEncoder)
-    inputs, outputs = (table.chunk(members, dim=1) for table in (network.input, network.output))
+    inputs = torch.split(network.input, whole.input_sizes, dim=1)
+    outputs = torch.split(network.output, whole.query_sizes, dim=1)
+    biased = [not whole.bias or getattr(member, "bias", False) for member in whole.members]
+    share = network.output_bias / sum(weight for weight, has in zip(whole.weights, biased, strict=True) if has)
     found = []
-    for encoder, own_input, own_output in zip(network.encoder.members, inputs, outputs, strict=True):
+    for encoder, own_input, own_output, has in zip(whole.members, inputs, outputs, biased, strict=True):
         assert isinstance(encoder, Encoder)
         output = own_output.clone()
         table = output if encoder.tied else own_input.clone()
-        found.append(
-            WindowNetwork(network.settings, copy.deepcopy(encoder), table, output, network.output_bias / members)
-        )
+        bias = share.clone() if has else torch.zeros_like(share)
+        found.append(WindowNetwork(network.settings, network.window, copy.deepcopy(encoder), table, output, bias))
     return found
 
 

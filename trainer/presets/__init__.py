@@ -19,7 +19,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from trainer.errors import PresetError, TrainingSettingsError
-from trainer.models.settings import TrainingSettings, assignments_of
+from trainer.models.settings import TrainingSettings, assignments_of, flattened
 
 
 class Split(BaseModel):
@@ -160,7 +160,7 @@ def preset_text(
     lines = [f"# {line}" for line in comments]
     lines += [f"title = {_toml(title)}", f"source = {_toml(source)}"]
     for table, values in (("data", data.model_dump(exclude_defaults=True)), ("settings", settings.model_dump())):
-        lines += ["", f"[{table}]", *(f"{name} = {_toml(value)}" for name, value in values.items())]
+        lines += ["", f"[{table}]", *(f"{name} = {_toml(value)}" for name, value in flattened(values).items())]
     return "\n".join(lines) + "\n"
 
 

@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final, Protocol
 
 from trainer.errors import TrainingSettingsError
-from trainer.models.settings import NetworkSettings, TrainingSettings, assignments_of
+from trainer.models.settings import LearnedSettings, NetworkSettings, TrainingSettings, assignments_of
 
 Value = bool | int | float | str
 
@@ -118,9 +118,20 @@ BASELINE_SPACES: Final[Mapping[str, tuple[Dimension, ...]]] = MappingProxyType(
 
 
 def model_space(settings: TrainingSettings, losses: Collection[object]) -> tuple[Dimension, ...]:
-    """What is usually searched for a model of these losses: what costs no time. Units and samples are a budget."""
-    if not isinstance(settings, NetworkSettings):
+    """What is usually searched for a model: what costs no time. Units and samples are a budget.
+
+    ``losses`` are those that are tried; where there are none, it is the settings' own.
+    """
+    if not isinstance(settings, LearnedSettings):
         return BASELINE_SPACES.get(settings.family, ())
+    return tuple(
+        replace(one, name=f"{table}.{one.name}" if table else one.name)
+        for table, part in settings.parts.items()
+        for one in _network_space(part, losses or {part.loss})
+    )
+
+
+def _network_space(settings: NetworkSettings, losses: Collection[object]) -> tuple[Dimension, ...]:
     return (
         *parse_dimensions(settings.search),
         *((_SAMPLES,) if settings.n_sample else ()),

@@ -7,7 +7,7 @@ from typing import Any
 from trainer.errors import TrainingSettingsError
 from trainer.evaluation.baselines import BASELINES, parse_baselines
 from trainer.evaluation.baselines.spec import options_of
-from trainer.models.settings import NetworkSettings, TrainingSettings, assignments_of
+from trainer.models.settings import LearnedSettings, TrainingSettings, assignments_of, flattened
 from trainer.search.search_space import BASELINE_SPACES, Dimension, changed, model_space, parse_dimensions
 
 
@@ -44,10 +44,7 @@ def model_search(base: Mapping[str, Any], assignments: Iterable[str], ranges: It
     asked = parse_dimensions(ranges)
     if any(one.name == "family" for one in asked):
         raise TrainingSettingsError("--search family: each family has settings of its own; search them one by one")
-    network = start if isinstance(start, NetworkSettings) else None
     losses: set[object] = {value for one in asked if one.name == "loss" for value in one.ends}
-    if network is not None and not losses:
-        losses = {network.loss}
     dimensions = changed(model_space(start, losses), given, asked)
     if not dimensions:
         raise TrainingSettingsError(f"family={start.family}: has nothing to tune; name settings with --search")
@@ -58,8 +55,8 @@ def model_search(base: Mapping[str, Any], assignments: Iterable[str], ranges: It
             TrainingSettings.parse({**{name: of for name, of in base.items() if name not in of_loss}, one.name: value})
     searched = {one.name for one in dimensions}
     fixed = {name: value for name, value in base.items() if name not in searched}
-    planned = network is not None and network.epochs_planned
-    return Search(dimensions, fixed, start.model_dump(), seed=seed, epochs_planned=planned)
+    planned = isinstance(start, LearnedSettings) and start.epochs_planned
+    return Search(dimensions, fixed, flattened(start.model_dump()), seed=seed, epochs_planned=planned)
 
 
 def baseline_search(baseline: str, assignments: Iterable[str], ranges: Iterable[str], *, seed: int) -> Search:

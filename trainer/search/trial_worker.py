@@ -11,7 +11,7 @@ from trainer.data.sessions import SessionSet
 from trainer.errors import NonFiniteScoresError, TrainingDivergedError, TrainingSettingsError
 from trainer.evaluation.baselines import BASELINES, BaselineSpec
 from trainer.evaluation.protocol import Metrics, NetworkScorer, evaluate
-from trainer.models.settings import NetworkSettings, TrainingSettings
+from trainer.models.settings import LearnedSettings, TrainingSettings
 from trainer.training.device import Hardware
 from trainer.training.early_stopping import EarlyStopping, Epoch, Measure
 from trainer.training.fit import fit
@@ -100,8 +100,7 @@ def _model(task: Task, judging: Judging, connection: Connection, hardware: Hardw
 
     try:
         result = fit(judging.train, settings, early_stopping=stopping, on_epoch=ask, hardware=hardware)
-        stopped = settings.model_copy(update={"epochs": result.best_epoch} if result.epochs else {})
-        memory = learn_memory(judging.train, stopped, hardware=hardware)
+        memory = learn_memory(judging.train, result.again, hardware=hardware)
         memory = memory.with_tables(tables_of(judging.train, settings))
         metrics = evaluate(NetworkScorer(result.weights, memory), judging.holdout, ks=(K,))
     except _GivenUpError:
@@ -113,7 +112,7 @@ def _model(task: Task, judging: Judging, connection: Connection, hardware: Hardw
 
 def epochs_planned(settings: TrainingSettings) -> bool:
     """Whether a model of so many epochs is judged, not one that stops sooner: it would be none that a fit can make."""
-    return isinstance(settings, NetworkSettings) and settings.epochs_planned
+    return isinstance(settings, LearnedSettings) and settings.epochs_planned
 
 
 def _done(metrics: Metrics, epoch: int) -> Done:

@@ -30,7 +30,7 @@ from trainer.export.bundle import read_network
 from trainer.export.parity import check_parity
 from trainer.memory.terms import SessionMemory
 from trainer.models.base import Network
-from trainer.models.settings import NetworkSettings
+from trainer.models.settings import LearnedSettings
 from trainer.service.champion import Championship, Standing
 from trainer.service.click_log import ClickLogFolder, LogState
 from trainer.service.gate import Evaluated, GateRules, best_rivals, gate_record, judge
@@ -207,7 +207,7 @@ class Cycle:
         """The challenger trained on all sessions, staged; None, and itself staged, where that makes it unsound."""
         whole = self._known(window.sessions)
         # From the challenger itself, which has seen all but the holdout: sooner there than from the champion.
-        from_it = self._settings.warm_start and isinstance(result.settings, NetworkSettings)
+        from_it = self._settings.warm_start and isinstance(result.settings, LearnedSettings)
         challenger = (result.network, result.item_ids) if from_it else None
         # Its memory's weights stay: they must not be learned from the sessions that it was judged by.
         again = self._fit("refitting", whole, challenger, result.memory)
@@ -300,7 +300,7 @@ class Cycle:
     def _start(self, standing: Standing, champion: Model | None) -> Start | None:
         if champion is None or standing.champion is None or not self._settings.warm_start:
             return None
-        if champion.encoder == "none" or not isinstance(self._settings.training, NetworkSettings):
+        if champion.encoder == "none" or not isinstance(self._settings.training, LearnedSettings):
             return None  # what counts is no start, and starts from nothing
         try:
             weights = read_network(self._registry.announced_folder(standing.champion))
@@ -341,16 +341,17 @@ class Cycle:
             hardware=self._hardware,
         )
 
-    def _begun(self, sessions: SessionSet, start: Start) -> tuple[NetworkSettings, Network]:
+    def _begun(self, sessions: SessionSet, start: Start) -> tuple[LearnedSettings, Network]:
         """How to train from a start, and the weights that it gives."""
         settings, training = self._settings, self._settings.training
-        assert isinstance(training, NetworkSettings)
+        assert isinstance(training, LearnedSettings)
         weights = warm_start(*start, sessions.item_ids, training)
         if not is_whole(start[0], training):
             # The items' rows of another family: all else is as random as ever, and has to be learned in full.
             return training, weights
-        rate = training.learning_rate * settings.warm_rate
-        warm = training.model_copy(update={"epochs": settings.warm_epochs, "learning_rate": rate})
+        warm = training.changed(
+            lambda part: {"epochs": settings.warm_epochs, "learning_rate": part.learning_rate * settings.warm_rate}
+        )
         return warm, shrink_and_perturb(weights, warm, keep=settings.warm_keep)
 
     def _evaluate(

@@ -1,15 +1,16 @@
 """Settings of the trainer's Kafka side: the table [trainer], read once at the command line and frozen from then on."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, NonNegativeInt, create_model, model_validator
 
 from schemas.config.duration import Duration
 from schemas.config.settings import ClickSettings, KafkaConnection, RootSettings, Section, TopicSettings
+from schemas.config.settings_keys import section_of
 from schemas.messages.announcement import CHAMPION
 from trainer.models.registry import settings_class
-from trainer.models.settings import DEFAULT_FAMILY, DefaultSettings
+from trainer.models.settings import DEFAULT_FAMILY, DefaultSettings, TrainingSettings
 
 BaselineName = Literal["pop", "s-pop", "markov-chain", "item-knn"]
 
@@ -168,10 +169,21 @@ def root_of(family: str) -> type[TrainerRoot]:
     kind = settings_class(family)
     if kind.model_fields["family"].default == DEFAULT_FAMILY:
         return TrainerRoot
-    # What PeriodicTraining changes, where the family has it.
-    samples = (int, PeriodicTraining.model_fields["n_sample"])
-    periodic = create_model(kind.__name__, __base__=kind, n_sample=samples) if "n_sample" in kind.model_fields else kind
+    periodic = _periodic(kind)
     trainer = create_model(
         "TrainerSettings", __base__=TrainerSettings, training=(periodic, periodic.model_validate({}))
     )
     return create_model("TrainerRoot", __base__=TrainerRoot, trainer=(trainer, trainer()))
+
+
+def _periodic(kind: type[TrainingSettings]) -> type[TrainingSettings]:
+    """The same with what :class:`PeriodicTraining` changes, where the family has it, or each of several families."""
+    changed: dict[str, Any] = {}
+    for name, info in kind.model_fields.items():
+        table = section_of(info.annotation)
+        if name == "n_sample":
+            changed[name] = (int, PeriodicTraining.model_fields[name])
+        elif table is not None and issubclass(table, TrainingSettings):
+            of_family = _periodic(table)
+            changed[name] = (of_family, Field(default_factory=of_family))
+    return create_model(kind.__name__, __base__=kind, **changed) if changed else kind

@@ -1,7 +1,7 @@
 """Training: sessions and settings in, weights out."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -12,7 +12,7 @@ from trainer.memory.terms import RECENT
 from trainer.memory.trained import TrainedModel
 from trainer.models.base import Network
 from trainer.models.counting import CountingSettings, RowModel
-from trainer.models.settings import NetworkSettings, TrainingSettings
+from trainer.models.settings import LearnedSettings, NetworkSettings, TrainingSettings
 from trainer.training import checkpoint as checkpoints
 from trainer.training.averaging import averaged
 from trainer.training.device import CPU, Hardware
@@ -31,6 +31,7 @@ class FitResult(TrainedModel):
 
     Attributes:
         epochs: of the first member; none of a model that counts.
+        kept: the epoch by family whose weights are kept, where it may not be the last one.
         engine: what computed the steps.
         device: where they were computed.
     """
@@ -38,6 +39,14 @@ class FitResult(TrainedModel):
     epochs: tuple[Epoch, ...]
     engine: EngineName = "torch"
     device: torch.device = CPU
+    kept: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def again(self) -> TrainingSettings:
+        """What trains such a model anew, for as many epochs as were kept."""
+        if not isinstance(self.settings, LearnedSettings):
+            return self.settings
+        return self.settings.changed(lambda part: {"epochs": self.kept.get(part.family, part.epochs)})
 
     @property
     def best_epoch(self) -> int:
@@ -66,11 +75,11 @@ def fit(
 
     ``sessions`` have a vocabulary of their own (see :func:`trainer.data.sessions.train_and_test`). ``warm_start`` are
     weights in it to start from (see :mod:`trainer.training.warm_start`), of all members; they are copied, not changed.
-    With ``early_stopping`` every epoch of the first member is judged, and the best one's weights are kept; the others
-    train for as many epochs. The file ``checkpoint`` is written after each epoch; where it exists already, the run goes
-    on from it. Each further member has a file beside it. ``progress`` hears the number of transitions done since it
-    last heard (of a resumed run's earlier epochs at once), ``on_epoch`` of every epoch of the first member that is
-    trained. Runs with equal inputs and the same engine give equal bits on the CPU, interrupted or not.
+    With ``early_stopping`` every epoch of a family's first member is judged, and the best one's weights are kept; its
+    others train for as many epochs. The file ``checkpoint`` is written after each epoch; where it exists already, the
+    run goes on from it. Each further member has a file beside it. ``progress`` hears the number of transitions done
+    since it last heard (of a resumed run's earlier epochs at once), ``on_epoch`` of every epoch of the first member
+    that is trained. Runs with equal inputs and the same engine give equal bits on the CPU, interrupted or not.
 
     Raises :class:`TrainingDivergedError`, NonFiniteScoresError from the judging of a diverged model, and
     :class:`trainer.training.checkpoint.CheckpointError` for a checkpoint that is damaged or of another run.
@@ -79,27 +88,30 @@ def fit(
         counted = settings.count(sessions)
         model = RowModel(counted, max(counted.recent_size, RECENT if settings.memory else 1))
         return FitResult(weights=model, item_ids=sessions.item_ids, settings=settings, epochs=())
-    assert isinstance(settings, NetworkSettings)
-    starts = split(warm_start, settings.members) if warm_start else [None] * settings.members
-    first = _fit_one(
-        sessions,
-        settings,
-        warm_start=starts[0],
-        checkpoint=checkpoint,
-        progress=progress,
-        hardware=hardware,
-        early_stopping=early_stopping,
-        on_epoch=on_epoch,
-    )
-    found = [first.network]
-    for number in range(1, settings.members):
-        own = settings.model_copy(update={"seed": seed_of(settings.seed, number), "epochs": first.best_epoch})
-        beside = checkpoint.with_name(f"{checkpoint.name}.member{number}") if checkpoint else None
-        more = _fit_one(
-            sessions, own, warm_start=starts[number], checkpoint=beside, progress=progress, hardware=hardware
-        )
-        found.append(more.network)
-    return replace(first, weights=joined(found))
+    assert isinstance(settings, LearnedSettings)
+    starts = split(warm_start, settings) if warm_start else None
+    found: list[FitResult] = []
+    kept: dict[str, int] = {}
+    for part in settings.parts.values():
+        for _ in range(part.members):
+            number = len(found)
+            first = part.family not in kept
+            own = {"seed": seed_of(settings.seed, number), "epochs": kept.get(part.family, part.epochs)}
+            beside = checkpoint.with_name(f"{checkpoint.name}.member{number}") if checkpoint and number else checkpoint
+            one = _fit_one(
+                sessions,
+                part.model_copy(update=own),
+                warm_start=starts[number] if starts else None,
+                checkpoint=beside,
+                progress=progress,
+                hardware=hardware,
+                early_stopping=early_stopping if first else None,
+                on_epoch=None if number else on_epoch,
+            )
+            found.append(one)
+            kept[part.family] = one.best_epoch
+    whole = joined([one.network for one in found], settings)
+    return replace(found[0], weights=whole, settings=settings, kept=kept)
 
 
 def _fit_one(

@@ -7,10 +7,11 @@ import numpy as np
 import torch
 
 from trainer.data.sessions import SessionSet
-from trainer.models import window
+from trainer.models import mixed, window
 from trainer.models.base import Network
 from trainer.models.gru4rec import Weights
-from trainer.models.settings import Gru4RecSettings, NetworkSettings, WindowSettings
+from trainer.models.mixed import MixedSettings, initial_mixed
+from trainer.models.settings import Gru4RecSettings, LearnedSettings, NetworkSettings, WindowSettings
 from trainer.models.window import WindowNetwork, initial_windows
 from trainer.training.checkpoint import Checkpoint
 from trainer.training.early_stopping import Epoch
@@ -22,13 +23,15 @@ from trainer.training.gru.training import GruTraining
 from trainer.training.windows.training import WindowTraining
 
 
-def initial_network(items: int, settings: NetworkSettings, generator: torch.Generator) -> Network:
+def initial_network(items: int, settings: LearnedSettings, generator: torch.Generator) -> Network:
     """Of all members that the settings ask for, drawn one after the other."""
     match settings:
         case Gru4RecSettings():
             return initial_members(items, settings, generator)
         case WindowSettings():
             return initial_windows(items, settings, generator)
+        case MixedSettings():
+            return initial_mixed(items, settings, generator)
     raise TypeError(f"no network of {type(settings).__name__}")
 
 
@@ -37,22 +40,28 @@ def seed_of(seed: int, member: int) -> int:
     return int(np.random.SeedSequence([seed, member]).generate_state(1)[0]) if member else seed
 
 
-def joined(members: Sequence[Network]) -> Network:
-    """Networks of one family and of the same sizes as one whose scores are the sum of theirs."""
-    windows = [member for member in members if isinstance(member, WindowNetwork)]
-    if windows:
-        return window.joined(windows)
-    return gru.joined([member for member in members if isinstance(member, Weights)])
+def joined(members: Sequence[Network], settings: LearnedSettings) -> Network:
+    """All members that the settings ask for as one network whose scores are the sum of theirs."""
+    match settings:
+        case Gru4RecSettings():
+            return gru.joined([member for member in members if isinstance(member, Weights)])
+        case WindowSettings():
+            return window.joined([member for member in members if isinstance(member, WindowNetwork)])
+        case MixedSettings():
+            return mixed.joined(members, settings)
+    raise TypeError(f"no network of {type(settings).__name__}")
 
 
-def split(network: Network, members: int) -> Sequence[Network]:
+def split(network: Network, settings: LearnedSettings) -> Sequence[Network]:
     """The inverse of :func:`joined`, but for the bias: each member gets an equal share."""
-    match network:
-        case Weights():
-            return gru.split(network, members)
-        case WindowNetwork():
-            return window.split(network, members)
-    raise TypeError(f"no members of {type(network).__name__}")
+    match network, settings:
+        case Weights(), Gru4RecSettings():
+            return gru.split(network, settings.members)
+        case WindowNetwork(), WindowSettings():
+            return window.split(network)
+        case WindowNetwork(), MixedSettings():
+            return mixed.split(network, settings)
+    raise TypeError(f"no members of {type(network).__name__} for {type(settings).__name__}")
 
 
 class Run(Protocol):

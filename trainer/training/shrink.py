@@ -8,11 +8,11 @@ arXiv:1910.08475) shrink the weights and add noise. What that is worth here is i
 import torch
 
 from trainer.models.base import Network
-from trainer.models.settings import NetworkSettings
+from trainer.models.settings import LearnedSettings
 from trainer.training.networks import initial_network
 
 
-def shrink_and_perturb(network: Network, settings: NetworkSettings, *, keep: float) -> Network:
+def shrink_and_perturb(network: Network, settings: LearnedSettings, *, keep: float) -> Network:
     """`keep` of the weights, and 1 - `keep` of freshly drawn ones, of the settings' sizes. A new object."""
     # A seed apart from those of the fit and of the rows of new items.
     generator = torch.Generator().manual_seed(settings.seed ^ 0x5A17)

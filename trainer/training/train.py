@@ -17,7 +17,7 @@ from trainer.memory.fit import fit_memory
 from trainer.memory.tables import ItemTable, cooccurrence, transitions
 from trainer.memory.terms import NO_MEMORY, RECENT, SessionMemory
 from trainer.models.base import Network, SessionModel
-from trainer.models.settings import NetworkSettings, TrainingSettings
+from trainer.models.settings import LearnedSettings, TrainingSettings
 from trainer.training.device import Hardware
 from trainer.training.early_stopping import EarlyStopping, Epoch
 from trainer.training.fit import DEFAULT_HARDWARE, FitResult, fit
@@ -57,8 +57,7 @@ def train(
         hardware=hardware,
     )
     if memory is None:
-        stopped = settings.model_copy(update={"epochs": result.best_epoch} if result.epochs else {})
-        memory = learn_memory(sessions, stopped, checkpoint=checkpoint, progress=progress, hardware=hardware)
+        memory = learn_memory(sessions, result.again, checkpoint=checkpoint, progress=progress, hardware=hardware)
     return replace(result, memory=memory.with_tables(tables_of(sessions, settings)))
 
 
@@ -123,9 +122,9 @@ def transitions_to_learn(sessions: SessionSet, settings: TrainingSettings) -> in
 
 def transitions_to_fit(sessions: SessionSet, settings: TrainingSettings) -> int:
     """How many transitions :func:`train` trains the networks on, over all epochs and members, the memory's aside."""
-    if not isinstance(settings, NetworkSettings):
+    if not isinstance(settings, LearnedSettings):
         return 0
-    return sessions.transitions * settings.epochs * settings.members
+    return sessions.transitions * sum(part.epochs * part.members for part in settings.parts.values())
 
 
 def tables_of(sessions: SessionSet, settings: TrainingSettings) -> dict[str, ItemTable]:

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from trainer.models.base import ITEM_TABLES, NOT_LEARNED, Network
-from trainer.models.settings import NetworkSettings
+from trainer.models.settings import LearnedSettings
 from trainer.training.networks import initial_network
 
 
-def fits(network: Network, settings: NetworkSettings) -> bool:
+def fits(network: Network, settings: LearnedSettings) -> bool:
     """Whether a model of these settings can start from the network: from all of it, or, where it is of another family,
     from its items' output rows.
     """
@@ -18,7 +18,7 @@ def fits(network: Network, settings: NetworkSettings) -> bool:
     return old == new if is_whole(network, settings) else old["output"] == new["output"]
 
 
-def is_whole(network: Network, settings: NetworkSettings) -> bool:
+def is_whole(network: Network, settings: LearnedSettings) -> bool:
     """Whether such a start is the network itself, not its items' rows alone: whether both are of one family."""
     return network.family == settings.family
 
@@ -32,7 +32,7 @@ def _learned_shapes(network: Network) -> dict[str, tuple[int, ...]]:
     }
 
 
-def warm_start(network: Network, old_ids: Sequence[str], new_ids: Sequence[str], settings: NetworkSettings) -> Network:
+def warm_start(network: Network, old_ids: Sequence[str], new_ids: Sequence[str], settings: LearnedSettings) -> Network:
     """A network for the vocabulary ``new_ids``: items that stay keep their rows, new ones are drawn, others leave.
 
     Of another family's network only the items' rows are taken. Raises ValueError when the network does not fit the

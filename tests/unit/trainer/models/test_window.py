@@ -73,7 +73,7 @@ def test_queries_are_those_of_the_last_clicks(kind: Kind, members: int) -> None:
         found = network.queries(None, lanes)
         assert found.shape == (len(lanes.position), network.query_size)
         for row, start, end in zip(found, lanes.start, lanes.position + 1, strict=True):
-            last = sessions.items[max(start, end - network.settings.window) : end]
+            last = sessions.items[max(start, end - network.window) : end]
             alone = network.query(torch.from_numpy(last)[None], torch.tensor([len(last)]))
             torch.testing.assert_close(row, alone[0])
             seen += 1
@@ -97,7 +97,7 @@ def test_scores_of_members_are_summed(kind: Kind) -> None:
     torch.testing.assert_close(whole.scores(query), expected)
     torch.testing.assert_close(whole.scores(query), expected)
     assert whole.output.shape == (20, 3 * members[0].query_size)
-    apart = split(whole, 3)
+    apart = split(whole)
     for member, found in zip(members, apart, strict=True):
         member.output_bias.copy_(found.output_bias)
         assert same(member, found)
@@ -107,7 +107,7 @@ def test_scores_of_members_are_summed(kind: Kind) -> None:
     assert same(again, whole)
     assert same(whole.with_tensors(whole.tensors()), whole)
     assert joined(members[:1]) is members[0]
-    assert split(members[0], 1) == [members[0]]
+    assert split(members[0]) == [members[0]]
 
 
 @pytest.mark.parametrize("kind", KINDS)
