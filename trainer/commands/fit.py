@@ -153,7 +153,9 @@ def _tell(
     console = Console()
     console.print(metrics_table(result.settings.family, metrics, baselines))
     if stopped_early:
-        console.print(f"epoch {result.best_epoch} of {len(result.epochs)} was the best and is kept", highlight=False)
+        best = " and ".join(f"{epoch} of {family}" for family, epoch in result.kept.items())
+        told = best if len(result.kept) > 1 else f"{result.best_epoch} of {len(result.epochs)}"
+        console.print(f"epoch {told} was the best and is kept", highlight=False)
     speed = f"{result.transitions_per_second:,.0f} transitions/s; " if result.epochs else ""
     console.print(f"{speed}bundle in {bundle}", highlight=False)
 

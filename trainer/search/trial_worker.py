@@ -11,7 +11,7 @@ from trainer.data.sessions import SessionSet
 from trainer.errors import NonFiniteScoresError, TrainingDivergedError, TrainingSettingsError
 from trainer.evaluation.baselines import BASELINES, BaselineSpec
 from trainer.evaluation.protocol import Metrics, NetworkScorer, evaluate
-from trainer.models.settings import LearnedSettings, TrainingSettings
+from trainer.models.settings import LearnedSettings, NetworkSettings, TrainingSettings
 from trainer.training.device import Hardware
 from trainer.training.early_stopping import EarlyStopping, Epoch, Measure
 from trainer.training.fit import fit
@@ -107,7 +107,8 @@ def _model(task: Task, judging: Judging, connection: Connection, hardware: Hardw
         return Done(why="pruned")
     except (TrainingDivergedError, NonFiniteScoresError) as error:
         return Done(why=str(error))
-    return _done(metrics, result.best_epoch)
+    # Several families have each their own number, which is as it is set.
+    return _done(metrics, result.best_epoch if isinstance(settings, NetworkSettings) else 0)
 
 
 def epochs_planned(settings: TrainingSettings) -> bool:
