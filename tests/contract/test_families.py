@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import BaseModel
 
 from schemas.bundle.files import open_bundle
+from schemas.config.settings_keys import section_of
 from stream_app.core.session import SessionRules
 from tests.contract.test_evaluation_is_serving import ITEMS, served, sessions_to_serve
 from tests.unit.trainer.builders import random_sessions
@@ -19,7 +21,7 @@ from trainer.evaluation.protocol import NetworkScorer, evaluate, ranks_of
 from trainer.export.bundle import read_network, save_bundle
 from trainer.export.parity import check_parity
 from trainer.models.registry import FAMILIES, settings_class
-from trainer.models.settings import NetworkSettings, TrainingSettings
+from trainer.models.settings import LearnedSettings, NetworkSettings, TrainingSettings
 from trainer.training.fit import FitResult
 from trainer.training.train import train
 from trainer.training.warm_start import fits, warm_start
@@ -35,10 +37,19 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+MIXED = ("gru4rec+sasrec", "caser+gru4rec+sr-gnn")
+"""Families as one model: all of a kind that ties its tables, and not."""
+
+
 def settings_of(family: str, **more: Any) -> TrainingSettings:
-    fields = settings_class(family).model_fields
-    small = {name: value for name, value in SMALL.items() if name in fields}
-    return TrainingSettings.parse({"family": family, **small, **more})
+    kind = settings_class(family)
+    tables = {name: section_of(info.annotation) for name, info in kind.model_fields.items()}
+    of_families = {name: small(table) for name, table in tables.items() if table is not None}
+    return TrainingSettings.parse({"family": family, **small(kind), **of_families, **more})
+
+
+def small(kind: type[BaseModel]) -> dict[str, Any]:
+    return {name: value for name, value in SMALL.items() if name in kind.model_fields}
 
 
 @cache
@@ -58,7 +69,7 @@ def saved(folder: Path, result: FitResult) -> Path:
     )
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *MIXED])
 def test_a_family_is_trained_exported_judged_and_served_alike(tmp_path: Path, family: str) -> None:
     result = trained(family)
     assert result.memory
@@ -82,7 +93,9 @@ def test_a_family_is_trained_exported_judged_and_served_alike(tmp_path: Path, fa
     assert (answered == judged).mean() > (0.9 if result.epochs else 0)
 
 
-@pytest.mark.parametrize("family", [name for name in FAMILIES if issubclass(settings_class(name), NetworkSettings)])
+@pytest.mark.parametrize(
+    "family", [name for name in (*FAMILIES, *MIXED) if issubclass(settings_class(name), LearnedSettings)]
+)
 def test_a_network_starts_the_next_one(tmp_path: Path, family: str) -> None:
     result = trained(family)
     read = read_network(saved(tmp_path, result))
@@ -91,10 +104,10 @@ def test_a_network_starts_the_next_one(tmp_path: Path, family: str) -> None:
         tensors, True
     )
     settings = settings_of(family)
-    assert isinstance(settings, NetworkSettings)
+    assert isinstance(settings, LearnedSettings)
     carried = warm_start(read, LEARNED.item_ids, (*LEARNED.item_ids, "new"), settings)
     assert torch.equal(carried.output[:ITEMS], result.network.output)
-    assert not fits(read, settings.model_copy(update={"hidden_size": 10}))
+    assert not fits(read, settings.changed(lambda _: {"hidden_size": 10}))
 
 
 def test_another_familys_items_are_a_start() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from trainer.errors import PresetError, TrainingSettingsError
-from trainer.models.settings import Gru4RecSettings
+from trainer.models.settings import Gru4RecSettings, TrainingSettings
 from trainer.presets import Split, load_preset, preset_names, preset_text
 
 LATER = ("rsc15", "retailrocket", "diginetica", "coveo", "rees46")
@@ -101,6 +101,16 @@ def test_a_preset_of_ones_own_is_a_file(tmp_path: Path) -> None:
     assert preset.data == Split(core=5, test_days=2)
     assert text.startswith("# Found by looking.\n")
     assert preset.published == ()
+
+
+def test_a_preset_of_several_families_is_a_file_too(tmp_path: Path) -> None:
+    settings = TrainingSettings.parse({"family": "gru4rec+sr-gnn", "gru4rec.layers": 2, "sr_gnn.weight": 0.5})
+    path = tmp_path / "mine.toml"
+    path.write_text(preset_text("a", "b", settings, data=Split()))
+    preset = load_preset(str(path))
+    assert preset.training == settings
+    changed = preset.with_changes(["gru4rec.layers=1"]).model_dump()
+    assert (changed["gru4rec"]["layers"], changed["sr_gnn"]["weight"]) == (1, 0.5)
 
 
 @pytest.mark.parametrize(

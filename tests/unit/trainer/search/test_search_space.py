@@ -158,3 +158,14 @@ def test_the_epochs_of_a_plan_are_those_of_every_trial() -> None:
     assert (search.epochs_planned, search.epochs) == (True, 7)
     assert model_search({}, ["family=stamp"], ["epochs=5..9"], seed=1).epochs is None
     assert not model_search({}, [], [], seed=1).epochs_planned
+
+
+def test_each_of_several_families_has_the_space_that_it_has_alone() -> None:
+    search = model_search({}, ["family=gru4rec+sr-gnn", "sr-gnn.dropout=0.1"], ["gru4rec.layers=1|2"], seed=1)
+    names = {one.name for one in search.dimensions}
+    assert {"gru4rec.momentum", "gru4rec.layers", "sr_gnn.weight_decay", "sr_gnn.sample_alpha"} <= names
+    assert "sr_gnn.dropout" not in names
+    assert [one.name for one in search.dimensions if not one.holds(search.start[one.name])] == []
+    assert (search.epochs_planned, search.epochs) == (True, None)
+    drawn = TrainingSettings.parse(search.values({"gru4rec.layers": 2})).model_dump()
+    assert (drawn["gru4rec"]["layers"], drawn["sr_gnn"]["dropout"]) == (2, 0.1)

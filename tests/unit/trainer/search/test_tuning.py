@@ -295,3 +295,14 @@ def test_a_family_that_counts_is_tuned_as_its_baseline_is(tmp_path: Path) -> Non
     assert trial.value == pytest.approx(evaluate(baseline, HOLDOUT, ks=(20,)).mrr[20])
     with opened_study(tmp_path / "study.db", search, JUDGING) as study:
         assert tuned_settings(best(study, search)).family == "item-knn"
+
+
+def test_several_families_as_one_are_tuned(tmp_path: Path) -> None:
+    small = [f"{family}.{one}" for family in ("gru4rec", "stamp") for one in SMALL]
+    told = ["family=gru4rec+stamp", "memory=none", *(one for one in small if "memory" not in one)]
+    search = model_search({}, told, ["stamp.weight=0.5|2"], seed=1)
+    (trial,) = searched(tmp_path / "study.db", search, 1)
+    with opened_study(tmp_path / "study.db", search, JUDGING) as study:
+        settings = tuned_settings(best(study, search))
+    fitted = train(TRAIN, settings)
+    assert trial.value == pytest.approx(evaluate(NetworkScorer(fitted.weights), HOLDOUT, ks=(20,)).mrr[20])

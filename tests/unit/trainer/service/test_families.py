@@ -21,6 +21,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "sasrec": NETWORK,
     "item-knn": {},
     "vs-knn": {"memory": "repeat"},
+    "gru4rec+stamp": {"memory": "none", "gru4rec": NETWORK, "stamp": NETWORK},
 }
 
 
@@ -60,7 +61,9 @@ def service(tmp_path: Path) -> Service:
     return Service(tmp_path)
 
 
-@pytest.mark.parametrize(("family", "encoder"), [("stamp", "window"), ("item-knn", "none"), ("vs-knn", "none")])
+@pytest.mark.parametrize(
+    ("family", "encoder"), [("stamp", "window"), ("gru4rec+stamp", "window"), ("item-knn", "none"), ("vs-knn", "none")]
+)
 def test_two_cycles_make_two_champions(service: Service, family: str, encoder: str) -> None:
     """The second one is judged against the first, and starts from it where the family can; both are refitted."""
     first, second = service.a_day_later(family), service.a_day_later(family)
@@ -75,7 +78,9 @@ def test_two_cycles_make_two_champions(service: Service, family: str, encoder: s
 
 
 @pytest.mark.parametrize(
-    "families", [("gru4rec", "sasrec"), ("stamp", "gru4rec"), ("gru4rec", "item-knn")], ids="-".join
+    "families",
+    [("gru4rec", "sasrec"), ("stamp", "gru4rec"), ("gru4rec", "item-knn"), ("gru4rec", "gru4rec+stamp")],
+    ids="-".join,
 )
 def test_a_challenger_of_another_family_is_judged_and_rolled_back(service: Service, families: tuple[str, str]) -> None:
     before, after = (service.a_day_later(family, refit=False) for family in families)
@@ -104,6 +109,20 @@ def test_items_rows_of_another_family_are_trained_as_long_as_from_nothing(servic
     assert manifest.training["settings"]["epochs"] == SMALL["epochs"]
     again = service.opened(service.a_day_later("sasrec", refit=False, warm_epochs=7).version).manifest
     assert again.training["settings"]["epochs"] == 7
+
+
+def test_every_family_of_one_model_goes_on_from_its_own(service: Service) -> None:
+    service.a_day_later("gru4rec+stamp", refit=False)
+    made = service.a_day_later("gru4rec+stamp", refit=False, warm_epochs=7)
+    manifest = service.opened(made.version).manifest
+    tables = [manifest.training["settings"][name] for name in ("gru4rec", "stamp")]
+    # Half of the usual rate, of each family's own.
+    assert [(table["epochs"], table["learning_rate"]) for table in tables] == [(7, 0.05), (7, 0.0025)]
+
+
+def test_each_of_several_families_has_the_samples_of_periodic_training() -> None:
+    training = root_of("gru4rec+stamp")().trainer.training.model_dump()
+    assert (training["gru4rec"]["n_sample"], training["stamp"]["n_sample"]) == (512, 512)
 
 
 def test_a_champion_that_nothing_can_start_from_ends_no_cycle(service: Service) -> None:
