@@ -1,11 +1,13 @@
 """What does a click cost in the worker, by family, beside GRU4Rec's in the same run?
 
 `recommend` over batches of clicks of sessions as long as RSC15's, a bundle of random weights each (of made-up sessions
-for those that count), 100 units. Processor time, the families in turn.
+for those that count), 100 units. Processor time, the families in turn. FAMILIES (with commas) chooses others than all,
+several as one among them.
 
-    python -m bench family_clicks
+    FAMILIES=gru4rec,gru4rec+sasrec python -m bench family_clicks
 """
 
+import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -28,7 +30,7 @@ from trainer.memory.trained import TrainedModel
 from trainer.models.base import SessionModel
 from trainer.models.counting import CountingSettings, RowModel
 from trainer.models.registry import FAMILIES
-from trainer.models.settings import NetworkSettings, TrainingSettings
+from trainer.models.settings import LearnedSettings, TrainingSettings
 from trainer.training.networks import initial_network
 
 CATALOGUES, BATCH, BATCHES, PUBLISHED = (5_000, 37_000), 1_000, 15, 20
@@ -37,10 +39,11 @@ BESIDE = "gru4rec"
 
 def main() -> None:
     """Every family at each size."""
+    families = os.environ.get("FAMILIES", ",".join(FAMILIES)).split(",")
     rows, ratios = [], {}
     for items in CATALOGUES:
         with tempfile.TemporaryDirectory(prefix="nextclick-bench-") as folder:
-            models = {family: _model(Path(folder), family, items) for family in FAMILIES}
+            models = {family: _model(Path(folder), family, items) for family in families}
         taken: dict[str, list[float]] = {family: [] for family in models}
         states: dict[str, dict[str, SessionState]] = {family: {} for family in models}
         for number, clicks in enumerate(_batches(items)):
@@ -78,7 +81,7 @@ def _model(folder: Path, family: str, items: int) -> Model:
     settings = TrainingSettings.parse({"family": family})
     sessions = generated_sessions(20_000, items=items)
     match settings:
-        case NetworkSettings():
+        case LearnedSettings():
             made: SessionModel = initial_network(items, settings, torch.Generator().manual_seed(1))
         case CountingSettings():
             counted = settings.count(sessions)

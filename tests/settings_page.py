@@ -15,6 +15,7 @@ from schemas.config.settings import ClickSettings, KafkaConnection, TopicSetting
 from schemas.config.settings_keys import alternatives, section_of
 from stream_app.settings import WorkerSettings
 from trainer.models.counting import CountingSettings
+from trainer.models.mixed import MixedSettings, mixed_settings
 from trainer.models.registry import FAMILIES, settings_class
 from trainer.models.settings import Gru4RecSettings, TrainingSettings, WindowSettings
 from trainer.service.settings import TrainerSettings
@@ -98,6 +99,32 @@ def families() -> str:
     return "\n\n".join(parts)
 
 
+def several() -> str:
+    """What several families as one model are told for all of them, and in each one's table besides its own settings."""
+    kind = mixed_settings({"gru4rec": Gru4RecSettings})
+    weight = section_of(kind.model_fields["gru4rec"].annotation)
+    assert weight is not None
+    shared = [f"`{name}`" for name in TrainingSettings.model_fields]
+    return "\n\n".join(
+        [
+            f"{', '.join(shared)} and `window` are set for all, everything else in the table of a family.",
+            "\n".join(
+                [
+                    "| setting | default | meaning |",
+                    "|---|---|---|",
+                    *(
+                        f"| `{name}` | {_default(info.default)} | {_with_choices(info.description or '', [])} |"
+                        for name, info in (
+                            ("window", MixedSettings.model_fields["window"]),
+                            ("FAMILY.weight", weight.model_fields["weight"]),
+                        )
+                    ),
+                ]
+            ),
+        ]
+    )
+
+
 def _other_than(label: str, kind: type[TrainingSettings], base: type[TrainingSettings]) -> list[str]:
     rows = []
     for name, info in kind.model_fields.items():
@@ -117,12 +144,13 @@ def _with_choices(meaning: str, choices: list[str]) -> str:
 
 def filled(page: str) -> str:
     """The page with every table as the code has it."""
-    for section in (*SECTIONS, "families"):
+    others = {"families": families, "several families": several}
+    for section in (*SECTIONS, *others):
         begin, end = f"<!-- settings of {section} -->\n\n", "\n\n<!-- end -->"
         pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
         assert len(pattern.findall(page)) == 1, f"{PAGE.name} must have one place for the settings of {section}"
         before, after = pattern.split(page)
-        page = before + begin + (table(section) if section in SECTIONS else families()) + end + after
+        page = before + begin + (others[section]() if section in others else table(section)) + end + after
     return page
 
 

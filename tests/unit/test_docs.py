@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from deploy.demo.__main__ import demo
 from deploy.kafka.__main__ import run as run_kafka
 from deploy.kafka.jars import kafka_version
-from schemas.config.settings import SECTIONS, TopicSettings, load_settings
+from schemas.config.settings import SECTIONS, TopicSettings, given, load_settings
 from schemas.config.settings_keys import dotted_keys, field_type, variable_of
 from schemas.kafka.topics import topic_table
 from schemas.messages import examples
@@ -51,11 +51,11 @@ from tests.unit.deploy.test_compose import PROGRAMS, is_command
 from trainer.evaluation.baselines import BASELINES, parse_baselines
 from trainer.evaluation.baselines.spec import options_of
 from trainer.models.registry import FAMILIES
-from trainer.models.settings import Gru4RecSettings
+from trainer.models.settings import DEFAULT_FAMILY, Gru4RecSettings
 from trainer.presets import load_preset, preset_names
 from trainer.search.ablation import ROWS
 from trainer.search.search_space import BASELINE_SPACES, model_space
-from trainer.service.settings import TrainerRoot
+from trainer.service.settings import TrainerRoot, root_of
 
 DOCS: Final = REPOSITORY / "docs"
 ROOTS: Final = (StreamSettings, TrainerRoot)
@@ -212,7 +212,8 @@ def test_settings_files_are_accepted(page: Path, tmp_path: Path) -> None:
     file = tmp_path / "nextclick.toml"
     for block in blocks(page, "toml"):
         file.write_text(block)
-        for root in ROOTS:
+        family = given("trainer.training.family", config=file, environ={}) or DEFAULT_FAMILY
+        for root in (StreamSettings, root_of(family)):
             load_settings(root, config=file, environ={})
 
 

@@ -1,5 +1,6 @@
 """Several families as one model: each is trained as it is alone."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -49,10 +50,14 @@ def test_a_run_that_was_stopped_goes_on_member_by_member(tmp_path: Path) -> None
     heard: list[int] = []
     whole = fit(SESSIONS, settings(), progress=heard.append).network
     for stop in (2, len(heard) // 2, len(heard) - 1):
-        left = iter(range(stop))
+        calls = iter(range(stop))
+
+        def stopping(_: int, calls: Iterator[int] = calls) -> None:
+            next(calls)
+
         path = tmp_path / f"{stop}.safetensors"
         with pytest.raises(StopIteration):
-            fit(SESSIONS, settings(), checkpoint=path, progress=lambda _, left=left: next(left))
+            fit(SESSIONS, settings(), checkpoint=path, progress=stopping)
         assert same(fit(SESSIONS, settings(), checkpoint=path).network, whole)
         assert {one.name for one in tmp_path.glob(f"{stop}.*")} == {
             f"{stop}.safetensors", f"{stop}.safetensors.member1", f"{stop}.safetensors.member2",
