@@ -90,7 +90,7 @@ def _model(folder: Path, family: str, items: int) -> Model:
             raise TypeError(f"no model of {family}")
     bundle = save_bundle(
         folder,
-        family,
+        family.replace("+", "-"),
         TrainedModel(weights=made, item_ids=sessions.item_ids, settings=settings),
         popularity=sessions.support(),
         training={"settings": settings.model_dump()},

@@ -49,7 +49,7 @@ _MEANINGS: Final = {
     "topics.rejected_retention_ms": "How long rejected records are kept.",
     "worker.log_format": "Log format on standard error: readable, or one JSON object per line.",
     "worker.log_level": "Least severe level that is logged.",
-    "trainer.training.family": "Kind of model; the settings of the others are below.",
+    "trainer.training.family": "Kind of model; the settings of the others, and of several as one, are below.",
     "trainer.training.learning_rate": "Learning rate.",
     "trainer.training.batch_size": "Clicks of a training step.",
     "trainer.training.loss": "Loss function.",
