@@ -153,9 +153,9 @@ def _tell(
     console = Console()
     console.print(metrics_table(result.settings.family, metrics, baselines))
     if stopped_early:
-        best = " and ".join(f"{epoch} of {family}" for family, epoch in result.kept.items())
-        told = best if len(result.kept) > 1 else f"{result.best_epoch} of {len(result.epochs)}"
-        console.print(f"epoch {told} was the best and is kept", highlight=False)
+        each = ", ".join(f"{family}: {epoch}" for family, epoch in result.kept.items())
+        of_one = f"epoch {result.best_epoch} of {len(result.epochs)} was the best and is kept"
+        console.print(of_one if len(result.kept) == 1 else f"the best epochs are kept: {each}", highlight=False)
     speed = f"{result.transitions_per_second:,.0f} transitions/s; " if result.epochs else ""
     console.print(f"{speed}bundle in {bundle}", highlight=False)
 
