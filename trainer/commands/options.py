@@ -44,8 +44,8 @@ Settings = Annotated[
         metavar="NAME=VALUE",
         help=f"Training setting; `family` is one of {', '.join(FAMILIES)}, or several networks with + between them as "
         f"one model, {DEFAULT_FAMILY} where it is not set, whose NAMEs are "
-        f"{', '.join(settings_class(DEFAULT_FAMILY).model_fields)}. Those of the others are in docs/settings.md, and in "
-        "the answer to an unknown one.",
+        f"{', '.join(settings_class(DEFAULT_FAMILY).model_fields)}. Those of the others are in docs/settings.md and "
+        "in the answer to an unknown one.",
     ),
 ]
 PresetName = Annotated[
