@@ -31,6 +31,7 @@ the longest list of the batch. Block j is the items C j to C j + C - 1; tall blo
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -59,6 +60,7 @@ _SCORED_WITH_MEMORY: Final = 96
 """Blocks on the second list: a memory raises many items above a threshold that does not know of it."""
 _STEPS: Final = 63
 _STATE_STEPS: Final = 127
+_MOST_EVENED: Final = 64
 _BIAS_INPUT: Final = 1 / 8
 MOST_BIAS_COLUMNS: Final = 28
 """The bias takes so many more components that the states' own there are no larger than this, and do not make the steps
@@ -127,13 +129,26 @@ class Catalogue:
         """What every state has there."""
         return self._bias_size / self.bias_columns
 
+    @cached_property
+    def evening(self) -> Floats:
+        """What a component's weights are multiplied by, and that of every state divided by: f32[H].
+
+        One step serves all components of a state, and one all weights. Families that are one model have large weights
+        for small states, or the other way round: then both steps would be coarse for one of them. By powers of two,
+        which round nothing.
+        """
+        largest = np.abs(self.output).max(axis=0, initial=_TINY)  # [H]
+        least = np.maximum(largest, largest.max() / _MOST_EVENED)  # of a component without any weight, say
+        return np.exp2(np.floor(np.log2(largest.max() / least)))
+
     def extended(self) -> npt.NDArray[np.float64]:
         """Weights with the bias, [I, H + columns]."""
-        columns = self.bias_columns
+        columns, even = self.bias_columns, self.output.astype(np.float64)
+        even *= self.evening
         if not columns:
-            return self.output.astype(np.float64)
+            return even
         share = self.bias.astype(np.float64) / (columns * self.bias_input)
-        return np.hstack([self.output, np.repeat(share[:, None], columns, axis=1)])
+        return np.hstack([even, np.repeat(share[:, None], columns, axis=1)])
 
     @property
     def step(self) -> float:
@@ -230,6 +245,8 @@ def best_of_shortlist(
 
 
 def _state(op: OpBuilder, catalogue: Catalogue, hidden: ir.Value) -> _State:
+    if (catalogue.evening != 1).any():
+        hidden = hidden * constant(op, "shortlist.evening", 1 / catalogue.evening)
     if catalogue.bias_columns:
         hidden = op.Pad(hidden, [0, 0, 0, catalogue.bias_columns], catalogue.bias_input)
     largest = op.ReduceMax(op.Abs(hidden), axes=[1], keepdims=1)  # [B, 1]

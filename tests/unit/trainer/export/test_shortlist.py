@@ -102,10 +102,24 @@ def test_only_the_sessions_without_proof_are_computed_again() -> None:
     output, bias, hidden = random(2_000, seed=2)
     output[:, 0] = 0
     hidden[3] /= 500
-    hidden[3, 0] = 1
+    hidden[3, 0] = 64
     index, score, unproven = run(output, bias, hidden)
     assert same_ranking(by_hand(output, bias, hidden), (index, score))
     assert 0 < unproven < len(hidden)
+
+
+def test_small_weights_of_large_states_are_as_good_as_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of families that are one model: each has its own sizes of the two."""
+    output, bias, hidden = random(2_000, seed=4)
+    alike = np.abs(output).max() / np.abs(output).max(axis=0) < 2
+    output, hidden = output[:, alike], hidden[:, alike]
+    apart = np.where(np.arange(output.shape[1]) < 5, 16, 1).astype(np.float32)
+    assert Catalogue(output / apart, bias).evening.tolist() == apart.tolist()
+    index, score, unproven = run(output / apart, bias, hidden * apart)
+    assert same_ranking(by_hand(output, bias, hidden), (index, score))
+    assert unproven == run(output, bias, hidden)[2]
+    monkeypatch.setattr(shortlist, "_MOST_EVENED", 1)
+    assert run(output / apart, bias, hidden * apart)[2] > unproven
 
 
 def test_the_largest_products_do_not_overflow() -> None:
