@@ -40,7 +40,7 @@ from trainer.evaluation.protocol import (
     ranks_of,
 )
 from trainer.memory.terms import SessionMemory
-from trainer.models.settings import NetworkSettings, TrainingSettings
+from trainer.models.settings import LearnedSettings, TrainingSettings
 from trainer.training.device import Hardware
 from trainer.training.fit import DEFAULT_HARDWARE, FitResult, fit
 from trainer.training.train import LEAST_PREDICTIONS, memory_beside, tables_of, train
@@ -158,7 +158,7 @@ class FamilyLearner:
     def __call__(self, past: Sequence[SessionSet]) -> Learned:
         """A :data:`Learner`; each call is to have one window more than the one before."""
         settings = self._settings
-        if self._retrain is None and self.result is not None and isinstance(settings, NetworkSettings):
+        if self._retrain is None and self.result is not None and isinstance(settings, LearnedSettings):
             self.result = self._gone_on(self.result, past, settings)
         else:
             everything = joined(past[-self._retrain :] if self._retrain else past)
@@ -166,7 +166,7 @@ class FamilyLearner:
             self.result = train(sessions, settings, progress=self._progress, hardware=self._hardware)
         return NetworkScorer(self.result.weights, self.result.memory, settings.family), self.result.item_ids
 
-    def _gone_on(self, before: FitResult, past: Sequence[SessionSet], settings: NetworkSettings) -> FitResult:
+    def _gone_on(self, before: FitResult, past: Sequence[SessionSet], settings: LearnedSettings) -> FitResult:
         everything = joined(past)
         item_ids = vocabulary_of(everything)
         result = fit(
