@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PEERS  := .venv-peers
+LIBS   := .venv-libraries
 JOBS   ?= 3
 LOCK   := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url
 
@@ -40,7 +41,7 @@ check: $(VENV)/.installed  ## ruff and mypy strict
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.installed $(if $(filter peers,$(or $(BENCH),peers)),$(PEERS)/.installed)  ## the benchmarks; BENCH="name name" runs some, BENCH=ci a short choice
+bench: $(VENV)/.installed $(if $(filter peers,$(or $(BENCH),peers)),$(PEERS)/.installed) $(if $(filter libraries family_training,$(BENCH)),$(LIBS)/.installed)  ## the benchmarks; BENCH="name name" runs some, BENCH=ci a short choice
 	@$(BIN)/python -m bench $(BENCH)
 
 docs: $(VENV)/.installed  ## these pages as a site in site/, with an API reference; a broken link ends it
@@ -59,12 +60,19 @@ $(PEERS)/.installed: $(VENV)/.installed requirements/peers.txt
 kafka: $(VENV)/.installed  ## a local Kafka in the foreground
 	@$(BIN)/python -m deploy.kafka
 
+# --no-deps, as the lock leaves out ray: RecBole's tuning alone needs it, in a version without wheels for later Pythons.
+$(LIBS)/.installed: $(VENV)/.installed requirements/libraries.txt
+	test -x $(LIBS)/bin/python || $(PYTHON) -m venv $(LIBS)
+	VIRTUAL_ENV=$(LIBS) $(BIN)/uv pip install --no-deps --require-hashes -r requirements/libraries.txt
+	touch $@
+
 generate: $(VENV)/.installed  ## write schemas/json anew from the code
 	$(BIN)/python -m schemas
 
 lock: $(VENV)/.installed  ## resolve the locked requirements anew
 	for extra in stream trainer dev; do $(LOCK) --extra $$extra -o requirements/$$extra.txt pyproject.toml; done
 	for alone in uv peers; do $(LOCK) -o requirements/$$alone.txt requirements/$$alone.in; done
+	$(LOCK) --no-emit-package ray -o requirements/libraries.txt requirements/libraries.in
 
 clean:  ## remove what the targets made
-	rm -rf $(VENV) $(PEERS) .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info build dist site .demo
+	rm -rf $(VENV) $(PEERS) $(LIBS) .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info build dist site .demo

@@ -8,7 +8,6 @@ again once its line is deleted. FAMILIES and SEEDS (with commas) choose some.
 """
 
 import dataclasses
-import json
 import os
 import sys
 import time
@@ -16,8 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bench.report import Report, console, machine
-from schemas import durable
+from bench.kept import Kept, chosen
+from bench.report import console
 from trainer.data.datasets import Dataset, load
 from trainer.data.options import DataOptions
 from trainer.evaluation.protocol import NetworkScorer, evaluate
@@ -26,7 +25,6 @@ from trainer.models.settings import TrainingSettings
 from trainer.training.device import Hardware
 from trainer.training.train import train
 
-RESULTS = Path(__file__).with_name("results") / "families.json"
 K = 20
 
 
@@ -41,33 +39,29 @@ def logs(folder: Path) -> Iterator[tuple[str, DataOptions]]:
             yield name, options
 
 
-def main() -> None:
-    """Every log, family and seed that has no result yet; then the table of all."""
+def log_folder() -> Path:
+    """What LOGS names."""
     folder = os.environ.get("LOGS")
     if not folder:
         sys.exit("LOGS names no folder: set it to the one with the click logs")
-    results = Path(os.environ.get("RESULTS", RESULTS))
-    kept: dict[str, Any] = {"bench": "families", "rows": []}
-    if results.exists():
-        kept = json.loads(results.read_text())
-    families = os.environ.get("FAMILIES", ",".join(FAMILIES)).split(",")
-    seeds = [int(seed) for seed in os.environ.get("SEEDS", "1").split(",")]
-    hardware = Hardware().set_up()
-    for log, options in logs(Path(folder)):
+    return Path(folder)
+
+
+def main() -> None:
+    """Every log, family and seed that has no result yet; then the table of all."""
+    kept, hardware = Kept("families"), Hardware().set_up()
+    for log, options in logs(log_folder()):
         data: Dataset | None = None
-        for seed in seeds:
-            for family in families:
-                if any((row["log"], row["family"], row["seed"]) == (log, family, seed) for row in kept["rows"]):
+        for seed in map(int, chosen("SEEDS", "1")):
+            for family in chosen("FAMILIES", ",".join(FAMILIES)):
+                case = {"log": log, "family": family, "seed": seed}
+                if kept.has(case):
                     continue
                 data = data or load(options)
                 with console.status(f"{family} on {log}, seed {seed}"):
-                    row = {"log": log, "family": family, "seed": seed, **measured(data, family, seed, hardware)}
-                kept = {**kept, "machine": machine(), "rows": [*kept["rows"], row]}
-                lines = ",\n  ".join(json.dumps(row) for row in kept["rows"])
-                head = json.dumps({name: value for name, value in kept.items() if name != "rows"})[:-1]
-                durable.replace(results, f'{head}, "rows": [\n  {lines}\n]}}\n'.encode())
-                console.print_json(json.dumps(row))
-    Report("families", kept["rows"]).show("Families with their defaults")
+                    row = {**case, **measured(data, family, seed, hardware)}
+                kept.add(row)
+    kept.show("Families with their defaults")
 
 
 def measured(data: Dataset, family: str, seed: int, hardware: Hardware) -> dict[str, Any]:

@@ -7,7 +7,7 @@ writes them into the page, between its markers; `tests/unit/test_docs.py` fails 
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any, Final
@@ -34,12 +34,7 @@ def figures() -> str:
         for log in logs:
             of = [row for row in rows if (row["log"], row["family"]) == (log, family)]
             for kind in ("", "with memory "):
-                cells.append(
-                    f"{_three(mean(row[f'{kind}recall@20'] for row in of))} / "
-                    f"{_three(mean(row[f'{kind}mrr@20'] for row in of))}"
-                    if of
-                    else ""
-                )
+                cells.append(_quality(of, kind) if of else "")
         of = [row for row in rows if (row["log"], row["family"]) == (logs[0], family)]
         taken = f"{mean(row['training_cpu_seconds'] for row in of):.0f}" if of else ""
         lines.append(f"| `{family}` | {' | '.join(cells)} | {taken} |")
@@ -57,9 +52,41 @@ def clicks() -> str:
     return "\n".join(lines)
 
 
+def libraries() -> str:
+    """Of each family the best of the library's runs, whatever its learning rate."""
+    theirs, ours = _results("libraries"), _results("families")
+    logs = [log for log in LOGS if any(row["log"] == log for row in theirs)]
+    lines = ["| family | clicks | ours | RecBole | its learning rate | its CPU s |", "|---|---|---|---|---|---|"]
+    for log in logs:
+        for family in FAMILIES:
+            tried = [row for row in theirs if (row["log"], row["family"]) == (log, family)]
+            of = [row for row in ours if (row["log"], row["family"]) == (log, family)]
+            if not tried or not of:
+                continue
+            best = max(tried, key=lambda row: float(row["recall@20"]))
+            rates = sorted({row["learning_rate"] for row in tried})
+            rate = f"{best['learning_rate']:g}".removeprefix("0")
+            lines.append(
+                f"| `{family}` | {LOGS[log]} | {_quality(of)} | {_quality([best])} "
+                f"| {rate}{'' if len(rates) > 1 else ' alone'} | {best['training_cpu_seconds']:,.0f} |"
+            )
+    return "\n".join(lines)
+
+
+def epochs() -> str:
+    rows = {row["family"]: row for row in _results("family_training")}
+    lines = ["| family | ours, CPU s | RecBole, CPU s | RecBole to ours |", "|---|---|---|---|"]
+    for family in (family for family in FAMILIES if family in rows):
+        ours, theirs = rows[family]["epoch_cpu_seconds"], rows[family].get("library_epoch_cpu_seconds")
+        beside = f"{theirs:,.0f} | {theirs / ours:.1f}" if theirs else " | "
+        lines.append(f"| `{family}` | {ours:,.0f} | {beside} |")
+    return "\n".join(lines)
+
+
 def filled(page: str) -> str:
     """The page with every table as it must be."""
-    for name, made in {"figures": figures(), "clicks": clicks()}.items():
+    tables = {"figures": figures(), "libraries": libraries(), "epochs": epochs(), "clicks": clicks()}
+    for name, made in tables.items():
         begin, end = f"<!-- {name} of families -->\n", "<!-- end -->"
         parts = re.split(re.escape(begin) + ".*?" + re.escape(end), page, flags=re.DOTALL)
         assert len(parts) == 2, f"{PAGE.name} must have one place for the {name}"
@@ -70,6 +97,11 @@ def filled(page: str) -> str:
 def _results(name: str) -> list[Mapping[str, Any]]:
     rows: list[Mapping[str, Any]] = json.loads((RESULTS / f"{name}.json").read_text())["rows"]
     return rows
+
+
+def _quality(rows: Sequence[Mapping[str, Any]], kind: str = "") -> str:
+    """Recall@20 / MRR@20, the mean of the rows."""
+    return " / ".join(_three(mean(row[f"{kind}{metric}@20"] for row in rows)) for metric in ("recall", "mrr"))
 
 
 def _three(value: float) -> str:

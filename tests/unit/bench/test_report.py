@@ -37,9 +37,19 @@ def test_a_table_that_fits_is_one(told: io.StringIO) -> None:
     assert row.split() == ["│", "a", "│", "1,234", "│"]
 
 
-@pytest.mark.parametrize(("names", "needed"), [("", True), ("peers", True), ("pipeline peers", True), ("rank", False)])
-def test_the_environment_of_the_peers_is_made_for_the_peers(names: str, needed: bool) -> None:
-    made = ["-o", f"{sys.prefix}/.installed", f"VENV={sys.prefix}", "PEERS=not-there"]
+@pytest.mark.parametrize(
+    ("names", "needed"),
+    [
+        ("", {"peers"}),
+        ("peers", {"peers"}),
+        ("pipeline peers", {"peers"}),
+        ("rank", set()),
+        ("libraries", {"libraries"}),
+        ("family_training", {"libraries"}),
+    ],
+)
+def test_the_environment_of_others_is_made_for_those_who_need_it(names: str, needed: set[str]) -> None:
+    made = ["-o", f"{sys.prefix}/.installed", f"VENV={sys.prefix}", "PEERS=not-there", "LIBS=not-there-either"]
     command = ["make", "--dry-run", *made, "bench", f"BENCH={names}"]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    assert ("requirements/peers.txt" in done.stdout) == needed
+    assert {name for name in ("peers", "libraries") if f"requirements/{name}.txt" in done.stdout} == needed
