@@ -56,7 +56,7 @@ def libraries() -> str:
     """Of each family the best of the library's runs, whatever its learning rate."""
     theirs, ours = _results("libraries"), _results("families")
     logs = [log for log in LOGS if any(row["log"] == log for row in theirs)]
-    lines = ["| family | clicks | ours | RecBole | its learning rate | its CPU s |", "|---|---|---|---|---|---|"]
+    lines = ["| family | clicks | ours | RecBole | its learning rate |", "|---|---|---|---|---|"]
     for log in logs:
         for family in FAMILIES:
             tried = [row for row in theirs if (row["log"], row["family"]) == (log, family)]
@@ -68,7 +68,7 @@ def libraries() -> str:
             rate = f"{best['learning_rate']:g}".removeprefix("0")
             lines.append(
                 f"| `{family}` | {LOGS[log]} | {_quality(of)} | {_quality([best])} "
-                f"| {rate}{'' if len(rates) > 1 else ' alone'} | {best['training_cpu_seconds']:,.0f} |"
+                f"| {rate}{'' if len(rates) > 1 else ' (only)'} |"
             )
     return "\n".join(lines)
 

@@ -29,13 +29,15 @@ def sessions(*lists: list[int]) -> SessionSet:
 def test_the_library_is_given_every_prefix_cut_to_its_last_clicks() -> None:
     long = list(range(30))
     with recbole.written(Dataset(sessions([7, 8, 7], long), sessions([3, 5]), ())) as folder:
-        train = (folder / "clicks.train.inter").read_text().splitlines()
-        test = (folder / "clicks.test.inter").read_text().splitlines()
+        train = (folder / "clicks-20" / "clicks-20.train.inter").read_text().splitlines()
+        test = (folder / "clicks-20" / "clicks-20.test.inter").read_text().splitlines()
+        short = (folder / "clicks-10" / "clicks-10.train.inter").read_text().splitlines()
     head = "session_id:token\titem_id_list:token_seq\titem_id:token"
     assert train[:3] == [head, "anybody\t7\t8", "anybody\t7 8\t7"]
     assert len(train) == 1 + 2 + 29
-    last = list(map(str, long[-recbole.LONGEST - 1 :]))
-    assert train[-1] == f"anybody\t{' '.join(last[:-1])}\t{last[-1]}"
+    for rows, longest in ((train, recbole.LONGEST), (short, recbole.SHORT)):
+        last = list(map(str, long[-longest - 1 :]))
+        assert rows[-1] == f"anybody\t{' '.join(last[:-1])}\t{last[-1]}"
     assert test == [head, "anybody\t3\t5"]
 
 
