@@ -53,23 +53,18 @@ def clicks() -> str:
 
 
 def libraries() -> str:
-    """Of each family the best of the library's runs, whatever its learning rate."""
+    """Of each family the best of the library's runs."""
     theirs, ours = _results("libraries"), _results("families")
-    logs = [log for log in LOGS if any(row["log"] == log for row in theirs)]
-    lines = ["| family | clicks | ours | RecBole | its learning rate |", "|---|---|---|---|---|"]
-    for log in logs:
+    lines = ["| family | clicks | ours | RecBole | its batches | its learning rate |", "|---|---|---|---|---|---|"]
+    for log, name in LOGS.items():
         for family in FAMILIES:
             tried = [row for row in theirs if (row["log"], row["family"]) == (log, family)]
             of = [row for row in ours if (row["log"], row["family"]) == (log, family)]
             if not tried or not of:
                 continue
             best = max(tried, key=lambda row: float(row["recall@20"]))
-            rates = sorted({row["learning_rate"] for row in tried})
             rate = f"{best['learning_rate']:g}".removeprefix("0")
-            lines.append(
-                f"| `{family}` | {LOGS[log]} | {_quality(of)} | {_quality([best])} "
-                f"| {rate}{'' if len(rates) > 1 else ' (only)'} |"
-            )
+            lines.append(f"| `{family}` | {name} | {_quality(of)} | {_quality([best])} | {best['batches']} | {rate} |")
     return "\n".join(lines)
 
 

@@ -5,7 +5,7 @@ the library's defaults (:mod:`bench.libraries.recbole` says which are not). Ever
 prediction, all items are ranked, nothing is filtered, and ties count against the model, as in the benchmark `families`,
 whose figures these stand beside.
 
-LOGS, RESULTS, FAMILIES and SEEDS are as there; RATES (with commas) are the learning rates.
+LOGS, RESULTS, FAMILIES and SEEDS are as there; RATES (with commas) are the learning rates, BATCHES `own` or `alike`.
 
     LOGS=../shared/data make bench BENCH=libraries
 """
@@ -24,7 +24,8 @@ def main() -> None:
     """Every log, seed, learning rate and family that has no result yet; then the table of all."""
     kept = Kept("libraries")
     runs = [
-        recbole.Run(family, rate, seed, EPOCHS)
+        recbole.Run(family, batches, rate, seed, EPOCHS)
+        for batches in chosen("BATCHES", "own")
         for seed in map(int, chosen("SEEDS", "1"))
         for rate in map(float, chosen("RATES", RATES))
         for family in chosen("FAMILIES", ",".join(recbole.FAMILIES))

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from bench import families, libraries
+from bench.deployment import BenchmarkError
 from bench.libraries import recbole
 from tests.conftest import REPOSITORY
 from trainer.data.datasets import Dataset
@@ -128,6 +129,11 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path: Path, monkeypatch
         ("stamp", 0.005, 0.5),
         ("narm", 0.005, 0.5),
     ]
+
+
+def test_batches_that_a_family_does_not_have_are_refused() -> None:
+    with pytest.raises(BenchmarkError, match="bert4rec has no 'alike' batches"):
+        recbole.Run("bert4rec", "alike", 0.001, 1, 10)
 
 
 def test_without_logs_a_benchmark_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
