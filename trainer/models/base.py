@@ -141,11 +141,15 @@ class Encoder(nn.Module):
     def prefixes(self, rows: Tensor, items: Tensor, length: Tensor) -> Tensor:
         """The query after each click: [B, T, D], anything behind a session's length.
 
-        Here by one call for each number of clicks: where sessions are about equally long, as those of a training step
-        are, that pads next to nothing. A causal family goes through the sessions once.
+        Here by one call for all prefixes; a causal family goes through the sessions once.
         """
-        ends = range(1, items.shape[1] + 1)
-        return torch.stack([self(rows[:, :t], items[:, :t], length.clamp(max=t)) for t in ends], 1)
+        batch, width = items.shape
+        steps = torch.arange(width, device=items.device)
+        session, last = (steps < length[:, None]).nonzero(as_tuple=True)  # [N]
+        seen = steps <= last[:, None]  # bool[N, T]
+        queries: Tensor = self(rows[session], items[session].where(seen, -1), last + 1)  # [N, D]
+        whole = queries.new_zeros(batch, width, queries.shape[1])
+        return whole.index_put((session, last), queries)
 
     def loss(self, clicks: Clicks, tables: ItemTables, ranking: Ranking) -> Tensor:
         """The mean loss over the clicks to predict, []: here of each from the clicks before it."""
