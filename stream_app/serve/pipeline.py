@@ -251,7 +251,7 @@ class Pipeline:
             "rank": ranked - moved,
         }
         for step, seconds in steps.items():
-            metrics.step_seconds.labels(step=step).observe(seconds)
+            metrics.step(step).observe(seconds)
         records = sum(len(chunk.records) for part in parts for chunk, _ in part.chunks)
         metrics.clicks.inc(records)
         metrics.chunk_clicks.observe(records)

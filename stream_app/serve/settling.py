@@ -149,8 +149,8 @@ class Settling:
             for chunk, message in part.chunks:
                 chunk.durable = True
                 self._consumer.ack(message)
-        metrics.step_seconds.labels(step="deliver").observe(delivered - started)
-        metrics.step_seconds.labels(step="write").observe(time.perf_counter() - delivered)
+        metrics.step("deliver").observe(delivered - started)
+        metrics.step("write").observe(time.perf_counter() - delivered)
 
     async def _leave_what_is_lost(self, parts: Sequence[Part]) -> None:
         """Leave to the next owner the partitions that are no longer this worker's. Before each step that outlives it.
@@ -158,19 +158,17 @@ class Settling:
         While heartbeats are overdue (this host was frozen, or cut off) another worker may have a partition without our
         knowing: wait for the broker's word.
         """
-        consumer = self._consumer
-        for part in parts:
-            while not part.partition.given_up:
-                if not consumer.owns(part.last.tp, part.last.generation):
+        while True:
+            for part in parts:
+                if not part.partition.given_up and not self._consumer.owns(part.last.tp, part.last.generation):
                     part.partition.given_up = True
-                elif consumer.may_be_expelled():
-                    await asyncio.sleep(_HEARTBEAT_CHECK_SECONDS)
-                else:
-                    break
+            if all(part.partition.given_up for part in parts) or not self._consumer.may_be_expelled():
+                return
+            await asyncio.sleep(_HEARTBEAT_CHECK_SECONDS)
 
     def _count(self, part: Part) -> None:
         for reason, count in part.reasons.items():
-            self._metrics.rankings.labels(reason=reason).inc(count)
+            self._metrics.ranked(reason).inc(count)
         # The oldest click: the others waited less.
         oldest, confirmed = part.chunks[0][0].records[0], part.rankings[0].finished_at
         self._metrics.end_to_end_seconds.observe(max(0.0, confirmed - oldest.timestamp / 1000))
@@ -193,7 +191,7 @@ class Settling:
             delivery.seal()
             part.reasons = Counter(answer.reason.value for answer in one.result.ranked)
         self._delivery.serve(sum(len(one.result.ranked) for one in computed))
-        self._metrics.step_seconds.labels(step="encode").observe(time.perf_counter() - started)
+        self._metrics.step("encode").observe(time.perf_counter() - started)
 
     def _ranking(self, answer: RankedClick, tp: TP, model: Model, now_ms: int) -> Ranking:
         click = answer.click
