@@ -29,6 +29,7 @@ log = structlog.get_logger(__name__)
 
 _RECOVERY_CHECK_SECONDS = 0.02
 _LONGEST_WAIT_MS = 50
+_REST_SECONDS = 1.0
 # A rebalance waits for the fetch under way, and a fetch at most so long for a record.
 _LONGEST_FETCH_SECONDS = 0.1
 
@@ -131,7 +132,8 @@ class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
                     state.resume()
                 else:
                     state.pause()
-            return actions(assignment)
+            requests, resets, seconds, *others = actions(assignment)
+            return requests, resets, seconds if restoring else _REST_SECONDS, *others
 
         async def answered(assignment: Any, node_id: int, request: Any) -> Any:
             try:

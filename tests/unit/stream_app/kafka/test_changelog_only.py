@@ -17,7 +17,7 @@ CLICKS, CHANGELOG = TopicPartition("clicks", 0), TopicPartition("changelog", 0)
 
 def resting(send: Callable[..., Awaitable[Any]]) -> tuple[transport._ChunkConsumerThread, SimpleNamespace]:
     """A consumer thread that is none, and the fetcher that it lets rest."""
-    fetcher = SimpleNamespace(_proc_fetch_request=send, _get_actions_per_node=lambda assignment: assignment)
+    fetcher = SimpleNamespace(_proc_fetch_request=send, _get_actions_per_node=lambda _: ([], {}, 0.2, False, []))
     thread = transport._ChunkConsumerThread.__new__(transport._ChunkConsumerThread)
     thread.app = SimpleNamespace(clicks_topic="clicks", tables=SimpleNamespace(actives_ready=False))
     thread._ensure_consumer = lambda: cast(Any, SimpleNamespace(_fetcher=fetcher))
@@ -30,7 +30,8 @@ async def test_clicks_are_never_fetched_and_the_changelog_only_while_tables_are_
     assignment = Assignment([CLICKS, CHANGELOG])
 
     def paused() -> list[bool]:
-        assert fetcher._get_actions_per_node(assignment) is assignment
+        _, _, seconds, *_ = fetcher._get_actions_per_node(assignment)
+        assert seconds == (transport._REST_SECONDS if thread.app.tables.actives_ready else 0.2)
         return [assignment.state_value(tp).paused for tp in (CLICKS, CHANGELOG)]
 
     for _ in range(2):
