@@ -168,7 +168,8 @@ class ClickReader:
         By itself librdkafka looks for them once a second, and the first click after a start waited for that.
         """
         await self.assign({})
-        self._thread.submit(self._find_brokers, topic)
+        if not self._closed:
+            self._thread.submit(self._find_brokers, topic)
 
     def _find_brokers(self, topic: str) -> None:
         try:
@@ -187,6 +188,8 @@ class ClickReader:
         self._partitions = {(tp.topic, tp.partition): tp for tp in starts}
         self._next = dict(starts)
         self.passed = {}
+        if self._closed:
+            return  # a rebalance that comes while the worker stops
         self._consumer.assign(
             [
                 TopicPartition(tp.topic, tp.partition, OFFSET_BEGINNING if at is None else at)

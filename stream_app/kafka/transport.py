@@ -1,4 +1,4 @@
-"""The Faust transport that hands the records of one partition over in chunks.
+"""The Faust transport that hands the records of one partition over in chunks; clicks are read by `ClickReader`.
 
 Faust makes several asyncio tasks for each message it passes to a stream (about 500 µs), and a few for each that it
 restores a table from; a chunk pays that once for hundreds of clicks, or rows. All else goes its usual way.
@@ -30,6 +30,7 @@ log = structlog.get_logger(__name__)
 _RECOVERY_CHECK_SECONDS = 0.02
 _LONGEST_WAIT_MS = 50
 _REST_SECONDS = 1.0
+"""How often aiokafka looks for something to fetch when there is nothing."""
 # A rebalance waits for the fetch under way, and a fetch at most so long for a record.
 _LONGEST_FETCH_SECONDS = 0.1
 
@@ -242,10 +243,10 @@ class ChunkConsumer(driver.Consumer):
             self._no_fetch.set()
 
     async def _fetch(self, active_partitions: set[TP], timeout: float) -> Any:
-        """Fetch; of clicks nothing before the tables are recovered.
+        """The changelog until the tables are recovered, then clicks.
 
         Faust lets the clicks partitions go before it seeks them to their committed offsets, and then empties the
-        queues that what was fetched meanwhile has gone to. It empties its own set of partitions while a fetch goes on,
+        queues that what was read meanwhile has gone to. It empties its own set of partitions while a fetch goes on,
         too, and to aiokafka an empty set means all that are assigned: a fetch has one of its own.
         """
         ready = self.app.tables.actives_ready
@@ -265,8 +266,8 @@ class ChunkConsumer(driver.Consumer):
     async def _drain_messages(self, fetcher: Any) -> None:
         """Hand over what is fetched, until the fetcher stops.
 
-        As Faust does, but for what it does for each message: a wait for a second of nothing, and four tasks to be told
-        that a rebalance has begun while a queue is full. Two clicks were a quarter dearer by it.
+        As Faust does, without its timer for each fetch and its four tasks for each message, which tell it of a
+        rebalance while a queue is full: 60 µs of each batch.
         """
         try:
             while not (self.should_stop or fetcher.should_stop):

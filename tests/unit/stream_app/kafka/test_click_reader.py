@@ -205,6 +205,9 @@ async def test_a_closed_reader_has_nothing(kafka: list[FakeConsumer]) -> None:
     await asyncio.to_thread(reader.close)
     assert await reader.read() == {}
     assert consumer.closed
+    await reader.prepare("clicks")  # a rebalance may still come
+    await reader.assign({SECOND: 4})
+    assert consumer.assigned == [(0, 0)]
 
 
 class Clocks:
