@@ -14,6 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -88,9 +89,12 @@ def _threads() -> Counter[str]:
     """Processor time of this process's threads."""
     spent: Counter[str] = Counter()
     for task in Path("/proc/self/task").iterdir():
-        name = (task / "comm").read_text().strip()
-        whose = "event loop" if int(task.name) == os.getpid() else "librdkafka" if name.startswith("rdk") else "others"
-        spent[whose] += int((task / "schedstat").read_text().split()[0])
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            name = (task / "comm").read_text().strip()
+            whose = "event loop" if int(task.name) == os.getpid() else "others"
+            if name.startswith("rdk"):
+                whose = "librdkafka"
+            spent[whose] += int((task / "schedstat").read_text().split()[0])
     return spent
 
 
