@@ -8,7 +8,7 @@ from typing import Final
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from bench.deployment import BenchmarkError
+from bench.errors import BenchmarkError
 from bench.report import console
 from deploy.kafka import LocalKafka
 

@@ -1,5 +1,6 @@
 """One deployment on a real Kafka: its topics, its workers as processes of their own, and what they cost."""
 
+import json
 import os
 import re
 import shutil
@@ -13,11 +14,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
+from bench.budget import FILE as BUDGET_FILE
+from bench.errors import BenchmarkError
 from bench.report import console
+from bench.slow import SlowCore, core_share
 from deploy.kafka.ports import free_port
 from schemas.bundle.files import manifest_digest
 from schemas.config.settings import KafkaConnection, TopicSettings
@@ -33,10 +37,6 @@ _STOP_SECONDS = 80.0
 """A worker gives itself 75."""
 
 
-class BenchmarkError(RuntimeError):
-    """A benchmark did not get to its end; the message says what was missing."""
-
-
 @dataclass
 class Worker:
     """A `stream-app worker` process."""
@@ -45,6 +45,12 @@ class Worker:
     port: int
     log: Path
     data_dir: Path
+
+    @property
+    def budget(self) -> dict[str, Any] | None:
+        """Where its processor time went (`bench/budget.py`), once it has stopped; None without BUDGET=1."""
+        path = self.log.with_suffix(".json")
+        return json.loads(path.read_text()) if path.exists() else None
 
     @property
     def cpu_seconds(self) -> float:
@@ -130,6 +136,8 @@ class Deployment:
         )
         self.changelog = changelog_topic(self.name)
         self.connection = KafkaConnection(bootstrap_servers=self.bootstrap)
+        share = core_share()
+        self._slow = None if share is None else SlowCore(self.name, share)
         ensure_topics(self.connection, topic_table(self.topics, self.name, session_ttl_ms=_SESSION_TTL_MS))
         self._errors: list[str] = []
         self._marks = Consumer({**self.connection.librdkafka(), "group.id": f"{self.name}-marks"})
@@ -143,6 +151,8 @@ class Deployment:
         for worker in self.workers:
             worker.stop()
             shutil.rmtree(worker.data_dir, ignore_errors=True)
+        if self._slow is not None:
+            self._slow.remove()
         self._marks.close()
 
     def producer(self, **config: object) -> Producer:
@@ -201,9 +211,13 @@ class Deployment:
         }
         environment = os.environ | {f"NEXTCLICK_{key.upper()}": str(value) for key, value in given.items()}
         log = self.folder / f"{self.name}-{number}.log"
+        environment[BUDGET_FILE] = str(log.with_suffix(".json"))
         with log.open("wb") as output:
-            command = [sys.executable, "-m", "stream_app", "worker"]
+            module = "bench.budget" if os.environ.get("BUDGET") else "stream_app"
+            command = [sys.executable, "-m", module, "worker"]
             process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+        if self._slow is not None:
+            self._slow.add(process.pid)
         self.workers.append(Worker(process, port, log, data_dir))
         return self.workers[-1]
 

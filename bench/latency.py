@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import msgspec
 import numpy as np
@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 from bench.broker import warm_broker
 from bench.bundles import bundle
 from bench.clicks import item_ids
-from bench.deployment import BenchmarkError, Deployment
+from bench.deployment import Deployment
+from bench.errors import BenchmarkError
 from bench.report import Report, console
 from schemas.messages.click import Click, encode_click
 
@@ -84,6 +85,7 @@ class Run:
         worker_ms: mean from the broker's time of a click, the oldest of those computed together, to its ranking being
             confirmed; the rest is spent between the producer and the broker and between the broker and the consumer.
         together: mean number of clicks computed together.
+        budget: of a batch, with BUDGET=1 (`bench/budget.py`).
     """
 
     latency_ms: NDArray[np.float64]
@@ -95,6 +97,7 @@ class Run:
     cpu_us_per_click: float
     worker_ms: float
     together: float
+    budget: dict[str, Any] | None
 
 
 def main() -> None:
@@ -123,6 +126,8 @@ def measure(cases: tuple[Case, ...], rounds: int) -> Report:
             row["swap_p99_ms"] = median(_during_swap(r) for r in done)
             row["swap_ms"] = median(1000 * ((r.new_model or 0.0) - (r.announced or 0.0)) for r in done)
             row["rebuilt_rows"] = sum(r.rebuilt_rows for r in done)
+        if (budget := done[-1].budget) is not None:
+            row["budget_us_per_batch"] = budget
         rows.append(row)
     return Report("latency", rows)
 
@@ -184,6 +189,7 @@ def run(bootstrap: str, case: Case, folder: Path, **settings: object) -> Run:
         cpu_us_per_click=1e6 * cpu / len(due),
         worker_ms=1000 * _mean(metrics, "nextclick_end_to_end_seconds"),
         together=_mean(metrics, "nextclick_chunk_clicks"),
+        budget=worker.budget,
     )
 
 

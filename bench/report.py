@@ -61,7 +61,8 @@ def machine() -> str:
         flags = next((line.split() for line in lines if line.startswith("flags")), [])
         model += "".join(f" {flag}" for flag in ("avx2", "avx512f", "avx512_vnni") if flag in flags)
         memory = f", {os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB"
-    return f"{os.cpu_count()} cores, {model}{memory}, Python {platform.python_version()}"
+    slow = f", workers on {share} of one core" if (share := os.environ.get("CORE_SHARE")) else ""
+    return f"{os.cpu_count()} cores, {model}{memory}, Python {platform.python_version()}{slow}"
 
 
 def spread(values: Sequence[float]) -> tuple[float, list[float]]:

@@ -22,7 +22,8 @@ from typing import Any, Final, Self
 from bench.broker import warm_broker
 from bench.bundles import bundle
 from bench.clicks import MEAN_SESSION, item_ids
-from bench.deployment import BenchmarkError, Deployment
+from bench.deployment import Deployment
+from bench.errors import BenchmarkError
 from bench.report import Report, console, spread
 from schemas.messages.click import Click
 

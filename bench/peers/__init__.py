@@ -21,7 +21,8 @@ from typing import Any, Final
 from bench.broker import warm_broker
 from bench.bundles import bundle
 from bench.clicks import shop_clicks
-from bench.deployment import BenchmarkError, Deployment, cpu_seconds
+from bench.deployment import Deployment, cpu_seconds
+from bench.errors import BenchmarkError
 from bench.report import Report, console, spread
 
 FOLDER: Final = Path(__file__).parent / "jobs"

@@ -91,9 +91,10 @@ def _advance(plans: Sequence[Plan], model: Model) -> Queries:
 
     for wave in range(waves + 1):
         positions, ranked_positions = captures[wave]
-        ranked_query[ranked_positions] = query[positions]  # [n, D]
-        ranked_alive[ranked_positions] = alive[positions]
-        ranked_finite[ranked_positions] = finite[positions]
+        if positions:  # before the first wave there are seldom any
+            ranked_query[ranked_positions] = query[positions]  # [n, D]
+            ranked_alive[ranked_positions] = alive[positions]
+            ranked_finite[ranked_positions] = finite[positions]
         if wave < waves:
             active = int(np.searchsorted(-lengths, -wave, side="left"))  # chains longer than `wave`
             hidden[:, :active], of_step, finite[:active] = model.step(steps[wave, :active], hidden[:, :active])

@@ -1,4 +1,4 @@
-"""The Faust transport that hands the records of one partition over in chunks.
+"""The Faust transport that hands the records of one partition over in chunks; clicks are read by `ClickReader`.
 
 Faust makes several asyncio tasks for each message it passes to a stream (about 500 µs), and a few for each that it
 restores a table from; a chunk pays that once for hundreds of clicks, or rows. All else goes its usual way.
@@ -14,25 +14,25 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import faust
 import structlog
-from aiokafka.structs import ConsumerRecord
+from aiokafka.errors import ConsumerStoppedError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage, Message
 
+from stream_app.kafka.click_reader import ClickReader, Record
 from stream_app.kafka.membership import StaticMembership
 
 log = structlog.get_logger(__name__)
 
 _RECOVERY_CHECK_SECONDS = 0.02
 _LONGEST_WAIT_MS = 50
+_REST_SECONDS = 1.0
+"""How often aiokafka looks for something to fetch when there is nothing."""
 # A rebalance waits for the fetch under way, and a fetch at most so long for a record.
 _LONGEST_FETCH_SECONDS = 0.1
-# Clicks come one by one, and a fetch for each would cost more than ranking it: wait so long for company. With 6 ms half
-# waited 2 ms longer at 1,000 clicks a second, for two thirds of the processor time.
-_FETCH_SECONDS = 0.002
 
 
 def now() -> float:
@@ -53,7 +53,7 @@ class Chunk:
     """
 
     tp: TP
-    records: Sequence[ConsumerRecord]
+    records: Sequence[Record]
     generation: int
     end_offset: int | None
     durable: bool = False
@@ -83,20 +83,16 @@ class ChunkSchema(faust.Schema):
 
 
 class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
-    """Reads committed records only, fetches at a pace, and remembers what it was told.
+    """A member of the group that fetches the changelog only, and remembers what it was told.
 
     Attributes:
         last_heartbeat: when the broker last confirmed that this worker is a member of its group.
         last_at_rest: the last of those confirmations that told of no rebalance.
-        empty: the offsets, from one up to below another, that the last fetch passed over without a click.
     """
 
     logger = logging.getLogger("faust")  # as quiet as the services it is one of
     last_heartbeat: float = -math.inf  # never: the clock begins when the machine does
     last_at_rest: float = -math.inf
-    empty: Mapping[TP, tuple[int, int]]
-    pace: float = 0.0  # seconds between two fetches of a broker
-    fetched_at: dict[int, float]  # when the last one was sent, by broker
     membership: StaticMembership | None = None
 
     def on_crash(self, msg: str, *fmt: Any, **_: Any) -> None:
@@ -104,67 +100,12 @@ class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
         log.error("the consumer's thread has ended", error=msg.format(*fmt), exc_info=True)
 
     async def on_start(self) -> None:
-        self.empty = {}
-        self._reached: dict[TP, tuple[Any, int]] = {}
         await super().on_start()
         if (instance := self.app.conf.consumer_group_instance_id) is not None:
             coordinator = self._ensure_consumer()._coordinator
             self.membership = StaticMembership(coordinator, instance, self.app.on_fatal)
         self._observe_heartbeats()
-        self._pace_fetches()
-
-    def _create_worker_consumer(self, transport: Any) -> Any:
-        consumer = super()._create_worker_consumer(transport)
-        # Faust asks for it with transactions of its own alone; a click of an aborted one has never been.
-        consumer._isolation_level = "read_committed"
-        return consumer
-
-    async def _fetch_records(
-        self, consumer: Any, active_partitions: set[TP], timeout: float | None = None, max_records: int | None = None
-    ) -> Any:
-        """Fetch, and see what the positions have passed over.
-
-        Marks of transactions, clicks of aborted ones, and what retention has removed before it was read: then aiokafka
-        has no position for a moment, and what counts is the one before.
-        """
-        self._reached = self._positions(active_partitions) | self._still_reached()
-        records = await super()._fetch_records(consumer, active_partitions, timeout, max_records)
-        before, after = self._still_reached(), self._positions(active_partitions)
-        self._reached = before | after
-        empty = {}
-        for tp, (state, end) in after.items():
-            same, position = before.get(tp, (None, end))
-            begin = records[tp][-1].offset + 1 if records.get(tp) else position
-            if state is same and begin < end:
-                empty[tp] = begin, end
-        self.empty = empty
-        return records
-
-    async def seek_to_committed(self) -> Mapping[TP, int]:
-        """Seek, and remember where to: retention's new start may take its place before the next fetch is begun."""
-        return cast(Mapping[TP, int], await self.call_thread(self._seek_to_committed))
-
-    async def _seek_to_committed(self) -> Mapping[TP, int | None]:
-        offsets: Mapping[TP, int | None] = await self._ensure_consumer().seek_to_committed()
-        states = self._states(offsets.keys())
-        self._reached = {tp: (states[tp], at) for tp, at in offsets.items() if at is not None and tp in states}
-        return offsets
-
-    def _positions(self, partitions: Set[TP]) -> dict[TP, tuple[Any, int]]:
-        states = self._states(partitions)
-        return {tp: (state, state._position) for tp, state in states.items() if state._position is not None}
-
-    def _still_reached(self) -> dict[TP, tuple[Any, int]]:
-        states = self._states(self._reached.keys())
-        return {tp: last for tp, last in self._reached.items() if states.get(tp) is last[0]}
-
-    def _states(self, partitions: Set[TP]) -> dict[TP, Any]:
-        """aiokafka's state of those partitions that it has now; another assignment has other ones."""
-        subscription = self._ensure_consumer()._subscription.subscription
-        if subscription is None or subscription.assignment is None:
-            return {}
-        states = {tp: subscription.assignment.state_value(tp) for tp in partitions}
-        return {tp: state for tp, state in states.items() if state is not None}
+        self._fetch_the_changelog_only()
 
     async def on_thread_stop(self) -> None:
         """Leave the group on a stop that was asked for: others take the partitions over at once.
@@ -175,30 +116,37 @@ class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
             self.membership.leave()
         await super().on_thread_stop()
 
-    def _pace_fetches(self) -> None:
-        """Wait before a fetch is sent: aiokafka sends the next one when the last one's records are taken.
+    def _fetch_the_changelog_only(self) -> None:
+        """Let aiokafka rest but for the changelog, and that while tables are restored: `ClickReader` reads the clicks.
 
-        To wait before they are taken instead would let them grow old: they came right after the fetch before, and half
-        waited for a ranking 29 ms in place of 22.
+        What Faust pauses, aiokafka fetches all the same: an idle worker asked for its own changelog twenty times a
+        second.
         """
         fetcher = self._ensure_consumer()._fetcher
-        send = fetcher._proc_fetch_request
-        self.fetched_at = {}
+        actions, send = fetcher._get_actions_per_node, fetcher._proc_fetch_request
 
-        async def paced(assignment: Any, node_id: int, request: Any) -> Any:
+        def rested(assignment: Any) -> Any:
+            restoring = not self.app.tables.actives_ready
+            for tp in assignment.tps:
+                state = assignment.state_value(tp)
+                if restoring and tp.topic != self.app.clicks_topic:
+                    state.resume()
+                else:
+                    state.pause()
+            requests, resets, seconds, *others = actions(assignment)
+            return requests, resets, seconds if restoring else _REST_SECONDS, *others
+
+        async def answered(assignment: Any, node_id: int, request: Any) -> Any:
             try:
-                await asyncio.sleep(max(0.0, self.fetched_at.get(node_id, -math.inf) + self.pace - now()))
-                self.fetched_at[node_id] = now()
                 return await send(assignment, node_id, request)
             except asyncio.CancelledError:
                 # Whoever closes the fetcher does not expect more, and its own answers so too; but not while it rests
                 # after a broker that did not answer. The thread then ended without a word, and a stop waited a minute.
                 return False
 
-        fetcher._proc_fetch_request = paced
-        # A fetch leaves out the partitions of which records wait here, and their next click waits for its end: with the
-        # 1.5 s that Faust lets the broker wait for a record, the first click after a backlog waited up to 0.9 s.
-        fetcher._fetch_max_wait_ms = _LONGEST_WAIT_MS
+        fetcher._get_actions_per_node = rested
+        fetcher._proc_fetch_request = answered
+        fetcher._fetch_max_wait_ms = _LONGEST_WAIT_MS  # a seek waits for the fetch under way: Faust lets it take 1.5 s
 
     def _observe_heartbeats(self) -> None:
         coordinator = self._ensure_consumer()._coordinator
@@ -226,12 +174,16 @@ class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
         return assigned
 
     def positions(self, partitions: Iterable[TP]) -> dict[TP, int]:
-        """Where aiokafka reads on, of those partitions that have a position."""
-        return {tp: position for tp, (_, position) in self._positions(set(partitions)).items()}
+        """Where aiokafka would read on, of those partitions that have a position."""
+        subscription = self._ensure_consumer()._subscription.subscription
+        if subscription is None or subscription.assignment is None:
+            return {}
+        states = {tp: subscription.assignment.state_value(tp) for tp in partitions}
+        return {tp: state.position for tp, state in states.items() if state is not None and state.has_valid_position}
 
-    def fetched(self) -> list[TP]:
-        """The partitions that aiokafka holds records of, which nobody has taken yet."""
-        return list(self._ensure_consumer()._fetcher._records)
+    def reading(self) -> Any:
+        """A context in which clicks are read: aiokafka leaves a group for which nothing is read."""
+        return self._ensure_consumer()._subscription.fetch_context()
 
     def group_generation(self) -> int:
         """The generation in which the broker knows this worker; -1 once it was told that it is no member."""
@@ -268,8 +220,11 @@ class ChunkConsumer(driver.Consumer):
         self._read_offset = _ReadOffsets(self.app.clicks_topic)
         self._no_fetch = asyncio.Event()
         self._no_fetch.set()
+        # Read once: a look at Faust's settings takes 15 µs, and each batch asks four times.
+        conf = self.app.conf
+        self._expelled_seconds = float(conf.broker_session_timeout), float(conf.broker_rebalance_timeout)
         self._settled: dict[TP, int] = {}
-        self._empty: dict[TP, tuple[int, int]] = {}
+        self.reader: ClickReader = self.app.new_click_reader()
 
     def _new_consumer_thread(self) -> _ChunkConsumerThread:
         return _ChunkConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -288,27 +243,46 @@ class ChunkConsumer(driver.Consumer):
             self._no_fetch.set()
 
     async def _fetch(self, active_partitions: set[TP], timeout: float) -> Any:
-        """Fetch; of clicks nothing before the tables are recovered.
+        """The changelog until the tables are recovered, then clicks.
 
         Faust lets the clicks partitions go before it seeks them to their committed offsets, and then empties the
-        queues that what was fetched meanwhile has gone to. It empties its own set of partitions while a fetch goes on,
+        queues that what was read meanwhile has gone to. It empties its own set of partitions while a fetch goes on,
         too, and to aiokafka an empty set means all that are assigned: a fetch has one of its own.
         """
         ready = self.app.tables.actives_ready
-        partitions = {tp for tp in active_partitions if ready or not self._is_clicks(tp)}
+        partitions = {tp for tp in active_partitions if ready == self._is_clicks(tp)}
         if not partitions:
             await asyncio.sleep(_RECOVERY_CHECK_SECONDS)
             return {}
+        if not ready:
+            return await super()._getmany(partitions, timeout)
         await self.app.pipeline.wants_more()
-        records = await super()._getmany(partitions, timeout)
-        for tp, (begin, end) in self._thread.empty.items():
-            if self._is_clicks(tp):
-                first, before = self._empty.get(tp, (begin, begin))
-                self._empty[tp] = (first if before == begin else begin), end
-                self._acked.setdefault(tp, [])  # or Faust does not ask for its offset
-        few = sum(map(len, records.values())) < self.app.conf.broker_max_poll_records
-        self._thread.pace = _FETCH_SECONDS if few else 0.0
+        with self._thread.reading():
+            records = await self.reader.read()
+        for tp in self.reader.passed:
+            self._acked.setdefault(tp, [])  # or Faust does not ask for its offset
         return records
+
+    async def _drain_messages(self, fetcher: Any) -> None:
+        """Hand over what is fetched, until the fetcher stops.
+
+        As Faust does, without its timer for each fetch and its four tasks for each message, which tell it of a
+        rebalance while a queue is full: 60 µs of each batch.
+        """
+        try:
+            while not (self.should_stop or fetcher.should_stop):
+                async for tp, message in self.getmany(timeout=1.0):
+                    read = self._read_offset[tp]
+                    if read is not None and message.offset < read:
+                        continue
+                    if self._is_clicks(tp) and self.flow_active and self.app.takes_clicks():
+                        await self.callback(message)
+                    else:
+                        await self.wait_first(self.callback(message), self.suspend_flow.wait())
+                    self._read_offset[tp] = message.offset
+        except (ConsumerStoppedError, asyncio.CancelledError):
+            if not self.app.should_stop:
+                raise
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Message]]:
         """One message a fetch for clicks, one a partition and fetch for the changelog, one a record for all others."""
@@ -326,7 +300,7 @@ class ChunkConsumer(driver.Consumer):
             yield tp, message
 
     def _messages(
-        self, records: Mapping[TP, Sequence[ConsumerRecord]], generation: int
+        self, records: Mapping[TP, Sequence[Record]], generation: int
     ) -> Iterator[tuple[TP, ConsumerMessage]]:
         clicks = [self._chunk(tp, batch, generation) for tp, batch in records.items() if self._is_clicks(tp) and batch]
         if clicks:
@@ -343,13 +317,11 @@ class ChunkConsumer(driver.Consumer):
             for record in batch:
                 yield tp, self._to_message(tp, record)
 
-    def _chunk(self, tp: TP, records: Sequence[ConsumerRecord], generation: int) -> tuple[Chunk, ConsumerMessage]:
+    def _chunk(self, tp: TP, records: Sequence[Record], generation: int) -> tuple[Chunk, ConsumerMessage]:
         chunk = Chunk(tp, records, generation, self.end_offset(tp))
         return chunk, self._message(tp, records, generation, chunk)
 
-    def _message(
-        self, tp: TP, records: Sequence[ConsumerRecord], generation: int, value: Chunk | Fetch
-    ) -> ConsumerMessage:
+    def _message(self, tp: TP, records: Sequence[Record], generation: int, value: Chunk | Fetch) -> ConsumerMessage:
         last = records[-1]
         return ConsumerMessage(
             tp.topic,
@@ -360,7 +332,7 @@ class ChunkConsumer(driver.Consumer):
             (),
             None,
             value,
-            last.checksum,
+            None,
             0,
             0,
             tp,
@@ -368,11 +340,8 @@ class ChunkConsumer(driver.Consumer):
         )
 
     def end_offset(self, tp: TP) -> int | None:
-        """Where a partition ended when it was last fetched, with what is not committed yet; None before that."""
-        try:
-            return int(self.highwater(tp))
-        except (AssertionError, TypeError):  # aiokafka's thread has just lost the partition, or was not told yet
-            return None
+        """Where a clicks partition ended when it was last fetched, with what is open yet; None before that."""
+        return self.reader.end_offset(tp)
 
     async def verify_all_partitions_active(self) -> None:
         """Do without Faust's look for partitions that stand still.
@@ -395,10 +364,11 @@ class ChunkConsumer(driver.Consumer):
         if uncommitted:
             await self._thread.seek_to_beginning(*uncommitted)
         begin = self._thread.positions(uncommitted)
-        for tp in clicks:
-            at = self._committed_offset[tp] or begin.get(tp)
+        starts = {tp: self._committed_offset[tp] or begin.get(tp) for tp in clicks}
+        for tp, at in starts.items():
             if at is not None:  # what is acknowledged and not committed yet stays so
                 self._settled[tp] = max(at, self._settled.get(tp, 0))
+        await self.reader.assign(starts)
 
     def on_buffer_full(self, tp: TP) -> None:
         """Faust would take the partition out of the fetches, and look again only after up to a second.
@@ -433,7 +403,7 @@ class ChunkConsumer(driver.Consumer):
         what a fetch passed over comes right after the last click that is acknowledged, or is still to be reached.
         """
         settled = self._settled.get(tp)
-        begin, end = self._empty.get(tp, (0, 0))
+        begin, end = self.reader.passed.get(tp, (0, 0))
         return end if settled is not None and begin <= settled < end else settled
 
     def _new_offset(self, tp: TP) -> int | None:
@@ -453,18 +423,23 @@ class ChunkConsumer(driver.Consumer):
         """Commit what is acknowledged first: Faust forgets it before its own last commit."""
         await self.commit()
         self._settled.clear()  # known again once it is sought
-        self._empty.clear()
         await super().on_partitions_revoked(revoked)
         self._joining_since = now()
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         """A new generation begins; the broker confirmed this member at some time since it asked to join.
 
-        A fetch of the old one moves positions of the new one when it ends. It must not do so after their seek.
+        A fetch of the old one ends first: its clicks would come behind the new one's seek.
         """
         self._thread.last_heartbeat = self._thread.last_at_rest = self._joining_since
         await self._no_fetch.wait()
+        await self.reader.prepare(self.app.clicks_topic)
         await super().on_partitions_assigned(assigned, generation_id)
+
+    async def on_stop(self) -> None:
+        """Commit, and read no more."""
+        await super().on_stop()
+        await asyncio.to_thread(self.reader.close)
 
     async def wait_empty(self) -> None:
         """Wait until no chunk is in flight, then commit.
@@ -486,11 +461,6 @@ class ChunkConsumer(driver.Consumer):
         """The clicks partitions of this worker; none before the consumer has started."""
         return {TP(*tp) for tp in self._thread.assigned() if self._is_clicks(tp)} if self._thread.is_started else set()
 
-    def has_fetched_clicks(self) -> bool:
-        """Whether clicks of this worker's partitions are here and not taken yet."""
-        assigned = self._thread.assigned()
-        return any(self._is_clicks(tp) and tp in assigned for tp in self._thread.fetched())
-
     def seconds_since_heartbeat(self) -> float:
         """Since the broker last confirmed this member; beyond the session timeout another may have its partitions."""
         return now() - self._thread.last_heartbeat
@@ -502,9 +472,8 @@ class ChunkConsumer(driver.Consumer):
         rebalance within the rebalance timeout it expels however often it hears from it; and that rebalance began after
         the last heartbeat that told of none.
         """
-        conf = self.app.conf
-        silent, unsettled = self.seconds_since_heartbeat(), now() - self._thread.last_at_rest
-        return bool(silent >= conf.broker_session_timeout or unsettled >= conf.broker_rebalance_timeout)
+        session, rebalance = self._expelled_seconds
+        return self.seconds_since_heartbeat() >= session or now() - self._thread.last_at_rest >= rebalance
 
 
 class ChunkTransport(driver.Transport):

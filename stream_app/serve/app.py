@@ -1,7 +1,9 @@
 """The one place where the Faust app, its agent and its table are put together."""
 
 import logging
+import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +14,7 @@ from yarl import URL
 
 from schemas.kafka.topics import TABLE, changelog_topic
 from stream_app.core.session import SessionRules
+from stream_app.kafka.click_reader import ClickReader
 from stream_app.kafka.credentials import faust_credentials
 from stream_app.kafka.transport import ChunkConsumer, ChunkSchema, ChunkTransport
 from stream_app.serve.delivery import Delivery
@@ -42,6 +45,7 @@ class RecommenderApp(faust.App):
 
     logger = logging.getLogger("faust")  # as quiet as the services it is one of
     clicks_topic: str
+    new_click_reader: Callable[[], ClickReader]
     sessions: SessionTable
     pipeline: Pipeline
     on_fatal: Callable[[BaseException], None]
@@ -51,9 +55,12 @@ class RecommenderApp(faust.App):
         return cast(TransportT, ChunkTransport(self.conf.broker_consumer, self))
 
     def clicks_wait(self) -> bool:
-        """Whether fetched clicks are on their way to the pipeline; from any thread, once the tables are recovered."""
-        queued = any(topic.queue.qsize() for topic in list(self.topics) if self.clicks_topic in topic.topics)
-        return queued or cast(ChunkConsumer, self.consumer).has_fetched_clicks()
+        """Whether clicks that were read are on their way to the pipeline; from any thread."""
+        return any(topic.queue.qsize() for topic in list(self.topics) if self.clicks_topic in topic.topics)
+
+    def takes_clicks(self) -> bool:
+        """Whether the agent's queue has room for a fetch."""
+        return not any(topic.queue.full() for topic in self.topics if self.clicks_topic in topic.topics)
 
 
 def _faust_app(settings: StreamSettings, member: str | None) -> RecommenderApp:
@@ -88,6 +95,17 @@ def _faust_app(settings: StreamSettings, member: str | None) -> RecommenderApp:
     )
 
 
+def _click_reader(settings: StreamSettings, delivery: Delivery) -> ClickReader:
+    worker = settings.worker
+    return ClickReader(
+        settings.kafka.librdkafka(),
+        group=worker.app_id,
+        client_id=f"{worker.app_id}-{os.getpid()}-clicks",
+        most=worker.chunk_clicks,
+        on_look=delivery.serve,
+    )
+
+
 def create_app(
     settings: StreamSettings,
     *,
@@ -111,6 +129,7 @@ def create_app(
     app = _faust_app(settings, member)
     app.on_fatal = on_fatal
     app.clicks_topic = settings.topics.clicks
+    app.new_click_reader = partial(_click_reader, settings, delivery)
     app.sessions = SessionTable(
         app,
         name=TABLE,

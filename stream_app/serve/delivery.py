@@ -22,11 +22,8 @@ Record = tuple[bytes | None, bytes]
 
 ANY_PARTITION: Final = -1
 _POLL_SECONDS: Final = 0.1
-# From so many records on, a sender who has more to send serves confirmations too, and is left alone with them for so
-# long: 1.05 times the clicks of a backlog at 5,000 items.
-_MANY: Final = 64
-_LEFT_ALONE_SECONDS: Final = 0.05
-_LOOK_SECONDS: Final = 0.005
+# Who sends serves confirmations too, and is left alone with them for so long.
+_LEFT_ALONE_SECONDS: Final = 0.02
 # Records on their way beyond which the next ones may find the queue full: the largest take 175 KB of its 256 MiB.
 _ROOM: Final = 1024
 
@@ -116,7 +113,7 @@ class Sending:
         Raises:
             DeliveryError: at least one record is not durable.
         """
-        return await asyncio.shield(self._done)
+        return self._done.result() if self._done.done() else await asyncio.shield(self._done)
 
     def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
         with self._lock:
@@ -153,12 +150,7 @@ class Delivery:
 
     Each confirmation takes the interpreter once. On a thread of its own that is a fight with whoever computes, twice a
     click, so under load `serve` does it on the thread that sends.
-
-    Attributes:
-        busy: whether more will be sent at once, and served.
     """
-
-    busy: bool = False
 
     def __init__(self, config: Mapping[str, Any], *, on_fatal: Callable[[BaseException], None]) -> None:
         self._on_fatal = on_fatal
@@ -193,10 +185,9 @@ class Delivery:
         self._stopping.set()
         self._thread.join(timeout=2 * _POLL_SECONDS + timeout)
 
-    def serve(self, sent: int) -> None:
-        """Serve the confirmations that have come, on the calling thread, which has just sent so many records."""
-        if sent >= _MANY:
-            self._left_alone_until = time.monotonic() + _LEFT_ALONE_SECONDS
+    def serve(self) -> None:
+        """Serve the confirmations that have come, on the calling thread, which sends records every few ms."""
+        self._left_alone_until = time.monotonic() + _LEFT_ALONE_SECONDS
         self._producer.poll(0)
 
     def _run(self) -> None:
@@ -207,8 +198,8 @@ class Delivery:
 
     def _serve(self) -> None:
         while not self._stopping.is_set():
-            if self.busy and time.monotonic() < self._left_alone_until:
-                self._stopping.wait(_LOOK_SECONDS)
+            if (seconds := self._left_alone_until - time.monotonic()) > 0:
+                self._stopping.wait(seconds)
             else:
                 self._producer.poll(_POLL_SECONDS)
 

@@ -1,7 +1,6 @@
 """What is on its way through the worker: fetched, and not acknowledged yet."""
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -36,10 +35,10 @@ class Part:
     """Chunks of one partition, in order, on their way together.
 
     Attributes:
-        rankings: their delivery.
+        rankings: their delivery, which other parts share with whom they were computed.
         states: what they lead to.
         rows: the same by key, as bytes, once they are on their way to the changelog.
-        reasons: of their rankings.
+        reasons: one of each of their rankings.
     """
 
     partition: Partition
@@ -47,7 +46,7 @@ class Part:
     chunks: list[tuple[Chunk, Message]] = field(default_factory=list)
     states: dict[str, SessionState] = field(default_factory=dict)
     rows: dict[bytes, bytes] = field(default_factory=dict)
-    reasons: Counter[str] = field(default_factory=Counter)
+    reasons: list[str] = field(default_factory=list)
 
     @property
     def last(self) -> Chunk:
@@ -79,12 +78,15 @@ class InFlight:
         self.chunks = self.clicks = self.finished = 0
         self.failed = False
 
+    def has_room(self, clicks: int, most: int) -> bool:
+        """Whether so many more clicks fit; any number does where there are none."""
+        return not self.clicks or self.clicks + clicks <= most
+
     async def wait_for_room(self, clicks: int, most: int) -> None:
-        """Wait until so many more clicks fit; any number does where there are none."""
-        while self.clicks and self.clicks + clicks > most:
+        """Wait until they fit."""
+        while not self.has_room(clicks, most):
             self._room.clear()
             await self._room.wait()
-        self.clicks += clicks
 
     def moved(self, by: int) -> None:
         """So many chunks came, or went."""

@@ -1,5 +1,7 @@
 """What the worker measures, as Prometheus has it."""
 
+from functools import cache
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -66,3 +68,6 @@ class Metrics:
         self.stored_rows = Gauge(
             "nextclick_stored_rows", "Rows in the local store (RocksDB's estimate).", registry=registry
         )
+        # To look a label up takes as long as to encode a ranking, and each batch does it ten times.
+        self.step = cache(lambda step: self.step_seconds.labels(step=step))
+        self.ranked = cache(lambda reason: self.rankings.labels(reason=reason))

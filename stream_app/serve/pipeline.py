@@ -104,7 +104,10 @@ class Pipeline:
         self.in_flight.moved(+len(fetch.chunks))
         clicks = sum(len(chunk.records) for chunk, _ in fetch.chunks)
         try:
-            await self.in_flight.wait_for_room(clicks, self._settings.clicks_in_flight)
+            if not self.in_flight.has_room(clicks, self._settings.clicks_in_flight):
+                with self._settling.at_once():
+                    await self.in_flight.wait_for_room(clicks, self._settings.clicks_in_flight)
+            self.in_flight.clicks += clicks
         except BaseException:
             # Faust starts a cancelled agent anew; no chunk of a partition may pass the one that is dropped here.
             self._abandoned.update((chunk.tp, chunk.generation) for chunk, _ in fetch.chunks)
@@ -130,8 +133,9 @@ class Pipeline:
 
         A static member may get its partitions back in the generation in which it has left a chunk of them.
         """
-        while self.in_flight.chunks:
-            await asyncio.sleep(_DRAIN_CHECK_SECONDS)
+        with self._settling.at_once():
+            while self.in_flight.chunks:
+                await asyncio.sleep(_DRAIN_CHECK_SECONDS)
         self._partitions.clear()
 
     async def stop(self) -> None:
@@ -146,7 +150,6 @@ class Pipeline:
 
     async def _compute_waiting(self) -> None:
         """Compute what waits, together as far as it goes, until nothing does."""
-        self._delivery.busy = True
         while self._waiting or self._begun:
             self._begin_waiting()
             if not self._begun:
@@ -161,7 +164,6 @@ class Pipeline:
                 self._settling.settle(parts)
             self._begun.popleft()
             await asyncio.sleep(0)  # what was computed here kept the loop from fetching and settling
-        self._delivery.busy = False
         self._task = None
 
     def _begin_waiting(self) -> None:
@@ -206,8 +208,9 @@ class Pipeline:
             parts[chunk.tp].chunks.append((chunk, message))
         if not self._waiting:
             self._taken.set()
+        rankings = self._delivery.sending()
         for part in parts.values():
-            part.rankings.append(self._delivery.sending())
+            part.rankings.append(rankings)
 
     def _partition(self, chunk: Chunk) -> Partition:
         partition = self._partitions.get(chunk.tp)
@@ -251,12 +254,14 @@ class Pipeline:
             "rank": ranked - moved,
         }
         for step, seconds in steps.items():
-            metrics.step_seconds.labels(step=step).observe(seconds)
+            metrics.step(step).observe(seconds)
         records = sum(len(chunk.records) for part in parts for chunk, _ in part.chunks)
         metrics.clicks.inc(records)
         metrics.chunk_clicks.observe(records)
-        metrics.redelivered.inc(sum(result.redelivered for result in results))
-        metrics.rebuilt_rows.inc(sum(result.rebuilt for result in results))
+        if redelivered := sum(result.redelivered for result in results):
+            metrics.redelivered.inc(redelivered)
+        if rebuilt := sum(result.rebuilt for result in results):
+            metrics.rebuilt_rows.inc(rebuilt)
         self._broken_off = False
 
     def _decode(self, part: Part, now_ms: int) -> tuple[list[SourcedClick], list[RejectedClick]]:

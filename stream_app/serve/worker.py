@@ -230,10 +230,11 @@ class Worker:
         if app is None or self._waits_for_kafka():
             return None
         serves = app.tables.actives_ready and not self._stop.is_set()
-        # An agent or a fetcher that died leaves the clicks where they are, with nothing in flight.
-        if not app.pipeline.in_flight.chunks and not (serves and app.clicks_wait()):
-            return None
-        return app.pipeline.in_flight.finished
+        # An agent that died leaves the clicks where they are, with nothing in flight; a fetcher asks for no more.
+        if app.pipeline.in_flight.chunks or (serves and app.clicks_wait()):
+            return app.pipeline.in_flight.finished
+        consumer = cast(ChunkConsumer, app.consumer)
+        return ("reads", consumer.reader.reads) if serves and consumer.assigned_clicks() else None
 
     def _waits_for_kafka(self) -> bool:
         """Whether brokers are to blame that nothing moves; not for longer than an outage is waited out."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Final, Literal
 
 Who = Literal["producer", "consumer"]
-"""librdkafka, which sends rankings and rows; or aiokafka, which fetches and is the group's member."""
+"""What sends rankings and rows; or what reads clicks, and aiokafka, which is the group's member."""
 Gate = tuple[Who, Literal["requests", "answers"]]
 """Through which traffic goes, or in which it is held."""
 
@@ -65,9 +65,9 @@ class Proxy:
         try:
             request = await _frame(client)
             *_, length = _HEADER.unpack_from(request)
-            # Each client names itself in every request; aiokafka as Faust lets it.
+            # Each client names itself in every request; aiokafka as Faust does, the reader of clicks as the app does.
             name = request[_HEADER.size : _HEADER.size + length]
-            who: Who = "consumer" if name.startswith(b"faust") else "producer"
+            who: Who = "consumer" if name.startswith(b"faust") or name.endswith(b"-clicks") else "producer"
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._answers(who, broker, to_client))
                 while True:

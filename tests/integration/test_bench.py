@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.deployment import BenchmarkError, Deployment
+from bench.deployment import Deployment
+from bench.errors import BenchmarkError
 from schemas.messages.click import Click
 from tests.conftest import REPOSITORY, KafkaUnderTest
 

@@ -14,7 +14,6 @@ from confluent_kafka import Producer
 from faust.types import TP
 
 from schemas.messages.click import ClickLimits, decode_click
-from stream_app.kafka.transport import _LONGEST_WAIT_MS
 from stream_app.serve.app import _QUEUED_FETCHES
 from tests.conftest import KafkaUnderTest
 from tests.integration.workers import BEGAN, SESSION_TIMEOUT, AppUnderTest, Group, contiguous, running, until
@@ -50,19 +49,18 @@ async def test_one_chunk_a_partition_and_fetch_with_every_record_in_order(group:
     group.produce(40, partition=1, session="other")
     fetched: list[tuple[TP, list[int]]] = []
     async with running(group.settings(tmp_path, chunk_clicks=25), by_hand=True) as worker:
-        fetch = worker.consumer._thread.getmany
+        read = worker.consumer.reader.read
 
-        async def observed(*args: Any, **kwargs: Any) -> Any:
-            found = await fetch(*args, **kwargs)
+        async def observed() -> Any:
+            found = await read()
             fetched.extend((tp, [record.offset for record in records]) for tp, records in found.items())
             return found
 
-        worker.consumer._thread.getmany = observed
+        worker.consumer.reader.read = observed  # type: ignore[method-assign]
         hand = worker.hand
         await until(lambda: len(hand.offsets(0)) == 150 and len(hand.offsets(1)) == 40, "every click handed over")
 
         assert [(chunk.tp, [record.offset for record in chunk.records]) for chunk, _ in hand.got] == fetched
-        assert worker.consumer._thread.fetched_at  # aiokafka sends its fetches at our pace
         assert max(len(offsets) for _, offsets in fetched) == 25  # worker.chunk_clicks
         clicks = [
             decode_click(record.key, record.value, now_ms=BEGAN, limits=ClickLimits())
@@ -76,6 +74,7 @@ async def test_one_chunk_a_partition_and_fetch_with_every_record_in_order(group:
         # The marks' offsets will never be acknowledged; commits go on past them.
         for chunk in hand.chunks(0):
             assert hand.acknowledge(chunk)
+        await until(lambda: worker.consumer.settled(TP(group.topics.clicks, 0)) == 153, "the last mark passed over")
         await worker.consumer.commit()
         assert group.committed(0) == 153
         group.produce(5, start=150)
@@ -106,7 +105,7 @@ async def test_aborted_clicks_are_nobodys_and_commits_reach_the_end_behind_them(
         consumer, hand, tps = worker.consumer, worker.hand, [TP(group.topics.clicks, n) for n in range(2)]
         await until(lambda: len(hand.offsets(0)) == 40 and consumer.settled(tps[1]) == empty_end, "all passed over")
         assert (hand.offsets(0), hand.offsets(1)) == ([*range(20), *range(42, 62)], [])
-        await until(lambda: consumer._thread.positions(tps) == {tps[0]: end, tps[1]: empty_end}, "read to the ends")
+        await until(lambda: consumer.reader.passed == {tps[0]: (62, end), tps[1]: (0, empty_end)}, "read to the ends")
         await consumer.commit()
         assert group.committed(0) in (None, 0)  # a periodic commit may have said that nothing is acknowledged
         assert group.committed(1) == empty_end
@@ -133,44 +132,36 @@ async def test_aborted_clicks_are_nobodys_and_commits_reach_the_end_behind_them(
         assert hand.before_recovery == []
 
 
-@pytest.mark.parametrize("first", ["the fetch", "the new start"])
 async def test_commits_reach_the_end_where_retention_has_removed_what_was_not_read(
-    group: Group, tmp_path: Path, first: str
+    group: Group, tmp_path: Path
 ) -> None:
-    """aiokafka hears of the new start in its own time: while Faust fetches, or before it does."""
     group.produce(30)
     group.commit(0, 5)
     group.delete_records(group.topics.clicks, 30)
     tp = TP(group.topics.clicks, 0)
     async with running(group.settings(tmp_path), by_hand=True) as worker:
-        thread = worker.consumer._thread
-        fetch = thread._fetch_records
-
-        async def fetch_late(*args: Any, **kwargs: Any) -> Any:
-            while tp in thread.assigned() and thread.positions([tp]).get(tp) != 30:
-                await asyncio.sleep(0.01)
-            return await fetch(*args, **kwargs)
-
-        if first == "the new start":
-            thread._fetch_records = fetch_late  # type: ignore[method-assign]
         await until(lambda: worker.consumer.settled(tp) == 30, "nothing is left of them")
         await worker.consumer.commit()
         assert group.committed(0) == 30
 
 
-async def test_the_broker_is_asked_to_wait_a_short_time_for_a_record(group: Group, tmp_path: Path) -> None:
+async def test_aiokafka_fetches_nothing_once_the_tables_are_recovered(group: Group, tmp_path: Path) -> None:
+    """What Faust pauses it would fetch all the same, an idle worker's own changelog for ever."""
     async with running(group.settings(tmp_path), by_hand=True) as worker:
-        await until(lambda: worker.app.tables.actives_ready, "ready")
-        fetcher = worker.consumer._thread._ensure_consumer()._fetcher
-        paced, asked = fetcher._proc_fetch_request, []
+        await worker.ready()
+        group.produce(5)
+        await until(lambda: len(worker.hand.offsets(0)) == 5, "a fetch that was under way has ended")
+        fetcher, fetched = worker.consumer._thread._ensure_consumer()._fetcher, []
 
-        async def observed(assignment: Any, node_id: int, request: Any) -> Any:
-            asked.append(request._max_wait_ms)
-            return await paced(assignment, node_id, request)
+        async def observed(assignment: Any, node_id: int, request: Any) -> bool:
+            fetched.append(request)
+            return False
 
         fetcher._proc_fetch_request = observed
-        await until(lambda: bool(asked), "a fetch")
-        assert set(asked) == {_LONGEST_WAIT_MS}
+        for n in range(3):
+            group.produce(5, start=5 * n + 5)
+            await until(lambda n=n: len(worker.hand.offsets(0)) == 5 * n + 10, "more clicks")  # type: ignore[misc]
+        assert fetched == []
 
 
 async def test_only_durable_chunks_are_committed_whoever_acknowledges_them(group: Group, tmp_path: Path) -> None:
@@ -225,7 +216,7 @@ async def test_a_rebalance_commits_what_is_acknowledged_and_loses_nothing(group:
         assert group.committed(0) is None
 
         # Shorter chunks than before: their offsets are below those that were handed over already.
-        worker.consumer._thread._consumer._max_poll_records = 7
+        worker.consumer.reader._most = 7
         # Faust lets clicks go before the seek, looks for them at least once a second, and at last empties the queues.
         await worker.rebalance(lambda: group.produce(30, partition=1, session="other"), seek_seconds=1.3)
         now = worker.generation
@@ -239,7 +230,8 @@ async def test_a_rebalance_commits_what_is_acknowledged_and_loses_nothing(group:
 
         # Whatever seeks back later: chunks below the last one are no news to Faust, and it would drop them.
         tp = TP(group.topics.clicks, 0)
-        worker.consumer._thread.seek(tp, 20)
+        await worker.consumer._no_fetch.wait()
+        await worker.consumer.reader.assign({tp: 20})
         await until(lambda: hand.offsets(0, now) == 2 * list(range(20, 60)), "all of them once more")
 
         assert worker.consumer.owns(tp, now)
@@ -291,7 +283,7 @@ async def test_a_partition_whose_position_is_being_sought_does_not_end_the_consu
         await until(lambda: bool(worker.hand.offsets(0)), "the click")
         subscription = worker.consumer._thread._ensure_consumer()._subscription.subscription
         state = subscription.assignment.state_value(TopicPartition(group.topics.clicks, 0))
-        assert state.timestamp is not None  # else Faust looks no further
+        state.timestamp = 1  # else Faust looks no further
         state.await_reset(OffsetResetStrategy.EARLIEST)  # as a rebalance does, a moment before its seek
         await worker.consumer.verify_all_partitions_active()
         assert not state.has_valid_position

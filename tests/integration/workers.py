@@ -234,17 +234,19 @@ class AppUnderTest:
         what came `meanwhile` (it runs in a thread), and if it can, after the seek to the committed offsets.
         `seek_seconds` is how long Faust takes from that seek to the end of the recovery.
         """
-        before, thread, sought = self.generation, self.consumer._thread, threading.Event()
-        fetch, seek = thread._fetch_records, self.consumer.perform_seek
+        before, reader, sought = self.generation, self.consumer.reader, threading.Event()
+        read, seek = reader.read, self.consumer.perform_seek
 
-        async def fetch_into_a_rebalance(*args: Any, **kwargs: Any) -> Any:
-            thread._fetch_records = fetch  # type: ignore[method-assign]
-            thread._consumer._coordinator.request_rejoin()
+        async def read_into_a_rebalance() -> Any:
+            reader.read = read  # type: ignore[method-assign]
+            found = await read()
+            thread = self.consumer._thread
+            thread.thread_loop.call_soon_threadsafe(thread._ensure_consumer()._coordinator.request_rejoin)
             while self.generation == before:
                 await asyncio.sleep(0.01)
             await asyncio.to_thread(meanwhile)
             await asyncio.to_thread(sought.wait, 1.0)
-            return await fetch(*args, **kwargs | {"timeout": 1.0})
+            return found or await read()
 
         async def seek_slowly() -> None:
             await seek()
@@ -252,7 +254,7 @@ class AppUnderTest:
             await asyncio.sleep(seek_seconds)
 
         self.consumer.perform_seek = seek_slowly  # type: ignore[method-assign]
-        thread._fetch_records = fetch_into_a_rebalance  # type: ignore[method-assign]
+        reader.read = read_into_a_rebalance  # type: ignore[method-assign]
         await until(lambda: self.generation != before, "a new generation")
         await self.ready()
         self.consumer.perform_seek = seek  # type: ignore[method-assign]

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.deployment import BenchmarkError, Deployment, Worker
+from bench.deployment import Deployment, Worker
+from bench.errors import BenchmarkError
 
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
 OBEDIENT = "import time; print('here', flush=True); time.sleep(600)"

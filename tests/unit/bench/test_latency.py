@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 from confluent_kafka import Consumer, KafkaError, Producer
 
-from bench.deployment import BenchmarkError
+from bench.errors import BenchmarkError
 from bench.latency import Arrivals, Background, _produce
 from schemas.messages.click import Click
 

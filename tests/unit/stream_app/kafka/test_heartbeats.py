@@ -21,9 +21,8 @@ class Member:
         thread = transport._ChunkConsumerThread.__new__(transport._ChunkConsumerThread)
         thread._ensure_consumer = lambda: cast(Any, SimpleNamespace(_coordinator=self.coordinator))
         thread._observe_heartbeats()
-        conf = SimpleNamespace(broker_session_timeout=SESSION_TIMEOUT, broker_rebalance_timeout=REBALANCE_TIMEOUT)
         self.consumer = transport.ChunkConsumer.__new__(transport.ChunkConsumer)
-        self.consumer.app = SimpleNamespace(conf=conf)
+        self.consumer._expelled_seconds = SESSION_TIMEOUT, REBALANCE_TIMEOUT
         self.consumer._thread = thread
 
     async def _answer(self) -> bool:

@@ -24,6 +24,7 @@ from stream_app.core.session import SessionRules
 from stream_app.core.state_codec import decode_state
 from stream_app.errors import DeliveryError, StoreError
 from stream_app.kafka.transport import Chunk, ChunkConsumer, ChunkSchema, Fetch
+from stream_app.serve import settling
 from stream_app.serve.app import RecommenderApp, create_app
 from stream_app.serve.delivery import Delivery, Sending
 from stream_app.serve.hot_swap import LiveModel
@@ -65,7 +66,7 @@ class FakeKafka:
 
     may_wait = False
 
-    def serve(self, sent: int) -> None:
+    def serve(self) -> None:
         """Has confirmed already."""
 
     def release(self) -> None:
@@ -168,11 +169,13 @@ async def _until_idle(loop: Any) -> None:
 
 
 @asynccontextmanager
-async def _running(data_dir: Path, **worker: int) -> AsyncIterator[Running]:
+async def _running(data_dir: Path, *, few: int = 0, **worker: int) -> AsyncIterator[Running]:
+    """`few` clicks wait for company before they are made durable; here none does, but where that is the question."""
     live, kafka, metrics, fatal = LiveModel(), FakeKafka(), Metrics(), list[BaseException]()
     live.replace(exact_model("v1", tuple("abcdef")))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RecommenderApp, "_new_consumer", lambda _: kafka)
+        patch.setattr(settling, "_FEW_CLICKS", few)
         app = create_app(
             StreamSettings(worker=WorkerSettings(data_dir=data_dir, **worker)),
             live=live,
@@ -180,11 +183,11 @@ async def _running(data_dir: Path, **worker: int) -> AsyncIterator[Running]:
             metrics=metrics,
             on_fatal=fatal.append,
         )
-    agent = app.agents["rank-clicks"]
-    async with agent.test_context(channel=app.channel(schema=ChunkSchema())) as wrapper:
-        yield Running(app, wrapper, kafka, metrics, fatal)
-    await app.pipeline.stop()
-    await app.sessions.data.stop()
+        agent = app.agents["rank-clicks"]
+        async with agent.test_context(channel=app.channel(schema=ChunkSchema())) as wrapper:
+            yield Running(app, wrapper, kafka, metrics, fatal)
+        await app.pipeline.stop()
+        await app.sessions.data.stop()
 
 
 @pytest.fixture
@@ -408,6 +411,54 @@ async def test_nothing_is_computed_behind_a_batch_that_failed(tmp_path: Path) ->
         await pipeline.drained()
         assert [str(error) for error in running.fatal] == ["disk failure"]
         assert (kafka.sent, kafka.acked, running.recent("s")) == ([], [], None)
+
+
+async def test_few_clicks_wait_for_company_before_they_are_made_durable_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each partition costs a request and a write, however few its rows are."""
+    monkeypatch.setattr(settling, "_COMPANY_SECONDS", 3600.0)
+    async with _running(tmp_path, few=4) as running:
+        kafka = running.kafka
+        for n, item in enumerate("abc"):
+            await running.take(("s", item), at=n)
+            await running.settle()
+        assert len(kafka.on_topic(RANKINGS)) == 3  # nobody waits for these
+        assert (kafka.on_topic(CHANGELOG), kafka.acked, running.recent("s")) == ([], [], None)
+        await running.take(("t", "d"), at=3)
+        await running.ended()
+        assert (len(kafka.on_topic(CHANGELOG)), kafka.acked) == (2, [0, 1, 2, 3])
+        assert (running.recent("s"), running.recent("t")) == (("a", "b", "c"), ("d",))
+
+
+async def test_few_clicks_wait_no_longer_than_that(tmp_path: Path) -> None:
+    async with _running(tmp_path, few=100) as running:
+        await running.take(("s", "a"), at=0)
+        await running.ended()
+        assert (running.recent("s"), running.kafka.acked) == (("a",), [0])
+
+
+@pytest.mark.parametrize("who", ["a rebalance", "the next clicks"])
+async def test_nobody_waits_for_clicks_that_wait_for_company(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: str
+) -> None:
+    monkeypatch.setattr(settling, "_COMPANY_SECONDS", 3600.0)
+    async with _running(tmp_path, few=100, chunk_clicks=1, chunks_in_flight=2) as running:
+        for n, item in enumerate("ab"):
+            await running.take(("s", item), at=n)
+        await running.settle()
+        assert running.kafka.acked == []
+        async with asyncio.timeout(PATIENCE):
+            if who == "a rebalance":
+                await running.app.pipeline.drained()
+                assert running.kafka.acked == [0, 1]
+                await running.take(("s", "c"), at=2)  # and then they do again
+                await running.settle()
+                assert running.kafka.acked == [0, 1]
+            else:
+                await running.take(("s", "c"), at=2)
+                await until(lambda: running.submitted == 3)
+                assert running.kafka.acked[:1] == [0]
 
 
 async def test_a_row_goes_to_the_changelog_partition_of_its_clicks(running: Running) -> None:

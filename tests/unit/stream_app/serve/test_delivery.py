@@ -11,7 +11,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from stream_app.errors import DeliveryError
 from stream_app.serve import delivery as delivery_module
-from stream_app.serve.delivery import _MANY, ANY_PARTITION, Delivery, Sending, producer_config
+from stream_app.serve.delivery import ANY_PARTITION, Delivery, Sending, producer_config
 
 TIMED_OUT = KafkaError(KafkaError._MSG_TIMED_OUT)
 PATIENCE = 30.0  # seconds until a test gives up
@@ -168,8 +168,9 @@ async def test_without_brokers_a_batch_fails_after_its_timeout_and_the_stop_ends
     assert fatal == []  # the batch's owner decides; a broker that is away is not the producer's end
 
 
-async def test_who_sends_much_serves_the_confirmations_and_the_delivery_thread_whatever_is_left(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("left_alone", [3600.0, 0.0])
+async def test_who_sends_serves_the_confirmations_and_the_delivery_thread_whatever_is_left(
+    monkeypatch: pytest.MonkeyPatch, left_alone: float
 ) -> None:
     """The real librdkafka, which gives every record up."""
     config = producer_config({"bootstrap.servers": "127.0.0.1:1"}, client_id="w", linger_ms=0, timeout_ms=50)
@@ -182,26 +183,17 @@ async def test_who_sends_much_serves_the_confirmations_and_the_delivery_thread_w
         confirmed(batch, error, message)
 
     monkeypatch.setattr(Sending, "_on_delivery", observed)
-    monkeypatch.setattr(delivery_module, "_LEFT_ALONE_SECONDS", 3600.0)
-    delivery.busy = True
-    first = delivery.sending()
-    send(first, _MANY)
-    delivery.serve(_MANY)
+    monkeypatch.setattr(delivery_module, "_LEFT_ALONE_SECONDS", left_alone)
+    batch = delivery.sending()
+    send(batch, 20)
+    delivery.serve()
     delivery.start()
     async with asyncio.timeout(PATIENCE):
-        while len(served_by) < _MANY:
-            delivery.serve(1)
+        while len(served_by) < 20:
+            if left_alone:
+                delivery.serve()
             await asyncio.sleep(0.01)
-    assert set(served_by) == {threading.get_ident()}
-
-    delivery.busy = False  # whoever sent so much has no more
-    second = delivery.sending()
-    send(second, 1)
-    delivery.serve(1)
-    async with asyncio.timeout(PATIENCE):
-        with pytest.raises(DeliveryError):
-            await second.delivered()
-    assert served_by[-1] == delivery._thread.ident
+    assert set(served_by) == {threading.get_ident() if left_alone else delivery._thread.ident}
     await asyncio.to_thread(delivery.stop, PATIENCE)
 
 

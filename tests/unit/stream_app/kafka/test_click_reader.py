@@ -1,0 +1,257 @@
+"""What the reader makes of librdkafka's messages, and how it keeps its distance, by clocks that the test moves."""
+
+import asyncio
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from confluent_kafka import OFFSET_BEGINNING, KafkaError, TopicPartition
+from faust.types import TP
+from structlog.testing import capture_logs
+
+from stream_app.kafka import click_reader
+from stream_app.kafka.click_reader import ClickReader, ClicksUnreadableError, Pace, Record
+
+FIRST, SECOND = TP("clicks", 0), TP("clicks", 1)
+PATIENCE = 30.0
+
+
+@dataclass
+class FakeMessage:
+    """A click, or what librdkafka tells of its partition."""
+
+    at: int
+    tp: TP = FIRST
+    code: int | None = None
+
+    def topic(self) -> str:
+        return str(self.tp.topic)
+
+    def partition(self) -> int:
+        return int(self.tp.partition)
+
+    def offset(self) -> int:
+        return self.at
+
+    def timestamp(self) -> tuple[int, int]:
+        return 2, 1_700_000_000_000 + self.at  # set by the broker
+
+    def key(self) -> bytes:
+        return b"s"
+
+    def value(self) -> bytes:
+        return b"%d" % self.at
+
+    def error(self) -> KafkaError | None:
+        return None if self.code is None else KafkaError(self.code)
+
+
+@dataclass
+class FakeConsumer:
+    """librdkafka's, with a queue in the test's hands."""
+
+    config: dict[str, Any]
+    queue: deque[FakeMessage] = field(default_factory=deque)
+    assigned: list[tuple[int, int]] = field(default_factory=list)
+    polled: threading.Event = field(default_factory=threading.Event)
+    answer: threading.Event = field(default_factory=threading.Event)
+    end: int = -1001
+    closed: bool = False
+
+    def assign(self, partitions: list[TopicPartition]) -> None:
+        self.assigned = [(one.partition, one.offset) for one in partitions]
+        self.queue.clear()
+
+    def consume(self, most: int, _: float) -> list[FakeMessage]:
+        return [self.queue.popleft() for _ in range(min(most, len(self.queue)))]
+
+    def poll(self, _: float) -> FakeMessage | None:
+        self.polled.set()
+        assert self.answer.wait(PATIENCE)
+        return self.queue.popleft() if self.queue else None
+
+    def get_watermark_offsets(self, _: TopicPartition, *, cached: bool) -> tuple[int, int]:
+        assert cached
+        return -1001, self.end
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def kafka(monkeypatch: pytest.MonkeyPatch) -> list[FakeConsumer]:
+    """The consumers that were made."""
+    made: list[FakeConsumer] = []
+
+    def make(config: dict[str, Any], **_: Any) -> FakeConsumer:
+        made.append(FakeConsumer(config))
+        return made[-1]
+
+    monkeypatch.setattr(click_reader, "Consumer", make)
+    return made
+
+
+def reader_of(kafka: list[FakeConsumer], *, most: int = 100) -> tuple[ClickReader, FakeConsumer]:
+    reader = ClickReader({}, group="g", client_id="c", most=most, on_look=lambda: None)
+    return reader, kafka[-1]
+
+
+async def test_clicks_by_partition_in_order_and_never_more_than_asked_for(kafka: list[FakeConsumer]) -> None:
+    reader, consumer = reader_of(kafka, most=3)
+    await reader.assign({FIRST: 5, SECOND: None})
+    assert consumer.assigned == [(0, 5), (1, OFFSET_BEGINNING)]
+    consumer.queue += [FakeMessage(5), FakeMessage(0, SECOND), FakeMessage(6), FakeMessage(7)]
+    found = await reader.read()
+    assert {tp: [record.offset for record in records] for tp, records in found.items()} == {FIRST: [5, 6], SECOND: [0]}
+    assert found[FIRST][0] == Record(5, 1_700_000_000_005, 1, b"s", b"5")
+    assert [record.offset for record in (await reader.read())[FIRST]] == [7]
+    reader.close()
+
+
+async def test_what_is_passed_over_behind_the_last_click(kafka: list[FakeConsumer]) -> None:
+    """Marks of transactions, and clicks of aborted ones: the end comes without a click."""
+    reader, consumer = reader_of(kafka)
+    await reader.assign({FIRST: 5, SECOND: 3})
+    consumer.queue += [FakeMessage(8, FIRST, KafkaError._PARTITION_EOF)]
+    assert await reader.read() == {}
+    assert reader.passed == {FIRST: (5, 8)}
+    consumer.queue += [FakeMessage(8), FakeMessage(9, FIRST, KafkaError._PARTITION_EOF)]
+    consumer.queue += [FakeMessage(3, SECOND), FakeMessage(6, SECOND, KafkaError._PARTITION_EOF)]
+    await reader.read()
+    assert reader.passed == {FIRST: (5, 8), SECOND: (4, 6)}  # there is nothing between 8 and 9 but the click
+    await reader.assign({FIRST: 9})
+    assert reader.passed == {}
+    reader.close()
+
+
+async def test_a_thread_waits_where_clicks_are_few_and_its_click_is_not_lost_with_who_waits(
+    kafka: list[FakeConsumer],
+) -> None:
+    reader, consumer = reader_of(kafka)
+    await reader.assign({FIRST: 0})
+    reading = asyncio.create_task(reader.read())
+    assert await asyncio.to_thread(consumer.polled.wait, PATIENCE)
+    reading.cancel()
+    await asyncio.gather(reading, return_exceptions=True)
+    consumer.queue += [FakeMessage(0), FakeMessage(1)]
+    consumer.answer.set()
+    offsets: list[int] = []
+    async with asyncio.timeout(PATIENCE):
+        while len(offsets) < 2:
+            offsets += [record.offset for record in (await reader.read()).get(FIRST, [])]
+    assert sorted(offsets) == [0, 1]
+    reader.close()
+
+
+async def test_partitions_change_only_when_the_thread_has_ended_and_its_click_is_forgotten(
+    kafka: list[FakeConsumer],
+) -> None:
+    reader, consumer = reader_of(kafka)
+    await reader.assign({FIRST: 0})
+    reading = asyncio.create_task(reader.read())
+    assert await asyncio.to_thread(consumer.polled.wait, PATIENCE)
+    reading.cancel()
+    await asyncio.gather(reading, return_exceptions=True)
+    consumer.queue.append(FakeMessage(7))
+    changing = asyncio.create_task(reader.assign({FIRST: 3}))
+    await asyncio.sleep(0.01)
+    assert consumer.assigned == [(0, 0)]
+    consumer.answer.set()
+    await changing
+    assert consumer.assigned == [(0, 3)]
+    consumer.queue.append(FakeMessage(3))
+    assert [record.offset for record in (await reader.read())[FIRST]] == [3]
+    reader.close()
+
+
+async def test_clicks_of_partitions_that_are_gone_are_nobodys(kafka: list[FakeConsumer]) -> None:
+    reader, consumer = reader_of(kafka)
+    await reader.assign({FIRST: 0})
+    consumer.queue += [FakeMessage(4, SECOND), FakeMessage(5, SECOND, KafkaError._PARTITION_EOF), FakeMessage(0)]
+    assert list(await reader.read()) == [FIRST]
+    assert reader.passed == {}
+    reader.close()
+
+
+async def test_clicks_that_may_not_be_read_end_the_worker_and_other_errors_are_told(kafka: list[FakeConsumer]) -> None:
+    reader, consumer = reader_of(kafka)
+    await reader.assign({FIRST: 0})
+    consumer.queue.append(FakeMessage(-1, FIRST, KafkaError.UNKNOWN_TOPIC_OR_PART))
+    with capture_logs() as told:
+        assert await reader.read() == {}
+        consumer.config["error_cb"](KafkaError(KafkaError._ALL_BROKERS_DOWN))
+    assert len(told) == 2
+    consumer.queue.append(FakeMessage(-1, FIRST, KafkaError.TOPIC_AUTHORIZATION_FAILED))
+    with pytest.raises(ClicksUnreadableError, match="does not let this worker read clicks"):
+        await reader.read()
+    reader.close()
+
+
+async def test_the_end_of_a_partition_as_it_was_last_told(kafka: list[FakeConsumer]) -> None:
+    reader, consumer = reader_of(kafka)
+    await reader.assign({FIRST: 0})
+    assert reader.end_offset(FIRST) is None
+    consumer.end = 12
+    assert (reader.end_offset(FIRST), reader.end_offset(SECOND)) == (12, None)
+    reader.close()
+
+
+async def test_a_closed_reader_has_nothing(kafka: list[FakeConsumer]) -> None:
+    reader, consumer = reader_of(kafka)
+    await reader.assign({FIRST: 0})
+    consumer.queue.append(FakeMessage(0))
+    await asyncio.to_thread(reader.close)
+    assert await reader.read() == {}
+    assert consumer.closed
+    await reader.prepare("clicks")  # a rebalance may still come
+    await reader.assign({SECOND: 4})
+    assert consumer.assigned == [(0, 0)]
+
+
+class Clocks:
+    """Time, and processor time."""
+
+    def __init__(self) -> None:
+        self.now = self.spent = 0.0
+        self.pace = Pace(lambda: self.now, lambda: self.spent)
+
+    def batches(self, count: int, seconds: float, clicks: int = 0) -> None:
+        """So many batches of this cost."""
+        for _ in range(count):
+            self.pace.batch(clicks, full=False)
+            self.spent += seconds
+
+
+def test_batches_keep_the_shortest_distance_while_they_are_cheap() -> None:
+    clocks = Clocks()
+    clocks.now = 100.0
+    assert clocks.pace.wait() == 0.0  # the first look at once
+    assert clocks.pace.wait() == pytest.approx(click_reader._SHORTEST_PACE_SECONDS)
+    clocks.batches(100, 0.0001)
+    assert clocks.pace.seconds == click_reader._SHORTEST_PACE_SECONDS
+
+
+@pytest.mark.parametrize("clicks", [0, click_reader._BASE, 10 * click_reader._BASE])
+def test_dear_batches_are_fewer_whatever_their_clicks_cost(clicks: int) -> None:
+    clocks = Clocks()
+    clocks.batches(200, 0.001 * (1 + clicks / click_reader._BASE), clicks)
+    assert clocks.pace.seconds == pytest.approx(0.005, rel=0.01)
+
+
+def test_there_is_a_limit_and_cheap_batches_are_more_again() -> None:
+    clocks = Clocks()
+    clocks.batches(200, 0.1)
+    assert clocks.pace.seconds == click_reader._LONGEST_PACE_SECONDS
+    clocks.batches(400, 0.0)
+    assert clocks.pace.seconds == click_reader._SHORTEST_PACE_SECONDS
+
+
+def test_a_backlog_is_not_waited_for() -> None:
+    clocks = Clocks()
+    clocks.pace.wait()
+    clocks.pace.batch(512, full=True)
+    assert clocks.pace.wait() == 0.0
+    clocks.pace.batch(1, full=False)
+    assert clocks.pace.wait() > 0.0
