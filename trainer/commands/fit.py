@@ -153,9 +153,8 @@ def _tell(
     console = Console()
     console.print(metrics_table(result.settings.family, metrics, baselines))
     if stopped_early:
-        each = ", ".join(f"{family}: {epoch}" for family, epoch in result.kept.items())
-        of_one = f"epoch {result.best_epoch} of {len(result.epochs)} was the best and is kept"
-        console.print(of_one if len(result.kept) == 1 else f"the best epochs are kept: {each}", highlight=False)
+        kept = f"epoch {result.best_epoch} of {len(result.epochs)} was the best and is kept"
+        console.print(kept, highlight=False)
     speed = f"{result.transitions_per_second:,.0f} transitions/s; " if result.epochs else ""
     console.print(f"{speed}bundle in {bundle}", highlight=False)
 
@@ -163,6 +162,11 @@ def _tell(
 def _check_asked(chosen: TrainingSettings, asked: Mapping[str, object]) -> None:
     """Are the options, by name, such that this family knows what to do with them?"""
     if isinstance(chosen, LearnedSettings):
+        if chosen.epochs_planned and asked["--early-stopping"] is not None:
+            raise TrainingSettingsError(
+                f"--early-stopping: the learning rate of family={chosen.family} goes by a plan over all epochs, so "
+                "stopping sooner leaves a model that is not finished; set epochs instead, or let trainer tune find them"
+            )
         return
     for option, value in asked.items():
         if value is not None:

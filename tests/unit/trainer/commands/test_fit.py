@@ -268,7 +268,7 @@ def test_one_family_starts_from_another_and_from_itself(tmp_path: Path, train: P
         (["--early-stopping", "2"], "--early-stopping: a model of family=item-knn is made in one go"),
         (["--checkpoint", "run.safetensors"], "--checkpoint: a model of family=item-knn"),
         (["--warm-start", "models/x"], "--warm-start: a model of family=item-knn"),
-        (["--set", "members=2"], "unknown training setting 'members' (known: family, memory,"),
+        (["--set", "members=2"], "unknown training setting 'members' of family=item-knn (known: family, memory,"),
         (["--preset", "rsc15"], "unknown training setting 'loss'"),
     ],
 )
@@ -278,6 +278,11 @@ def test_a_family_that_counts_refuses_what_it_has_no_use_for(
     result = run("--train", train, "--out", tmp_path / "out", "--set=family=item-knn", *arguments)
     assert (result.exit_code, message in result.stderr) == (2, True), result.output
     assert not (tmp_path / "out").exists()
+
+
+def test_a_training_by_a_plan_does_not_stop_in_its_middle(tmp_path: Path, train: Path) -> None:
+    result = run("--train", train, "--out", tmp_path / "out", "--set=family=sasrec", "--early-stopping", "2")
+    assert (result.exit_code, "--early-stopping: the learning rate of family=sasrec" in result.stderr) == (2, True)
 
 
 def test_a_bundle_that_is_no_start_is_refused_in_one_line(tmp_path: Path, train: Path) -> None:
