@@ -1,7 +1,8 @@
 """The process that tries one set of values after another; its parent decides which, and whether to go on."""
 
+import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -89,11 +90,15 @@ def _model(task: Task, judging: Judging, connection: Connection, hardware: Hardw
         check_size(judging.train, settings)
     except TrainingSettingsError as error:  # values that do not go together, or too large a model
         return Done(why=str(error))
-    stopping = EarlyStopping(
-        judging.holdout, patience=judging.patience, measure=judging.measure, k=K, stops=not epochs_planned(settings)
-    )
+    stopping = EarlyStopping(judging.holdout, patience=judging.patience, measure=judging.measure, k=K)
+    if isinstance(settings, LearnedSettings) and settings.epochs_planned:
+        # A model of so many epochs is judged, not one that stops sooner: it would be none that a fit can make.
+        first = first_told(settings.epochs) if isinstance(settings, NetworkSettings) else sys.maxsize
+        stopping = replace(stopping, stops=False, first=first)
 
     def ask(epoch: Epoch) -> None:
+        if epoch.number < stopping.first:
+            return
         _send(connection, Judged(epoch.number, epoch.score or 0.0))
         if not msgspec.json.decode(connection.recv_bytes(), type=bool):
             raise _GivenUpError
@@ -111,9 +116,9 @@ def _model(task: Task, judging: Judging, connection: Connection, hardware: Hardw
     return _done(metrics, result.best_epoch if isinstance(settings, NetworkSettings) else 0)
 
 
-def epochs_planned(settings: TrainingSettings) -> bool:
-    """Whether a model of so many epochs is judged, not one that stops sooner: it would be none that a fit can make."""
-    return isinstance(settings, LearnedSettings) and settings.epochs_planned
+def first_told(epochs: int) -> int:
+    """Of a plan over so many epochs, the first that tells: before, the learning rate is high and scores say little."""
+    return max(2, epochs // 2)
 
 
 def _done(metrics: Metrics, epoch: int) -> Done:

@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from trainer.errors import StopRequested, TuningError
 from trainer.search.searches import Search
-from trainer.search.trial_worker import Done, Judged, Judging, Message, Task, work
+from trainer.search.trial_worker import Done, Judged, Judging, Message, Task, first_told, work
 from trainer.training.early_stopping import Measure, value_of
 
 _FINISHED: Final = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -89,7 +89,7 @@ def _pruner(search: Search) -> optuna.pruners.BasePruner:
         return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=2)
     if search.epochs is None:
         return optuna.pruners.NopPruner()
-    return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=max(2, search.epochs // 2))
+    return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=first_told(search.epochs))
 
 
 def _begin(study: optuna.Study, search: Search) -> None:

@@ -31,6 +31,7 @@ class EarlyStopping:
     patience  epochs in a row without a better one, after which to stop
     measure   what makes an epoch better, at ``k`` and with conservative ties; ``both``: the sum of the two
     stops     without, epochs are judged for whoever hears of them alone: all are trained, and the last one is kept
+    first     the first epoch that is judged; those before tell nothing yet
     """
 
     holdout: SessionSet
@@ -38,6 +39,7 @@ class EarlyStopping:
     measure: Measure = "mrr"
     k: int = 20
     stops: bool = True
+    first: int = 1
 
     def __post_init__(self) -> None:
         if self.patience < 1:

@@ -149,7 +149,7 @@ def _fit_one(
             if settings.averaging:
                 mean = averaged(mean, training.weights, epoch.number, settings.averaging)
             judged = epoch
-            if early_stopping:
+            if early_stopping and epoch.number >= early_stopping.first:
                 judged = replace(epoch, score=early_stopping.score(mean or training.weights))
             stops = early_stopping is not None and early_stopping.stops
             epochs.append(judged if stops else epoch)

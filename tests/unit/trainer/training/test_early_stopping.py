@@ -58,3 +58,10 @@ def test_judging_does_not_change_the_run() -> None:
     judged = fit(SESSIONS, settings, early_stopping=EarlyStopping(HOLDOUT, patience=3))
     assert [e.loss for e in judged.epochs] == [e.loss for e in fit(SESSIONS, settings).epochs]
     assert all(epoch.score is not None for epoch in judged.epochs)
+
+
+def test_epochs_that_tell_nothing_yet_are_not_judged() -> None:
+    heard: list[Epoch] = []
+    judging = EarlyStopping(HOLDOUT, stops=False, first=3)
+    fit(SESSIONS, SETTINGS.model_copy(update={"epochs": 4}), early_stopping=judging, on_epoch=heard.append)
+    assert [epoch.score is None for epoch in heard] == [True, True, False, False]
