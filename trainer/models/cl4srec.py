@@ -46,6 +46,7 @@ class Cl4SRecSettings(AttentionSettings):
     )
 
     family: Literal["cl4srec"] = "cl4srec"
+    dropout: float = Field(0.3, ge=0, lt=1, description="dropout of rows, attention and layers")
     ablations: ClassVar[tuple[Ablation, ...]] = (
         *AttentionSettings.ablations,
         Ablation("no-contrast", {"contrast": 0}, "the contrastive loss"),

@@ -45,6 +45,7 @@ class NarmSettings(WindowSettings):
     )
 
     dropout: float = Field(0.25, ge=0, lt=1, description="dropout of the items' rows")
+    initial_spread: float = Field(0.1, gt=0, le=1, description="standard deviation of the items' rows before training")
     dropout_query: float = Field(0.5, ge=0, lt=1, description="dropout of what goes into the bilinear decoder")
 
     def encoder(self) -> Encoder:

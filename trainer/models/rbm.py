@@ -46,7 +46,7 @@ class RbmSettings(WindowSettings):
     search: ClassVar[tuple[str, ...]] = (
         "learning_rate=0.01..0.5:log",
         "batch_size=32..256:32",
-        "weight_decay=0.0..0.1:0.01",
+        "initial_spread=0.01..0.3:log",
     )
 
     family: Literal["rbm"] = "rbm"

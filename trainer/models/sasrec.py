@@ -19,6 +19,7 @@ import math
 from typing import ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import dropout, relu
 
@@ -60,6 +61,7 @@ class SasRecSettings(AttentionSettings):
     """Settings of one SASRec fit."""
 
     family: Literal["sasrec"] = "sasrec"
+    dropout: float = Field(0.3, ge=0, lt=1, description="dropout of rows, attention and layers")
 
     def encoder(self) -> SasRec:
         return SasRec(self)

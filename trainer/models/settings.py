@@ -321,10 +321,10 @@ class WindowSettings(NetworkSettings):
     epochs_planned: ClassVar[bool] = True
     encoder_file: ClassVar[str] = ENCODE
     search: ClassVar[tuple[str, ...]] = (
-        "learning_rate=0.0005..0.02:log",
-        "batch_size=32..256:32",
-        "dropout=0.0..0.6:0.05",
-        "weight_decay=0.0..0.1:0.01",
+        "learning_rate=0.001..0.02:log",
+        "batch_size=32..128:32",
+        "dropout=0.0..0.5:0.05",
+        "initial_spread=0.02..0.3:log",
     )
     ablations: ClassVar[tuple[Ablation, ...]] = (
         Ablation(
@@ -336,10 +336,11 @@ class WindowSettings(NetworkSettings):
 
     # Of one click there would be nothing to export: torch traces no dynamic size that is always 1.
     window: int = Field(30, ge=2, le=MOST_WINDOW, description="clicks that the model looks back on")
-    batch_size: int = Field(128, ge=1, le=65536, description="sessions of a training step")
+    batch_size: int = Field(64, ge=1, le=65536, description="sessions of a training step")
     learning_rate: float = Field(0.005, gt=0, le=1, description="highest learning rate of the cycle (AdamW)")
     weight_decay: float = Field(0.0, ge=0, le=1, description="weight decay of AdamW, for all but the item tables")
     dropout: float = Field(0.2, ge=0, lt=1, description="dropout, where the family's paper has it")
+    initial_spread: float = Field(0.02, gt=0, le=1, description="standard deviation of the items' rows before training")
     epochs: int = Field(10, ge=1, le=10_000)
     averaging: float = Field(
         0.0,
@@ -422,6 +423,7 @@ def _explain(detail: Mapping[str, object], kind: type[BaseModel]) -> str:
             inner = kind.model_fields[str(table)].annotation
             assert isinstance(inner, type)
             kind = inner
-        return f"unknown training setting '{name}' (known: {', '.join(kind.model_fields)})"
+        family = kind.model_fields["family"].default
+        return f"unknown training setting '{name}' of family={family} (known: {', '.join(kind.model_fields)})"
     message = str(detail["msg"]).removeprefix("Value error, ")
     return f"{name}={detail['input']}: {message}" if name else message

@@ -19,10 +19,9 @@ from trainer.data.lanes import Lanes
 from trainer.models.base import Encoder
 from trainer.models.settings import WindowSettings
 
-SPREAD = 0.02
-"""Standard deviation of item rows before training."""
 _ENCODER = "encoder."
-_SHORTEST = 4  # sessions of up to so many clicks are encoded together; those of up to twice as many; and so on
+SHORTEST = 4
+"""Sessions of up to so many clicks are encoded together, those of up to twice as many, and so on."""
 
 
 class OfFamily(Protocol):
@@ -113,7 +112,7 @@ class WindowNetwork:
         newest_first = lanes.history(window)  # [n, window]
         length = np.minimum(lanes.clicks, window)
         found = torch.empty(len(length), self.query_size)
-        shorter, width = 0, min(_SHORTEST, window)
+        shorter, width = 0, min(SHORTEST, window)
         while shorter < window:
             some = np.flatnonzero((length > shorter) & (length <= width))
             if len(some):
@@ -148,7 +147,7 @@ class JoinedEncoder(Encoder):
 
 
 def initial_network(items: int, settings: WindowSettings, generator: torch.Generator) -> WindowNetwork:
-    """A network before training: the encoder as it draws itself, item rows N(0, :data:`SPREAD`), biases 0."""
+    """A network before training: the encoder as it draws itself, item rows N(0, `initial_spread`), biases 0."""
     seed = int(torch.randint(2**62, (), generator=generator))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would seed GPUs as well
@@ -156,7 +155,7 @@ def initial_network(items: int, settings: WindowSettings, generator: torch.Gener
     encoder.eval()
 
     def rows(size: int) -> Tensor:
-        return torch.empty(items, size).normal_(std=SPREAD, generator=generator)
+        return torch.empty(items, size).normal_(std=settings.initial_spread, generator=generator)
 
     output = rows(encoder.query_size)
     table = output if encoder.tied else rows(encoder.input_size)

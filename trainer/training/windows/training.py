@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer.data.sessions import SessionSet
+from trainer.data.sessions import Ints, SessionSet
 from trainer.errors import TrainingDivergedError
 from trainer.models.base import Clicks, ItemTables, Network, Ranking
 from trainer.models.settings import WindowSettings
@@ -104,23 +104,30 @@ class WindowTraining:
 
     def _step(self, batch: Batch, learning_rate: float) -> Tensor:
         """The mean loss before it, []."""
-        tables, clicks, ranking, rows = self._at_hand(batch)
-        with torch.enable_grad():
-            loss = self._network.encoder.loss(clicks, tables, ranking)
-            torch.autograd.backward(loss)
+        tables, columns, ranking, rows = self._at_hand(batch)
+        transitions = int(batch.target.sum())
+        total = torch.zeros((), device=self._device)
+        for some, width in batch.groups():
+            target = batch.target[some, :width]
+            clicks = Clicks(*map(self._there, (columns[some, :width], batch.length[some], target)))
+            with torch.enable_grad():
+                loss = self._network.encoder.loss(clicks, tables, ranking) * (int(target.sum()) / transitions)
+                torch.autograd.backward(loss)
+            total += loss.detach()
         self._encoder.step(learning_rate)
         with torch.no_grad():
             for name, leaf in (("output", tables.output), ("input", tables.input), ("output_bias", tables.bias)):
                 if name in self._optimizers and leaf is not None and leaf.grad is not None:
                     self._optimizers[name].step(leaf.grad, learning_rate, rows)
-        return loss.detach()
+        return total
 
-    def _at_hand(self, batch: Batch) -> tuple[ItemTables, Clicks, Ranking, Tensor | None]:
-        """Of a step: its tables, leaves of their own; the clicks; the loss; and the items of the rows, None for all."""
-        length, target = self._there(batch.length), self._there(batch.target)
+    def _at_hand(self, batch: Batch) -> tuple[ItemTables, Ints, Ranking, Tensor | None]:
+        """Of a step: its tables, leaves of their own; the column of each click, int64[B, T]; the loss; and the items of
+        the rows, None for all.
+        """
         if self._exact:
             whole = self._leaves(None)
-            return whole, Clicks(self._there(batch.items), length, target), cross_entropy(whole), None
+            return whole, batch.items, cross_entropy(whole), None
         columns = self._columns(batch.items, self._sampler.draw_steps(1)[0])
         rows = self._there(columns.index)
         tables = self._leaves(rows)
@@ -128,7 +135,7 @@ class WindowTraining:
             ranking = cross_entropy(tables, self._there(columns.offset), self._there(columns.own_offset))
         else:
             ranking = among_targets_and_samples(tables, self._there(columns.samples), self._loss)
-        return tables, Clicks(self._there(columns.clicks), length, target), ranking, rows
+        return tables, columns.clicks, ranking, rows
 
     def _leaves(self, rows: Tensor | None) -> ItemTables:
         leaf = {

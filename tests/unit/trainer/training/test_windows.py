@@ -55,7 +55,7 @@ def test_every_click_after_the_first_is_predicted_once_from_a_window_at_most(win
     assert sorted(predicted) == [at for at in range(sessions.clicks) if at not in starts]
 
 
-def test_batches_are_of_about_the_same_length_in_an_order_of_the_seed() -> None:
+def test_batches_are_of_all_lengths_in_an_order_of_the_seed() -> None:
     pieces = pieces_of(SESSIONS, 5)
 
     def epoch(seed: int) -> list[Batch]:
@@ -65,9 +65,7 @@ def test_batches_are_of_about_the_same_length_in_an_order_of_the_seed() -> None:
     assert len(first) == steps_of(pieces, 4) == -(-len(pieces) // 4)
     assert all(np.array_equal(a.items, b.items) for a, b in zip(first, again, strict=True))
     assert [batch.items.tolist() for batch in first] != [batch.items.tolist() for batch in other]
-    widths = [batch.items.shape[1] for batch in first]
-    assert widths != sorted(widths)
-    assert sum(np.ptp(batch.length) for batch in first) <= 6  # each length passes into the next one once
+    assert sum(np.ptp(batch.length) for batch in first) > 8  # sorted by length it would be 4: 2 to 6, once
     seen = []
     for batch in first:
         assert batch.items.shape[1] == batch.length.max()
@@ -83,6 +81,32 @@ def test_batches_are_of_about_the_same_length_in_an_order_of_the_seed() -> None:
         for a, b in zip(SESSIONS.items[begin : end - 1], SESSIONS.items[begin + 1 : end], strict=True)
     ]
     assert sorted(seen) == sorted(pairs)
+
+
+@pytest.mark.parametrize("longest", [2, 5, 6, 9, 31])
+def test_a_batch_is_worked_off_in_groups_of_about_the_same_length(longest: int) -> None:
+    length = np.sort(np.random.default_rng(1).integers(2, longest + 1, size=50))
+    length[-1] = longest
+    batch = Batch(np.zeros((50, longest), np.int64), length, np.ones((50, longest), np.bool_))
+    rows = []
+    for some, width in batch.groups():
+        inside = length[some]
+        rows += list(range(50))[some]
+        assert width == inside.max()
+        assert inside.min() > 5 or width <= 5  # up to four clicks are seen, and one more is predicted
+        assert width - 1 <= max(4, 2 * (inside.min() - 1))
+    assert rows == list(range(50))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_groups_change_nothing_of_a_step(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    sessions = random_sessions(40, items=30, longest=25)
+    settings = ToySettings(kind=kind, batch_size=16, n_sample=8, epochs=2, dropout=0)
+    in_groups = fit(sessions, settings)
+    monkeypatch.setattr(Batch, "groups", lambda batch: [(slice(None), int(batch.length[-1]))])
+    at_once = fit(sessions, settings)
+    for name, tensor in in_groups.network.tensors().items():
+        torch.testing.assert_close(tensor, at_once.network.tensors()[name], rtol=1e-3, atol=1e-4)
 
 
 # Columns and losses
