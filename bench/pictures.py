@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 RESULTS: Final = Path(__file__).parent / "results"
 PICTURES: Final = Path(__file__).parents[1] / "docs" / "pictures"
+CATALOGUE: Final = 37_000
+"""Items of the family_clicks row that counts."""
 _FIRST, _OTHER, _FAR, _INK, _PAPER = "#0b5394", "#8fa8c0", "#c0561f", "#24292f", "#f8f9fb"
 _STYLE: Final = {
     "figure.facecolor": _PAPER,  # of its own, or a dark page would show through
@@ -36,7 +38,26 @@ def main(folder: Path = PICTURES) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "architecture.svg").write_text(architecture(), encoding="utf-8")
     for name, draw in (("latency", draw_latency), ("quality", draw_quality)):
-        _save(draw, json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")), folder / f"{name}.svg")
+        _save(draw, _result(name), folder / f"{name}.svg")
+    _save(draw_families, _with_cost(_result("families"), _result("family_clicks")), folder / "families.svg")
+
+
+def _result(name: str) -> dict[str, Any]:
+    kept: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return kept
+
+
+def _with_cost(families: dict[str, Any], clicks: dict[str, Any]) -> dict[str, Any]:
+    """Of the first log, each family's best: quality, seconds of training, and a click's time beside GRU4Rec's."""
+    taken = {row["family"]: row["us_per_click"] for row in clicks["rows"] if row["items"] == CATALOGUE}
+    rows: dict[str, dict[str, Any]] = {}
+    for row in families["rows"]:
+        if row["log"] == families["rows"][0]["log"] and row["family"] in taken:
+            one = rows.setdefault(row["family"], {"family": row["family"], "mrr@20": 0.0})
+            one["click"] = taken[row["family"]] / taken["gru4rec"]
+            one["mrr@20"] = max(one["mrr@20"], row["mrr@20"])
+            one.setdefault("seconds", row["training_cpu_seconds"])
+    return {**families, "rows": list(rows.values())}
 
 
 def _save(draw: Callable[["Figure", list[dict[str, Any]]], None], result: dict[str, Any], path: Path) -> None:
@@ -105,6 +126,27 @@ def draw_quality(figure: "Figure", rows: list[dict[str, Any]]) -> None:
     panels[0].set_yticks(range(len(models)), models)
     panels[0].invert_yaxis()
     figure.suptitle("How often the next click is among the 20 ranked, and how far up", y=0.98, fontsize=11)
+
+
+def draw_families(figure: "Figure", rows: list[dict[str, Any]]) -> None:
+    """A point a family: quality against a click's time, and against training; dark where no other has both better."""
+    figure.set_size_inches(10, 4.6)
+    figure.subplots_adjust(left=0.07, right=0.98, top=0.86, bottom=0.2, wspace=0.08)
+    costs = {
+        "click": f"time of a click beside GRU4Rec's, {CATALOGUE:,} items",
+        "seconds": "processor seconds of training",
+    }
+    for axes, (cost, label) in zip(figure.subplots(1, 2, sharey=True), costs.items(), strict=True):
+        for row in rows:
+            best = not any(other[cost] <= row[cost] and other["mrr@20"] > row["mrr@20"] for other in rows)
+            axes.plot(row[cost], row["mrr@20"], "o", color=_FIRST if best else _OTHER, markersize=6 if best else 4)
+            place = (row[cost], row["mrr@20"])
+            axes.annotate(row["family"], place, (4, 3), textcoords="offset points", fontsize=7, alpha=0.9)
+        axes.set_xscale("log")
+        axes.set_xlabel(label)
+        axes.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("MRR@20 without the memory")
+    figure.suptitle("What the families' quality costs", y=0.97, fontsize=11)
 
 
 _BOX_STYLE: Final = {

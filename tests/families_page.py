@@ -25,20 +25,62 @@ LOGS: Final = {
 
 
 def figures() -> str:
+    """A table a log."""
     rows = _results("families")
-    logs = [log for log in LOGS if any(row["log"] == log for row in rows)]
-    head = "".join(f" {LOGS[log]} | with memory |" for log in logs)
-    lines = [f"| family |{head} CPU s |", "|---|" + "---|---|" * len(logs) + "---|"]
+    made = []
+    for log, title in LOGS.items():
+        of_log = [row for row in rows if row["log"] == log]
+        if not of_log:
+            continue
+        lines = [
+            f"### {title}",
+            "",
+            f"{of_log[0]['predictions']:,} predictions.",
+            "",
+            "| family | defaults | with memory | tuned | with memory | p | training, CPU s |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for family in FAMILIES:
+            default, tuned = (
+                [row for row in of_log if (row["family"], row["settings"]) == (family, kind)]
+                for kind in ("defaults", "tuned")
+            )
+            if default:
+                seconds = f"{mean(row['training_cpu_seconds'] for row in default):.0f}"
+                cells = [_quality(of, kind) for of in (default, tuned) for kind in ("", "with memory ")]
+                lines.append(f"| `{family}` | {' | '.join(cells)} | {_chance(tuned or default)} | {seconds} |")
+        made.append("\n".join(lines))
+    return "\n\n".join(made)
+
+
+def _quality(rows: Sequence[Mapping[str, Any]], kind: str = "") -> str:
+    """Recall / MRR, the mean over the seeds."""
+    if not rows:
+        return ""
+    return " / ".join(_three(mean(row[f"{kind}{measure}@20"] for row in rows)) for measure in ("recall", "mrr"))
+
+
+def _chance(rows: list[Mapping[str, Any]]) -> str:
+    """The greatest p of MRR@20 over the seeds."""
+    found = [row["p mrr@20"] for row in rows if "p mrr@20" in row]
+    return "" if not found else "< .001" if max(found) < 0.001 else _three(max(found))
+
+
+def found() -> str:
+    """The settings that the searches found."""
+    rows = {(row["log"], row["family"]): row for row in _results("tuning")}
+    logs = [log for log in LOGS if any(of == log for of, _ in rows)]
+    lines = [f"| family |{''.join(f' {LOGS[log]} |' for log in logs)}", "|---|" + "---|" * len(logs)]
     for family in FAMILIES:
-        cells = []
-        for log in logs:
-            of = [row for row in rows if (row["log"], row["family"]) == (log, family)]
-            for kind in ("", "with memory "):
-                cells.append(_quality(of, kind) if of else "")
-        of = [row for row in rows if (row["log"], row["family"]) == (logs[0], family)]
-        taken = f"{mean(row['training_cpu_seconds'] for row in of):.0f}" if of else ""
-        lines.append(f"| `{family}` | {' | '.join(cells)} | {taken} |")
+        cells = [_values(rows[log, family]) if (log, family) in rows else "" for log in logs]
+        if any(cells):
+            lines.append(f"| `{family}` | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _values(row: Mapping[str, Any]) -> str:
+    (values,) = [one["values"] for one in row["trials"] if one["trial"] == row["best"]["trial"]]
+    return ", ".join(f"`{name}={str(value).lower()}`" for name, value in values.items())
 
 
 def clicks() -> str:
@@ -59,7 +101,7 @@ def libraries() -> str:
     for log, name in LOGS.items():
         for family in FAMILIES:
             tried = [row for row in theirs if (row["log"], row["family"]) == (log, family)]
-            of = [row for row in ours if (row["log"], row["family"]) == (log, family)]
+            of = [row for row in ours if (row["log"], row["family"], row["settings"]) == (log, family, "defaults")]
             if not tried or not of:
                 continue
             best = max(tried, key=lambda row: float(row["recall@20"]))
@@ -80,7 +122,13 @@ def epochs() -> str:
 
 def filled(page: str) -> str:
     """The page with every table as it must be."""
-    tables = {"figures": figures(), "libraries": libraries(), "epochs": epochs(), "clicks": clicks()}
+    tables = {
+        "figures": figures(),
+        "settings": found(),
+        "libraries": libraries(),
+        "epochs": epochs(),
+        "clicks": clicks(),
+    }
     for name, made in tables.items():
         begin, end = f"<!-- {name} of families -->\n", "<!-- end -->"
         parts = re.split(re.escape(begin) + ".*?" + re.escape(end), page, flags=re.DOTALL)
@@ -92,11 +140,6 @@ def filled(page: str) -> str:
 def _results(name: str) -> list[Mapping[str, Any]]:
     rows: list[Mapping[str, Any]] = json.loads((RESULTS / f"{name}.json").read_text())["rows"]
     return rows
-
-
-def _quality(rows: Sequence[Mapping[str, Any]], kind: str = "") -> str:
-    """Recall@20 / MRR@20, the mean of the rows."""
-    return " / ".join(_three(mean(row[f"{kind}{metric}@20"] for row in rows)) for metric in ("recall", "mrr"))
 
 
 def _three(value: float) -> str:

@@ -13,7 +13,7 @@ from schemas.config.settings import TopicSettings
 from tests.doc_pages import REPOSITORY, links, table
 
 DOCS = REPOSITORY / "docs"
-PAGES = {"architecture": "architecture", "latency": "performance", "quality": "evaluation"}
+PAGES = {"architecture": "architecture", "latency": "performance", "quality": "evaluation", "families": "families"}
 LOGS = ("RSC15, first 100k clicks, last day", "Serenade's example, last 5 days")
 every_picture = pytest.mark.parametrize("name", PAGES)
 
