@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from bench.deployment import BenchmarkError
+from bench.errors import BenchmarkError
 from trainer.data.datasets import Dataset
 from trainer.data.sessions import SessionSet
 from trainer.evaluation.protocol import Metrics

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from bench import families, libraries
-from bench.deployment import BenchmarkError
+from bench.errors import BenchmarkError
 from bench.libraries import recbole
 from tests.conftest import REPOSITORY
 from trainer.data.datasets import Dataset
