@@ -163,7 +163,7 @@ def test_the_epochs_of_a_plan_are_those_of_every_trial() -> None:
 def test_each_of_several_families_has_the_space_that_it_has_alone() -> None:
     search = model_search({}, ["family=gru4rec+sr-gnn", "sr-gnn.dropout=0.1"], ["gru4rec.layers=1|2"], seed=1)
     names = {one.name for one in search.dimensions}
-    assert {"gru4rec.momentum", "gru4rec.layers", "sr_gnn.weight_decay", "sr_gnn.sample_alpha"} <= names
+    assert {"gru4rec.momentum", "gru4rec.layers", "sr_gnn.initial_spread", "sr_gnn.sample_alpha"} <= names
     assert "sr_gnn.dropout" not in names
     assert [one.name for one in search.dimensions if not one.holds(search.start[one.name])] == []
     assert (search.epochs_planned, search.epochs) == (True, None)
