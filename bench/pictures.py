@@ -57,7 +57,7 @@ def _with_cost(families: dict[str, Any], clicks: dict[str, Any]) -> dict[str, An
             one["click"] = taken[row["family"]] / taken["gru4rec"]
             one["mrr@20"] = max(one["mrr@20"], row["mrr@20"])
             one.setdefault("seconds", row["training_cpu_seconds"])
-    return {**families, "rows": list(rows.values())}
+    return {**families, "command": 'make bench BENCH="families family_clicks"', "rows": list(rows.values())}
 
 
 def _save(draw: Callable[["Figure", list[dict[str, Any]]], None], result: dict[str, Any], path: Path) -> None:
@@ -67,7 +67,8 @@ def _save(draw: Callable[["Figure", list[dict[str, Any]]], None], result: dict[s
     with style.context(["default", _STYLE]):  # whatever the user's own style is
         figure = Figure()  # no pyplot: it would look for a screen
         draw(figure, result["rows"])
-        source = f"{result['command']}; {result['date']}, commit {result['commit']}; machine: {result['machine']}"
+        made = f"{result['date']}, commit {result['commit']}; " if "date" in result else ""
+        source = f"{result['command']}; {made}machine: {result['machine']}"
         figure.text(0.01, 0.02, source, fontsize=7, alpha=0.8)
         figure.savefig(path, metadata={"Date": None, "Creator": None})
 

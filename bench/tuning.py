@@ -10,7 +10,7 @@ folder STUDIES; the same command goes on from both. FAMILIES and ONLY (logs), wi
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -72,7 +72,7 @@ def found(search: Search, data: Dataset, study: Path, log: str) -> dict[str, Any
     return {"predictions": data.test.transitions, "best": report["best"], "trials": report["trials"]}
 
 
-def shown(row: dict[str, Any]) -> dict[str, Any]:
+def shown(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row of the table."""
     best, first = row["best"], row["trials"][0]
     values = row["trials"][[one["trial"] for one in row["trials"]].index(best["trial"])]["values"]

@@ -108,6 +108,13 @@ class Bert4RecSettings(HidingSettings):
     """Settings of one BERT4Rec fit."""
 
     family: Literal["bert4rec"] = "bert4rec"
+    learning_rate: float = Field(0.003, gt=0, le=1, description="highest learning rate of the cycle (AdamW)")
+    initial_spread: float = Field(0.05, gt=0, le=1, description="standard deviation of the items' rows before training")
+    dropout: float = Field(0.1, ge=0, lt=1, description="dropout of rows, attention and layers")
+    mask_rate: float = Field(0.2, gt=0, le=1, description="share of a session's clicks that are hidden in a step")
+    last_rate: float = Field(
+        0.05, ge=0, le=1, description="share of the sessions of a step of which the last click alone is hidden"
+    )
 
     def encoder(self) -> Bert4Rec:
         return Bert4Rec(self)

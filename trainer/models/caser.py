@@ -37,6 +37,7 @@ class CaserSettings(WindowSettings):
     last: int = Field(5, ge=1, le=32, description="items that the filters look at, the paper's L: at most `window`")
     horizontal: int = Field(16, ge=1, le=256, description="horizontal filters of each height from 1 to `last`")
     vertical: int = Field(4, ge=1, le=64, description="vertical filters")
+    initial_spread: float = Field(0.1, gt=0, le=1, description="standard deviation of the items' rows before training")
     dropout: float = Field(0.5, ge=0, lt=1, description="dropout of what the filters answer")
 
     @model_validator(mode="after")

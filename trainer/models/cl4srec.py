@@ -6,7 +6,8 @@ SASRec (:mod:`trainer.models.sasrec`), which serves, trained by the sum of two l
     L_cl = mean over the views of -log(exp(s(z, z') / τ) / (exp(s(z, z') / τ) + Σ over others exp(s(z, z_other) / τ))
 
 Each session of a step is changed twice, in two different of three ways, which gives its views z and z': queries, s
-their dot product. The others are the views of the step's other sessions, 2 (B - 1). Of a session of n clicks
+their dot product. The others are the views of the step's other sessions of about the same length, 2 (B - 1). Of a
+session of n clicks
 
     crop     keeps η n clicks in a row
     mask     puts a learned row in the place of γ n clicks

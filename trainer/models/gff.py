@@ -13,8 +13,8 @@ So an item has three vectors: o_i in the role of what is recommended, S[i] as a 
 click. The query is s + C[j_t], and an item's input row is both, [S[i]; C[i]].
 
 This is the model only: GFF learns by weighted alternating least squares over every pair of event and item, here it
-learns by the gradients of the losses that all families share. Nor has it dropout; here the input rows can have some, a fifth by
-default. There is nothing to learn but the item tables.
+learns by the gradients of the losses that all families share. Nor has it dropout; here the input rows have some. There
+is nothing to learn but the item tables.
 
 B sessions of T clicks, H numbers of a vector and of a query.
 """

@@ -18,7 +18,7 @@ The graph is made from the items' numbers by comparing each with each, tensor op
 else: a node sits where its item stands first, and the places of repeats and of padding have no edges.
 
 The text of the paper is followed where the authors' code differs: edges count as often as they occur (there: once), and
-r_u is applied before U_o (there: after). The paper has no dropout; here the items' rows can have some, by default none.
+r_u is applied before U_o (there: after). The paper has no dropout; here the items' rows have some.
 
 A later click changes the edges of earlier ones, so each prefix of a session is a graph of its own.
 
@@ -42,7 +42,8 @@ class SrGnnSettings(WindowSettings):
 
     family: Literal["sr-gnn"] = "sr-gnn"
     steps: int = Field(1, ge=1, le=8, description="times that the nodes hear of their neighbours")
-    dropout: float = Field(0.0, ge=0, lt=1, description="dropout of the items' rows; the paper has none")
+    dropout: float = Field(0.2, ge=0, lt=1, description="dropout of the items' rows; the paper has none")
+    initial_spread: float = Field(0.1, gt=0, le=1, description="standard deviation of the items' rows before training")
 
     def encoder(self) -> Encoder:
         return SrGnnEncoder(self)

@@ -15,7 +15,7 @@ A score is the product of three vectors, which is q · x_i of the query q = h_s 
 changes no ranking, and under a softmax it would keep all probabilities within a factor e of each other. The weights α
 are not normalised, as in the paper.
 
-Otherwise: the paper has no dropout; here the items' rows can have some, a fifth by default.
+Otherwise: the paper has no dropout; here the items' rows have some.
 
 All prefixes of a session are done in one pass: their means are a running sum, their attention a masked one.
 
