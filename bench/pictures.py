@@ -19,6 +19,8 @@ RESULTS: Final = Path(__file__).parent / "results"
 PICTURES: Final = Path(__file__).parents[1] / "docs" / "pictures"
 CATALOGUE: Final = 37_000
 """Items of the family_clicks row that counts."""
+_LEAST_MRR: Final = 0.25
+"""What ranks worse than this would press all else together."""
 _FIRST, _OTHER, _FAR, _INK, _PAPER = "#0b5394", "#8fa8c0", "#c0561f", "#24292f", "#f8f9fb"
 _STYLE: Final = {
     "figure.facecolor": _PAPER,  # of its own, or a dark page would show through
@@ -131,8 +133,11 @@ def draw_quality(figure: "Figure", rows: list[dict[str, Any]]) -> None:
 
 def draw_families(figure: "Figure", rows: list[dict[str, Any]]) -> None:
     """A point a family: quality against a click's time, and against training; dark where no other has both better."""
-    figure.set_size_inches(10, 4.6)
-    figure.subplots_adjust(left=0.07, right=0.98, top=0.86, bottom=0.2, wspace=0.08)
+    from matplotlib.ticker import NullFormatter, ScalarFormatter
+
+    rows = [row for row in rows if row["mrr@20"] > _LEAST_MRR]
+    figure.set_size_inches(11, 7)
+    figure.subplots_adjust(left=0.07, right=0.98, top=0.92, bottom=0.13, wspace=0.05)
     costs = {
         "click": f"time of a click beside GRU4Rec's, {CATALOGUE:,} items",
         "seconds": "processor seconds of training",
@@ -144,9 +149,13 @@ def draw_families(figure: "Figure", rows: list[dict[str, Any]]) -> None:
             place = (row[cost], row["mrr@20"])
             axes.annotate(row["family"], place, (4, 3), textcoords="offset points", fontsize=7, alpha=0.9)
         axes.set_xscale("log")
+        axes.set_xlim(0.85 * min(row[cost] for row in rows), 1.35 * max(row[cost] for row in rows))
+        axes.set_xticks({"click": [0.5, 1, 2, 4], "seconds": [10, 20, 50, 100, 200]}[cost])
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel(label)
-        axes.grid(alpha=0.3)
-    figure.axes[0].set_ylabel("MRR@20 without the memory")
+        axes.grid(alpha=0.3, which="both")
+    figure.axes[0].set_ylabel(f"MRR@20 without the memory, above {_LEAST_MRR:.2f}".replace("0.", "."))
     figure.suptitle("What the families' quality costs", y=0.97, fontsize=11)
 
 
