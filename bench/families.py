@@ -113,8 +113,8 @@ def tuned() -> Mapping[tuple[str, str], Mapping[str, Any]]:
 
 
 def settings_of(log: str, family: str, seed: int, kind: str) -> TrainingSettings:
-    """Of a case; always with the session memory."""
-    values = {"family": family, **(tuned()[log, family] if kind == "tuned" else {}), "memory": "all"}
+    """Of a case; always with the session memory. The defaults where nothing was found, as the reference may need."""
+    values = {"family": family, **(tuned().get((log, family), {}) if kind == "tuned" else {}), "memory": "all"}
     if "epochs" in values and TRIALS[log].epochs:
         del values["epochs"]  # the trials' were few, to be short
     if "seed" in settings_class(family).model_fields:

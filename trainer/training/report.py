@@ -31,7 +31,6 @@ def fit_report(
         "threads": threads,
         "epochs": len(result.epochs),
         "best_epoch": result.best_epoch,
-        "best_epochs": dict(result.kept),
         "scores": [epoch.score for epoch in result.epochs] if data.holdout is not None else None,
         "losses": [epoch.loss for epoch in result.epochs],
         "seconds": sum(epoch.seconds for epoch in result.epochs),
