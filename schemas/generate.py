@@ -22,7 +22,7 @@ from schemas.messages.rejected import RejectedClick
 
 FOLDER: Final = Path(__file__).parent / "json"
 ASYNCAPI: Final = "asyncapi.json"
-CONTRACT_VERSION: Final = "1.0.0"
+CONTRACT_VERSION: Final = "1.1.0"
 """Of the messages, not of the program: raise the first number when a consumer or a producer must change."""
 
 _DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"

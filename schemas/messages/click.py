@@ -14,6 +14,10 @@ import msgspec
 from schemas.errors import MessageError
 
 MAX_ID_BYTES: Final = 256
+VIEW: Final = "view"
+"""The type of a click that names none."""
+CART: Final = "cart"
+PURCHASE: Final = "purchase"
 _DETAIL_CHARACTERS: Final = 300
 
 # extra_json_schema documents without making the decoder check: the rules below tell a reason, msgspec would not.
@@ -23,7 +27,7 @@ Milliseconds = Annotated[
 ]
 
 
-class Click(msgspec.Struct, frozen=True, gc=False):
+class Click(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """One click of one session. Fields that are not named here are ignored, so that producers can add theirs."""
 
     session_id: Annotated[Id, msgspec.Meta(description="Equals the Kafka key; 1 to 256 bytes of UTF-8.")]
@@ -32,6 +36,13 @@ class Click(msgspec.Struct, frozen=True, gc=False):
         Milliseconds, msgspec.Meta(description="Milliseconds since the epoch, by default of 2000 or later.")
     ]
     event_id: Annotated[Id, msgspec.Meta(description="The producer's own id, repeated on the ranking.")] | None = None
+    type: (
+        Annotated[
+            Id,
+            msgspec.Meta(description="What was done: `view` when absent, `cart`, `purchase`, or a type of your own."),
+        ]
+        | None
+    ) = None
 
 
 class RejectReason(StrEnum):
@@ -46,7 +57,7 @@ class RejectReason(StrEnum):
     WRONG_TYPE = "wrong-type"
     """Not an object, or a field is missing or of another type, or the timestamp is no whole number."""
     BAD_ID = "bad-id"
-    """An id is empty, over 256 bytes, or has half of a surrogate pair, which is no UTF-8."""
+    """An id, or a type, is empty, over 256 bytes, or has half of a surrogate pair, which is no UTF-8."""
     KEY_MISMATCH = "key-mismatch"
     """The Kafka key is missing, is not UTF-8, or differs from `session_id`."""
     BAD_TIMESTAMP = "bad-timestamp"
@@ -103,6 +114,8 @@ def decode_click(key: bytes | None, value: bytes | None, *, now_ms: int, limits:
         _check_id("item_id", click.item_id)
     if click.event_id is not None:
         _check_id("event_id", click.event_id)
+    if click.type is not None:
+        _check_id("type", click.type)
     if key != session_id:
         raise _key_mismatch(key, session_id)
     timestamp = click.timestamp
@@ -145,7 +158,7 @@ def _decode_slowly(value: bytes, error: Exception) -> Click:
         click = msgspec.convert(fields, Click)
     except msgspec.ValidationError as wrong:
         raise ClickRejectedError(RejectReason.WRONG_TYPE, str(wrong)[:_DETAIL_CHARACTERS]) from wrong
-    for name in ("session_id", "item_id", "event_id"):
+    for name in ("session_id", "item_id", "event_id", "type"):
         try:
             (getattr(click, name) or "").encode()
         except UnicodeEncodeError as half:

@@ -8,7 +8,7 @@ from schemas.messages.ranking import RankedItem, Ranking, RankingReason
 from schemas.messages.rejected import RejectedClick
 from schemas.messages.source import Source
 
-CLICK: Final = Click(session_id="s-4711", item_id="camera-7", timestamp=1_767_225_600_000, event_id="e-1")
+CLICK: Final = Click(session_id="s-4711", item_id="camera-7", timestamp=1_767_225_600_000, event_id="e-1", type="view")
 
 RANKING: Final = Ranking(
     session_id="s-4711",

@@ -39,6 +39,14 @@ def test_click_as_it_was() -> None:
     assert decoded == examples.CLICK
 
 
+def test_a_click_without_a_type_is_what_it_was_before_there_were_types() -> None:
+    """A worker of before reads it as ever, and so does this one read what a producer of before writes."""
+    before = b'{"session_id":"s-4711","item_id":"camera-7","timestamp":1767225600000,"event_id":"e-1"}'
+    click = replace(examples.CLICK, type=None)
+    assert encode_click(click) == before
+    assert decode_click(b"s-4711", before, now_ms=click.timestamp, limits=ClickLimits()) == click
+
+
 def test_ranking_as_it_was() -> None:
     assert encode_ranking(examples.RANKING) == golden("ranking.json")
     assert decode_ranking(golden("ranking.json")) == examples.RANKING
