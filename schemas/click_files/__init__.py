@@ -9,6 +9,7 @@
 | json_lines | one JSON object a line, in columns |
 | parquet    | Parquet, in columns; the only module that needs pyarrow |
 | ids        | ids as numbers |
+| types      | types of clicks as numbers |
 | clock      | times as milliseconds |
 | read       | all of it: paths in, a `ClickLog` out |
 

@@ -1,30 +1,32 @@
 """Which columns hold session, item and time: in our own files, and in the public logs as they are downloaded.
 
-| form         | file                   | session            | clicks kept               |
-|--------------|------------------------|--------------------|---------------------------|
-| click-file   | ours, RecBole's .inter | as given           | all                       |
-| session-rec  | SessionId ItemId Time  | as given           | all                       |
-| rsc15        | yoochoose-clicks.dat   | as given           | all                       |
-| diginetica   | train-item-views.csv   | as given           | all                       |
-| retailrocket | events.csv             | visitor, 1 h idle  | event `view`              |
-| coveo        | browsing_train.csv     | as given           | product_action `detail`   |
-| coveo-2020   | release_10_23_2020.csv | as given           | product_action `detail`   |
-| rees46       | 2019-Oct.csv           | user, 1 h idle     | event_type `view`         |
-| otto         | *.jsonl                | as given           | type `clicks`             |
+| form         | file                   | session            | types of clicks, where there are some     |
+|--------------|------------------------|--------------------|-------------------------------------------|
+| click-file   | ours, RecBole's .inter | as given           | column `type`                             |
+| session-rec  | SessionId ItemId Time  | as given           |                                           |
+| rsc15        | yoochoose-clicks.dat   | as given           |                                           |
+| diginetica   | train-item-views.csv   | as given           |                                           |
+| retailrocket | events.csv             | visitor, 1 h idle  | event: view, addtocart, transaction       |
+| coveo        | browsing_train.csv     | as given           | product_action: detail, add, purchase ... |
+| coveo-2020   | release_10_23_2020.csv | as given           | the same                                  |
+| rees46       | 2019-Oct.csv           | user, 1 h idle     | event_type: view, cart, purchase ...      |
+| otto         | *.jsonl                | as given           | type: clicks, carts, orders               |
 
 Names of columns are compared without case, underscores and RecBole's types (`session_id:token`). A file that has
-`session_id` and `item_id` is never taken for a public log that has others. An event of another known kind is no click
-and no mistake; an unknown kind is a bad row.
+`session_id` and `item_id` is never taken for a public log that has others. Of a public log only views are clicks,
+unless a user names more types: published figures are of these. An event of another known kind is no click and no
+mistake; an unknown kind is a bad row.
 """
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final
 
 from schemas.click_files.options import Format, ReadOptions
 from schemas.errors import ClickFileError
+from schemas.messages.click import CART, PURCHASE, VIEW
 
 _RSC15_ROW: Final = re.compile(r"[0-9]+,[0-9]{4}-[0-9]{2}-[0-9]{2}T[^,]*,[0-9]+,")
 _RECBOLE: Final = re.compile(r":(token|float)(_seq)?$")
@@ -37,7 +39,8 @@ class Form:
     columns           all of them, of a file that may have no header
     time              the file may be without, with may_lack_time; numbers are milliseconds, unless may_count_seconds
     since             column of milliseconds to be added to the time
-    kind, kinds       column that tells events apart; the kinds that it knows, the first of which are the clicks
+    kind, kinds       column that tells events apart; the type of click that each kind is, "" for what is never one.
+                      A form without kinds has types in that column, and may lack it
     event             column of the producer's own id, if the file has it
     idle_gap_minutes  of a form that knows visitors and no sessions
     """
@@ -48,7 +51,7 @@ class Form:
     time: str = ""
     since: str | None = None
     kind: str | None = None
-    kinds: tuple[str, ...] = ()
+    kinds: Mapping[str, str] = field(default_factory=dict)
     event: str | None = None
     columns: tuple[str, ...] = ()
     may_lack_time: bool = False
@@ -59,20 +62,29 @@ class Form:
     def needed(self) -> tuple[str, ...]:
         """The columns without which a file is not of this form."""
         time = () if self.may_lack_time else (self.time,)
-        return tuple(name for name in (self.session, self.item, *time, self.since, self.kind) if name)
+        kind = self.kind if self.kinds else None
+        return tuple(name for name in (self.session, self.item, *time, self.since, kind) if name)
 
 
 CLICK_FILE: Final = Form(
-    Format.CLICK_FILE, "sessionid", "itemid", "timestamp", event="eventid", may_lack_time=True, may_count_seconds=True
+    Format.CLICK_FILE,
+    "sessionid",
+    "itemid",
+    "timestamp",
+    kind="type",
+    event="eventid",
+    may_lack_time=True,
+    may_count_seconds=True,
 )
-OTTO: Final = Form(Format.OTTO)
+OTTO: Final = Form(Format.OTTO, kind="type", kinds={"clicks": VIEW, "carts": CART, "orders": PURCHASE})
 _COVEO: Final = Form(
     Format.COVEO,
     "sessionidhash",
     "productskuhash",
     "servertimestampepochms",
     kind="productaction",
-    kinds=("detail", "add", "purchase", "remove", "click", ""),
+    # A page without a product has no action.
+    kinds={"detail": VIEW, "add": CART, "purchase": PURCHASE, "remove": "remove", "click": "click", "": ""},
 )
 _PUBLIC: Final = (
     Form(Format.SESSION_REC, "sessionid", "itemid", "time", may_count_seconds=True),
@@ -84,7 +96,7 @@ _PUBLIC: Final = (
         "itemid",
         "timestamp",
         kind="event",
-        kinds=("view", "addtocart", "transaction"),
+        kinds={"view": VIEW, "addtocart": CART, "transaction": PURCHASE},
         idle_gap_minutes=60.0,
     ),
     _COVEO,
@@ -95,7 +107,7 @@ _PUBLIC: Final = (
         "productid",
         "eventtime",
         kind="eventtype",
-        kinds=("view", "cart", "remove_from_cart", "purchase"),
+        kinds={"view": VIEW, "cart": CART, "remove_from_cart": "remove_from_cart", "purchase": PURCHASE},
         idle_gap_minutes=60.0,
     ),
 )
@@ -163,7 +175,7 @@ def layout_of(
     item = place(options.item_column, form.item)
     time = place(options.time_column, form.time or None, optional=form.may_lack_time)
     since = None if options.time_column else place(None, form.since)
-    kind = place(None, form.kind)
+    kind = place(None, form.kind, optional=not form.kinds)
     event = place(options.event_column, form.event, optional=True)
     if missing or session is None or item is None:
         raise ClickFileError(_no_columns(missing, names, form, first_line))

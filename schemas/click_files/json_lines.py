@@ -1,6 +1,7 @@
 """One JSON object a line, in columns: our own clicks, dumps of the topic, and OTTO's sessions."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -38,8 +39,11 @@ def layout_of_json(line: bytes, options: ReadOptions) -> Layout:
         raise ClickFileError(f"line 1: is no JSON object: {_told(error)}: one object a line is expected") from error
     ours = {"session_id", "item_id"} <= first.keys()
     if options.format == OTTO.name or (options.format is None and not ours and {"session", "events"} <= first.keys()):
-        return Layout(OTTO, ("session", "aid", "ts"), 0, 1, 2)
-    return layout_of([str(name) for name in first], options)
+        return Layout(OTTO, ("session", "aid", "ts", "type"), 0, 1, 2, kind=3)
+    layout = layout_of([str(name) for name in first], options)
+    if layout.kind is None and layout.form.kind:  # the first click names no type, and others may
+        return replace(layout, names=(*layout.names, layout.form.kind), kind=len(layout.names))
+    return layout
 
 
 def read_json(lines: Iterator[bytes], layout: Layout) -> Iterator[Rows]:
@@ -81,6 +85,7 @@ def _sessions(lines: list[bytes], first: int, _: Layout) -> Rows:
     sessions: list[bytes] = []
     items: list[bytes] = []
     times: list[int] = []
+    kinds: list[bytes] = []
     broken: list[BadRow] = []
     for number, line in enumerate(lines, start=first):
         if not line.strip():
@@ -90,12 +95,13 @@ def _sessions(lines: list[bytes], first: int, _: Layout) -> Rows:
         except _UNREADABLE as error:
             broken.append(BadRow(f"line {number}", _told(error)))
             continue
-        clicks = [event for event in session.events if event.type == "clicks"]
-        numbers += [number] * len(clicks)
-        sessions += [b"%d" % session.session] * len(clicks)
-        items += [b"%d" % event.aid for event in clicks]
-        times += [event.ts for event in clicks]
-    return Rows(np.array(numbers, np.int64), sessions, items, times, broken=broken)
+        events = session.events
+        numbers += [number] * len(events)
+        sessions += [b"%d" % session.session] * len(events)
+        items += [b"%d" % event.aid for event in events]
+        times += [event.ts for event in events]
+        kinds += [event.type.encode() for event in events]
+    return Rows(np.array(numbers, np.int64), sessions, items, times, kind=kinds, broken=broken)
 
 
 class _NoIdError(Exception):

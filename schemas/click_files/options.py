@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -33,9 +33,15 @@ class TimeUnit(StrEnum):
     NANOSECONDS = "nanoseconds"
 
 
+ALL_TYPES: Final = "all"
+
+
 @dataclass(frozen=True, kw_only=True)
 class ReadOptions:
-    """How to read click files; what is None is told by the content. Raises ValueError for a delimiter that is none."""
+    """How to read click files; what is None is told by the content.
+
+    Raises ValueError for a delimiter that is none, and for no types at all.
+    """
 
     format: Annotated[Format | None, typer.Option("--format", help="Form of the files; else told by content.")] = None
     delimiter: Annotated[str | None, typer.Option(help="One character, or `tab`; else told by the first line.")] = None
@@ -45,13 +51,31 @@ class ReadOptions:
     timestamps: Annotated[
         TimeUnit | None, typer.Option(help="Unit of times that are numbers; else told by their size.")
     ] = None
+    types: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TYPES",
+            help="Types of clicks to read, such as `view,cart,purchase`, or `all`; by default all of a click file, and "
+            "`view` of a public log.",
+        ),
+    ] = None
     event_column: str | None = None
     """Of the producer's own ids, else event_id: for those who publish clicks, and so no option of all commands."""
     skip_bad_rows: Annotated[
         bool, typer.Option("--skip-bad-rows", help="Count rows that are no clicks, and go on.")
     ] = False
 
+    @property
+    def wanted(self) -> frozenset[str] | None:
+        """The types of clicks to read; None for all, or where the form decides."""
+        return None if self.types in (None, ALL_TYPES) else frozenset(self._named())
+
+    def _named(self) -> list[str]:
+        return [name for name in map(str.strip, (self.types or "").split(",")) if name]
+
     def __post_init__(self) -> None:
+        if self.types is not None and not self._named():
+            raise ValueError(f"types {self.types!r}: name one at least, or `{ALL_TYPES}`")
         if self.delimiter is None:
             return
         delimiter = {"tab": "\t", "\\t": "\t"}.get(self.delimiter, self.delimiter)

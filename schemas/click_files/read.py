@@ -2,7 +2,7 @@
 
 import csv
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -13,15 +13,17 @@ import numpy as np
 
 from schemas.click_files import json_lines
 from schemas.click_files.clock import DAY_MS, Clock
-from schemas.click_files.columns import Ints, looked_up, where
+from schemas.click_files.columns import Bools, Int32s, Ints, looked_up, where
 from schemas.click_files.container import BLOCK, DAMAGED, Content, cause, opened
 from schemas.click_files.delimited import Delimited, delimiter_of, fields_of, quotes_mean, whole_lines
-from schemas.click_files.forms import Layout, layout_of
+from schemas.click_files.forms import Form, Layout, layout_of
 from schemas.click_files.ids import Ids, id_reason
 from schemas.click_files.options import ReadOptions, TimeUnit
 from schemas.click_files.parquet import opened_parquet
 from schemas.click_files.rows import BadRow, Rows
+from schemas.click_files.types import UNKNOWN, TypeNumbers, wrong_type
 from schemas.errors import ClickFileError
+from schemas.messages.click import VIEW
 
 EXAMPLES: Final = 100  # bad rows that a report names
 _SHOWN: Final = 5  # of these in a message
@@ -69,6 +71,7 @@ class ClickLog:
     session    int64[n]  number of the click's session
     item       int64[n]  position of the click's item in `item_ids`
     timestamp  int64[n]  milliseconds since the epoch, or None where the order of the rows is all there is
+    types      int32[n]  position of the click's type in `type_names`, or None where all are views
 
     For those who ask for events, else None:
 
@@ -85,9 +88,28 @@ class ClickLog:
     line: Ints | None = None
     event_ids: tuple[str, ...] | None = None
     files: tuple[FileRead, ...] = ()
+    types: Int32s | None = None
+    type_names: tuple[str, ...] = (VIEW,)
 
     def __len__(self) -> int:
         return len(self.session)
+
+    def are_of(self, types: Set[str]) -> Bools:
+        """Which clicks are of one of these types, `[n]`."""
+        of_type = np.array([name in types for name in self.type_names])
+        return np.full(len(self), of_type[0]) if self.types is None else of_type[self.types]
+
+    def where(self, keep: Bools) -> "ClickLog":
+        """The clicks that the mask `[n]` names."""
+        return replace(
+            self,
+            session=self.session[keep],
+            item=self.item[keep],
+            timestamp=None if self.timestamp is None else self.timestamp[keep],
+            line=None if self.line is None else self.line[keep],
+            event_ids=None if self.event_ids is None else tuple(where(self.event_ids, keep)),
+            types=None if self.types is None else self.types[keep],
+        )
 
 
 def read_log(
@@ -134,6 +156,8 @@ class _Collected:
         self._sessions, self._items = Ids(), Ids()
         self._parts: dict[str, list[Ints]] = {name: [] for name in ("session", "item", "timestamp", "line")}
         self._event_ids: list[bytes] = []
+        self._type_numbers = {VIEW: 0}
+        self._types: list[tuple[int, Int32s | None]] = []  # clicks, and the types of each; None where all are views
         self._files: list[FileRead] = []
 
     def __len__(self) -> int:
@@ -196,11 +220,11 @@ class _Collected:
 
     def _take(self, file: FileRead, source: Iterable[Rows], clock: Clock) -> None:
         self._compare(file)
+        numbers = TypeNumbers(form := file.layout.form, self._wanted_of(form), self._type_numbers)
         for rows in source:
-            self._add_rows(file, _clicks_of(file, rows), clock)
-        form = file.layout.form.name
+            self._add_rows(file, *_clicks_of(file, rows, numbers), clock)
         times = f" in {clock.described()}" if file.layout.time is not None and clock.dates is not None else ""
-        file.described = f"{form}: {file.described}; {file.layout.described()}{times}"
+        file.described = f"{form.name}: {file.described}; {file.layout.described()}{times}"
         if clock.relative:
             file.warnings.append(
                 f"its times are no dates, and are taken as {clock.unit or clock.counted} since a beginning"
@@ -209,6 +233,18 @@ class _Collected:
             raise ClickFileError(
                 f"{file.bad_rows_told()}. Repair them, or leave them out with --skip-bad-rows. Read as {file.described}"
             )
+
+    def _wanted_of(self, form: Form) -> Set[str] | None:
+        """The types that are read of a file of this form; None for all. Of public logs views alone, unless asked."""
+        if self._options.types is None:
+            return {VIEW} if form.kinds else None
+        wanted, known = self._options.wanted, set(form.kinds.values()) if form.kinds else None
+        if wanted and known and (unknown := sorted(wanted - known)):
+            raise ClickFileError(
+                f"--types: a log of the form {form.name} has no clicks of the type {', '.join(unknown)}; it has "
+                f"{', '.join(sorted(name for name in known if name))}"
+            )
+        return wanted
 
     def _compare(self, file: FileRead) -> None:
         """Files of one log are of one form."""
@@ -226,7 +262,7 @@ class _Collected:
                 )
         self._files.append(file)
 
-    def _add_rows(self, file: FileRead, rows: Rows, clock: Clock) -> None:
+    def _add_rows(self, file: FileRead, rows: Rows, types: Int32s | None, clock: Clock) -> None:
         if not len(rows.numbers):
             return
         session, good_session = self._sessions.numbers(rows.session)
@@ -246,6 +282,7 @@ class _Collected:
         for name, values in (("session", session), ("item", item), ("timestamp", times)):
             if values is not None:
                 self._parts[name].append(values if good.all() else values[good])
+        self._types.append((int(good.sum()), None if types is None else types[good]))
         if self._events:
             self._parts["line"].append(rows.numbers[good])
             if rows.event is not None:
@@ -261,6 +298,9 @@ class _Collected:
         session, item, timestamp = joined("session"), joined("item"), joined("timestamp")
         if session is None or item is None:
             raise ClickFileError("no file is named")
+        types = None
+        if len(self._type_numbers) > 1:
+            types = np.concatenate([np.zeros(count, np.int32) if of is None else of for count, of in self._types])
         has_events = self._events and all(file.layout.event is not None for file in self._files)
         log = ClickLog(
             session,
@@ -271,27 +311,34 @@ class _Collected:
             joined("line"),
             tuple(value.decode() for value in self._event_ids) if has_events else None,
             tuple(self._files),
+            types,
+            tuple(self._type_numbers),
         )
         if timestamp is not None and (told := _lonely(timestamp, lambda place: self._sessions.text(session[place]))):
             self._files[-1].warnings.append(told)
         return log
 
 
-def _clicks_of(file: FileRead, rows: Rows) -> Rows:
-    """Without the events that are no clicks; unknown ones and broken rows are bad."""
-    form = file.layout.form
+def _clicks_of(file: FileRead, rows: Rows, numbers: TypeNumbers) -> tuple[Rows, Int32s | None]:
+    """The rows that are clicks of types that are read, and the number of each one's type, None for views alone.
+
+    Unknown types and broken rows are bad.
+    """
     for broken in rows.broken:
         file.bad(broken)
-    if rows.kind is None or not len(rows.numbers):
-        return rows
-    known = _Kinds({kind.encode(): number for number, kind in enumerate(form.kinds)})
-    kind = looked_up(rows.kind, known)
-    for place in np.flatnonzero(kind < 0).tolist():
-        shown = rows.kind[place].decode("utf-8", "backslashreplace")[:40]
-        kinds = ", ".join(one for one in form.kinds if one)
-        file.bad(BadRow(_place(file, rows, place), f"{form.kind} {shown!r} is none of {kinds}"))
-    keep = kind == 0
-    return replace(
+    if not len(rows.numbers):
+        return rows, None
+    if rows.kind is None:
+        types = np.full(len(rows.numbers), numbers[b""], np.int32)
+    else:
+        types = looked_up(rows.kind, numbers).astype(np.int32)
+        for place in np.flatnonzero(types == UNKNOWN).tolist():
+            file.bad(BadRow(_place(file, rows, place), wrong_type(file.layout.form, rows.kind[place])))
+    keep = types >= 0
+    if keep.all():
+        return rows, types if types.any() else None
+    types = types[keep]
+    clicks = replace(
         rows,
         numbers=rows.numbers[keep],
         session=where(rows.session, keep),
@@ -300,11 +347,7 @@ def _clicks_of(file: FileRead, rows: Rows) -> Rows:
         since=None if rows.since is None else where(rows.since, keep),
         event=None if rows.event is None else where(rows.event, keep),
     )
-
-
-class _Kinds(dict[bytes, int]):
-    def __missing__(self, _: bytes) -> int:
-        return -1
+    return clicks, types if types.any() else None
 
 
 def _place(file: FileRead, rows: Rows, place: int) -> str:

@@ -40,14 +40,17 @@ class ClickFile:
 
     def __iter__(self) -> Iterator[Click]:
         log = self.log
+        names = (None, *log.type_names[1:])  # a view needs no name
         for start in range(0, len(self.order), _SLICE):
             rows = self.order[start : start + _SLICE]
             events = None if log.event_ids is None else [log.event_ids[row] for row in rows.tolist()]
             lines = rows if log.line is None else log.line[rows]
+            types = None if log.types is None else [names[number] for number in log.types[rows].tolist()]
             columns = (log.session[rows].tolist(), log.item[rows].tolist(), self.times_ms[rows].tolist())
             for place, (session, item, time_ms) in enumerate(zip(*columns, strict=True)):
                 event_id = (events[place] if events else "") or str(lines[place])
-                yield Click(self.session_ids[session], log.item_ids[item], time_ms, event_id)
+                type_name = types[place] if types else None
+                yield Click(self.session_ids[session], log.item_ids[item], time_ms, event_id, type_name)
 
     @property
     def files(self) -> tuple[FileRead, ...]:

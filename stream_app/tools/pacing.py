@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from math import isfinite
 
+from msgspec.structs import replace
+
 from schemas.messages.click import Click
 
 
@@ -27,7 +29,7 @@ def rebase(clicks: Iterable[Click], to_ms: int, speed: float = 1.0) -> Iterator[
         first = click.timestamp if first is None else first
         after = click.timestamp - first
         moved = to_ms + (after if speed == 1 else round(after / speed))
-        yield Click(click.session_id, click.item_id, moved, click.event_id)
+        yield replace(click, timestamp=moved)
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from stream_app.kafka.plain_consumer import partition_of, plain_consumer
 from stream_app.settings import StreamSettings
 from tests.conftest import KafkaUnderTest
 from tests.contract.tiny_model import TinyModel
+from tests.doc_pages import REPOSITORY, commands
 
 PATIENCE = 90.0  # seconds until a test gives up; none of them measures time
 PARTITIONS = 4
@@ -154,6 +155,26 @@ def test_replay_publishes_the_file(shop: Shop) -> None:
         assert message.partition() == partition_of(click.session_id.encode(), PARTITIONS)
         found.append((click.timestamp, click.session_id, click.item_id, click.event_id))
     assert sorted(found) == [(n * 1000, f"s{n % 3}", f"item-{n % 12}", str(n + 2)) for n in range(300)]
+
+
+def test_replay_sends_types_by_the_command_of_the_page(shop: Shop) -> None:
+    (command,) = [one for one in commands(REPOSITORY / "docs" / "event-types.md") if one.words[0] == "stream-app"]
+    assert command.words[1:3] == ("replay", "events.csv")
+    kinds = ("view", "addtocart", "transaction", "view")
+    rows = [f"{1_433_221_332_117 + 1000 * n},v,{kind},i{n}," for n, kind in enumerate(kinds)]
+    text = "\n".join(["timestamp,visitorid,event,itemid,transactionid", *rows])
+    (shop.folder / "events.csv").write_text(text + "\n")
+    assert shop.json(*command.words[1:], "--as-fast-as-possible")["clicks"] == 4
+    clicks = [
+        decode_click(message.key(), message.value(), now_ms=2**53, limits=ClickLimits())
+        for message in shop.read(shop.topic("clicks"))
+    ]
+    assert [(click.item_id, click.type) for click in clicks] == [
+        ("i0", None),
+        ("i1", "cart"),
+        ("i2", "purchase"),
+        ("i3", None),
+    ]
 
 
 def test_replay_by_the_clock_gives_clicks_the_time_of_their_sending(shop: Shop) -> None:
