@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import rocksdict
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, TopicPartition
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from schemas.bundle.runtime import Model
@@ -215,6 +216,8 @@ def mismatches(expected: Mapping[str, SessionState], found: Mapping[str, Session
 
 
 def _after(row: SessionState | None, click: Click, offset: int, model: Model, rules: SessionRules) -> SessionState:
+    if rules.advance_on is not None and (click.type or "view") not in rules.advance_on:
+        return _unmoved(row or SessionState("", -1, 0, 0, (), None), offset, model)
     if row is None or click.timestamp - row.last_click > rules.idle_gap_ms:
         row = SessionState("", -1, click.timestamp, 0, (), None)
     hidden = None
@@ -233,6 +236,17 @@ def _after(row: SessionState | None, click: Click, offset: int, model: Model, ru
         recent=(*row.recent, click.item_id)[-rules.recent_items :],
         hidden=hidden,
     )
+
+
+def _unmoved(row: SessionState, offset: int, model: Model) -> SessionState:
+    """The row after a click that does not move its session on: the same, as this model has it."""
+    hidden = None
+    if model.encoder == "recurrent" and row.model_version == model.version:
+        hidden = row.hidden
+    elif model.encoder == "recurrent":
+        for item_id in row.recent:
+            hidden = _step(model, item_id, hidden)
+    return replace(row, offset=offset, model_version="" if hidden is None else model.version, hidden=hidden)
 
 
 def _step(model: Model, item_id: str, hidden: NDArray[np.float16] | None) -> NDArray[np.float16] | None:

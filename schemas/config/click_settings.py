@@ -1,12 +1,12 @@
 """What a click is, and when a session ends: the settings that worker and trainer must not differ in."""
 
-from typing import Final
+from typing import Annotated, Final
 
 from pydantic import Field
 
 from schemas.config.duration import Duration
 from schemas.kafka.connection import Section
-from schemas.messages.click import ClickLimits
+from schemas.messages.click import MAX_ID_BYTES, ClickLimits
 
 _DEFAULTS: Final = ClickLimits()
 
@@ -28,6 +28,17 @@ class ClickSettings(Section):
         description="Clicks before it are rejected, in milliseconds since the epoch; by default the year 2000, "
         "so that a producer that sends seconds is noticed.",
     )
+
+    advance_on: tuple[Annotated[str, Field(min_length=1, max_length=MAX_ID_BYTES)], ...] = Field(
+        default=(),
+        description="Types of clicks that move a session on, for example `view,cart`; empty: all. Clicks of other "
+        "types get a ranking and leave the session as it is.",
+    )
+
+    @property
+    def moving(self) -> frozenset[str] | None:
+        """The types that move a session on; None for all."""
+        return frozenset(self.advance_on) or None
 
     @property
     def idle_gap_ms(self) -> int:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from schemas.bundle.runtime import Model
 from schemas.messages.click import Click
-from stream_app.core.session import SessionRules, SessionState, is_over, is_redelivered
+from stream_app.core.session import SessionRules, SessionState, is_over, is_redelivered, moves_on
 
 
 # One of each a click: a frozen dataclass takes seven to ten times as long to make as a struct.
@@ -48,6 +48,7 @@ class Plan:
         chains: for a recurrent model, the steps of the sessions.
         windows: for a model with a window, of each new click the known items among its session's last ones.
         unknown: of each new click, whether the model does not know its item.
+        unmoved: the places, among the new clicks, of those that do not move their session on.
         recents: of each new click, the known items among those that ``rank`` looks at, and the session's length.
     """
 
@@ -56,6 +57,7 @@ class Plan:
     sessions: dict[str, Evolving] = field(default_factory=dict)
     clicks: list[SourcedClick] = field(default_factory=list)  # the new ones
     unknown: list[bool] = field(default_factory=list)
+    unmoved: list[int] = field(default_factory=list)
     recents: list[tuple[list[int], int]] = field(default_factory=list)
     redelivered: int = 0
     rebuilt: int = 0
@@ -76,7 +78,8 @@ def plan(rows: Mapping[str, SessionState], clicks: Sequence[SourcedClick], model
         if is_redelivered(session.offset, sourced.offset):
             chunk.redelivered += 1
             continue
-        if session.clicks and is_over(session.last_click, click.timestamp, rules):
+        moves = moves_on(click, rules)
+        if moves and session.clicks and is_over(session.last_click, click.timestamp, rules):
             session.row, session.chain = None, None
             session.clicks, session.recent, session.last_click = 0, [], click.timestamp
 
@@ -87,7 +90,7 @@ def plan(rows: Mapping[str, SessionState], clicks: Sequence[SourcedClick], model
                 chains.append(_chain(session.row, model))
                 chunk.rebuilt += bool(chains[-1].steps)
             chain = chains[session.chain]
-            if index is not None:
+            if moves and index is not None:
                 chain.steps.append(index)
             elif model.own_query:
                 # A row does not keep the query, which comes with a step alone: repeat those that the row remembers.
@@ -97,11 +100,14 @@ def plan(rows: Mapping[str, SessionState], clicks: Sequence[SourcedClick], model
             chain.ranked_after.append((len(chain.steps), len(chunk.clicks)))
         session.changed = True
         session.offset = sourced.offset
-        session.last_click = max(session.last_click, click.timestamp)
-        session.clicks += 1
-        session.recent = [*session.recent, click.item_id][-rules.recent_items :]
+        if moves:
+            session.last_click = max(session.last_click, click.timestamp)
+            session.clicks += 1
+            session.recent = [*session.recent, click.item_id][-rules.recent_items :]
+        else:
+            chunk.unmoved.append(len(chunk.clicks))
         chunk.clicks.append(sourced)
-        chunk.unknown.append(index is None)
+        chunk.unknown.append(moves and index is None)
         # Of the same clicks as in the evaluation, however many more a row keeps.
         recent = session.recent[-model.recent_size :]
         known = [known for item_id in recent if (known := index_of(item_id)) is not None]

@@ -63,9 +63,10 @@ def _encode(windows: Sequence[Sequence[int]], model: Model) -> NDArray[np.float3
 def _advance(plans: Sequence[Plan], model: Model) -> Queries:
     """Wave by wave: each wave is one click of every session that still has one."""
     chains = [chain for one in plans for chain in one.chains]
-    n_ranked, first_click = 0, []  # of each chain: the place of its plan's first click
+    n_ranked, unmoved, first_click = 0, [], []  # of each chain: the place of its plan's first click
     for one in plans:
         first_click += [n_ranked] * len(one.chains)
+        unmoved += [n_ranked + place for place in one.unmoved]
         n_ranked += len(one.clicks)
     # Longest chains first: the chains that are still going are then always a prefix.
     order = sorted(range(len(chains)), key=lambda i: -len(chains[i].steps))
@@ -104,8 +105,10 @@ def _advance(plans: Sequence[Plan], model: Model) -> Queries:
 
     in_order, kept = np.empty(hidden.shape, dtype=np.float16), np.empty(len(order), dtype=np.bool_)
     in_order[:, order], kept[order] = hidden, alive
-    # An unknown item has no step of its own.
+    # An unknown item has no step of its own, nor has a click that does not move its session on.
     ranked_finite |= np.fromiter((unknown for one in plans for unknown in one.unknown), dtype=np.bool_)
+    if unmoved:
+        ranked_finite[unmoved] = True
     if model.own_query:
         ranked_finite &= finite_rows(ranked_query)
     return Queries(ranked_query, ranked_alive, ranked_finite, in_order, kept, waves)

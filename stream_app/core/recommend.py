@@ -11,6 +11,9 @@ A plan (``plan.py``) holds clicks of many sessions. There are two ways from it t
 
 A model with the encoder none needs no query. One ``rank`` call answers all clicks; plans of several partitions share
 these calls.
+
+A click of a type that does not move its session on is ranked from what the session is without it, and its row keeps
+nothing of it but the offset.
 """
 
 from collections.abc import Mapping, Sequence
@@ -53,6 +56,7 @@ class Recommended:
         redelivered: clicks that their rows had passed already.
         rebuilt: rows without a state of this model's that were replayed.
         waves: how many ``advance`` calls it took.
+        unmoved: clicks that did not move their sessions on.
     """
 
     rows: dict[str, SessionState]
@@ -60,6 +64,7 @@ class Recommended:
     redelivered: int
     rebuilt: int
     waves: int
+    unmoved: int = 0
 
 
 def recommend(
@@ -71,7 +76,7 @@ def recommend(
         rows: the rows of the chunk's sessions, by session id; a session that is missing here is new.
         clicks: all of one partition, ascending offsets.
         model: the model that serves; a recurrent one replays the recent items of rows of any other version.
-        rules: idle gap and memory of a session.
+        rules: idle gap and memory of a session, and the types of clicks that move it on.
     """
     plans = [plan(rows, clicks, model, rules)]
     [done] = rank(plans, queries(plans, model), model)
@@ -113,7 +118,7 @@ def rank(plans: Sequence[Plan], asked: Queries, model: Model) -> list[Recommende
         theirs = slice(chain, chain + len(one.chains))
         rows = _rows(one, asked.hidden[:, theirs], asked.kept[theirs].tolist(), model)
         chain += len(one.chains)
-        done.append(Recommended(rows, ranked, one.redelivered, one.rebuilt, asked.waves))
+        done.append(Recommended(rows, ranked, one.redelivered, one.rebuilt, asked.waves, len(one.unmoved)))
     return done
 
 

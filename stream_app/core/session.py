@@ -6,6 +6,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from schemas.messages.click import VIEW, Click
+
 
 class SessionState(msgspec.Struct, frozen=True, gc=False):
     """The row that the sessions table keeps for one evolving session.
@@ -16,7 +18,7 @@ class SessionState(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         model_version: the model that computed ``hidden``; empty where there is none.
         offset: source offset of the last click that was applied; clicks at or before it are redelivered ones.
-        last_click: newest click time of the session, milliseconds since the epoch.
+        last_click: newest click time of the session, milliseconds since the epoch; 0 while no click has moved it on.
         clicks: number of clicks of the session so far, those older than ``recent`` included.
         recent: the most recent item ids, oldest first, repeats and unknown items included.
         hidden: float16[L, H], or None when no click so far was on an item that the model knows, or the model has no
@@ -39,10 +41,12 @@ class SessionRules:
     Attributes:
         idle_gap_ms: a click later than this after the session's newest one starts the session anew.
         recent_items: how many item ids a row remembers.
+        advance_on: the types of clicks that move a session on; None for all. Of others a row keeps the offset alone.
     """
 
     idle_gap_ms: int = 30 * 60 * 1000
     recent_items: int = 30
+    advance_on: frozenset[str] | None = None
 
 
 def is_redelivered(applied: int, offset: int) -> bool:
@@ -59,3 +63,12 @@ def is_over(last_click: int, timestamp: int, rules: SessionRules) -> bool:
     A late click (older than the newest one) belongs to the session: producers' clocks differ.
     """
     return timestamp - last_click > rules.idle_gap_ms
+
+
+def moves_on(click: Click, rules: SessionRules) -> bool:
+    """Whether a click becomes part of its session.
+
+    One that does not leaves no trace but its offset. Its time counts neither: it is often no doing of the visitor's (a
+    payment that a back end confirms an hour later), and must neither end a session nor hold it open.
+    """
+    return rules.advance_on is None or (click.type or VIEW) in rules.advance_on

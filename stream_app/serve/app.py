@@ -181,7 +181,11 @@ def _pipeline(
             ),
             clicks_in_flight=worker.chunks_in_flight * worker.chunk_clicks,
             clicks_together=worker.chunk_clicks,
-            rules=SessionRules(idle_gap_ms=settings.clicks.idle_gap_ms, recent_items=worker.recent_items),
+            rules=SessionRules(
+                idle_gap_ms=settings.clicks.idle_gap_ms,
+                recent_items=worker.recent_items,
+                advance_on=settings.clicks.moving,
+            ),
             limits=settings.clicks.limits,
         ),
         live=live,

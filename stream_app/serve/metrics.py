@@ -11,6 +11,7 @@ _CLICKS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 class Metrics:
     """One registry a worker, so that several can live in one process under test."""
 
+    # Long: one metric after the other, each with its help.
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         self.clicks = Counter(
@@ -25,6 +26,7 @@ class Metrics:
         self.redelivered = Counter(
             "nextclick_redelivered", "Clicks skipped because their row had passed them.", registry=registry
         )
+        self.unmoved = Counter("nextclick_unmoved_clicks", "Clicks whose type moves no session on.", registry=registry)
         self.dropped_chunks = Counter(
             "nextclick_dropped_chunks", "Chunks left to another worker after a rebalance.", registry=registry
         )

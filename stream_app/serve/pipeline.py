@@ -260,6 +260,8 @@ class Pipeline:
         metrics.chunk_clicks.observe(records)
         if redelivered := sum(result.redelivered for result in results):
             metrics.redelivered.inc(redelivered)
+        if unmoved := sum(result.unmoved for result in results):
+            metrics.unmoved.inc(unmoved)
         if rebuilt := sum(result.rebuilt for result in results):
             metrics.rebuilt_rows.inc(rebuilt)
         self._broken_off = False

@@ -99,7 +99,8 @@ def as_table(row: FoundRow, rules: SessionRules, now_ms: int) -> Table:
     ago = duration(max(0, now_ms - state.last_click) / 1000)
     ended = "; a click now would start it anew" if is_over(state.last_click, now_ms, rules) else ""
     table.add_row("clicks", f"{state.clicks:,}")
-    table.add_row("last click", f"{utc(state.last_click)} ({ago} ago{ended})")
+    # A row of clicks that did not move the session on (clicks.advance_on) has no time.
+    table.add_row("last click", f"{utc(state.last_click)} ({ago} ago{ended})" if state.clicks else "none yet")
     table.add_row(f"last {len(state.recent)} items", Text("  ").join(shown(item_id) for item_id in state.recent))
     table.add_row("model", state.model_version or "none: its model knows no item of it, or keeps no hidden state")
     if state.hidden is not None:

@@ -96,7 +96,7 @@ def test_of_a_trained_model(tmp_path: Path, memory: str, kept: int) -> None:
     np.testing.assert_array_equal(answered, evaluated)
 
 
-@pytest.mark.parametrize(
+MODELS = pytest.mark.parametrize(
     "model",
     [
         exact_model("v1", KNOWN, layers=2, recent_size=7),
@@ -110,6 +110,9 @@ def test_of_a_trained_model(tmp_path: Path, memory: str, kept: int) -> None:
     ],
     ids=lambda model: model.version,
 )
+
+
+@MODELS
 def test_of_a_model_whose_answers_are_exact_in_any_batch(model: Model) -> None:
     sessions = sessions_to_serve()
     scorer = ModelScorer(model, sessions)
@@ -125,3 +128,28 @@ def test_of_a_model_whose_answers_are_exact_in_any_batch(model: Model) -> None:
     assert np.isfinite(evaluated).sum() > 10
     np.testing.assert_array_equal(answered, evaluated)
     assert bool(scorer.not_finite) == model.version.startswith("sick")
+
+
+@MODELS
+def test_clicks_that_move_no_session_on_are_as_if_they_had_not_been(model: Model) -> None:
+    """A worker that sees them, at any time, answers the others as the evaluation of sessions without them does."""
+    sessions = sessions_to_serve()
+    evaluated = ranks_of(ModelScorer(model, sessions), sessions, ties="standard")
+    rules = SessionRules(recent_items=255 if model.own_query else 30, advance_on=frozenset({"view"}))
+    rng = np.random.default_rng(8)
+    answered, rows, offset = [], dict[str, bytes](), 0
+    for number, (start, end) in enumerate(zip(sessions.offsets[:-1], sessions.offsets[1:], strict=True)):
+        for position in range(start, end):
+            chunk = []
+            for _ in range(rng.integers(3)):
+                item_id = sessions.item_ids[rng.integers(ITEMS + UNKNOWN)]
+                other = Click(f"s{number}", item_id, int(rng.integers(10**9)), type="purchase")
+                chunk.append(SourcedClick(other, offset := offset + 1))
+            item_id = sessions.item_ids[sessions.items[position]]
+            chunk.append(SourcedClick(Click(f"s{number}", item_id, 1000 + int(position)), offset := offset + 1))
+            done = recommend({key: decode_state(row) for key, row in rows.items()}, chunk, model, rules)
+            rows |= {key: encode_state(state) for key, state in done.rows.items()}
+            assert (len(done.ranked), done.unmoved) == (len(chunk), len(chunk) - 1)
+            if position + 1 < end:
+                answered.append(rank_of(done.ranked[-1], sessions.item_ids[sessions.items[position + 1]], model))
+    np.testing.assert_array_equal(answered, evaluated)

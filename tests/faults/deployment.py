@@ -29,6 +29,7 @@ from schemas.kafka.admin import ensure_topics
 from schemas.kafka.topics import changelog_topic, topic_table
 from schemas.messages.announcement import ModelAnnouncement, encode_announcement
 from schemas.messages.click import Click, encode_click
+from stream_app.core.session import SessionRules
 from stream_app.tools.click_file import read_click_file
 from tests.committed import committed
 from tests.contract.tiny_model import TinyModel
@@ -168,6 +169,8 @@ class Deployment:
     root: Path
     items: Sequence[str]
     extra: dict[str, str] = field(default_factory=dict)
+    rules: SessionRules = field(default_factory=SessionRules)
+    """What the workers are told of sessions, for the oracle."""
     workers: list[WorkerProcess] = field(default_factory=list)
     loads: list[Load] = field(default_factory=list)
     models: dict[str, Model] = field(default_factory=dict)
@@ -407,7 +410,7 @@ class Deployment:
         """
         config = self.connection.librdkafka()
         published = Published.of(read_topic(config, self.topics.rankings))
-        expected = recompute(read_topic(config, self.topics.clicks), published, self.models)
+        expected = recompute(read_topic(config, self.topics.clicks), published, self.models, rules=self.rules)
         changelog = list(read_topic(config, self.changelog))
         stored = [] if holder is None else mismatches(expected.rows, stored_rows(holder.data_dir))
         for data_dir in sorted({worker.data_dir for worker in self.workers}):

@@ -12,10 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 from confluent_kafka.admin import AdminClient
+from msgspec.structs import replace
 
 from deploy.demo.oracle import read_topic
 from schemas.messages.click import Click, RejectReason
 from schemas.messages.rejected import decode_rejected
+from stream_app.core.session import SessionRules
 from tests.conftest import KafkaUnderTest
 from tests.contract.tiny_model import TinyNone, TinyWindow
 from tests.faults.deployment import (
@@ -51,6 +53,32 @@ def test_killed_at_random_moments(deployment: Deployment, stream: list[Click], k
     verdict = deployment.verdict(worker)
     verdict.assert_nothing_lost_nothing_wrong()
     assert verdict.clicks == sent
+
+
+def test_killed_and_swapped_where_some_clicks_move_no_session_on(deployment: Deployment, stream: list[Click]) -> None:
+    deployment.extra |= {"NEXTCLICK_CLICKS__ADVANCE_ON": '["view", "cart"]'}
+    deployment.rules = SessionRules(advance_on=frozenset({"view", "cart"}))
+    kinds = itertools.cycle((None, "purchase", "cart", "view", None, "wishlist", "purchase"))
+    load = deployment.load(
+        [replace(click, type=kind) for click, kind in zip(stream, kinds, strict=False)], per_second=400
+    )
+    worker = deployment.start_ready()
+    deployment.wait_until_more_clicks(worker, 300)
+    worker.kill()
+    worker = deployment.start_ready()
+    deployment.announce(deployment.bundle("v2"))
+    deployment.wait_until_swapped(worker, 2)
+    deployment.wait_until_more_clicks(worker, 300)
+    unmoved = worker.metric("nextclick_unmoved_clicks_total")
+    sent = load.stop()
+    deployment.wait_until_acknowledged()
+    assert worker.stop() == 0
+
+    verdict = deployment.verdict(worker)
+    verdict.assert_nothing_lost_nothing_wrong()
+    assert verdict.clicks == sent
+    assert 0 < unmoved < sent
+    assert verdict.versions == ["v1", "v2"]
 
 
 def test_a_killed_worker_takes_its_partitions_back_at_once(deployment: Deployment, stream: list[Click]) -> None:

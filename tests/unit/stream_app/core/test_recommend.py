@@ -34,7 +34,8 @@ from tests.unit.models import (
 )
 
 GAP = 1000
-RULES = SessionRules(idle_gap_ms=GAP, recent_items=5)
+MOVING = frozenset({"view", "cart"})
+RULES = SessionRules(idle_gap_ms=GAP, recent_items=5, advance_on=MOVING)
 ITEMS = ("a", "b", "c", "d", "e", "f")
 V1 = exact_model("v1", ITEMS)
 V2 = exact_model("v2", ("x", "c", "b", "a", "y", "käse"), salt=1)  # other items, and other indices for the same
@@ -67,8 +68,8 @@ def answer(ranked: RankedClick) -> Answer:
     return Answer(ranked.offset, ranked.click.session_id, top, ranked.reason)
 
 
-def click(session_id: str, item_id: str, offset: int, timestamp: int = 0) -> SourcedClick:
-    return SourcedClick(Click(session_id, item_id, timestamp), offset)
+def click(session_id: str, item_id: str, offset: int, timestamp: int = 0, kind: str | None = None) -> SourcedClick:
+    return SourcedClick(Click(session_id, item_id, timestamp, type=kind), offset)
 
 
 def after(rows: Rows, chunk: Sequence[SourcedClick], model: Model = V1) -> tuple[Rows, list[RankedClick]]:
@@ -92,9 +93,14 @@ def one_by_one(rows: Rows, clicks: Sequence[SourcedClick], model: Model) -> tupl
 
 def _apply(row: SessionState | None, sourced: SourcedClick, model: Model) -> tuple[SessionState, Answer]:
     now, known = sourced.click, model.vocabulary.index(sourced.click.item_id)
-    if row is None or now.timestamp > row.last_click + GAP:
-        row = SessionState("", sourced.offset, now.timestamp, 0, (), None)
-    recent = (*row.recent, now.item_id)[-RULES.recent_items :]
+    if moves := now.type in (None, "view", "cart"):
+        if row is None or now.timestamp > row.last_click + GAP:
+            row = SessionState("", sourced.offset, now.timestamp, 0, (), None)
+        last_click, clicks = max(row.last_click, now.timestamp), row.clicks + 1
+        recent = (*row.recent, now.item_id)[-RULES.recent_items :]
+    else:
+        row, known = row or SessionState("", sourced.offset, 0, 0, (), None), None
+        last_click, clicks, recent = row.last_click, row.clicks, row.recent
     if model.encoder == "recurrent":
         hidden, asked = _after_step(row, known, model)
     else:
@@ -102,8 +108,8 @@ def _apply(row: SessionState | None, sourced: SourcedClick, model: Model) -> tup
     state = SessionState(
         model_version=model.version if hidden is not None else "",
         offset=sourced.offset,
-        last_click=max(row.last_click, now.timestamp),
-        clicks=row.clicks + 1,
+        last_click=last_click,
+        clicks=clicks,
         recent=recent,
         hidden=hidden,
     )
@@ -114,7 +120,7 @@ def _apply(row: SessionState | None, sourced: SourcedClick, model: Model) -> tup
         reason = RankingReason.NOT_FINITE
         if np.isfinite(found_score).all():
             index, score = found, found_score
-            reason = RankingReason.UNKNOWN_ITEM if known is None else RankingReason.MODEL
+            reason = RankingReason.UNKNOWN_ITEM if moves and known is None else RankingReason.MODEL
     return state, answer(RankedClick(now, sourced.offset, index.tolist(), score.tolist(), reason))
 
 
@@ -285,6 +291,42 @@ def test_a_rollback_replays_what_the_row_remembers() -> None:
     np.testing.assert_array_equal(state.hidden, _replay(("c", "d", "e", "f", "c", "a"), V1))  # five, then the click
 
 
+def test_a_click_that_does_not_move_its_session_on_is_answered_and_leaves_its_offset_alone() -> None:
+    before, ranked = after({}, [click("s", "a", 0, 5)])
+    rows, unmoved = after(before, [click("s", "b", 1, 9 * GAP, "purchase")])
+    assert [(one.top_index, one.reason) for one in unmoved] == [(ranked[0].top_index, RankingReason.MODEL)]
+    assert rows == {"s": encode_state(replace(decode_state(before["s"]), offset=1))}
+    done = recommend({"s": decode_state(rows["s"])}, [click("s", "b", 1, 9 * GAP, "purchase")], V1, RULES)
+    assert (done.rows, done.redelivered, done.unmoved) == ({}, 1, 0)
+
+
+def test_the_clock_of_a_session_is_that_of_the_clicks_that_move_it_on() -> None:
+    """A purchase half an hour later neither holds a session open nor ends it."""
+    chunk = [click("s", "a", 0), click("s", "a", 1, GAP, "purchase"), click("s", "b", 2, GAP + 1)]
+    assert decode_state(after({}, chunk)[0]["s"]).recent == ("b",)
+    chunk = [click("s", "a", 0), click("s", "a", 1, 9 * GAP, "purchase"), click("s", "b", 2, GAP)]
+    assert decode_state(after({}, chunk)[0]["s"]).recent == ("a", "b")
+
+
+def test_a_session_that_nothing_has_moved_on_is_answered_by_popularity() -> None:
+    for model in ALL:
+        rows, ranked = after(
+            {}, [click("s", "b", 3, 7, "purchase"), click("s", "never heard of", 4, 7, "other")], model
+        )
+        assert [one.reason for one in ranked] == [RankingReason.POPULARITY] * 2
+        assert decode_state(rows["s"]) == SessionState("", 4, 0, 0, (), None)
+        later, _ = after(rows, [click("s", "b", 5, 3)], model)
+        assert later == after({}, [click("s", "b", 5, 3)], model)[0]
+
+
+def test_a_click_that_does_not_move_its_session_on_is_answered_by_a_new_model_too() -> None:
+    rows, _ = after({}, [click("s", "a", 0), click("s", "b", 1)], V1)
+    done = recommend({"s": decode_state(rows["s"])}, [click("s", "c", 2, 0, "purchase")], V2, RULES)
+    assert (done.rebuilt, done.unmoved) == (1, 1)
+    assert done.rows["s"].model_version == "v2"
+    np.testing.assert_array_equal(done.rows["s"].hidden, _replay(("a", "b"), V2))
+
+
 def test_a_state_that_is_not_finite_is_answered_by_popularity_and_not_kept() -> None:
     rows, ranked = after({}, [click("s", "a", 0), click("s", "b", 1), click("s", "x", 2), click("s", "new", 3)], SICK)
     # "a" gives NaN, "x" a number that no row can hold.
@@ -436,6 +478,7 @@ def test_an_unknown_item_is_answered_by_a_query_that_no_row_keeps() -> None:
 
 SESSIONS = ("s", "t", "ü", "🧀")
 CLICKED = (*ITEMS, "x", "y", "käse", "never heard of")
+KINDS = (None, None, "view", "cart", "purchase")  # the last does not move a session on
 STEPS = (0, 1, 7, GAP, GAP + 1, 5 * GAP, -1, -GAP, -3 * GAP)
 
 
@@ -444,14 +487,20 @@ def streams(draw: st.DrawFn) -> list[SourcedClick]:
     """One partition's clicks: few sessions, so that they interleave, gaps in the offsets, clocks that jump."""
     drawn = draw(
         st.lists(
-            st.tuples(st.sampled_from(SESSIONS), st.sampled_from(CLICKED), st.sampled_from(STEPS), st.integers(1, 3)),
+            st.tuples(
+                st.sampled_from(SESSIONS),
+                st.sampled_from(CLICKED),
+                st.sampled_from(STEPS),
+                st.integers(1, 3),
+                st.sampled_from(KINDS),
+            ),
             max_size=40,
         )
     )
     clicks, timestamp, offset = [], 10 * GAP, -1
-    for session_id, item_id, step, ahead in drawn:
+    for session_id, item_id, step, ahead, kind in drawn:
         timestamp, offset = max(0, timestamp + step), offset + ahead
-        clicks.append(click(session_id, item_id, offset, timestamp))
+        clicks.append(click(session_id, item_id, offset, timestamp, kind))
     return clicks
 
 
@@ -612,7 +661,7 @@ def test_a_network_that_is_exported_both_ways_answers_alike(
         rows: dict[str, SessionState] = {}
         ranked = []
         for chunk in split(clicks, chunk_sizes):
-            done = recommend(rows, chunk, model, SessionRules(idle_gap_ms=GAP, recent_items=40))
+            done = recommend(rows, chunk, model, SessionRules(idle_gap_ms=GAP, recent_items=40, advance_on=MOVING))
             rows |= done.rows
             ranked += done.ranked
         answers.append(ranked)
