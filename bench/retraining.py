@@ -140,6 +140,7 @@ def _write(folder: Path, sessions: SessionSet) -> int:
             [sessions.item_ids[item] for item in sessions.items[first:last].tolist()],
             [1000 * at for at in range(first, last)],
             list(range(first, last)),
+            [None] * (last - first),
         )
         log.write(0, first, last - 1, rows, topic=TopicIdentity("clicks", "bench"), expected=first)
     return sum(path.stat().st_size for path in log.folder.glob("*.parquet"))

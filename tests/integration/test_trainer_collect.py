@@ -30,21 +30,23 @@ def deployment(kafka: KafkaUnderTest, topic_prefix: str, tmp_path: Path) -> Depl
 
 def clicks(count: int, *, first: int = 0) -> Iterator[Click]:
     for number in range(first, first + count):
-        yield Click(f"s{number % 50}", f"i{number % 7}", NOW + number)
+        kind = (None, "cart", "purchase")[number % 3]
+        yield Click(f"s{number % 50}", f"i{number % 7}", NOW + number, type=kind)
 
 
-def logged(deployment: Deployment, folder: str = ".") -> list[tuple[str, str, int]]:
+def logged(deployment: Deployment, folder: str = ".") -> list[tuple[str, str, int, str | None]]:
     """Every row of the log, by time."""
     rows = [
         row
         for path in (deployment.log_dir / folder).glob("*.parquet")
         for row in pq.ParquetFile(path).read().to_pylist()
     ]
-    return sorted(((row["session_id"], row["item_id"], row["timestamp"]) for row in rows), key=lambda row: row[2])
+    names = ("session_id", "item_id", "timestamp", "type")
+    return sorted((tuple(row[name] for name in names) for row in rows), key=lambda row: row[2])
 
 
-def as_rows(sent: Iterator[Click]) -> list[tuple[str, str, int]]:
-    return [(click.session_id, click.item_id, click.timestamp) for click in sent]
+def as_rows(sent: Iterator[Click]) -> list[tuple[str, str, int, str | None]]:
+    return [(click.session_id, click.item_id, click.timestamp, click.type) for click in sent]
 
 
 def collect_once(deployment: Deployment) -> int:

@@ -1,7 +1,5 @@
 """Filters that papers apply to a whole log before they split it."""
 
-from dataclasses import replace
-
 import numpy as np
 import numpy.typing as npt
 
@@ -10,7 +8,10 @@ from trainer.errors import TooFewSessionsError
 
 
 def collapse_repeats(sessions: SessionSet) -> SessionSet:
-    """Of clicks in a row on the same item the first alone: i, i, j, i becomes i, j, i. Then no session of one click."""
+    """Of clicks in a row on the same item the first alone, whatever their types: i, i, j, i becomes i, j, i.
+
+    Then no session of one click.
+    """
     kept = np.ones(sessions.clicks, dtype=np.bool_)
     kept[1:] = sessions.items[1:] != sessions.items[:-1]
     kept[sessions.offsets[:-1][sessions.lengths > 0]] = True
@@ -38,4 +39,4 @@ def core(sessions: SessionSet, support: int) -> SessionSet:
 def _keep(sessions: SessionSet, clicks: npt.NDArray[np.bool_]) -> SessionSet:
     """The clicks that the mask bool[n] names; sessions may become empty, and keep the time of their last click."""
     before = np.concatenate([np.zeros(1, np.int64), np.cumsum(clicks, dtype=np.int64)])
-    return replace(sessions, items=sessions.items[clicks], offsets=before[sessions.offsets])
+    return sessions.taken(clicks, before[sessions.offsets])

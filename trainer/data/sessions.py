@@ -2,14 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from schemas.click_files.read import ClickLog
+from schemas.messages.click import VIEW
 from trainer.errors import TooFewSessionsError
 
 Ints = npt.NDArray[np.int64]
+Int32s = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,7 @@ class SessionSet:
     offsets   int64[s + 1]  session i is ``items[offsets[i]:offsets[i + 1]]``
     ends      int64[s]      time of each session's last click in milliseconds; its place in the file without times
     timed     whether ``ends`` are times
+    types     int32[n]      position of each click's type in ``type_names``; None where all are views
     """
 
     items: Ints
@@ -27,6 +31,8 @@ class SessionSet:
     item_ids: tuple[str, ...]
     ends: Ints
     timed: bool
+    types: Int32s | None = None
+    type_names: tuple[str, ...] = (VIEW,)
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -54,13 +60,12 @@ class SessionSet:
     def select(self, sessions: npt.NDArray[np.bool_]) -> "SessionSet":
         """The sessions that the mask bool[s] names."""
         keep = np.repeat(sessions, self.lengths)
-        return replace(self, items=self.items[keep], offsets=_offsets(self.lengths[sessions]), ends=self.ends[sessions])
+        return self.taken(keep, _offsets(self.lengths[sessions]), ends=self.ends[sessions])
 
     def oldest(self, clicks: int) -> "SessionSet":
         """The first ``clicks`` of each session; shorter ones whole. The time stays that of the session's last click."""
         before = np.arange(self.clicks) - np.repeat(self.offsets[:-1], self.lengths)  # clicks since the session's start
-        kept = self.items[before < clicks]
-        return replace(self, items=kept, offsets=_offsets(np.minimum(self.lengths, clicks)))
+        return self.taken(before < clicks, _offsets(np.minimum(self.lengths, clicks)))
 
     def newest(self, clicks: int) -> "SessionSet":
         """The last ``clicks`` of each session; shorter ones whole."""
@@ -68,7 +73,12 @@ class SessionSet:
         if lengths.sum() == self.clicks:
             return self
         left = np.repeat(self.offsets[1:], self.lengths) - np.arange(self.clicks)  # clicks to the end of the session
-        return replace(self, items=self.items[left <= clicks], offsets=_offsets(lengths))
+        return self.taken(left <= clicks, _offsets(lengths))
+
+    def taken(self, clicks: Ints | npt.NDArray[np.bool_], offsets: Ints, **changes: Any) -> "SessionSet":
+        """Other sessions of the clicks that a mask bool[n] or their positions int64[k] name, where ``offsets`` say."""
+        types = None if self.types is None else self.types[clicks]
+        return replace(self, items=self.items[clicks], types=types, offsets=offsets, **changes)
 
 
 def group_sessions(log: ClickLog, *, idle_gap_ms: int | None = None) -> SessionSet:
@@ -92,7 +102,9 @@ def group_sessions(log: ClickLog, *, idle_gap_ms: int | None = None) -> SessionS
     offsets = np.append(np.flatnonzero(starts), len(log)).astype(np.int64)
     ends = time[offsets[1:] - 1]
     del time, row
-    grouped = SessionSet(log.item[order], offsets, log.item_ids, ends, log.timestamp is not None)
+    types = None if log.types is None else log.types[order]
+    timed = log.timestamp is not None
+    grouped = SessionSet(log.item[order], offsets, log.item_ids, ends, timed, types, log.type_names)
     del order
     return _reorder(grouped, np.argsort(ends, kind="stable"))
 
@@ -103,12 +115,13 @@ def drop_short(sessions: SessionSet) -> SessionSet:
 
 
 def joined(parts: Sequence[SessionSet]) -> SessionSet:
-    """Sessions of one vocabulary, part after part, each newer than the one before."""
+    """Sessions of one vocabulary and one log, part after part, each newer than the one before."""
     return replace(
         parts[0],
         items=np.concatenate([part.items for part in parts]),
         offsets=_offsets(np.concatenate([part.lengths for part in parts])),
         ends=np.concatenate([part.ends for part in parts]),
+        types=None if parts[0].types is None else np.concatenate([part.types for part in parts]),
     )
 
 
@@ -130,11 +143,10 @@ def encode(sessions: SessionSet, item_ids: Sequence[str]) -> SessionSet:
     """The same sessions in another vocabulary: clicks on items outside it are dropped, then sessions of one click."""
     index = {item: i for i, item in enumerate(item_ids)}
     mapping = np.array([index.get(item, -1) for item in sessions.item_ids], dtype=np.int64)
-    items = mapping[sessions.items]
-    known = items >= 0
+    numbered = replace(sessions, items=mapping[sessions.items], item_ids=tuple(item_ids))
+    known = numbered.items >= 0
     lengths = np.bincount(sessions.session_of_click()[known], minlength=len(sessions)).astype(np.int64)
-    encoded = replace(sessions, items=items[known], offsets=_offsets(lengths), item_ids=tuple(item_ids))
-    return drop_short(encoded)
+    return drop_short(numbered.taken(known, _offsets(lengths)))
 
 
 def temporal_holdout(
@@ -186,7 +198,7 @@ def _reorder(sessions: SessionSet, order: Ints) -> SessionSet:
     # Position of each click in the old array: the old start of its session, plus its distance from the new start.
     source = np.repeat(sessions.offsets[:-1][order] - offsets[:-1], lengths)
     source += np.arange(sessions.clicks)
-    return replace(sessions, items=sessions.items[source], offsets=offsets, ends=sessions.ends[order])
+    return sessions.taken(source, offsets, ends=sessions.ends[order])
 
 
 def _offsets(lengths: Ints) -> Ints:

@@ -29,8 +29,10 @@ SCHEMA: Final = pa.schema(
         ("item_id", pa.string()),
         ("timestamp", pa.int64()),  # event time, milliseconds since the epoch
         ("offset", pa.int64()),
+        ("type", pa.string()),  # null for a click that names none; files of before types lack the column
     ]
 )
+_TYPE: Final = SCHEMA.field("type")
 _NAME: Final = re.compile(r"clicks-p(\d{5})-(\d{20})-(\d{20})\.parquet")
 _LOCK: Final = ".lock"
 _WRITER: Final = ".writer"
@@ -72,6 +74,7 @@ class Rows:
     item_id: list[str]
     timestamp: list[int]
     offset: list[int]
+    type: list[str | None]
 
 
 @dataclass(frozen=True)
@@ -158,7 +161,8 @@ class ClickLogFolder:
         file = LogFile(partition, first, last)
         metadata = {_TOPIC: topic.name, _TOPIC_ID: topic.topic_id, _EXPECTED: str(expected)}
         table = pa.table(
-            [rows.session_id, rows.item_id, rows.timestamp, rows.offset], schema=SCHEMA.with_metadata(metadata)
+            [rows.session_id, rows.item_id, rows.timestamp, rows.offset, rows.type],
+            schema=SCHEMA.with_metadata(metadata),
         )
         return self._put(file, table)
 
@@ -178,13 +182,16 @@ class ClickLogFolder:
     def rows(self, file: LogFile, *, encoded: bool = False) -> Any:
         """A file as a pyarrow table with the columns of SCHEMA; `encoded`: ids as dictionaries, each text held once.
 
+        Of a file of before there were types all are null.
+
         Raises ClickLogError.
         """
         opened = self._open(file, encoded=encoded)
         try:
-            return opened.read(columns=SCHEMA.names)
+            table = opened.read(columns=SCHEMA.names)
         except (pa.ArrowException, OSError) as error:
             raise self._unreadable(file, error) from error
+        return table if "type" in table.schema.names else table.append_column(_TYPE, pa.nulls(len(table), _TYPE.type))
 
     def clean(self) -> list[Path]:
         """Remove what killed writers left: unfinished files, and files whose joined successor is there already.

@@ -64,12 +64,12 @@ class _Partition:
     expected: int  # the offset that follows what the log holds
     first: int  # where the rows being gathered begin; above `expected` only after a loss
     next: int  # the offset to read next
-    rows: Rows = field(default_factory=lambda: Rows([], [], [], []))
+    rows: Rows = field(default_factory=lambda: Rows([], [], [], [], []))
     caught_up: bool = False
 
     def flushed(self) -> None:
         self.expected = self.first = self.next
-        self.rows = Rows([], [], [], [])
+        self.rows = Rows([], [], [], [], [])
 
 
 class Collector:
@@ -199,6 +199,7 @@ class Collector:
         rows.item_id.append(click.item_id)
         rows.timestamp.append(click.timestamp)
         rows.offset.append(offset)
+        rows.type.append(click.type)
 
     def _flush(self) -> None:
         for number, partition in self._partitions.items():

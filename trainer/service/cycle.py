@@ -20,6 +20,7 @@ from schemas.bundle.manifest import Manifest
 from schemas.errors import BundleError
 from schemas.messages.announcement import ModelAnnouncement
 from trainer.data.sessions import SessionSet, encode, vocabulary_of
+from trainer.data.targets import target_weights
 from trainer.errors import NonFiniteScoresError, TooFewSessionsError
 from trainer.evaluation import baselines as counting
 from trainer.evaluation.baselines import Baseline
@@ -102,7 +103,7 @@ class Cycle:
     ) -> None:
         """`may_write` is asked before each change of the registry and each announcement; it raises to forbid them."""
         self._settings = settings = root.trainer
-        self._idle_gap_ms = root.clicks.idle_gap_ms
+        self._clicks = root.clicks
         self._folder = folder
         self._registry = registry
         self._hardware = hardware
@@ -188,7 +189,8 @@ class Cycle:
             self._folder,
             collected,
             window_ms=round(settings.window * 1000),
-            idle_gap_ms=self._idle_gap_ms,
+            idle_gap_ms=self._clicks.idle_gap_ms,
+            moving=self._clicks.moving,
             window_clicks=settings.window_clicks,
             session_clicks=settings.session_clicks,
             last=Seen.by(last.manifest) if last else Seen(),
@@ -256,7 +258,9 @@ class Cycle:
     def _split(self, window: Window) -> _Split:
         everything = vocabulary_of(window.sessions)
         older, newest = hold_out(window, share=self._settings.holdout, most=self._settings.holdout_sessions)
-        return _Split(self._known(older), encode(newest, everything), encode(older, everything))
+        known = self._known(older)
+        target_weights(known, self._settings.training.weight_of_type)  # there is something to predict
+        return _Split(known, encode(newest, everything), encode(older, everything))
 
     def _known(self, sessions: SessionSet) -> SessionSet:
         """The sessions in the catalogue that they make."""

@@ -163,6 +163,17 @@ class TrainerRoot(RootSettings):
     clicks: ClickSettings = ClickSettings()
     trainer: TrainerSettings = TrainerSettings()
 
+    @model_validator(mode="after")
+    def _targets_move_sessions_on(self) -> Self:
+        moving = self.clicks.moving
+        weighed = [name for name, weight in self.trainer.training.weight_of_type.items() if weight]
+        if moving is not None and (others := [name for name in weighed if name not in moving]):
+            raise ValueError(
+                f"trainer.training.target_weights names {', '.join(others)}, and clicks.advance_on does not: a click "
+                "that does not move its session on is no target; name it in both, or in none"
+            )
+        return self
+
 
 def root_of(family: str) -> type[TrainerRoot]:
     """What `trainer` reads where [trainer.training] names this family. Raises :class:`TrainingSettingsError`."""

@@ -1,16 +1,18 @@
 """What a cycle trains on: the sessions of the click log's newest part, and which of them which model has seen."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from schemas.bundle.manifest import Manifest
 from schemas.click_files.read import ClickLog
+from schemas.messages.click import VIEW
 from trainer.data.sessions import SessionSet, group_sessions
 from trainer.errors import TooFewSessionsError
 from trainer.service.click_log import ClickLogFolder, LogFile, LogState
@@ -81,14 +83,16 @@ def read_window(
     champion: Seen,
     window_clicks: int | None = None,
     session_clicks: int | None = None,
+    moving: Set[str] | None = None,
 ) -> Window | None:
     """The sessions whose last click lies within `window_ms` of the log's newest click (0: all); None without clicks.
 
     `state` is what was found in the folder: files that came since are not looked at.
 
     Of more than `window_clicks` the newest are read; a session that begins before them loses its first ones. Of each
-    session the newest `session_clicks` count. `last` and `champion` are what the last model trained and the champion
-    have seen. Raises ClickLogError.
+    session the newest `session_clicks` count. Clicks of types that are not `moving` (None: all are) are no part of a
+    session, as in a worker. `last` and `champion` are what the last model trained and the champion have seen. Raises
+    ClickLogError.
     """
     newest = {file: time for file in state.files if (time := folder.newest_timestamp(file)) is not None}
     if not newest:
@@ -99,6 +103,10 @@ def read_window(
     taken = _newest_clicks(newest, counts, window_clicks)
     topic_id = folder.topic_of(state.files[-1]).topic_id
     clicks, after_last, after_champion = _read(folder, taken, topic_id, last, champion)
+    left_out = sum(counts.values()) - len(clicks)
+    if moving is not None:
+        moved = clicks.are_of(moving)
+        clicks, after_last, after_champion = clicks.where(moved), after_last[moved], after_champion[moved]
     # The clicks' numbers in place of their items: what is known of a click finds its session by them.
     grouped = group_sessions(replace(clicks, item=np.arange(len(clicks))), idle_gap_ms=idle_gap_ms)
     click, starts = grouped.items, grouped.offsets[:-1]
@@ -111,7 +119,7 @@ def read_window(
         unseen=np.logical_and.reduceat(after_champion[click], starts)[kept],
         positions=state.next_offsets,
         topic_id=topic_id,
-        left_out=sum(counts.values()) - len(clicks),
+        left_out=left_out,
     )
 
 
@@ -159,6 +167,7 @@ def _read(
     session, time = np.empty(count, np.int64), np.empty(count, np.int64)
     after_last, after_champion = np.empty(count, np.bool_), np.empty(count, np.bool_)
     items: list[Any] = []
+    types, type_names = np.zeros(count, np.int32), {VIEW: 0}
     at = known = 0
     for partition, files in itertools.groupby(taken, key=lambda file: file.partition):
         ids: list[Any] = []
@@ -171,6 +180,10 @@ def _read(
             after_champion[part] = champion.not_yet(table, partition, topic_id)
             ids += table["session_id"].chunks
             items += table["item_id"].chunks
+            if table["type"].null_count < len(table):
+                kinds = pc.fill_null(table["type"], VIEW).combine_chunks().dictionary_encode()
+                numbers = [type_names.setdefault(name, len(type_names)) for name in kinds.dictionary.to_pylist()]
+                types[part] = np.array(numbers, np.int32)[kinds.indices.to_numpy()]
             del table
         # A session lies in one partition, so its text is not needed beyond it.
         names = _codes(ids, session[begin:at])
@@ -179,7 +192,10 @@ def _read(
         del ids, names
     item = np.empty(count, np.int64)
     item_ids = _codes(items, item).to_pylist()
-    return ClickLog(session, item, tuple(item_ids), time), after_last, after_champion
+    clicks = ClickLog(session, item, tuple(item_ids), time)
+    if len(type_names) > 1:
+        clicks = replace(clicks, types=types, type_names=tuple(type_names))
+    return clicks, after_last, after_champion
 
 
 def _newest_rows(table: Any, count: int) -> Any:

@@ -32,6 +32,7 @@ def put(
         item_id=[f"i{offset % 3}" for offset in offsets],
         timestamp=[time + 1000 * offset for offset in offsets],
         offset=offsets,
+        type=[None] * len(offsets),
     )
     log.write(partition, first, last, rows, topic=TOPIC, expected=first if expected is None else expected)
 
@@ -56,7 +57,7 @@ def test_an_empty_folder_has_no_positions(log: ClickLogFolder) -> None:
 
 
 def test_a_range_without_any_click_still_moves_the_position(log: ClickLogFolder) -> None:
-    log.write(0, 0, 4, Rows([], [], [], []), topic=TOPIC, expected=0)
+    log.write(0, 0, 4, Rows([], [], [], [], []), topic=TOPIC, expected=0)
     put(log, 0, 5, 6)
     assert log.scan().next_offsets == {0: 7}
     assert log.newest_timestamp(LogFile(0, 0, 4)) is None
@@ -192,9 +193,15 @@ def test_pruning_leaves_no_gap_where_times_are_out_of_order(log: ClickLogFolder)
     log.scan()
 
 
-def write_sessions(log: ClickLogFolder, partition: int, first: int, clicks: list[tuple[str, str, int]]) -> None:
+def write_sessions(
+    log: ClickLogFolder,
+    partition: int,
+    first: int,
+    clicks: list[tuple[str, str, int]],
+    types: list[str | None] | None = None,
+) -> None:
     sessions, items, times = map(list, zip(*clicks, strict=True))
-    rows = Rows(sessions, items, times, list(range(first, first + len(clicks))))
+    rows = Rows(sessions, items, times, list(range(first, first + len(clicks))), types or [None] * len(clicks))
     log.write(partition, first, first + len(clicks) - 1, rows, topic=TOPIC, expected=first)
 
 
@@ -320,7 +327,7 @@ def test_a_robots_session_counts_with_its_newest_clicks(log: ClickLogFolder) -> 
 
 def test_a_log_without_clicks_has_no_window(log: ClickLogFolder) -> None:
     assert read_window(log, log.scan(), window_ms=0, idle_gap_ms=MINUTE, last=Seen(), champion=Seen()) is None
-    log.write(0, 0, 4, Rows([], [], [], []), topic=TOPIC, expected=0)
+    log.write(0, 0, 4, Rows([], [], [], [], []), topic=TOPIC, expected=0)
     assert read_window(log, log.scan(), window_ms=0, idle_gap_ms=MINUTE, last=Seen(), champion=Seen()) is None
 
 
@@ -359,7 +366,7 @@ def test_a_file_that_was_never_joined_into_the_longer_one_is_refused_and_not_rem
 ) -> None:
     put(log, 0, 0, 9)
     topic = TopicIdentity("clicks", "id-2") if difference == "topic" else TOPIC
-    rows = Rows(["s0-0", "s0-0"], ["i0", "i1" if difference == "topic" else "i7"], [0, 1000], [0, 1])
+    rows = Rows(["s0-0", "s0-0"], ["i0", "i1" if difference == "topic" else "i7"], [0, 1000], [0, 1], [None] * 2)
     log.write(0, 0, 1, rows, topic=topic, expected=0)
     assert log.clean() == []
     with pytest.raises(ClickLogError, match="overlap"):
@@ -398,3 +405,69 @@ def test_a_log_folder_that_cannot_be_one_is_told_in_one_line(tmp_path: Path) -> 
     log = ClickLogFolder(tmp_path / "file" / "log")
     with pytest.raises(ClickLogError, match=r"cannot be written: Not a directory; see to"), log.locked():
         pass
+
+
+def before_types(log: ClickLogFolder, file: LogFile) -> None:
+    """Write a file as a collector of before there were types did."""
+    path = log.folder / file.name
+    table = pq.read_table(path)
+    pq.write_table(table.drop_columns("type").replace_schema_metadata(table.schema.metadata), path, compression="zstd")
+
+
+TYPED = [("s", "a", 0), ("s", "a", 1), ("s", "b", 2), ("s", "b", 3), ("t", "a", 4), ("t", "b", 5)]
+
+
+def of_window(window: Window | None) -> list[list[tuple[str, str]]]:
+    """Item and type of each click, by session."""
+    assert window is not None
+    sessions = window.sessions
+    types = np.zeros(sessions.clicks, np.int32) if sessions.types is None else sessions.types
+    named = [
+        (sessions.item_ids[item], sessions.type_names[kind])
+        for item, kind in zip(sessions.items.tolist(), types.tolist(), strict=True)
+    ]
+    return [named[a:b] for a, b in itertools.pairwise(sessions.offsets.tolist())]
+
+
+def typed_window(log: ClickLogFolder, moving: frozenset[str] | None = None) -> Window | None:
+    return read_window(
+        log, log.scan(), window_ms=0, idle_gap_ms=30 * MINUTE, last=Seen(), champion=Seen(), moving=moving
+    )
+
+
+def test_the_log_keeps_types_and_a_window_has_those_that_move_sessions_on(log: ClickLogFolder) -> None:
+    write_sessions(log, 0, 0, TYPED, [None, "cart", "view", "purchase", None, "cart"])
+    write_sessions(log, 1, 0, [("u", "a", 9), ("u", "c", 10)])
+    assert of_window(typed_window(log)) == [
+        [("a", "view"), ("a", "cart"), ("b", "view"), ("b", "purchase")],
+        [("a", "view"), ("b", "cart")],
+        [("a", "view"), ("c", "view")],
+    ]
+    views = [[("a", "view"), ("b", "view")], [("a", "view"), ("c", "view")]]  # a session of one view teaches nothing
+    assert of_window(typed_window(log, frozenset({"view"}))) == views
+    nothing = typed_window(log, frozenset({"wishlist"}))
+    assert nothing is not None
+    assert (len(nothing.sessions), nothing.positions) == (0, {0: 6, 1: 2})
+
+
+def test_a_log_of_before_there_were_types_is_read_and_joined_with_one_of_now(log: ClickLogFolder) -> None:
+    write_sessions(log, 0, 0, TYPED[:4])
+    before_types(log, LogFile(0, 0, 3))
+    assert of_window(typed_window(log)) == [[(item, "view") for item in "aabb"]]
+    write_sessions(log, 0, 4, TYPED[4:], ["purchase", None])
+    expected = [[(item, "view") for item in "aabb"], [("a", "purchase"), ("b", "view")]]
+    assert of_window(typed_window(log)) == expected
+    assert log.merge(at_least=2) == 1
+    assert log.clean() == []
+    assert of_window(typed_window(log)) == expected
+    clicks = read_log([log.folder])
+    assert (clicks.type_names, len(clicks)) == (("view", "purchase"), 6)
+
+
+def test_a_collector_of_before_there_were_types_reads_the_log(log: ClickLogFolder) -> None:
+    """It asks for the columns that it knows, and for the times by the place of their column."""
+    write_sessions(log, 0, 0, TYPED, ["cart"] * 6)
+    file = pq.ParquetFile(log.folder / LogFile(0, 0, 5).name)
+    known = ["session_id", "item_id", "timestamp", "offset"]
+    assert file.schema_arrow.names[:4] == known
+    assert file.read(columns=known).column_names == known

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from deploy.demo.shop import Shop, ShopSettings
 from schemas.config.settings import TopicSettings
@@ -40,6 +41,7 @@ class Trainer:
         rows = Rows(
             [click.session_id for click in clicks], [click.item_id for click in clicks],
             [click.timestamp for click in clicks], list(range(first, first + len(clicks))),
+            [click.type for click in clicks],
         )  # fmt: skip
         self.log.write(0, first, first + len(clicks) - 1, rows, topic=TOPIC, expected=first)
 
@@ -177,3 +179,12 @@ def test_a_work_folder_that_holds_other_things_keeps_them(trainer: Trainer) -> N
     trainer.collect(history(200, until=NOW))
     assert trainer.cycle().run().outcome == "announced"
     assert all((trainer.folder / "work" / name).read_text() == "theirs" for name in theirs)
+
+
+def test_a_window_without_a_type_to_predict_is_waited_out(trainer: Trainer) -> None:
+    trainer.collect(history(200, until=NOW))
+    waiting = trainer.cycle({"target_weights": "view=0,purchase=1"}).run()
+    assert waiting.outcome == "skipped"
+    assert "nothing to predict: target_weights gives 0 to every type that sessions have (view)" in waiting.reasons[0]
+    trainer.collect([replace(click, type="purchase") for click in history(200, until=NOW + 86_400_000)])
+    assert trainer.cycle({"target_weights": "view=0,purchase=1"}).run().outcome == "announced"

@@ -46,6 +46,8 @@ def test_what_is_no_duration_is_told_with_an_example(text: str) -> None:
         ({"BASELINES": "[]"}, "gate_beats names pop, not among baselines"),
         ({"BASELINES": '["pop", "knn"]'}, "item-knn"),
         ({"MODEL_ALIAS": "../x"}, "pattern"),
+        ({"TRAINING__TARGET_WEIGHTS": "purchase=-1"}, "'purchase=-1' is not of the form type=weight"),
+        ({"TRAINING__TARGET_WEIGHTS": "purchase=5,purchase=6"}, "the type purchase is named twice"),
         ({"DEVICE": "gpu"}, "pattern"),
         ({"TRAINING__EPOCHS": "0"}, "greater than or equal to 1"),
         ({"TRAINING__EPOCH": "5"}, "did you mean NEXTCLICK_TRAINER__TRAINING__EPOCHS"),
@@ -54,6 +56,18 @@ def test_what_is_no_duration_is_told_with_an_example(text: str) -> None:
 def test_what_does_not_fit_refuses_to_start(environ: dict[str, str], message: str) -> None:
     with pytest.raises(SettingsError, match=re.escape(message)):
         load(**environ)
+
+
+def test_a_weight_for_a_type_that_does_not_move_sessions_on_refuses_to_start() -> None:
+    weights = {"NEXTCLICK_TRAINER__TRAINING__TARGET_WEIGHTS": "purchase=5,impression=0"}
+    moving = {"NEXTCLICK_CLICKS__ADVANCE_ON": '["view", "cart"]'}
+    with pytest.raises(SettingsError, match=r"target_weights names purchase, and clicks\.advance_on does not"):
+        load_settings(TrainerRoot, config=None, environ=weights | moving)
+    both = load_settings(
+        TrainerRoot, config=None, environ=weights | {"NEXTCLICK_CLICKS__ADVANCE_ON": '["view", "purchase"]'}
+    )
+    assert both.clicks.moving == frozenset({"view", "purchase"})
+    assert load_settings(TrainerRoot, config=None, environ=weights).clicks.moving is None
 
 
 def test_metrics_of_longer_lists_are_a_matter_of_settings() -> None:
