@@ -5,6 +5,7 @@ Shapes: P predictions, N touched pairs of a prediction and an item, F weights; o
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from trainer.data.lanes import follow
 from trainer.data.sessions import SessionSet
+from trainer.data.targets import target_weights
 from trainer.memory.tables import ItemTable
 from trainer.memory.terms import PLACES, SCALES, place_of, table_rows
 from trainer.models.base import SessionModel
@@ -43,23 +45,34 @@ class Predictions:
     counts: Tensor  # [P, R]
     clicks: Tensor  # [P]
     targets: Tensor  # int64[P]
+    weights: Tensor | None = None  # [P], what each counts; None for all alike
 
     def __len__(self) -> int:
         return len(self.targets)
 
     @classmethod
     def of(
-        cls, network: SessionModel, sessions: SessionSet, recent_size: int, *, most: int = PREDICTIONS
+        cls,
+        network: SessionModel,
+        sessions: SessionSet,
+        recent_size: int,
+        *,
+        most: int = PREDICTIONS,
+        weight_of_type: Mapping[str, float] = MappingProxyType({}),
     ) -> "Predictions":
         """Of the newest sessions that make ``most`` predictions together, in the network's vocabulary."""
         from_newest = np.cumsum((sessions.lengths - 1)[::-1])[::-1]
         sessions = sessions.select(from_newest <= max(most, int(from_newest[-1])))
+        weights = target_weights(sessions, weight_of_type)
         state: object = None
         parts: list[tuple[Tensor, ...]] = []
         for lanes in follow(sessions):
             state = network.advance(state if parts else network.start(len(lanes.position)), lanes)
             view = map(torch.from_numpy, lanes.recent(recent_size))
-            parts.append((network.queries(state, lanes), *view, torch.from_numpy(sessions.items[lanes.position + 1])))
+            target = lanes.position + 1
+            parts.append((network.queries(state, lanes), *view, torch.from_numpy(sessions.items[target])))
+            if weights is not None:
+                parts[-1] = (*parts[-1], torch.from_numpy(weights[target]))
         return cls(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
     def chunk(self, first: int, size: int) -> "Predictions":
@@ -80,6 +93,7 @@ class Touched:
     target    int64[P]          the target's pair, -1 where no term touches it
     rest      float64[9, P]     Chebyshev coefficients in α of ln Σ exp(α z) over the items not touched
     span      (least, greatest) α
+    weight    float64[P]        what each prediction counts, 1 on average; 1 for all alike
     """
 
     features: "sparse.csr_array"
@@ -89,6 +103,7 @@ class Touched:
     target: Ints
     rest: Floats
     span: tuple[float, float]
+    weight: Floats | float = 1.0
 
 
 def touch(
@@ -130,6 +145,7 @@ def touch(
         target=np.concatenate(target),
         rest=chebyshev.chebfit(chebyshev.chebpts1(_NODES), torch.cat(rest, dim=1).double().numpy(), _NODES - 1),
         span=span,
+        weight=1.0 if predictions.weights is None else predictions.weights.double().numpy(),
     )
 
 

@@ -18,6 +18,7 @@ many iterations follow.
 """
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Final
 
 import numpy as np
@@ -49,14 +50,16 @@ def fit_memory(
     *,
     repeat: bool,
     recent_size: int,
+    weight_of_type: Mapping[str, float] = MappingProxyType({}),
     tick: Callable[[], None] = lambda: None,
 ) -> SessionMemory:
     """Terms for a network, learned from sessions in its vocabulary that neither it nor the tables have seen.
 
-    ``tables`` by the name of their term. They may be replaced afterwards, by :func:`with_tables`. ``tick`` is called
+    ``weight_of_type``: what a prediction counts by the type of its click, 1 where it is not named. ``tables`` by the
+    name of their term. They may be replaced afterwards, by :func:`with_tables`. ``tick`` is called
     all the while, about once a second; what it raises ends the fit.
     """
-    predictions = Predictions.of(network, sessions, recent_size)
+    predictions = Predictions.of(network, sessions, recent_size, weight_of_type=weight_of_type)
     with torch.inference_mode():
         touched = touch(network, predictions, tables, repeat=repeat, tick=tick)
     alpha, theta = maximise(touched, tick)
@@ -97,7 +100,8 @@ def maximise(touched: Touched, tick: Callable[[], None] = lambda: None) -> tuple
 def objective_of(touched: Touched, power: float) -> Objective:
     """Loss and gradient at (α, θ scaled as RIDGE wants them): float64[1 + F] -> (number, float64[1 + F]).
 
-    The loss is the mean of (1 - p(target)^power) / power, with power 0 that of -ln p(target), and the ridge.
+    The loss is the mean of (1 - p(target)^power) / power, with power 0 that of -ln p(target), of each prediction times
+    its weight, and the ridge.
     """
     count = len(touched.target_z)
     ridge = RIDGE / count
@@ -124,8 +128,9 @@ def objective_of(touched: Touched, power: float) -> Objective:
         of_target = alpha * touched.target_z  # [P]
         of_target[hit] = score[touched.target[hit]]
         log_p = of_target - np.log(total) - top  # [P], of the targets
-        weight = np.exp(power * log_p)  # [P]
-        loss = ((1 - weight) / power if power else -log_p).mean() + ridge * (theta @ theta)
+        gain = np.exp(power * log_p)  # [P]
+        loss = (touched.weight * ((1 - gain) / power if power else -log_p)).mean() + ridge * (theta @ theta)
+        weight = touched.weight * gain  # [P]
         d_alpha = of_rest / total * d_rest + np.bincount(touched.of, p * touched.z, minlength=count) - touched.target_z
         d_theta = by_feature @ (p * weight[touched.of]) - of_hit @ weight[hit]
         return float(loss), np.concatenate([[(weight * d_alpha).mean()], d_theta / count + 2 * ridge * theta])

@@ -7,7 +7,6 @@ Shapes: B sessions of T clicks, D numbers of a query, E of an item's input row (
 """
 
 from abc import abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Final, Protocol, Self, TypeVar
 
@@ -17,8 +16,11 @@ from torch import Tensor, nn
 from trainer.data.lanes import Lanes
 from trainer.models.settings import NetworkSettings
 
-Ranking = Callable[[Tensor, Tensor], Tensor]
-"""The mean loss of queries [N, D] whose next items are the columns int64[N]."""
+
+class Ranking(Protocol):
+    """The mean loss of queries [N, D] whose next items are the columns int64[N]; each times its weight [N], if any."""
+
+    def __call__(self, queries: Tensor, targets: Tensor, weights: Tensor | None = None, /) -> Tensor: ...
 
 
 class SessionModel(Protocol):
@@ -105,11 +107,17 @@ class Clicks:
     items   int64[B, T]  columns, oldest first, -1 behind a session's end
     length  int64[B]     clicks of each session, 2 and more
     target  bool[B, T]   the clicks to predict from those before them: never the first
+    weight  [B, T]       how much the loss of each of these counts; None for all alike
     """
 
     items: Tensor
     length: Tensor
     target: Tensor
+    weight: Tensor | None = None
+
+    def weights(self, chosen: Tensor) -> Tensor | None:
+        """Of the clicks that a mask bool[B, T] names: [N], or None."""
+        return None if self.weight is None else self.weight[chosen]
 
 
 class Encoder(nn.Module):
@@ -157,7 +165,7 @@ class Encoder(nn.Module):
         rows = nn.functional.embedding(items.clamp(min=0), tables.input)  # [B, T - 1, E]
         queries: Tensor = self.prefixes(rows, items, clicks.length - 1)
         wanted = clicks.target[:, 1:]
-        return ranking(queries[wanted], after[wanted])
+        return ranking(queries[wanted], after[wanted], clicks.weights(clicks.target))
 
 
 def valid(items: Tensor) -> Tensor:

@@ -74,7 +74,8 @@ class Bert4Rec(Encoder):
         hidden = drawn_to_hide(clicks.target, self.mask_rate, self.last_rate)  # bool[B, T]
         rows = embedding(clicks.items.clamp(min=0), tables.input)  # [B, T, D]
         x = self.at_positions(rows.where(~hidden[:, :, None], self.mask))  # [B, T, D]
-        return ranking(self.query(self.layers(x, clicks.length)[hidden]), clicks.items[hidden])
+        found = self.query(self.layers(x, clicks.length)[hidden])  # [N, D]
+        return ranking(found, clicks.items[hidden], clicks.weights(hidden))
 
     def at_positions(self, rows: Tensor) -> Tensor:
         """What the first layer is given: [B, T, D] -> [B, T, D]."""

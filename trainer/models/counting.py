@@ -11,12 +11,12 @@ where j is the last item, n_i the session's clicks on i, and T a sparse table. I
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from scipy import sparse
 from torch import Tensor
 
@@ -101,6 +101,12 @@ class CountingSettings(TrainingSettings):
 
     memory: MemoryTerms = Field((), description="terms of the session memory, separated by commas; by default none")
     window: int = Field(WINDOW, ge=1, le=MOST_WINDOW, description="clicks of a session that the model looks back on")
+
+    @model_validator(mode="after")
+    def _weighs_nothing(self) -> Self:
+        if self.target_weights:
+            raise ValueError(f"target_weights: family={self.family} counts all clicks alike; leave it out")
+        return self
 
     @abstractmethod
     def count(self, train: SessionSet) -> CountingModel:

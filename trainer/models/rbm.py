@@ -60,6 +60,8 @@ class RbmSettings(WindowSettings):
     def _has_a_loss_of_its_own(self) -> "RbmSettings":
         if self.loss != "cross-entropy":
             raise ValueError(f"loss={self.loss}: rbm learns by contrastive divergence alone; leave loss out")
+        if self.target_weights:
+            raise ValueError("target_weights: rbm learns whole sessions and predicts no click of them; leave it out")
         return self
 
     def encoder(self) -> Encoder:

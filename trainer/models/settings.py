@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal, Self, TypeAlias, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Self, TypeAlias, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -46,6 +46,29 @@ def _terms(value: object) -> object:
 
 
 MemoryTerms = Annotated[tuple[MemoryTerm, ...], BeforeValidator(_terms)]
+
+
+def _target_weights(value: object) -> object:
+    """`purchase=5, cart=2` in the order of the names, written as short as can be."""
+    if not isinstance(value, str):
+        return value
+    weights: dict[str, float] = {}
+    for part in filter(None, map(str.strip, value.split(","))):
+        name, equals, number = (one.strip() for one in part.rpartition("="))
+        try:
+            weight = float(number) if equals and name else -1.0
+        except ValueError:
+            weight = -1.0
+        if not 0 <= weight <= _GREATEST_WEIGHT:
+            raise ValueError(f"{part!r} is not of the form type=weight, with a weight from 0 to {_GREATEST_WEIGHT:g}")
+        if name in weights:
+            raise ValueError(f"the type {name} is named twice")
+        weights[name] = weight
+    return ",".join(f"{name}={weight!r}".removesuffix(".0") for name, weight in sorted(weights.items()))
+
+
+_GREATEST_WEIGHT: Final = 1e6
+TargetWeights = Annotated[str, BeforeValidator(_target_weights)]
 EngineChoice = Annotated[Literal["auto", "compiled", "torch"], BeforeValidator(canonical)]
 EmbeddingMode = Annotated[Literal["shared", "separate", "one-hot"], BeforeValidator(canonical)]
 
@@ -90,7 +113,22 @@ class TrainingSettings(BaseModel):
         le=BundleLimits().k,
         description="length of the lists that the model can rank: at least worker.published, and above trainer.gate_k",
     )
+    target_weights: TargetWeights = Field(
+        "",
+        description="weights of the clicks to predict, by type, for example `cart=2,purchase=5`; 1 for types that are "
+        "not named, 0: not predicted in training",
+    )
     seed: int = Field(42, ge=0, lt=2**63)
+
+    @property
+    def weight_of_type(self) -> Mapping[str, float]:
+        """What ``target_weights`` says, by type."""
+        parts = (part.rpartition("=") for part in self.target_weights.split(",") if part)
+        return {name: float(weight) for name, _, weight in parts}
+
+    def record(self) -> dict[str, Any]:
+        """As a manifest keeps them: without what is not asked for and a trainer of before does not know."""
+        return _without_empty_weights(self.model_dump())
 
     @field_validator("family", mode="before")
     @classmethod
@@ -374,6 +412,14 @@ def window_numbers(settings: NetworkSettings, window: int, items: int) -> int:
     # The exporter turns matrices round, and for a warm start they are there as they were, too.
     own = sum(one.numel() for one in [*encoder.parameters(), *encoder.parameters(), *encoder.buffers()])
     return settings.members * (items * encoder.input_size + own)
+
+
+def _without_empty_weights(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: _without_empty_weights(value) if isinstance(value, dict) else value
+        for name, value in values.items()
+        if (name, value) != ("target_weights", "")
+    }
 
 
 def family_name(text: str) -> str:

@@ -73,7 +73,7 @@ class Masked(Encoder):
     def loss(self, clicks: Clicks, tables: ItemTables, ranking: Ranking) -> Tensor:
         hidden = drawn_to_hide(clicks.target, self.mask_rate, self.last_rate)  # bool[B, T]
         rows = embedding(clicks.items.clamp(min=0), tables.input)  # [B, T, D]
-        return ranking(self.found(rows, hidden, clicks), clicks.items[hidden])
+        return ranking(self.found(rows, hidden, clicks), clicks.items[hidden], clicks.weights(hidden))
 
     def found(self, rows: Tensor, hidden: Tensor, clicks: Clicks) -> Tensor:
         """The queries of the hidden clicks, bool[B, T]: [N, D]."""
@@ -132,7 +132,7 @@ class Replaced(Masked):
         z = self.body(embedding(changed.clamp(min=0), tables.input), clicks.length)  # [B, T, D]
         logits = self.detect(z).squeeze(2)[real]  # one a click
         detection = binary_cross_entropy_with_logits(logits, (changed != items)[real].to(logits.dtype))
-        return ranking(queries, items[hidden]) + self.weight * detection
+        return ranking(queries, items[hidden], clicks.weights(hidden)) + self.weight * detection
 
 
 PAIRS: Final[Mapping[str, tuple[Objective, ...]]] = {

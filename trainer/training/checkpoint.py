@@ -22,6 +22,7 @@ from torch import Tensor
 
 from schemas import durable
 from trainer.data.sessions import SessionSet
+from trainer.data.targets import target_weights
 from trainer.errors import TrainerError
 from trainer.models.base import Network
 from trainer.models.settings import NetworkSettings
@@ -69,6 +70,9 @@ def identity(
         "item_ids": sessions.item_ids,
     }
     arrays: dict[str, npt.NDArray[Any]] = {"items": sessions.items, "offsets": sessions.offsets}
+    weights = target_weights(sessions, settings.weight_of_type)
+    if weights is not None:
+        arrays["target weights"] = weights
     if early_stopping is not None:
         facts["judged by"] = f"{early_stopping.measure}@{early_stopping.k}"
         arrays |= {"holdout items": early_stopping.holdout.items, "holdout offsets": early_stopping.holdout.offsets}

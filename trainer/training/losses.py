@@ -18,6 +18,7 @@ BPR and TOP1 as in Hidasi et al. 2016 (arXiv:1511.06939), their -max forms as in
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -27,15 +28,21 @@ from trainer.training.activations import activation_of
 
 EPSILON = 1e-24  # inside bpr-max's logarithm, as published
 
-# (scores [n, C]) -> (loss summed over the rows [], gradient [n, C]). May overwrite the scores.
-Loss = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+class Loss(Protocol):
+    """Scores [n, C] -> the loss summed over the rows [], its gradient [n, C]. May overwrite the scores.
+
+    With ``weights`` [n] each row's loss counts so many times.
+    """
+
+    def __call__(self, r: Tensor, weights: Tensor | None = None, /) -> tuple[Tensor, Tensor]: ...
 
 
 def loss_of(settings: NetworkSettings) -> Loss:
     """The loss that the settings name, of scores that have not passed their activation."""
     if settings.loss == "cross-entropy":
         return cross_entropy
-    loss: Loss
+    loss: Callable[..., tuple[Tensor, Tensor]]
     match settings.loss:
         case "bpr":
             loss = bpr
@@ -47,29 +54,28 @@ def loss_of(settings: NetworkSettings) -> Loss:
             loss = partial(bpr_max, bpreg=settings.bpreg)
     activation = activation_of(settings)
 
-    def of_scores(r: Tensor) -> tuple[Tensor, Tensor]:
+    def of_scores(r: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
         activated, slope = activation(r)
-        value, gradient = loss(activated)
+        value, gradient = loss(activated, weights)
         return value, gradient if slope is None else gradient.mul_(slope)
 
     return of_scores
 
 
-def cross_entropy(r: Tensor) -> tuple[Tensor, Tensor]:
+def cross_entropy(r: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """-Σ_i log softmax(r_i)_i, over the raw scores.
 
     Written with log-sum-exp it needs no epsilon: the published -log(softmax + 1e-24) is flat, its gradient gone, for
     exactly the rows that are most wrong.
     """
-    n = len(r)
     log_p = torch.log_softmax(r, dim=1)
-    loss = -log_p.diagonal().sum()
+    loss = -log_p.diagonal()  # [n]
     gradient = log_p.exp_()
     gradient.diagonal().sub_(1.0)
-    return loss, gradient[:n]
+    return _weighed(loss, gradient, weights)
 
 
-def bpr(r: Tensor) -> tuple[Tensor, Tensor]:
+def bpr(r: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """-Σ_i mean_j ln σ(r_ii - r_ij)."""
     if r.shape[1] == 1:
         return _nothing(r)
@@ -78,10 +84,10 @@ def bpr(r: Tensor) -> tuple[Tensor, Tensor]:
     value = torch.nn.functional.softplus(difference)  # -ln σ(-x), without an overflow
     value.diagonal().zero_()
     gradient = torch.sigmoid(difference).mul_(share)
-    return share * value.sum(), _towards_target(gradient)
+    return _weighed(share * value.sum(1), _towards_target(gradient), weights)
 
 
-def top1(r: Tensor) -> tuple[Tensor, Tensor]:
+def top1(r: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Σ_i mean_j [σ(r_ij - r_ii) + σ(r_ij²)]."""
     if r.shape[1] == 1:
         return _nothing(r)
@@ -92,10 +98,10 @@ def top1(r: Tensor) -> tuple[Tensor, Tensor]:
     gradient = _towards_target((above * (1 - above)).mul_(share))
     shrink = (2 * share) * r * square * (1 - square)
     shrink.diagonal().zero_()
-    return share * value.sum(), gradient.add_(shrink)
+    return _weighed(share * value.sum(1), gradient.add_(shrink), weights)
 
 
-def top1_max(r: Tensor) -> tuple[Tensor, Tensor]:
+def top1_max(r: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Σ_i Σ_j s_ij [σ(r_ij - r_ii) + σ(r_ij²)], s the softmax over the negatives only."""
     if r.shape[1] == 1:
         return _nothing(r)
@@ -106,10 +112,10 @@ def top1_max(r: Tensor) -> tuple[Tensor, Tensor]:
     gradient = _towards_target(s * above * (1 - above))
     # through the softmax, and through the regulariser
     gradient += s * (value - row + 2 * r * square * (1 - square))
-    return row.sum(), gradient
+    return _weighed(row.squeeze(1), gradient, weights)
 
 
-def bpr_max(r: Tensor, *, bpreg: float) -> tuple[Tensor, Tensor]:
+def bpr_max(r: Tensor, weights: Tensor | None = None, *, bpreg: float) -> tuple[Tensor, Tensor]:
     """Σ_i -ln(Σ_j s_ij σ(r_ii - r_ij) + ε) + bpreg Σ_j s_ij r_ij², s the softmax over the negatives only."""
     if r.shape[1] == 1:
         return _nothing(r)
@@ -119,13 +125,20 @@ def bpr_max(r: Tensor, *, bpreg: float) -> tuple[Tensor, Tensor]:
     a = s_win.sum(1, keepdim=True)  # [n, 1]
     s_r = s * r
     b = (s_r * r).sum(1, keepdim=True)  # [n, 1]
-    loss = -(a + EPSILON).log().sum() + bpreg * b.sum()
+    loss = bpreg * b - (a + EPSILON).log()  # [n, 1]
     margin = s_win * (1 - win)  # s_j σ_j (1 - σ_j)
     # through the softmax and directly, for every negative; s = 0 keeps the target's column at 0
     gradient = (s_win - s * a - margin).div_(-(a + EPSILON))
     gradient += bpreg * (s_r * (r + 2) - s * b)
     gradient.diagonal().sub_((margin.sum(1, keepdim=True) / (a + EPSILON)).squeeze(1))
-    return loss, gradient
+    return _weighed(loss.squeeze(1), gradient, weights)
+
+
+def _weighed(loss: Tensor, gradient: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The sum of the rows' losses [n] and its gradient, from the gradient [n, C] of their plain sum, overwritten."""
+    if weights is None:
+        return loss.sum(), gradient
+    return loss @ weights, gradient.mul_(weights[:, None])
 
 
 def _nothing(r: Tensor) -> tuple[Tensor, Tensor]:

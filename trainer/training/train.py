@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from trainer.data.sessions import SessionSet, encode, temporal_holdout, vocabulary_of
+from trainer.data.targets import weighing
 from trainer.errors import TooFewSessionsError
 from trainer.export.bundle_size import check_bundle_size
 from trainer.memory.fit import fit_memory
@@ -105,6 +106,7 @@ def memory_beside(
         tables_of(older, settings),
         repeat="repeat" in settings.memory,
         recent_size=RECENT,
+        weight_of_type=settings.weight_of_type,
         tick=lambda: progress(0) if progress else None,  # whoever listens may want to stop
     )
 
@@ -145,4 +147,4 @@ def _hold_out(sessions: SessionSet, settings: TrainingSettings) -> tuple[Session
     except TooFewSessionsError:
         return None
     older, newest = encode(older, item_ids), encode(newest, item_ids)
-    return (older, newest) if newest.transitions >= LEAST_PREDICTIONS else None
+    return (older, newest) if weighing(newest, settings.weight_of_type) >= LEAST_PREDICTIONS else None

@@ -35,8 +35,9 @@ def loss(
     support: Tensor,
     input_mask: Tensor | None = None,
     hidden_masks: list[Tensor] | None = None,
+    target_weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """(loss summed over the lanes, the state that they carry on [L, n, H])."""
+    """(loss summed over the lanes, each times its weight, the state that they carry on [L, n, H])."""
     x = weights.input_table[inputs]
     states = []
     if weights.input_decay is not None:
@@ -54,11 +55,13 @@ def loss(
             x = x * hidden_masks[layer]
         states.append(x)
     columns = torch.cat([targets, samples])
+    share = (torch.ones(len(targets)) if target_weights is None else target_weights).to(x.dtype)
     r = x @ weights.output[columns].T + weights.output_bias[columns]
     if settings.loss == "cross-entropy":
         count = support.to(x.dtype)
         expected = torch.cat([count[targets], count[samples] ** settings.sample_alpha])
-        return -torch.log_softmax(r - settings.logq * torch.log(expected), 1).diagonal().sum(), torch.stack(states)
+        lanes = -torch.log_softmax(r - settings.logq * torch.log(expected), 1).diagonal()
+        return lanes @ share, torch.stack(states)
     match settings.activation:
         case "elu" if settings.elu:
             r = torch.nn.functional.elu(r, alpha=settings.elu)
@@ -78,4 +81,4 @@ def loss(
             -torch.log((s * win).sum(1, keepdim=True)) + settings.bpreg * (s * r * r).sum(1, keepdim=True)
         ),
     }[settings.loss]()
-    return total.sum(), torch.stack(states)
+    return share @ total.sum(1), torch.stack(states)

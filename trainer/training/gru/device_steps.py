@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from trainer.data.batches import Schedule
+from trainer.data.targets import Floats
 from trainer.models.gru4rec import Weights
 from trainer.models.settings import Gru4RecSettings
 from trainer.training.gru.optimizer import Optimizer, optimizer_of
@@ -44,11 +45,11 @@ class DeviceSteps:
         )
         self._last = 0
 
-    def begin(self, items: npt.NDArray[np.int64], plan: Schedule) -> None:
-        """An epoch over clicks int64[clicks] by a schedule."""
+    def begin(self, items: npt.NDArray[np.int64], plan: Schedule, weights: Floats | None = None) -> None:
+        """An epoch over clicks int64[clicks] by a schedule; ``weights`` float32[clicks] of each as a target."""
         for here, there in self._copies:
             there.copy_(here)
-        self._steps.begin(items, plan)
+        self._steps.begin(items, plan, weights)
         self._last = plan.steps
 
     def run(self, epoch: int, first: int, last: int) -> float:

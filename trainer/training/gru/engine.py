@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from trainer.data.batches import Schedule
+from trainer.data.targets import Floats
 from trainer.errors import TrainingSettingsError
 from trainer.models.gru4rec import Weights
 from trainer.models.settings import Gru4RecSettings
@@ -23,8 +24,8 @@ from trainer.training.sampling import NegativeSampler
 class Steps(Protocol):
     """Runs steps of an epoch; moves the weights and the optimizers' state in place."""
 
-    def begin(self, items: npt.NDArray[np.int64], plan: Schedule) -> None:
-        """An epoch over clicks int64[clicks] by a schedule."""
+    def begin(self, items: npt.NDArray[np.int64], plan: Schedule, weights: Floats | None = None) -> None:
+        """An epoch over clicks int64[clicks] by a schedule; ``weights`` float32[clicks] of each as a target."""
         ...
 
     def run(self, epoch: int, first: int, last: int) -> float:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from trainer.data.batches import Schedule
+from trainer.data.targets import Floats
 from trainer.models.gru4rec import Weights
 from trainer.models.settings import Gru4RecSettings
 from trainer.training import dropout
@@ -34,6 +35,7 @@ class _Touched:
     carried: Tensor  # [n, 1], 0 where a session starts and 1 elsewhere
     columns: Rows  # of targets, then samples
     items: Rows  # of inputs; shared: of inputs, then columns
+    target_weights: Tensor | None  # [n]
 
 
 class ReferenceSteps:
@@ -56,9 +58,10 @@ class ReferenceSteps:
         self._math = StepMath(settings, support, self._mask)
         self._keys: list[np.uint32] = []
 
-    def begin(self, items: npt.NDArray[np.int64], plan: Schedule) -> None:
-        """An epoch over clicks int64[clicks] by a schedule."""
+    def begin(self, items: npt.NDArray[np.int64], plan: Schedule, weights: Floats | None = None) -> None:
+        """An epoch over clicks int64[clicks] by a schedule; ``weights`` float32[clicks] of each as a target."""
         self._plan = plan
+        self._target_weights = None if weights is None else torch.from_numpy(weights).to(self._device)
         self._items = torch.from_numpy(items).to(self._device)
         self._position = torch.from_numpy(plan.position).to(self._device)
         self._fresh = torch.from_numpy(plan.fresh).to(self._device)
@@ -74,7 +77,14 @@ class ReferenceSteps:
             self._keys = list(of_step)
             n = len(touched.inputs)  # lanes only ever fall away
             hidden = self._hidden[:, :n] * touched.carried
-            g = self._math(self._weights, touched.inputs, touched.targets, touched.samples, hidden)
+            g = self._math(
+                self._weights,
+                touched.inputs,
+                touched.targets,
+                touched.samples,
+                hidden,
+                target_weights=touched.target_weights,
+            )
             self._hidden = g.hidden
             self._update(g, touched)
             total += g.loss
@@ -96,7 +106,8 @@ class ReferenceSteps:
             columns = torch.cat([targets, samples], dim=1)  # [k, C]
             shared = self._weights.embedding is None
             items = Rows.of_steps(torch.cat([inputs, columns], dim=1) if shared else inputs)
-            yield from map(_Touched, inputs, targets, samples, carried, Rows.of_steps(columns), items)
+            weights = [None] * len(at) if self._target_weights is None else self._target_weights[at + 1]  # [k, n]
+            yield from map(_Touched, inputs, targets, samples, carried, Rows.of_steps(columns), items, weights)
             step = now.stop
 
     def _mask(self, shape: tuple[int, int], rate: float) -> Tensor | None:

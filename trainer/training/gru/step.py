@@ -37,8 +37,20 @@ class StepMath:
         self._logq = logq_correction(support, settings)
         self._drop = drop
 
-    def __call__(self, weights: Weights, inputs: Tensor, targets: Tensor, samples: Tensor, hidden: Tensor) -> Gradients:
-        """inputs, targets int64[n], samples int64[N], hidden [S + L, n, H] -> Gradients with C = n + N columns."""
+    def __call__(
+        self,
+        weights: Weights,
+        inputs: Tensor,
+        targets: Tensor,
+        samples: Tensor,
+        hidden: Tensor,
+        *,
+        target_weights: Tensor | None = None,
+    ) -> Gradients:
+        """inputs, targets int64[n], samples int64[N], hidden [S + L, n, H] -> Gradients with C = n + N columns.
+
+        ``target_weights`` [n]: how much each lane's loss counts.
+        """
         settings, n = self._settings, len(inputs)
         item, of_sum = item_input(weights, inputs, hidden)  # [n, H], one-hot [n, 3H]; the sum is carried undropped
         # A one-hot input has one component that is not 0: the whole click is dropped, or nothing of it.
@@ -62,7 +74,7 @@ class StepMath:
         if self._logq is not None:
             as_target, as_sample = self._logq
             bias = bias - torch.cat([as_target.index_select(0, targets), as_sample.index_select(0, samples)])
-        loss, d_scores = self._loss(torch.addmm(bias, x, w.T))  # [n, C]
+        loss, d_scores = self._loss(torch.addmm(bias, x, w.T), target_weights)  # [n, C]
         d_scores.mul_(1.0 / settings.batch_size)
 
         d_x = d_scores @ w  # [n, H]

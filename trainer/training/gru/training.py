@@ -8,6 +8,7 @@ import torch
 
 from trainer.data.batches import schedule
 from trainer.data.sessions import SessionSet
+from trainer.data.targets import target_weights
 from trainer.errors import TrainingDivergedError
 from trainer.models.base import Network
 from trainer.models.gru4rec import Weights, initial_weights
@@ -37,6 +38,7 @@ class GruTraining:
     ) -> None:
         self._settings = settings
         self._items = sessions.items
+        self._target_weights = target_weights(sessions, settings.weight_of_type)
         self._schedule = schedule(sessions, settings.batch_size)
         generator = torch.Generator().manual_seed(settings.seed)
         fresh = initial_weights(len(sessions.item_ids), settings, generator)
@@ -81,7 +83,7 @@ class GruTraining:
     def epoch(self, number: int, progress: Callable[[int], None]) -> Epoch:
         began = time.perf_counter()
         plan = self._schedule
-        self._steps.begin(self._items, plan)
+        self._steps.begin(self._items, plan, self._target_weights)
         total, done = 0.0, 0
         for first in range(0, plan.steps, _CHECK_EVERY):
             last = min(first + _CHECK_EVERY, plan.steps)

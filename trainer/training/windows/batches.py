@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.data.sessions import Ints, SessionSet
+from trainer.data.targets import Floats
 from trainer.models.window import SHORTEST
 
 
@@ -39,12 +40,13 @@ class Pieces:
 @dataclass(frozen=True)
 class Batch:
     """Sessions of a step, the shorter ones first: items int64[B, T] with -1 behind an end, length int64[B], target
-    bool[B, T].
+    bool[B, T], and what each click weighs as a target, float32[B, T], where they differ.
     """
 
     items: Ints
     length: Ints
     target: npt.NDArray[np.bool_]
+    weight: Floats | None = None
 
     def groups(self) -> Iterator[tuple[slice, int]]:
         """The rows of sessions that are about equally long, and the clicks of the longest of them."""
@@ -82,8 +84,10 @@ def steps_of(pieces: Pieces, batch_size: int) -> int:
     return -(-len(pieces) // batch_size)
 
 
-def batches(items: Ints, pieces: Pieces, batch_size: int, rng: np.random.Generator) -> Iterator[Batch]:
-    """An epoch: every piece once, in random order."""
+def batches(
+    items: Ints, pieces: Pieces, batch_size: int, rng: np.random.Generator, weights: Floats | None = None
+) -> Iterator[Batch]:
+    """An epoch: every piece once, in random order. ``weights`` float32[clicks]: of each click as a target."""
     order = rng.permutation(len(pieces))
     for number in range(steps_of(pieces, batch_size)):
         drawn = order[number * batch_size : (number + 1) * batch_size]
@@ -92,4 +96,5 @@ def batches(items: Ints, pieces: Pieces, batch_size: int, rng: np.random.Generat
         place = np.arange(length[-1])  # the last is the longest
         inside = place < length[:, None]  # [B, T]
         at = np.minimum(pieces.start[some, None] + place, len(items) - 1)
-        yield Batch(np.where(inside, items[at], -1), length, inside & (place >= pieces.first[some, None]))
+        target = inside & (place >= pieces.first[some, None])
+        yield Batch(np.where(inside, items[at], -1), length, target, None if weights is None else weights[at])

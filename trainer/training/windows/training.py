@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from trainer.data.sessions import Ints, SessionSet
+from trainer.data.targets import target_weights
 from trainer.errors import TrainingDivergedError
 from trainer.models.base import Clicks, ItemTables, Network, Ranking
 from trainer.models.settings import WindowSettings
@@ -43,6 +44,7 @@ class WindowTraining:
         device: torch.device = CPU,
     ) -> None:
         self._settings, self._items, self._device = settings, sessions.items, device
+        self._target_weights = target_weights(sessions, settings.weight_of_type)
         self._pieces = pieces_of(sessions, settings.window)
         self._steps_an_epoch = steps_of(self._pieces, settings.batch_size)
         with torch.inference_mode(False):  # what is made in it cannot be trained
@@ -90,7 +92,8 @@ class WindowTraining:
         with torch.inference_mode(False), _seeded(int(rng.integers(2**62)), self._device):
             total = torch.zeros((), device=self._device)
             encoder.train()
-            for step, batch in enumerate(batches(self._items, self._pieces, settings.batch_size, rng)):
+            drawn = batches(self._items, self._pieces, settings.batch_size, rng, self._target_weights)
+            for step, batch in enumerate(drawn):
                 share = one_cycle(first + step, settings.epochs * self._steps_an_epoch)
                 transitions = int(batch.target.sum())
                 total += self._step(batch, share * settings.learning_rate) * transitions
@@ -109,7 +112,8 @@ class WindowTraining:
         total = torch.zeros((), device=self._device)
         for some, width in batch.groups():
             target = batch.target[some, :width]
-            clicks = Clicks(*map(self._there, (columns[some, :width], batch.length[some], target)))
+            weight = None if batch.weight is None else self._there(batch.weight[some, :width])
+            clicks = Clicks(*map(self._there, (columns[some, :width], batch.length[some], target)), weight=weight)
             with torch.enable_grad():
                 loss = self._network.encoder.loss(clicks, tables, ranking) * (int(target.sum()) / transitions)
                 torch.autograd.backward(loss)

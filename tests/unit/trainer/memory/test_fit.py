@@ -79,6 +79,32 @@ def test_its_gradient_is_that_of_finite_differences(power: float) -> None:
             assert gradient[i] == pytest.approx(slope, rel=1e-3, abs=1e-6)
 
 
+@pytest.mark.parametrize("power", [0.0, 0.25])
+def test_a_prediction_counts_as_often_as_its_weight_says(power: float) -> None:
+    """Each prediction alone, by a weight that leaves the others out: weighed and added up they are the loss."""
+    _, predictions, touched = problem()
+    count = len(predictions)
+    weight = np.random.default_rng(3).uniform(0, 3, count)
+    (x,) = points(touched, 1, seed=4)
+    ridge = memory_fit.RIDGE / count * float(x[1:] @ x[1:])
+    loss, gradient = objective_of(replace(touched, weight=weight), power)(x)
+    alone = [objective_of(replace(touched, weight=np.eye(1, count, at)[0]), power)(x) for at in range(count)]
+    assert loss - ridge == pytest.approx(sum(w * (of - ridge) for w, (of, _) in zip(weight, alone, strict=True)))
+    of_ridge = np.append(0.0, 2 * memory_fit.RIDGE / count * x[1:])
+    expected = sum(w * (of - of_ridge) for w, (_, of) in zip(weight, alone, strict=True))
+    np.testing.assert_allclose(gradient - of_ridge, expected, rtol=1e-9, atol=1e-12)
+    assert objective_of(replace(touched, weight=np.ones(count)), power)(x)[0] == objective_of(touched, power)(x)[0]
+
+
+def test_predictions_have_the_weights_of_their_targets() -> None:
+    sessions = sessions_of([[0, 1, 2], [3, 4, 5]], items=ITEMS)
+    typed = replace(sessions, types=(sessions.items % 3).astype(np.int32), type_names=("view", "cart", "purchase"))
+    found = Predictions.of(network(), typed, RECENT, weight_of_type={"purchase": 3.0})
+    assert found.weights is not None
+    assert dict(zip(found.targets.tolist(), found.weights.tolist(), strict=True)) == {1: 0.5, 2: 1.5, 4: 0.5, 5: 1.5}
+    assert Predictions.of(network(), sessions, RECENT, weight_of_type={"purchase": 3.0}).weights is None
+
+
 def test_the_likelihood_itself_is_convex() -> None:
     _, _, touched = problem()
     objective = objective_of(touched, 0.0)

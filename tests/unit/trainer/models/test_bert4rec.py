@@ -26,7 +26,7 @@ def test_the_last_click_hidden_is_found_as_the_next_is_served() -> None:
     tables = Tables(encoder)
     given: list[Tensor] = []
 
-    def ranking(queries: Tensor, columns: Tensor) -> Tensor:
+    def ranking(queries: Tensor, columns: Tensor, weights: Tensor | None = None) -> Tensor:
         given.extend((queries, columns))
         return queries.sum()
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Protocol, cast
 
 import numpy as np
@@ -97,8 +98,9 @@ class Tables(nn.Module):
     def item_tables(self) -> ItemTables:
         return ItemTables(self.output if self.tied else self.own, self.output)
 
-    def ranking(self, queries: Tensor, columns: Tensor) -> Tensor:
-        return nn.functional.cross_entropy(queries @ self.output.T, columns)
+    def ranking(self, queries: Tensor, columns: Tensor, weights: Tensor | None = None) -> Tensor:
+        losses = nn.functional.cross_entropy(queries @ self.output.T, columns, reduction="none")  # [N]
+        return (losses if weights is None else losses * weights).mean()
 
 
 def batch_of(encoder: Encoder, sessions: tuple[list[int], ...], width: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -183,6 +185,27 @@ def test_the_loss_reaches_every_parameter(case: Case) -> None:
     if not encoder.tied:
         named["input"] = tables.own.grad
     assert [name for name, slope in named.items() if slope is None or slope.abs().max() < 1e-7] == []
+
+
+@every_family
+def test_a_click_to_predict_counts_as_often_as_its_weight_says(case: Case) -> None:
+    if case.family in UNMEASURED:
+        pytest.skip("it predicts no click")
+    encoder = case.encoder()
+    tables, clicks = Tables(encoder), clicks_of(LOG)
+
+    def loss(weight: Tensor | None) -> Tensor:
+        torch.manual_seed(3)
+        return encoder.loss(replace(clicks, weight=weight), tables.item_tables(), tables.ranking)
+
+    weight = torch.ones(clicks.items.shape, requires_grad=True)
+    weighed = loss(weight)
+    torch.testing.assert_close(weighed, loss(None))
+    (slope,) = torch.autograd.grad(weighed, weight)
+    assert (slope[clicks.target] != 0).any()
+    assert not slope[~clicks.target].any()
+    other = torch.rand(weight.shape)
+    torch.testing.assert_close(loss(other), weighed + (slope * (other - weight)).sum())  # linear in each
 
 
 @every_family

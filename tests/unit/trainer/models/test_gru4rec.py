@@ -69,8 +69,16 @@ class Masks:
 @pytest.mark.parametrize(("embedding", "layers", "deep_input"), [*ARCHITECTURES, *WITHOUT_GRU])
 @pytest.mark.parametrize("loss", ["cross-entropy", "bpr", "top1", "bpr-max", "top1-max"])
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
+@pytest.mark.parametrize("target_weights", [None, (3.0, 0.0, 0.25, 1.0)])
 def test_the_gradient_is_that_of_autograd(
-    *, loss: str, embedding: str, layers: int, deep_input: bool, input_decay: float, dropout: float
+    *,
+    loss: str,
+    embedding: str,
+    layers: int,
+    deep_input: bool,
+    input_decay: float,
+    dropout: float,
+    target_weights: tuple[float, ...] | None,
 ) -> None:
     settings = Gru4RecSettings.parse(
         {
@@ -93,7 +101,8 @@ def test_the_gradient_is_that_of_autograd(
     hidden = torch.randn(weights.state_rows, 4, 7, generator=generator)
     support = torch.arange(1, ITEMS + 1)
     masks = Masks()
-    found = StepMath(settings, support, masks)(weights, inputs, targets, samples, hidden)
+    share = None if target_weights is None else torch.tensor(target_weights)
+    found = StepMath(settings, support, masks)(weights, inputs, targets, samples, hidden, target_weights=share)
 
     leaves = reference.double(weights)
     input_mask, hidden_masks = (masks.given[0], masks.given[1:]) if dropout else (None, None)
@@ -107,6 +116,7 @@ def test_the_gradient_is_that_of_autograd(
         support=support,
         input_mask=input_mask,
         hidden_masks=hidden_masks,
+        target_weights=share,
     )
     (expected / settings.batch_size).backward()  # type: ignore[no-untyped-call]
 

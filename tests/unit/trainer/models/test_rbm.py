@@ -23,7 +23,7 @@ def clicks_of(items: Tensor) -> Clicks:
     return Clicks(items, target.sum(1), target & (torch.arange(items.shape[1]) > 0))
 
 
-def not_asked(queries: Tensor, columns: Tensor) -> Tensor:
+def not_asked(queries: Tensor, columns: Tensor, weights: Tensor | None = None) -> Tensor:
     raise AssertionError("contrastive divergence asks for no ranking")
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from trainer.errors import TrainingSettingsError
-from trainer.models.settings import Gru4RecSettings
+from trainer.models.settings import Gru4RecSettings, TrainingSettings
 
 
 def test_assignments_are_converted_and_a_later_one_wins() -> None:
@@ -34,6 +34,9 @@ def test_names_in_use_elsewhere_are_known(name: str, value: str, canonical: str)
         ("dropout_hidden=1", "dropout_hidden=1: .*less than 1"),
         ("learning_rate=nan", "learning_rate=nan: .*finite"),
         ("loss=mse", "loss=mse: .*'cross-entropy'.*'bpr-max'"),
+        ("target_weights=purchase", "'purchase' is not of the form type=weight"),
+        ("target_weights=cart=2,purchase=nan", "'purchase=nan' is not of the form type=weight, with a weight from 0"),
+        ("target_weights=cart=2,cart=3", "the type cart is named twice"),
     ],
 )
 def test_a_mistake_is_named(assignment: str, message: str) -> None:
@@ -91,3 +94,27 @@ def test_settings_survive_their_own_record() -> None:
     for loss in ("cross-entropy", "bpr", "top1", "bpr-max", "top1-max"):
         settings = Gru4RecSettings.parse({"loss": loss, "elu": 1})
         assert Gru4RecSettings.parse(settings.model_dump()) == settings
+
+
+def test_weights_of_targets_are_written_in_one_way() -> None:
+    settings = Gru4RecSettings.from_assignments(["target_weights= purchase=5.0, cart = 2.5,"])
+    assert settings.target_weights == "cart=2.5,purchase=5"
+    assert settings.weight_of_type == {"cart": 2.5, "purchase": 5.0}
+    assert Gru4RecSettings().weight_of_type == {}
+
+
+def test_a_record_holds_weights_of_targets_only_where_there_are_some() -> None:
+    """A trainer of before there were any refuses settings that it does not know, and with them a bundle."""
+    for family in ("gru4rec", "sasrec", "gru4rec+sasrec"):
+        settings = TrainingSettings.parse({"family": family})
+        assert "target_weights" not in str(settings.record())
+        assert TrainingSettings.parse(settings.record()) == settings
+        weighed = TrainingSettings.parse({"family": family, "target_weights": "purchase=5"})
+        assert TrainingSettings.parse(weighed.record()) == weighed
+        assert weighed.record()["target_weights"] == "purchase=5"
+
+
+@pytest.mark.parametrize("family", ["rbm", "pop", "stan", "bpr-mf"])
+def test_families_that_predict_no_click_refuse_weights_of_targets(family: str) -> None:
+    with pytest.raises(TrainingSettingsError, match=r"target_weights: .* leave it out"):
+        TrainingSettings.parse({"family": family, "target_weights": "purchase=5"})

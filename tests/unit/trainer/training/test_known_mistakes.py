@@ -130,7 +130,7 @@ def split_at_random(patch: Patch) -> None:
 
 
 def by_autograd(loss: Callable[[Tensor], Tensor]) -> losses.Loss:
-    def of_scores(r: Tensor, **_: object) -> tuple[Tensor, Tensor]:
+    def of_scores(r: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
         with torch.inference_mode(False), torch.enable_grad():
             variable = r.clone().requires_grad_()
             value = loss(variable)
@@ -154,7 +154,7 @@ def target_in_the_softmax(patch: Patch) -> None:
 
 def no_score_regulariser(patch: Patch) -> None:
     right = losses.bpr_max
-    exchange(patch, right, lambda r, *, bpreg: right(r, bpreg=0.0))
+    exchange(patch, right, lambda r, weights=None, *, bpreg: right(r, weights, bpreg=0.0))
 
 
 def top1_with_the_target(patch: Patch) -> None:
@@ -218,8 +218,10 @@ def bounds_of_the_stacked_gates(patch: Patch) -> None:
 
 
 def score_everything_then_slice(patch: Patch) -> None:
-    line = "self._loss(torch.addmm(bias, x, w.T))"
-    wrong = rewritten(step.StepMath.__call__, line, "self._loss((x @ weights.output.T)[:, columns] + bias)")
+    line = "self._loss(torch.addmm(bias, x, w.T), target_weights)"
+    wrong = rewritten(
+        step.StepMath.__call__, line, "self._loss((x @ weights.output.T)[:, columns] + bias, target_weights)"
+    )
     patch.setattr(step.StepMath, "__call__", wrong)
 
 
@@ -311,6 +313,7 @@ _GRADIENT = partial(
     deep_input=False,
     input_decay=0.0,
     dropout=0.0,
+    target_weights=None,
 )
 _ROWS = partial(test_optimizer.test_rows_follow_the_formula, kind="adagrad")
 

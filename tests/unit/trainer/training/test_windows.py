@@ -1,6 +1,7 @@
 """What trains every window family, tried with the smallest ones."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -167,10 +168,13 @@ def dense_scores(network: WindowNetwork, batch: Batch, tables: dict[str, Tensor]
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("loss", ["cross-entropy", "bpr-max", "top1"])
-def test_gradients_are_those_over_whole_tables(kind: Kind, loss: str) -> None:
+@pytest.mark.parametrize("weighed", [False, True])
+def test_gradients_are_those_over_whole_tables(kind: Kind, loss: str, weighed: bool) -> None:
     settings = ToySettings.model_validate({"kind": kind, "loss": loss})
     network, batch, samples = step_of(kind, settings)
     support = np.arange(1, 13)
+    each = torch.tensor(np.random.default_rng(4).uniform(0, 3, batch.items.shape).astype(np.float32))  # [B, T]
+    share = each[torch.from_numpy(batch.target)] if weighed else torch.ones(int(batch.target.sum()))  # [N]
 
     whole = whole_tables(network)
     scores, targets = dense_scores(network, batch, whole)
@@ -183,11 +187,11 @@ def test_gradients_are_those_over_whole_tables(kind: Kind, loss: str) -> None:
             others += [row[item] - 0.5 * log_support[item] for item in samples.tolist() if item != target]
             own = row[target] - log_support[target]
             rows.append(torch.logsumexp(torch.stack([own, *others]), 0) - own)
-        expected = torch.stack(rows).mean()
+        expected = (share * torch.stack(rows)).mean()
         torch.autograd.backward(expected)
     else:
         columns = torch.cat([targets, torch.from_numpy(samples)])
-        total, slope = loss_of(settings)(scores[:, columns].detach())
+        total, slope = loss_of(settings)(scores[:, columns].detach(), share if weighed else None)
         expected = total / len(targets)
         torch.autograd.backward(scores[:, columns], slope / len(targets))
     wanted = {name: leaf.grad for name, leaf in whole.items()}
@@ -203,7 +207,8 @@ def test_gradients_are_those_over_whole_tables(kind: Kind, loss: str) -> None:
         ranking = cross_entropy(local, torch.from_numpy(made.offset), torch.from_numpy(made.own_offset))
     else:
         ranking = among_targets_and_samples(local, torch.from_numpy(made.samples), loss_of(settings))
-    clicks = Clicks(torch.from_numpy(made.clicks), torch.from_numpy(batch.length), torch.from_numpy(batch.target))
+    of_batch = (torch.from_numpy(array) for array in (made.clicks, batch.length, batch.target))
+    clicks = Clicks(*of_batch, weight=each if weighed else None)
     found = network.encoder.loss(clicks, local, ranking)
     torch.autograd.backward(found)
 
@@ -218,7 +223,8 @@ def test_gradients_are_those_over_whole_tables(kind: Kind, loss: str) -> None:
 
 
 @pytest.mark.parametrize("biased", [False, True])
-def test_cross_entropy_over_all_items_is_torchs(biased: bool) -> None:
+@pytest.mark.parametrize("weights", [None, (1.0, 0.0, 2.5, 1.0, 1.0, 0.5)])
+def test_cross_entropy_over_all_items_is_torchs(biased: bool, weights: tuple[float, ...] | None) -> None:
     generator = torch.Generator().manual_seed(3)
     shapes = [(6, 4), (9, 4), (9,)]
     found, expected = (
@@ -226,9 +232,10 @@ def test_cross_entropy_over_all_items_is_torchs(biased: bool) -> None:
     )
     targets = torch.tensor([0, 8, 3, 3, 2, 1])
     tables = ItemTables(found[1], found[1], found[2] if biased else None)
-    ours = cross_entropy(tables)(found[0], targets)
+    share = torch.ones(6) if weights is None else torch.tensor(weights)
+    ours = cross_entropy(tables)(found[0], targets, None if weights is None else share)
     scores = expected[0] @ expected[1].T + (expected[2] if biased else 0)
-    theirs = torch.nn.functional.cross_entropy(scores, targets)
+    theirs = (share * torch.nn.functional.cross_entropy(scores, targets, reduction="none")).mean()
     torch.testing.assert_close(ours, theirs)
     torch.autograd.backward([3 * ours, 3 * theirs])
     for one, other in zip(found, expected, strict=True):
@@ -296,6 +303,22 @@ def test_the_rate_goes_up_and_down_once() -> None:
 
 
 # Whole fits
+
+
+@pytest.mark.parametrize("loss", ["cross-entropy", "bpr-max"])
+def test_weights_of_targets_count_in_a_fit_unless_they_are_equal(loss: str) -> None:
+    names = ("view", "cart", "purchase")
+    typed = replace(SESSIONS, types=(SESSIONS.items % 3).astype(np.int32), type_names=names)
+    settings = ToySettings(loss=loss, dropout=0.3)
+    plain = fit(SESSIONS, settings)
+
+    def weighed(text: str) -> FitResult:
+        return fit(typed, ToySettings(loss=loss, dropout=0.3, target_weights=text))
+
+    equal = weighed("view=2,cart=2,purchase=2")
+    assert same(plain.network, equal.network)
+    assert [epoch.loss for epoch in plain.epochs] == [epoch.loss for epoch in equal.epochs]
+    assert not same(plain.network, weighed("purchase=4").network)
 
 
 @pytest.mark.parametrize("kind", KINDS)

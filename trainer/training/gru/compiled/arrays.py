@@ -53,6 +53,7 @@ class Data(NamedTuple):
     alive: Array  # int64[T]
     weight_target: Array  # [I] what a column of a batch's target counts in the softmax; [1] for 1
     weight_sample: Array  # [I]
+    target_weight: Array  # [clicks] how much the loss of a click counts where it is the target; [1] for 1
 
 
 class Scratch(NamedTuple):
@@ -72,6 +73,7 @@ class Scratch(NamedTuple):
     log_weight: Array  # [C]
     bias: Array  # [C]
     shift: Array  # [B] what the target's column has in its score beyond the target's own, as cross-entropy sees it
+    lane_weight: Array  # [B] how much the loss of each lane's target counts
     scores: Array  # [B * C]
     x: Array  # [B, D]
     gates: Array  # [B, 3H]

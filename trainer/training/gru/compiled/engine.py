@@ -11,6 +11,7 @@ from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 from torch import Tensor
 
 from trainer.data.batches import Schedule
+from trainer.data.targets import Floats
 from trainer.models.gru4rec import Weights
 from trainer.models.settings import Gru4RecSettings
 from trainer.training.dropout import keys, threshold
@@ -57,9 +58,10 @@ class CompiledSteps:
             numba.set_num_threads(threads)
         self._blas = ThreadpoolController().select(user_api="blas")
 
-    def begin(self, items: np.ndarray[Any, Any], plan: Schedule) -> None:
-        """An epoch over clicks int64[clicks] by a schedule."""
-        self._data = arrays.Data(items, plan.position, plan.fresh, plan.alive, *self._weights)
+    def begin(self, items: np.ndarray[Any, Any], plan: Schedule, weights: Floats | None = None) -> None:
+        """An epoch over clicks int64[clicks] by a schedule; ``weights`` float32[clicks] of each as a target."""
+        of_target = np.ones(1, np.float32) if weights is None else weights
+        self._data = arrays.Data(items, plan.position, plan.fresh, plan.alive, *self._weights, of_target)
 
     def run(self, epoch: int, first: int, last: int) -> float:
         """The loss of the steps first..last, summed over their lanes."""
@@ -159,6 +161,7 @@ def _scratch(settings: Gru4RecSettings, weights: Weights, parts: int) -> arrays.
         log_weight=floats(columns),
         bias=floats(columns),
         shift=floats(lanes),
+        lane_weight=floats(lanes),
         scores=floats(lanes * columns),
         x=floats(lanes, width),
         gates=floats(lanes, 3 * size),

@@ -19,7 +19,9 @@ def find_columns(data: Data, t: int, samples: Array, model: Tables, scratch: Scr
     n = data.alive[t]
     targets = scratch.input_items[:n]  # borrowed until the inputs are looked at
     for i in range(n):
-        targets[i] = data.items[data.position[t, i] + 1]
+        at = data.position[t, i] + 1
+        targets[i] = data.items[at]
+        scratch.lane_weight[i] = data.target_weight[at] if len(data.target_weight) > 1 else ONE
     found = add_distinct(targets, 0, scratch.items, scratch.place, scratch.target_slot)
     found = add_distinct(samples, found, scratch.items, scratch.place, scratch.sample_slot)
     scratch.weight[:found] = ZERO
@@ -62,13 +64,15 @@ def score_lanes(p: int, a: int, b: int, columns: int, n: int, samples: int, scra
     count[:] = scratch.weight[:columns]
     loss = 0.0
     for i in range(b - a):
-        r, target = scores[i], scratch.target_slot[a + i]
+        r, target, weight = scores[i], scratch.target_slot[a + i], scratch.lane_weight[a + i]
+        scale = options.per_lane * weight
         if options.loss == CROSS_ENTROPY:
-            loss += cross_entropy(
-                r, bias, d_bias, target, scratch.shift[a + i], options.per_lane, scratch.temporary[p, 0, :columns]
+            of_row = cross_entropy(
+                r, bias, d_bias, target, scratch.shift[a + i], scale, scratch.temporary[p, 0, :columns]
             )
         else:
-            loss += ranking_loss(r, bias, d_bias, target, count, n + samples - 1, scratch.temporary[p], options)
+            of_row = ranking_loss(r, bias, d_bias, target, count, n + samples - 1, scale, scratch.temporary[p], options)
+        loss += float(weight) * of_row
     scratch.loss[p] = loss
     product(scores, rows, scratch.d_out[a:b])
     product(scores.T, top, scratch.d_rows[p, : columns * size].reshape((columns, size)))

@@ -179,7 +179,15 @@ def bpr_max(r: Row, target: int, s: Row, bpreg: np.float32) -> float:
 
 @compiled
 def ranking_loss(
-    r: Row, bias: Row, d_bias: Row, target: int, count: Row, negatives: int, temporary: Any, options: Any
+    r: Row,
+    bias: Row,
+    d_bias: Row,
+    target: int,
+    count: Row,
+    negatives: int,
+    scale: np.float32,
+    temporary: Any,
+    options: Any,
 ) -> float:
     """A loss of r + bias that compares the target with the negatives; the gradient is added to ``d_bias`` as well.
 
@@ -203,7 +211,7 @@ def ranking_loss(
         value = bpr_max(r, target, s, options.bpreg) if options.loss == BPR_MAX else top1_max(r, target, s)
     count[target] += ONE
     for j in range(len(r)):
-        g = r[j] * options.per_lane * slope[j]
+        g = r[j] * scale * slope[j]
         r[j] = g
         d_bias[j] += g
     return value

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from trainer.training.gru.compiled.products import product
 from trainer.training.gru.engine import engine_of
 
 SESSIONS = random_sessions(40, items=25, seed=3)
+TYPED = replace(SESSIONS, types=(SESSIONS.items % 3).astype(np.int32), type_names=("view", "cart", "purchase"))
 
 # Few items: columns that are drawn several times, hit a target, or are input as well.
 CHOICES = st.fixed_dictionaries(
@@ -45,6 +47,7 @@ CHOICES = st.fixed_dictionaries(
         "embedding_l2": st.sampled_from([0.0, 0.05]),
         "input_decay": st.sampled_from([0.0, 0.6]),
         "seed": st.integers(0, 2**40),
+        "target_weights": st.sampled_from(["", "cart=2,purchase=5", "view=0"]),
     }
 )
 OF_LOSSES = st.fixed_dictionaries(
@@ -58,8 +61,8 @@ OF_LOSSES = st.fixed_dictionaries(
 
 def both(values: dict[str, object]) -> tuple[FitResult, FitResult]:
     settings = Gru4RecSettings.parse({"learning_rate": 0.05, "epochs": 2} | values)
-    plain = fit(SESSIONS, settings.model_copy(update={"engine": "torch"}))
-    fast = fit(SESSIONS, settings.model_copy(update={"engine": "compiled"}))
+    plain = fit(TYPED, settings.model_copy(update={"engine": "torch"}))
+    fast = fit(TYPED, settings.model_copy(update={"engine": "compiled"}))
     assert (plain.engine, fast.engine) == ("torch", "compiled")
     return plain, fast
 
@@ -107,6 +110,19 @@ def test_runs_of_the_same_seed_are_equal_to_the_bit() -> None:
     assert [e.loss for e in first.epochs] == [e.loss for e in second.epochs]
     other = fit(SESSIONS, settings.model_copy(update={"seed": 7}))
     assert not torch.equal(first.network.output, other.network.output)
+
+
+@pytest.mark.parametrize("loss", ["cross-entropy", "bpr-max"])
+@pytest.mark.parametrize("engine", ["compiled", "torch"])
+def test_equal_weights_of_targets_are_none_to_the_bit(engine: str, loss: str) -> None:
+    values = {"engine": engine, "loss": loss, "hidden_size": 16, "batch_size": 8, "n_sample": 40, "epochs": 1}
+    plain = fit(SESSIONS, Gru4RecSettings.parse(values))
+    equal = fit(TYPED, Gru4RecSettings.parse(values | {"target_weights": "view=5,cart=5,purchase=5"}))
+    other = fit(TYPED, Gru4RecSettings.parse(values | {"target_weights": "purchase=5"}))
+    for name, tensor in plain.network.tensors().items():
+        assert torch.equal(tensor, equal.network.tensors()[name])
+    assert plain.epochs[0].loss == equal.epochs[0].loss
+    assert not torch.equal(plain.network.output, other.network.output)
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two threads need two processors")
