@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 
 from trainer.commands.options import (
     AsJson,
@@ -80,6 +80,7 @@ def evaluate(
     """
     errors = Console(stderr=True)
     with mistakes_answered(errors):
+        table: RenderableType
         if protocol is ProtocolName.TRANSFORMERS4REC:
             bundles_aside = {"--model": model, "--plot": plot}
             check_absent(bundles_aside, "this protocol trains its models along the windows, and makes a table")
@@ -134,7 +135,7 @@ def _of_bundles(
     threads: int,
     plot: Path | None,
     errors: Console,
-) -> "tuple[dict[str, Any], Table]":
+) -> "tuple[dict[str, Any], RenderableType]":
     """Bundles and baselines on the same held-out clicks: report and table."""
     # Here, because torch takes seconds to import.
     from schemas.bundle.files import open_bundle
@@ -144,6 +145,7 @@ def _of_bundles(
     from trainer.evaluation.model_scorer import ModelScorer
     from trainer.evaluation.plot import check_plot, plot_comparison
     from trainer.evaluation.protocol import DEFAULT_KS, of_last_clicks, ranks_of, ties_undecided
+    from trainer.evaluation.report import types_table
     from trainer.evaluation.significance import judge
     from trainer.training.device import Hardware
 
@@ -196,7 +198,9 @@ def _of_bundles(
         plot_comparison(judged, plot, k=k, title=title)
     for name in seen:
         warn(errors, f"{name} was trained on sessions as late as the ones it is evaluated on; its figures flatter it")
-    return report, comparison_table(judged, data, k)
+    table = comparison_table(judged, data, k)
+    metrics = {one.name: one.metrics for one in judged}
+    return report, Group(table, types_table(metrics, k)) if judged[0].metrics.by_type else table
 
 
 def _in_windows(

@@ -76,6 +76,7 @@ def fit(
         _check_version(out, version)
         # After the settings: torch takes seconds to import, and a mistake must be answered at once.
         from trainer.data.datasets import load
+        from trainer.data.targets import check_types
         from trainer.evaluation.protocol import NetworkScorer
         from trainer.evaluation.report import manifest_metrics, training_record
         from trainer.export.bundle import save_bundle
@@ -88,6 +89,7 @@ def fit(
         hardware = Hardware(threads, device).set_up()
         data = load(replace(options, holdout=early_stopping is not None))
         tell_data(errors, data, quiet=quiet)
+        check_types(data.train, chosen.weight_of_type)
         stopping = None
         if early_stopping is not None and data.holdout is not None:
             stopping = EarlyStopping(data.holdout, patience=early_stopping, measure=stop_by.value)
@@ -148,10 +150,13 @@ def _evaluated(
 def _tell(
     result: "FitResult", metrics: "Metrics", baselines: "dict[str, Metrics]", bundle: Path, *, stopped_early: bool
 ) -> None:
-    from trainer.evaluation.report import metrics_table
+    from trainer.evaluation.report import metrics_table, types_table
 
     console = Console()
-    console.print(metrics_table(result.settings.family, metrics, baselines))
+    family = result.settings.family
+    console.print(metrics_table(family, metrics, baselines))
+    if metrics.by_type:
+        console.print(types_table({family: metrics}, max(metrics.recall)))
     if stopped_early:
         kept = f"epoch {result.best_epoch} of {len(result.epochs)} was the best and is kept"
         console.print(kept, highlight=False)

@@ -16,6 +16,7 @@ from trainer.errors import TrainerError, TrainingDivergedError
 if TYPE_CHECKING:
     from schemas.click_files.read import FileRead
     from trainer.data.datasets import Dataset
+    from trainer.data.sessions import SessionSet
 
 BAD_INPUT = 2
 FEW_PREDICTIONS = 500  # two standard errors of a Recall of .5 are .045 then
@@ -54,6 +55,7 @@ def tell_data(errors: Console, data: "Dataset", *, quiet: bool = False) -> None:
     """What the files were taken for, how little is evaluated on, and, if quiet as well, what was left out."""
     tell_files(errors, data.files, quiet=quiet)
     tell_few(errors, data.test.transitions, len(data.test), quiet=quiet)
+    tell_few_of_a_type(errors, data.test, quiet=quiet)
 
 
 def tell_files(errors: Console, files: "Sequence[FileRead]", *, quiet: bool = False) -> None:
@@ -80,6 +82,19 @@ def tell_few(errors: Console, predictions: int, sessions: int, *, quiet: bool = 
             f"session{'s' if sessions > 1 else ''} to evaluate on: every figure below may be off by "
             f"{2 * 0.5 / predictions**0.5:.2f} and more; hold out more, and look for rows with a wrong clock",
         )
+
+
+def tell_few_of_a_type(errors: Console, sessions: "SessionSet", *, quiet: bool = False) -> None:
+    """A warning for each type of clicks of which few are predicted."""
+    from trainer.evaluation.protocol import predictions_by_type  # torch takes seconds to import
+
+    for name, mask in predictions_by_type(sessions).items() if not quiet else ():
+        if (predictions := int(mask.sum())) < FEW_PREDICTIONS:
+            warn(
+                errors,
+                f"only {predictions} of the predictions are of the type {name}: its figures may be off by "
+                f"{2 * 0.5 / predictions**0.5:.2f} and more",
+            )
 
 
 def write_report(path: Path | None, report: dict[str, Any]) -> None:

@@ -5,8 +5,8 @@ catalogue is ranked, repeats included and nothing filtered out, and each predict
 one prediction a session ask for the last click alone: :func:`of_last_clicks`.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import numpy as np
@@ -16,13 +16,17 @@ from torch import Tensor
 
 from trainer.data.lanes import Lanes, follow
 from trainer.data.sessions import Ints, SessionSet
+from trainer.data.targets import target_types
 from trainer.errors import NonFiniteScoresError
 from trainer.memory.terms import NO_MEMORY, RECENT, SessionMemory, remember
 from trainer.models.base import SessionModel
 
 Ties = Literal["conservative", "standard", "median"]
 DEFAULT_KS = (1, 5, 10, 20)
+MOST_TYPES = 20
+"""Types of clicks that have metrics of their own: a shop has a handful, and a mistake may make one of each click."""
 Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
 
 
 class Scorer(Protocol):
@@ -53,16 +57,21 @@ class Metrics:
 
     A prediction has one right item, of rank r: it adds 1 to Recall@k (which papers also call the hit rate, and the
     session graph papers precision), 1 / r to MRR@k and 1 / log2(r + 1) to NDCG@k where r <= k, else 0. The ideal DCG of
-    one right item is 1 (Järvelin and Kekäläinen 2002).
+    one right item is 1 (Järvelin and Kekäläinen 2002). ``by_type``: of the predictions of clicks of one type, the most
+    frequent type first; empty where there are none but views.
     """
 
     recall: dict[int, float]
     mrr: dict[int, float]
     ndcg: dict[int, float]
     predictions: int
+    by_type: Mapping[str, "Metrics"] = field(default_factory=dict)
 
     @classmethod
-    def of_ranks(cls, ranks: Floats, ks: Sequence[int] = DEFAULT_KS) -> "Metrics":
+    def of_ranks(
+        cls, ranks: Floats, ks: Sequence[int] = DEFAULT_KS, of_type: "Mapping[str, Flags] | None" = None
+    ) -> "Metrics":
+        """``of_type``: which predictions, bool[predictions], are of each type (:func:`predictions_by_type`)."""
         if not len(ranks):
             raise ValueError("no predictions: no test session has two clicks on known items")
         hits = {k: ranks <= k for k in ks}
@@ -71,6 +80,7 @@ class Metrics:
             mrr={k: float(np.where(hit, 1.0 / ranks, 0.0).mean()) for k, hit in hits.items()},
             ndcg={k: float(np.where(hit, 1.0 / np.log2(ranks + 1.0), 0.0).mean()) for k, hit in hits.items()},
             predictions=len(ranks),
+            by_type={name: cls.of_ranks(ranks[mask], ks) for name, mask in (of_type or {}).items()},
         )
 
 
@@ -85,7 +95,7 @@ def evaluate(
     """Metrics of a model on sessions in its vocabulary. Raises :class:`NonFiniteScoresError`."""
     if max(ks) >= scorer.depth and ties_undecided(scorer, sessions):
         raise ValueError(f"{scorer.name} ranks {scorer.depth} items: metrics at {max(ks)} need more of them")
-    return Metrics.of_ranks(ranks_of(scorer, sessions, ties=ties, progress=progress), ks)
+    return Metrics.of_ranks(ranks_of(scorer, sessions, ties=ties, progress=progress), ks, predictions_by_type(sessions))
 
 
 def ties_undecided(scorer: Scorer, sessions: SessionSet) -> bool:
@@ -123,6 +133,19 @@ def of_last_clicks(sessions: SessionSet) -> npt.NDArray[np.bool_]:
     predictions = np.maximum(sessions.lengths - 1, 0)
     last[np.cumsum(predictions)[predictions > 0] - 1] = True
     return last
+
+
+def predictions_by_type(sessions: SessionSet) -> dict[str, Flags]:
+    """Which of the predictions of :func:`ranks_of` are of a click of each type, bool[predictions], most frequent first.
+
+    Of the :data:`MOST_TYPES` most frequent; none where all clicks are views.
+    """
+    if sessions.types is None:
+        return {}
+    types = target_types(sessions)
+    counts = np.bincount(types, minlength=len(sessions.type_names))
+    frequent = [number for number in np.argsort(-counts, kind="stable")[:MOST_TYPES].tolist() if counts[number]]
+    return {sessions.type_names[number]: types == number for number in frequent}
 
 
 def ranks_among(scores: Tensor, targets: Ints, ties: Ties, name: str) -> Floats:

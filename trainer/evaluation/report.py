@@ -11,13 +11,18 @@ from trainer.evaluation.protocol import Metrics
 from trainer.memory.trained import TrainedModel
 
 
-def metrics_report(metrics: Metrics) -> dict[str, dict[str, float]]:
-    """``recall``, ``mrr`` and ``ndcg``, each by k as text."""
-    return {
+def metrics_report(metrics: Metrics) -> dict[str, Any]:
+    """``recall``, ``mrr`` and ``ndcg``, each by k as text; the same ``by_type`` where the clicks have types."""
+    report: dict[str, Any] = {
         "recall": {str(k): value for k, value in metrics.recall.items()},
         "mrr": {str(k): value for k, value in metrics.mrr.items()},
         "ndcg": {str(k): value for k, value in metrics.ndcg.items()},
     }
+    if metrics.by_type:
+        report["by_type"] = {
+            name: {**metrics_report(of), "predictions": of.predictions} for name, of in metrics.by_type.items()
+        }
+    return report
 
 
 def manifest_metrics(metrics: Metrics) -> dict[str, float]:
@@ -30,7 +35,7 @@ def manifest_metrics(metrics: Metrics) -> dict[str, float]:
 def training_record(model: TrainedModel, train: SessionSet) -> dict[str, Any]:
     """What a manifest keeps about a fit: its settings, and the window of the sessions it learned from."""
     return {
-        "settings": model.settings.model_dump(),
+        "settings": model.settings.record(),
         "window": {
             # Of the sessions' last clicks, in milliseconds since the epoch.
             "from": int(train.ends[0]) if train.timed else None,
@@ -58,6 +63,19 @@ def files_report(files: Sequence[FileRead]) -> dict[str, Any]:
 
 def size_of(sessions: SessionSet) -> dict[str, int]:
     return {"sessions": len(sessions), "clicks": sessions.clicks, "transitions": sessions.transitions}
+
+
+def types_table(named: Mapping[str, Metrics], k: int) -> Table:
+    """What each model's metrics at k are by the type of the click that is predicted."""
+    table = Table(title="by type of the click that is predicted")
+    table.add_column("model", overflow="fold")
+    table.add_column("type", overflow="fold")
+    for title in ("predictions", f"Recall@{k}", f"MRR@{k}"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for model, metrics in named.items():
+        for name, of in metrics.by_type.items():
+            table.add_row(model, name, f"{of.predictions:,}", f"{of.recall[k]:.4f}", f"{of.mrr[k]:.4f}")
+    return table
 
 
 def metrics_table(family: str, metrics: Metrics, baselines: Mapping[str, Metrics]) -> Table:

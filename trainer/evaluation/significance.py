@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from trainer.data.sessions import Ints, SessionSet
-from trainer.evaluation.protocol import DEFAULT_KS, Floats, Metrics, of_last_clicks
+from trainer.evaluation.protocol import DEFAULT_KS, Floats, Metrics, of_last_clicks, predictions_by_type
 
 LEVEL: Final = 0.95
 RESAMPLES: Final = 2000
@@ -72,10 +72,14 @@ def judge(
     ValueError when there are no predictions, or not as many as the sessions have.
     """
     names, k = list(ranks), max(ks) if k is None else k
-    metrics = [Metrics.of_ranks(of, ks) for of in ranks.values()]
+    of_type = predictions_by_type(sessions)
+    if last_clicks:
+        last = of_last_clicks(sessions)
+        of_type = {name: mask[last] for name, mask in of_type.items() if mask[last].any()}
+    metrics = [Metrics.of_ranks(of, ks, of_type) for of in ranks.values()]
     of_session = np.repeat(np.arange(len(sessions)), np.maximum(sessions.lengths - 1, 0))
     if last_clicks:
-        of_session = of_session[of_last_clicks(sessions)]
+        of_session = of_session[last]
     if any(len(of) != len(of_session) for of in ranks.values()):
         raise ValueError(f"these sessions have {len(of_session)} predictions; each model needs a rank for each")
     # Of each session s: its predictions, then hits and reciprocal ranks summed, model by model.

@@ -1,5 +1,5 @@
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -10,16 +10,19 @@ from trainer.data.lanes import Lanes
 from trainer.data.sessions import Ints
 from trainer.errors import NonFiniteScoresError
 from trainer.evaluation.protocol import (
+    MOST_TYPES,
     Floats,
     Metrics,
     NetworkScorer,
     Ties,
     evaluate,
     of_last_clicks,
+    predictions_by_type,
     ranks_among,
     ranks_in_top,
     ranks_of,
 )
+from trainer.evaluation.significance import judge
 from trainer.models.gru4rec import Weights, advance, initial_weights
 from trainer.models.settings import Gru4RecSettings
 
@@ -53,6 +56,37 @@ def test_every_prefix_of_every_session_is_a_prediction_from_a_state_of_zero(laye
     assert len(ranks) == sessions.transitions
     # Sums in another order may swap two items of nearly equal score.
     assert float((ranks == np.array(expected)).mean()) > 0.999
+
+
+def test_metrics_are_told_by_the_type_of_the_click_that_is_predicted() -> None:
+    sessions = sessions_of([[0, 1, 2], [3], [4, 5, 5, 5, 6]])
+    types = np.array([0, 2, 1, 0, 1, 1, 1, 1, 0], np.int32)
+    typed = replace(sessions, types=types, type_names=("view", "cart", "wishlist", "purchase"))
+    masks = predictions_by_type(typed)
+    assert {name: mask.tolist() for name, mask in masks.items()} == {
+        "cart": [False, True, True, True, True, False],
+        "view": [False, False, False, False, False, True],
+        "wishlist": [True, False, False, False, False, False],
+    }
+    assert list(masks) == ["cart", "view", "wishlist"]  # a type of which nothing is predicted has no figures
+    metrics = Metrics.of_ranks(np.array([9.0, 1, 2, 3, 4, 5]), (3,), masks)
+    assert metrics.by_type["cart"] == Metrics.of_ranks(np.array([1.0, 2, 3, 4]), (3,))
+    assert sum(of.predictions for of in metrics.by_type.values()) == metrics.predictions == 6
+    scorer = NetworkScorer(weights_of(7))
+    assert evaluate(scorer, typed, ks=(3,)).by_type.keys() == masks.keys()
+    assert evaluate(scorer, sessions, ks=(3,)).by_type == {}
+    ranks = {"model": ranks_of(scorer, typed)}
+    assert judge(ranks, typed, ks=(3,), resamples=10)[0].metrics == evaluate(scorer, typed, ks=(3,))
+    of_last = {name: ranks[of_last_clicks(typed)] for name, ranks in ranks.items()}
+    (judged,) = judge(of_last, typed, ks=(3,), last_clicks=True, resamples=10)
+    assert {name: of.predictions for name, of in judged.metrics.by_type.items()} == {"cart": 1, "view": 1}
+
+
+def test_only_the_most_frequent_types_have_figures_of_their_own() -> None:
+    sessions = sessions_of([[0] * 40])
+    types = np.minimum(np.arange(40), 30).astype(np.int32)
+    typed = replace(sessions, types=types, type_names=tuple(f"t{number}" for number in range(31)))
+    assert list(predictions_by_type(typed)) == ["t30", *(f"t{number}" for number in range(1, MOST_TYPES))]
 
 
 def test_metrics_are_means_over_predictions() -> None:
