@@ -20,7 +20,7 @@ from schemas.bundle.manifest import Manifest
 from schemas.errors import BundleError
 from schemas.messages.announcement import ModelAnnouncement
 from trainer.data.sessions import SessionSet, encode, vocabulary_of
-from trainer.data.targets import target_weights
+from trainer.data.targets import missing_types, target_weights
 from trainer.errors import NonFiniteScoresError, TooFewSessionsError
 from trainer.evaluation import baselines as counting
 from trainer.evaluation.baselines import Baseline
@@ -259,7 +259,10 @@ class Cycle:
         everything = vocabulary_of(window.sessions)
         older, newest = hold_out(window, share=self._settings.holdout, most=self._settings.holdout_sessions)
         known = self._known(older)
-        target_weights(known, self._settings.training.weight_of_type)  # there is something to predict
+        weights = self._settings.training.weight_of_type
+        target_weights(known, weights)  # there is something to predict
+        if missing := missing_types(known, weights):
+            log.warning("target_weights names types that no click of the window has", types=missing)
         return _Split(known, encode(newest, everything), encode(older, everything))
 
     def _known(self, sessions: SessionSet) -> SessionSet:

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -113,7 +114,8 @@ class WindowTraining:
         for some, width in batch.groups():
             target = batch.target[some, :width]
             weight = None if batch.weight is None else self._there(batch.weight[some, :width])
-            clicks = Clicks(*map(self._there, (columns[some, :width], batch.length[some], target)), weight=weight)
+            of_group = map(self._there, (columns[some, :width], batch.length[some], target))
+            clicks = replace(Clicks(*of_group), weight=weight)
             with torch.enable_grad():
                 loss = self._network.encoder.loss(clicks, tables, ranking) * (int(target.sum()) / transitions)
                 torch.autograd.backward(loss)

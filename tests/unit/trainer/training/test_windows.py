@@ -208,7 +208,7 @@ def test_gradients_are_those_over_whole_tables(kind: Kind, loss: str, weighed: b
     else:
         ranking = among_targets_and_samples(local, torch.from_numpy(made.samples), loss_of(settings))
     of_batch = (torch.from_numpy(array) for array in (made.clicks, batch.length, batch.target))
-    clicks = Clicks(*of_batch, weight=each if weighed else None)
+    clicks = replace(Clicks(*of_batch), weight=each if weighed else None)
     found = network.encoder.loss(clicks, local, ranking)
     torch.autograd.backward(found)
 
