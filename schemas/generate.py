@@ -17,8 +17,10 @@ from schemas.kafka.topics import TopicSpec, topic_table
 from schemas.messages import examples
 from schemas.messages.announcement import ModelAnnouncement
 from schemas.messages.click import Click
+from schemas.messages.item import Item
 from schemas.messages.ranking import Ranking
 from schemas.messages.rejected import RejectedClick
+from schemas.messages.rule import Rule
 
 FOLDER: Final = Path(__file__).parent / "json"
 ASYNCAPI: Final = "asyncapi.json"
@@ -33,6 +35,8 @@ _SCHEMAS: Final[Mapping[str, Any]] = {
     "ranking.schema.json": Ranking,
     "rejected-click.schema.json": RejectedClick,
     "model-announcement.schema.json": ModelAnnouncement,
+    "item.schema.json": Item,
+    "rule.schema.json": Rule,
     "manifest.schema.json": Manifest,
 }
 
@@ -42,6 +46,8 @@ _MESSAGES: Final[Mapping[str, tuple[Any, msgspec.Struct, str, str]]] = {
     "rankings": (Ranking, examples.RANKING, "The shop.", "The worker."),
     "rejected": (RejectedClick, examples.REJECTED_CLICK, "Whoever repairs producers.", "The worker."),
     "models": (ModelAnnouncement, examples.MODEL_ANNOUNCEMENT, "Every worker.", "The trainer."),
+    "items": (Item, examples.ITEM, "Every worker with `worker.items`.", "The shop."),
+    "rules": (Rule, examples.RULE, "Every worker with `worker.rules`.", "The shop."),
 }
 
 
@@ -72,9 +78,10 @@ def stale(folder: Path = FOLDER) -> list[str]:
 
 
 def asyncapi() -> dict[str, Any]:
-    """The AsyncAPI 3 document of the four topics, as a default deployment has them."""
+    """The AsyncAPI 3 document of all topics, as a deployment with every feature has them."""
     topics = TopicSettings()
-    specs = {spec.name: spec for spec in topic_table(topics, "nextclick", session_ttl_ms=_HOUR_MS)}
+    table = topic_table(topics, "nextclick", session_ttl_ms=_HOUR_MS, items=True, rules=True)
+    specs = {spec.name: spec for spec in table}
     kinds = [kind for kind, _, _, _ in _MESSAGES.values()]
     _, components = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
     return {

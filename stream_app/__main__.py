@@ -134,6 +134,34 @@ def replay(
 
 
 @app.command()
+def items(
+    file: Annotated[Path, typer.Argument(help="JSON lines, or CSV by a name that ends in .csv.")],
+    config: Config = None,
+    complete: Annotated[
+        bool, typer.Option("--complete", help="The file is the whole catalogue: what is not in it is gone.")
+    ] = False,
+) -> None:
+    """Publish the items of a catalogue."""
+    from stream_app.tools.publish_catalogue import ITEMS, publish_file
+
+    raise typer.Exit(publish_file(file, settings_of(config), ITEMS, complete=complete, out=out))
+
+
+@app.command()
+def rules(
+    file: Annotated[Path, typer.Argument(help="JSON lines.")],
+    config: Config = None,
+    complete: Annotated[
+        bool, typer.Option("--complete", help="The file has all rules: those that are not in it end.")
+    ] = False,
+) -> None:
+    """Publish rules."""
+    from stream_app.tools.publish_catalogue import RULES, publish_file
+
+    raise typer.Exit(publish_file(file, settings_of(config), RULES, complete=complete, out=out))
+
+
+@app.command()
 def watch(
     config: Config = None,
     json: Json = False,

@@ -28,6 +28,19 @@ class WorkerSettings(Section):
     bundle_timeout: float = Field(default=300.0, ge=1, description="A bundle that takes longer to load is refused.")
     published: int = Field(default=20, ge=1, le=1000, description="Number of items in a published ranking.")
 
+    items: bool = Field(
+        default=False,
+        description="Whether rankings hold only items that the topic topics.items says are available.",
+    )
+    rules: bool = Field(default=False, description="Whether rankings keep to the rules on the topic topics.rules.")
+    rule_attributes: tuple[str, ...] = Field(
+        default=(), description="Attributes of items that rules may match; a rule that matches another is refused."
+    )
+    hide: Literal["none", "clicked"] = Field(
+        default="none",
+        description="clicked leaves out of a session's rankings the items among its last worker.recent_items clicks.",
+    )
+
     recent_items: int = Field(
         default=30,
         ge=1,
@@ -83,7 +96,14 @@ class WorkerSettings(Section):
             raise ValueError(
                 "stall_timeout must be above session_timeout: a rebalance waits that long for a dead worker"
             )
+        if self.rule_attributes and not (self.items and self.rules):
+            raise ValueError("rule_attributes needs items = true and rules = true: rules match what the items have")
         return self
+
+    @property
+    def adjusts(self) -> bool:
+        """Whether rankings may hold less than everything."""
+        return self.items or self.rules or self.hide != "none"
 
 
 class StreamSettings(RootSettings):
@@ -110,4 +130,6 @@ class StreamSettings(RootSettings):
             self.worker.app_id,
             session_ttl_ms=int(self.worker.session_ttl * 1000),
             idle_gap_ms=self.clicks.idle_gap_ms,
+            items=self.worker.items,
+            rules=self.worker.rules,
         )

@@ -1,11 +1,13 @@
 """What a model must answer before it may serve: its golden pair, alone and in a batch, and items of every index."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from schemas.bundle.golden import Golden, close, same_ranking
+from schemas.bundle.adjust import ADJUST, EXCLUDED
+from schemas.bundle.golden import ABSOLUTE, RELATIVE, Golden, close, same_ranking
 from schemas.bundle.manifest import ADVANCE, ENCODE, GOLDEN, RANK
 from schemas.bundle.runtime import Floats, Indices, Model, Truths, finite_rows
 from schemas.errors import BundleError
@@ -45,8 +47,11 @@ def check_answers(model: Model, golden: Golden) -> None:
     recent[:, 0] = tried[place]
     counts = (recent >= 0).astype(np.float32)
     asked = None if query is None else np.ascontiguousarray(query[place])
-    found = _run(RANK, model.rank, asked, recent, counts, np.ones(len(place), dtype=np.float32))
+    inputs = (asked, recent, counts, np.ones(len(place), dtype=np.float32))
+    found = _run(RANK, model.rank, *inputs)
     _check_ranking(model, found, len(place))
+    if model.adjusts:
+        _check_adjust(model, inputs, found)
 
 
 def _check_advance(model: Model, golden: Golden, sessions: slice) -> None:
@@ -103,6 +108,20 @@ def _check_rank(model: Model, golden: Golden, sessions: slice) -> None:
             f"{RANK}: its answer to {GOLDEN} differs, scores by "
             f"{_largest_difference(golden.top_score[sessions], found[1])}; the graph is damaged, or this machine "
             "computes it otherwise: export it again"
+        )
+
+
+def _check_adjust(model: Model, inputs: tuple[Any, ...], found: tuple[Indices, Floats]) -> None:
+    """What is left out must not come, and what is boosted must come with its boost."""
+    first, last = (int(found[0][0, place]) for place in (0, -1))
+    adjust = np.zeros(len(model.vocabulary), dtype=np.float32)
+    adjust[last], adjust[first] = 1.0, EXCLUDED  # of a list of one, left out
+    index, score = _run(RANK, partial(model.rank, adjust=adjust), *inputs)
+    boosted = score[0, index[0] == last]
+    right = np.allclose(boosted, found[1][0, -1] + 1.0, rtol=RELATIVE, atol=ABSOLUTE) and len(boosted) == 1
+    if ((index == first) & (score > EXCLUDED / 2)).any() or not (first == last or right):
+        raise BundleError(
+            f"{RANK}: does not leave out or boost the items that its input {ADJUST} says: export it again"
         )
 
 

@@ -69,6 +69,7 @@ def open_bundle(
     manifest_sha256: str | None = None,
     cache_dir: Path | None = None,
     threads: int = 1,
+    adjusts: bool = False,
     limits: BundleLimits = DEFAULT_LIMITS,
 ) -> Model:
     """A verified model from a bundle's folder: a local path, or an fsspec URL that is copied into `cache_dir` first.
@@ -76,7 +77,8 @@ def open_bundle(
     Verified are: the manifest's own SHA-256 when given, the limits, the size and SHA-256 of each file, that there is no
     other file, that the graphs keep no data outside, have finite weights, operators of ONNX alone and the agreed inputs
     and outputs, that vocabulary, popularity and manifest agree, and that the answers to the golden pair are right and
-    finite. `threads` is ONNX Runtime's for one run of a graph. Raises BundleError saying which file and why.
+    finite. `threads` is ONNX Runtime's for one run of a graph. With `adjusts` the model can leave items out and boost
+    them (see `Model.rank`), which bundles of older releases cannot. Raises BundleError saying which file and why.
     """
     folder = local_path(uri)
     if folder is None:
@@ -96,7 +98,8 @@ def open_bundle(
     check_golden(golden, manifest, limits)
     for name in GRAPHS[manifest.encoder]:
         check_onnx_file(name, data[name], catalogue_size=manifest.catalogue_size)
-    model = Model(manifest, vocabulary, popularity, open_graphs(manifest, data, threads=threads))
+    graphs = open_graphs(manifest, data, threads=threads, adjusts=adjusts)
+    model = Model(manifest, vocabulary, popularity, graphs, adjusts=adjusts)
     check_answers(model, golden)
     return model
 

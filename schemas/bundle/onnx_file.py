@@ -75,6 +75,20 @@ def check_onnx_file(name: str, data: bytes, *, catalogue_size: int) -> None:
         raise BundleError(f"{name}: no weights for a catalogue of {catalogue_size} items")
 
 
+def turned_on(name: str, data: bytes, constant: str) -> bytes | None:
+    """The graph with its bool constant of this name true; None if it has no such constant."""
+    turned = bytearray(data)
+    for tensor in _tensors(name, memoryview(turned), "ModelProto", 0):
+        fields = {number: value for number, value in _fields(name, tensor) if isinstance(value, memoryview)}
+        if (
+            bytes(fields.get(_NAME, b"")) == constant.encode()
+            and len(value := fields.get(_RAW_DATA, memoryview(b""))) == 1
+        ):
+            value[0] = 1
+            return bytes(turned)
+    return None
+
+
 def _tensors(name: str, message: memoryview, kind: str, depth: int) -> Iterator[memoryview]:
     if depth > _MAX_DEPTH:
         raise BundleError(f"{name}: nested too deep")

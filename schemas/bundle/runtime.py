@@ -14,7 +14,9 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from schemas.bundle.adjust import ADJUST, ADJUSTS
 from schemas.bundle.manifest import ADVANCE, ENCODE, GRAPHS, MANIFEST, POPULARITY, RANK, Encoder, Manifest
+from schemas.bundle.onnx_file import turned_on
 from schemas.bundle.vocabulary import Vocabulary
 from schemas.errors import BundleError
 
@@ -56,6 +58,7 @@ class Model:
         graphs: Mapping[str, ort.InferenceSession],
         *,
         k: int | None = None,
+        adjusts: bool = False,
     ) -> None:
         self.manifest: Final = manifest
         self.vocabulary: Final = vocabulary
@@ -68,12 +71,15 @@ class Model:
         self.own_query: Final = manifest.encoder == "recurrent" and _answers_with_query(graphs[ADVANCE])
         self._query_name = _query_name(manifest)
         # A graph that was exported before `k` became an input ranks as many as it was exported for.
-        chooses_k = _K in (given.name for given in graphs[RANK].get_overridable_initializers())
-        self._chosen: dict[str, Indices] = {_K: np.array([self.k])} if chooses_k else {}
+        optional = {given.name for given in graphs[RANK].get_overridable_initializers()}
+        self._chooses_k = _K in optional
+        self.adjusts: Final = adjusts  # whether `rank` takes `adjust`
+        self._unadjusted: Floats | None = np.zeros(len(vocabulary), dtype=np.float32) if adjusts else None
 
     def ranking(self, k: int) -> "Model":
         """The same model with lists of `k` items, or of as many as there are: what is ranked beyond costs time."""
-        return Model(self.manifest, self.vocabulary, self.popularity, self._graphs, k=min(k, self.manifest.k))
+        k = min(k, self.manifest.k)
+        return Model(self.manifest, self.vocabulary, self.popularity, self._graphs, k=k, adjusts=self.adjusts)
 
     @property
     def version(self) -> str:
@@ -169,12 +175,30 @@ class Model:
             query[some] = self.encode(np.ascontiguousarray(items[some, : length[some].max()]), length[some])
         return query
 
-    def rank(self, query: Floats | None, recent: Indices, counts: Floats, clicks: Floats) -> tuple[Indices, Floats]:
+    def rank(
+        self,
+        query: Floats | None,
+        recent: Indices,
+        counts: Floats,
+        clicks: Floats,
+        *,
+        adjust: Floats | None = None,
+        k: int | None = None,
+    ) -> tuple[Indices, Floats]:
         """The k best next items of B sessions, best first: int64[B, k] indices and f32[B, k] scores.
 
         query f32[B, D], None without an encoder; recent int64[B, R] the sessions' distinct items, most recent first,
         padded with -1; counts f32[B, R] how often each was clicked; clicks f32[B] the sessions' lengths.
+
+        A model that `adjusts` adds `adjust` f32[N] to all scores: where it is EXCLUDED, an item can only fill a list
+        that would be too short, with a score of EXCLUDED / 2 or less. It ranks any number `k` of items there are.
         """
+        k = self.k if k is None else min(k, len(self.vocabulary))
+        chosen: dict[str, NDArray[Any]] = {_K: np.array([k])} if self._chooses_k else {}
+        if self._unadjusted is not None:
+            chosen[ADJUST] = self._unadjusted if adjust is None else adjust
+        elif adjust is not None or k > self.manifest.k:
+            raise ValueError(f"{self.version} does not adjust scores, and ranks {self.manifest.k} items at most")
         least = _ROWS_A_RUN if len(self.vocabulary) < _LARGE_CATALOGUE else _ROWS_A_RUN_OF_LARGE
         rows = max(_SCORES_A_RUN // len(self.vocabulary), least)
         # Runs of the same size: one of a single row takes nearly as long as one of sixteen.
@@ -186,12 +210,12 @@ class Model:
         parts = [
             self._graphs[RANK].run(
                 ["top_index", "top_score"],
-                {name: rows_of[at : at + rows] for name, rows_of in inputs.items()} | self._chosen,
+                {name: rows_of[at : at + rows] for name, rows_of in inputs.items()} | chosen,
             )
             for at in range(0, max(len(clicks), 1), rows)
         ]
         index, score = (column[0] if runs == 1 else np.concatenate(column) for column in zip(*parts, strict=True))
-        return index[:, : self.k], score[:, : self.k]
+        return index[:, :k], score[:, :k]
 
     def warm_up(self, batch_sizes: Iterable[int]) -> None:
         """Run the graphs once at each batch size, so that no click pays for the first allocation."""
@@ -223,14 +247,19 @@ def most_popular(popularity: Indices, k: int) -> tuple[Indices, Floats]:
     return index.astype(np.int64), (popularity[index] / total).astype(np.float32)
 
 
-def open_graphs(manifest: Manifest, data: Mapping[str, bytes], *, threads: int) -> dict[str, ort.InferenceSession]:
+def open_graphs(
+    manifest: Manifest, data: Mapping[str, bytes], *, threads: int, adjusts: bool = False
+) -> dict[str, ort.InferenceSession]:
     """The graphs of a bundle as ONNX Runtime sessions by file name, inputs and outputs checked. Raises BundleError.
 
     advance: `item_index` int64[B], `hidden` f32[L, B, H] -> `hidden_out` f32[L, B, H], perhaps `query` f32[B, D].
     encode: `items` int64[B, T], `length` int64[B] -> `query` f32[B, D]. rank: `query` f32[B, D] if there is an encoder
     (`hidden` in format 1), `recent` int64[B, R], `counts` f32[B, R], `clicks` f32[B] -> `top_index` int64[B, k],
-    `top_score` f32[B, k]. It may have an input `k` int64[1] with the manifest's as its default, for shorter lists.
+    `top_score` f32[B, k]. It may have an input `k` int64[1] with the manifest's as its default, for shorter lists, and
+    an input `adjust` f32[N], which it looks at if its constant `adjusts` is true: as `adjusts` tells.
     """
+    if adjusts:
+        data = {**data, RANK: _adjusting(data[RANK])}
     graphs = {name: _session(name, data[name], threads) for name in GRAPHS[manifest.encoder]}
     state = (_FLOAT32, (manifest.layers, "batch", manifest.hidden_size))
     query = (_FLOAT32, ("batch", manifest.query_size))
@@ -286,6 +315,17 @@ def check_popularity(popularity: Any, catalogue_size: int) -> Indices:
     if popularity.min() < 0:
         raise BundleError(f"{POPULARITY}: holds a negative count")
     return popularity
+
+
+def _adjusting(rank: bytes) -> bytes:
+    """The graph that looks at its input `adjust`."""
+    turned = turned_on(RANK, rank, ADJUSTS)
+    if turned is None:
+        raise BundleError(
+            f"{RANK}: cannot leave items out or boost them, as worker.items, worker.rules and worker.hide ask for: it "
+            "was exported by an older release. Train the model again, or turn these settings off"
+        )
+    return turned
 
 
 def _session(name: str, graph: bytes, threads: int) -> ort.InferenceSession:

@@ -173,6 +173,8 @@ class TopicSettings(Section):
     rankings: TopicName = "rankings"
     rejected: TopicName = "clicks.rejected"
     models: TopicName = "models"
+    items: TopicName = Field(default="items", description="Read by workers with worker.items.")
+    rules: TopicName = Field(default="rules", description="Read by workers with worker.rules.")
     partitions: int = Field(
         default=8,
         ge=1,
@@ -190,7 +192,7 @@ class TopicSettings(Section):
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
-        names = [self.clicks, self.rankings, self.rejected, self.models]
+        names = [self.clicks, self.rankings, self.rejected, self.models, self.items, self.rules]
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"two topics have the name {name!r}")

@@ -43,9 +43,15 @@ def changelog_topic(app_id: str) -> str:
 
 
 def topic_table(
-    topics: TopicSettings, app_id: str, *, session_ttl_ms: int, idle_gap_ms: int = 30 * _MINUTE_MS
+    topics: TopicSettings,
+    app_id: str,
+    *,
+    session_ttl_ms: int,
+    idle_gap_ms: int = 30 * _MINUTE_MS,
+    items: bool = False,
+    rules: bool = False,
 ) -> tuple[TopicSpec, ...]:
-    """Every topic of a deployment, `clicks` first.
+    """Every topic of a deployment, `clicks` first; those of `items` and `rules` where they are in use.
 
     `session_ttl_ms` is how long a row outlives its last click in RocksDB: the changelog's retention, so that ended
     sessions leave both. It must not be below the idle gap.
@@ -55,35 +61,20 @@ def topic_table(
         # A write is acknowledged by a majority, so that it survives the loss of one broker.
         "min.insync.replicas": str(topics.replication // 2 + 1 if topics.replication > 2 else 1),
     }
+    compacted = {"cleanup.policy": "compact"}
+    optional = (
+        (items, topics.items, "item_id", "What the shop says of its items; the newest record of an item counts."),
+        (rules, topics.rules, "rule_id", "What the shop wants of its rankings; the newest record of a rule counts."),
+    )
     return (
-        _spec(
-            topics,
-            topics.clicks,
-            key="session_id",
-            description="Clicks of the shop, one record each, a session's clicks in one partition and in order.",
-            config=common | {"cleanup.policy": "delete", "retention.ms": str(topics.clicks_retention_ms)},
-        ),
-        _spec(
-            topics,
-            topics.rankings,
-            key="session_id",
-            description="The answer to each click: the items most likely clicked next.",
-            config=common | {"cleanup.policy": "delete", "retention.ms": str(topics.rankings_retention_ms)},
-        ),
-        _spec(
-            topics,
-            topics.rejected,
-            key="the rejected record's key",
-            description="Records of the clicks topic that are no clicks, with reason and position.",
-            config=common | {"cleanup.policy": "delete", "retention.ms": str(topics.rejected_retention_ms)},
-        ),
+        *_click_topics(topics, common),
         _spec(
             topics,
             topics.models,
             key="alias",
             partitions=1,  # announcements have one order
             description="Which model bundle each alias means; the newest announcement of an alias counts.",
-            config=common | {"cleanup.policy": "compact"},
+            config=common | compacted,
             required={"cleanup.policy": frozenset({"compact"})},
         ),
         _spec(
@@ -94,6 +85,46 @@ def topic_table(
             description="The session table's rows, from which a worker restores the partitions that it is given.",
             config=common | _changelog_config(session_ttl_ms, idle_gap_ms),
             required={"cleanup.policy": frozenset({"compact", "delete"})},
+        ),
+        *(
+            _spec(
+                topics,
+                name,
+                key=key,
+                partitions=1,  # what a worker has applied is one number
+                description=description,
+                config=common | compacted,
+                required={"cleanup.policy": frozenset({"compact"})},
+            )
+            for used, name, key, description in optional
+            if used
+        ),
+    )
+
+
+def _click_topics(topics: TopicSettings, common: Mapping[str, str]) -> tuple[TopicSpec, ...]:
+    """Of clicks and of what answers them."""
+    return (
+        _spec(
+            topics,
+            topics.clicks,
+            key="session_id",
+            description="Clicks of the shop, one record each, a session's clicks in one partition and in order.",
+            config={**common, "cleanup.policy": "delete", "retention.ms": str(topics.clicks_retention_ms)},
+        ),
+        _spec(
+            topics,
+            topics.rankings,
+            key="session_id",
+            description="The answer to each click: the items most likely clicked next.",
+            config={**common, "cleanup.policy": "delete", "retention.ms": str(topics.rankings_retention_ms)},
+        ),
+        _spec(
+            topics,
+            topics.rejected,
+            key="the rejected record's key",
+            description="Records of the clicks topic that are no clicks, with reason and position.",
+            config={**common, "cleanup.policy": "delete", "retention.ms": str(topics.rejected_retention_ms)},
         ),
     )
 

@@ -43,6 +43,7 @@ class Click(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
         ]
         | None
     ) = None
+    market: Annotated[Id, msgspec.Meta(description="Where items are wanted: decides which may be shown.")] | None = None
 
 
 class RejectReason(StrEnum):
@@ -57,7 +58,7 @@ class RejectReason(StrEnum):
     WRONG_TYPE = "wrong-type"
     """Not an object, or a field is missing or of another type, or the timestamp is no whole number."""
     BAD_ID = "bad-id"
-    """An id, or a type, is empty, over 256 bytes, or has half of a surrogate pair, which is no UTF-8."""
+    """An id, a type or the market is empty, over 256 bytes, or has half of a surrogate pair, which is no UTF-8."""
     KEY_MISMATCH = "key-mismatch"
     """The Kafka key is missing, is not UTF-8, or differs from `session_id`."""
     BAD_TIMESTAMP = "bad-timestamp"
@@ -116,6 +117,8 @@ def decode_click(key: bytes | None, value: bytes | None, *, now_ms: int, limits:
         _check_id("event_id", click.event_id)
     if click.type is not None:
         _check_id("type", click.type)
+    if click.market is not None:
+        _check_id("market", click.market)
     if key != session_id:
         raise _key_mismatch(key, session_id)
     timestamp = click.timestamp
@@ -158,7 +161,7 @@ def _decode_slowly(value: bytes, error: Exception) -> Click:
         click = msgspec.convert(fields, Click)
     except msgspec.ValidationError as wrong:
         raise ClickRejectedError(RejectReason.WRONG_TYPE, str(wrong)[:_DETAIL_CHARACTERS]) from wrong
-    for name in ("session_id", "item_id", "event_id", "type"):
+    for name in ("session_id", "item_id", "event_id", "type", "market"):
         try:
             (getattr(click, name) or "").encode()
         except UnicodeEncodeError as half:

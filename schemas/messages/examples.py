@@ -4,8 +4,10 @@ from typing import Final
 
 from schemas.messages.announcement import CHAMPION, ModelAnnouncement
 from schemas.messages.click import Click, RejectReason
+from schemas.messages.item import Item
 from schemas.messages.ranking import RankedItem, Ranking, RankingReason
 from schemas.messages.rejected import RejectedClick
+from schemas.messages.rule import Match, Rule, RuleAction
 from schemas.messages.source import Source
 
 CLICK: Final = Click(session_id="s-4711", item_id="camera-7", timestamp=1_767_225_600_000, event_id="e-1", type="view")
@@ -20,6 +22,24 @@ RANKING: Final = Ranking(
     click_timestamp=1_767_225_600_000,
     produced_at=1_767_225_600_012,
     reason=RankingReason.MODEL,
+)
+
+ITEM: Final = Item(
+    item_id="camera-7",
+    available_until=1_798_761_600_000,
+    markets=("at", "de"),
+    categories=("cameras", "cameras/compact"),
+    attributes={"title": "Compact camera 7", "brand": "Acme", "price": 249.0},
+)
+
+RULE: Final = Rule(
+    rule_id="summer-sale",
+    action=RuleAction.BOOST,
+    match=Match(categories=("cameras",), attributes={"brand": ("Acme",)}),
+    boost=0.5,
+    markets=("de",),
+    begin=1_782_864_000_000,
+    until=1_785_542_400_000,
 )
 
 REJECTED_CLICK: Final = RejectedClick(

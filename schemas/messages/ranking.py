@@ -30,7 +30,14 @@ class RankedItem(msgspec.Struct, frozen=True, gc=False):
     score: float
 
 
-class Ranking(msgspec.Struct, frozen=True):
+class Applied(msgspec.Struct, frozen=True, gc=False):
+    """How far the worker had read what it ranked by: offsets of the newest records, -1 before the first."""
+
+    items: int
+    rules: int
+
+
+class Ranking(msgspec.Struct, frozen=True, omit_defaults=True):
     """The items most likely clicked next, best first.
 
     After a crash a ranking can be published twice; both have the same `source`, by which consumers drop duplicates.
@@ -45,6 +52,13 @@ class Ranking(msgspec.Struct, frozen=True):
     click_timestamp: Milliseconds
     produced_at: Milliseconds
     reason: RankingReason
+    rules: Annotated[
+        tuple[Id, ...],
+        msgspec.Meta(description="Rules that put an item into this list, or raised or lowered one of it."),
+    ] = ()
+    applied: Annotated[Applied, msgspec.Meta(description="State of `items` and `rules` that it keeps to.")] | None = (
+        None
+    )
 
 
 _decoder: Final = msgspec.json.Decoder(Ranking)

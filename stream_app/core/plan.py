@@ -50,6 +50,7 @@ class Plan:
         unknown: of each new click, whether the model does not know its item.
         unmoved: the places, among the new clicks, of those that do not move their session on.
         recents: of each new click, the known items among those that ``rank`` looks at, and the session's length.
+        hidden: of each new click, the items that its ranking leaves out; none at all unless the rules hide any.
     """
 
     chains: list[Chain] = field(default_factory=list)
@@ -59,6 +60,7 @@ class Plan:
     unknown: list[bool] = field(default_factory=list)
     unmoved: list[int] = field(default_factory=list)
     recents: list[tuple[list[int], int]] = field(default_factory=list)
+    hidden: list[list[str]] = field(default_factory=list)
     redelivered: int = 0
     rebuilt: int = 0
 
@@ -112,6 +114,8 @@ def plan(rows: Mapping[str, SessionState], clicks: Sequence[SourcedClick], model
         recent = session.recent[-model.recent_size :]
         known = [known for item_id in recent if (known := index_of(item_id)) is not None]
         chunk.recents.append((known, session.clicks))
+        if rules.hide:
+            chunk.hidden.append(session.recent)
         if window:
             chunk.windows.append(_known(session.recent[-window:], model))
     return chunk

@@ -19,31 +19,16 @@ nothing of it but the offset.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.bundle.runtime import Model, finite_rows
-from schemas.messages.click import Click
-from schemas.messages.ranking import RankingReason
+from schemas.bundle.runtime import Model
+from stream_app.core.offer import Offer
 from stream_app.core.plan import Plan, SourcedClick, plan
 from stream_app.core.query import Queries, queries
+from stream_app.core.ranked import RankedClick, ranked_of_all
+from stream_app.core.ranked_offers import ranked_offers
 from stream_app.core.session import SessionRules, SessionState
-
-
-class RankedClick(msgspec.Struct, frozen=True, gc=False):
-    """The ranking that answers one click.
-
-    Attributes:
-        top_index: k item indices, best first.
-        top_score: their scores.
-    """
-
-    click: Click
-    offset: int
-    top_index: Sequence[int]
-    top_score: Sequence[float]
-    reason: RankingReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +53,11 @@ class Recommended:
 
 
 def recommend(
-    rows: Mapping[str, SessionState], clicks: Sequence[SourcedClick], model: Model, rules: SessionRules
+    rows: Mapping[str, SessionState],
+    clicks: Sequence[SourcedClick],
+    model: Model,
+    rules: SessionRules,
+    offers: Mapping[str | None, Offer] | None = None,
 ) -> Recommended:
     """Apply ``clicks``, in order, to the sessions in ``rows`` and rank the next items after each of them.
 
@@ -77,44 +66,20 @@ def recommend(
         clicks: all of one partition, ascending offsets.
         model: the model that serves; a recurrent one replays the recent items of rows of any other version.
         rules: idle gap and memory of a session, and the types of clicks that move it on.
+        offers: what may be shown in each market of the clicks; everything without.
     """
     plans = [plan(rows, clicks, model, rules)]
-    [done] = rank(plans, queries(plans, model), model)
+    [done] = rank(plans, queries(plans, model), model, offers)
     return done
 
 
-def rank(plans: Sequence[Plan], asked: Queries, model: Model) -> list[Recommended]:
+def rank(
+    plans: Sequence[Plan], asked: Queries, model: Model, offers: Mapping[str | None, Offer] | None = None
+) -> list[Recommended]:
     """Rank for every click, and make the rows."""
-    failed = ~asked.finite  # [N]
-    by_model = np.flatnonzero(asked.has_state & asked.finite)  # [M]
-    row_of = {click: row for row, click in enumerate(by_model.tolist())}
-    indices: list[list[int]] = []
-    scores: list[list[float]] = []
-    if row_of:
-        recents = [recent for one in plans for recent in one.recents]
-        memory = _memory([recents[click] for click in row_of], model.recent_size)
-        query = None if asked.query is None else asked.query[by_model]  # [M, D]
-        top_index, top_score = model.rank(query, *memory)  # [M, k] each
-        # At once: from an array a click it took 7.0 µs to encode a ranking, from its list 5.1.
-        indices, scores = top_index.tolist(), top_score.tolist()
-        finite = finite_rows(top_score)
-        for click in by_model[~finite].tolist():
-            failed[click] = True
-            del row_of[click]
-    popular_index, popular_score = (popular.tolist() for popular in model.popular)
-    done, click, chain = [], 0, 0
-    for one in plans:
-        ranked = []
-        for sourced, is_unknown in zip(one.clicks, one.unknown, strict=True):
-            row = row_of.get(click)
-            if row is None:
-                reason = RankingReason.NOT_FINITE if failed[click] else RankingReason.POPULARITY
-                top = popular_index, popular_score, reason
-            else:
-                reason = RankingReason.UNKNOWN_ITEM if is_unknown else RankingReason.MODEL
-                top = indices[row], scores[row], reason
-            ranked.append(RankedClick(sourced.click, sourced.offset, *top))
-            click += 1
+    answers = ranked_of_all(plans, asked, model) if offers is None else ranked_offers(plans, asked, model, offers)
+    done, chain = [], 0
+    for one, ranked in zip(plans, answers, strict=True):
         theirs = slice(chain, chain + len(one.chains))
         rows = _rows(one, asked.hidden[:, theirs], asked.kept[theirs].tolist(), model)
         chain += len(one.chains)
@@ -142,29 +107,3 @@ def _rows(one: Plan, hidden: NDArray[np.float16], kept: Sequence[bool], model: M
                 hidden=hidden[:, chain].copy() if has_state else None,
             )
     return rows
-
-
-def _memory(
-    recents: Sequence[tuple[list[int], int]], size: int
-) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
-    """Sessions as the ``rank`` graph takes them beside their hidden states, one row a ranked click.
-
-    Returns:
-        int64[B, R] distinct recent items, most recent first, padded with -1; float32[B, R] how often each was clicked;
-        float32[B] clicks of the session.
-    """
-    lengths, items, counts = [], [], []
-    for known, _ in recents:
-        times: dict[int, int] = {}  # in order of first meeting: most recent first
-        for index in reversed(known):
-            times[index] = times.get(index, 0) + 1
-        kept = list(times)[:size]
-        lengths.append(len(kept))
-        items += kept
-        counts += [times[index] for index in kept]
-    recent = np.full((len(recents), size), -1, dtype=np.int64)
-    count = np.zeros((len(recents), size), dtype=np.float32)
-    filled = np.arange(size) < np.array(lengths)[:, None]  # [B, R]; a mask takes values in the order of rows
-    recent[filled] = items
-    count[filled] = counts
-    return recent, count, np.array([clicks for _, clicks in recents], dtype=np.float32)

@@ -42,11 +42,13 @@ class SessionRules:
         idle_gap_ms: a click later than this after the session's newest one starts the session anew.
         recent_items: how many item ids a row remembers.
         advance_on: the types of clicks that move a session on; None for all. Of others a row keeps the offset alone.
+        hide: whether a ranking leaves out the items that its row remembers.
     """
 
     idle_gap_ms: int = 30 * 60 * 1000
     recent_items: int = 30
     advance_on: frozenset[str] | None = None
+    hide: bool = False
 
 
 def is_redelivered(applied: int, offset: int) -> bool:

@@ -19,6 +19,7 @@ from stream_app.kafka.credentials import faust_credentials
 from stream_app.kafka.transport import ChunkConsumer, ChunkSchema, ChunkTransport
 from stream_app.serve.delivery import Delivery
 from stream_app.serve.hot_swap import LiveModel
+from stream_app.serve.live_catalogue import LiveCatalogue
 from stream_app.serve.metrics import Metrics
 from stream_app.serve.pipeline import Pipeline, PipelineSettings
 from stream_app.serve.settling import SettlingSettings
@@ -114,6 +115,7 @@ def create_app(
     metrics: Metrics,
     on_fatal: Callable[[BaseException], None],
     member: str | None = None,
+    catalogue: LiveCatalogue | None = None,
 ) -> RecommenderApp:
     """A worker's app. A factory, because a Faust app belongs to the event loop that first touches it.
 
@@ -124,6 +126,7 @@ def create_app(
         metrics: what is counted.
         on_fatal: told what the worker cannot go on with, from any thread.
         member: id under which the worker joins the group and takes its place again after a restart, or None.
+        catalogue: what may be shown; everything without.
     """
     worker = settings.worker
     app = _faust_app(settings, member)
@@ -144,7 +147,9 @@ def create_app(
     app.tables.add(app.sessions)
     # Made here: a service of Faust belongs to the thread that first asks for it, and the watchdog's asks too.
     consumer = cast(ChunkConsumer, app.consumer)
-    app.pipeline = _pipeline(settings, app, live=live, delivery=delivery, metrics=metrics, consumer=consumer)
+    app.pipeline = _pipeline(
+        settings, app, live=live, delivery=delivery, metrics=metrics, consumer=consumer, catalogue=catalogue
+    )
     clicks = app.topic(settings.topics.clicks, schema=ChunkSchema())
     clicks.maxsize = _QUEUED_FETCHES  # its argument of that name is ignored: it would be the changelog's
 
@@ -170,6 +175,7 @@ def _pipeline(
     delivery: Delivery,
     metrics: Metrics,
     consumer: ChunkConsumer,
+    catalogue: LiveCatalogue | None,
 ) -> Pipeline:
     worker = settings.worker
     return Pipeline(
@@ -185,6 +191,7 @@ def _pipeline(
                 idle_gap_ms=settings.clicks.idle_gap_ms,
                 recent_items=worker.recent_items,
                 advance_on=settings.clicks.moving,
+                hide=worker.hide == "clicked",
             ),
             limits=settings.clicks.limits,
         ),
@@ -194,4 +201,5 @@ def _pipeline(
         metrics=metrics,
         consumer=consumer,
         on_fatal=app.on_fatal,
+        catalogue=catalogue,
     )

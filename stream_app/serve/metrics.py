@@ -54,6 +54,14 @@ class Metrics:
         self.refused_bundles = Counter(
             "nextclick_refused_bundles", "Announced models that were refused.", registry=registry
         )
+        self.items = Gauge("nextclick_items", "Items of the topic of items, without those gone.", registry=registry)
+        self.rules = Gauge("nextclick_rules", "Rules that have not been ended.", registry=registry)
+        self.refused_records = Counter(
+            "nextclick_refused_records",
+            "Records of items and rules that were refused, by reason.",
+            ["topic", "reason"],
+            registry=registry,
+        )
         self.lag = Gauge(
             "nextclick_lag_clicks",
             "Clicks not acknowledged yet in a partition that the worker has now.",

@@ -28,6 +28,7 @@ from stream_app.serve.computing import Computing
 from stream_app.serve.delivery import Delivery
 from stream_app.serve.hot_swap import LiveModel
 from stream_app.serve.in_flight import InFlight, Part, Partition
+from stream_app.serve.live_catalogue import LiveCatalogue
 from stream_app.serve.metrics import Metrics
 from stream_app.serve.settling import Computed, Settling, SettlingSettings
 from stream_app.state.table import SessionTable
@@ -71,9 +72,11 @@ class Pipeline:
         metrics: Metrics,
         consumer: ChunkConsumer,
         on_fatal: Callable[[BaseException], None],
+        catalogue: LiveCatalogue | None = None,
     ) -> None:
         self._settings = settings
         self._live = live
+        self._catalogue = catalogue
         self._table = table
         self._delivery = delivery
         self._metrics = metrics
@@ -236,7 +239,11 @@ class Pipeline:
         plans = [plan(rows, theirs, model, settings.rules) for rows, theirs in zip(states, clicks, strict=True)]
         asked = queries(plans, model)
         moved = time.perf_counter()
-        results = rank(plans, asked, model)
+        offered = None
+        if self._catalogue is not None:
+            markets = {sourced.click.market for theirs in clicks for sourced in theirs}
+            offered = self._catalogue.offered(model, markets, now_ms)
+        results = rank(plans, asked, model, None if offered is None else offered.by_market)
         ranked = time.perf_counter()
         for part, result in zip(parts, results, strict=True):
             part.states = result.rows
@@ -245,6 +252,7 @@ class Pipeline:
             [Computed(part, result, parked) for part, result, (_, parked) in zip(parts, results, decoded, strict=True)],
             model,
             now_ms,
+            None if offered is None else offered.applied,
         )
 
         steps = {

@@ -17,10 +17,12 @@ from typing import Final
 from faust.types import TP
 
 from schemas.bundle.runtime import Model
-from schemas.messages.ranking import RankedItem, Ranking, encode_ranking
+from schemas.messages.ranking import Applied, RankedItem, Ranking, encode_ranking
 from schemas.messages.rejected import RejectedClick, encode_rejected
 from schemas.messages.source import Source
-from stream_app.core.recommend import RankedClick, Recommended
+from stream_app.core.ranked import RankedClick
+from stream_app.core.ranked_offers import with_pins
+from stream_app.core.recommend import Recommended
 from stream_app.core.state_codec import encode_state
 from stream_app.kafka.transport import ChunkConsumer
 from stream_app.serve.computing import Computing
@@ -205,7 +207,7 @@ class Settling:
 
     # -- in turn with what computes -----------------------------------------------------------------------------------
 
-    def send(self, computed: Sequence[Computed], model: Model, now_ms: int) -> None:
+    def send(self, computed: Sequence[Computed], model: Model, now_ms: int, applied: Applied | None = None) -> None:
         """Hand the model's rankings to librdkafka; `settle` has to follow on the event loop, in the same order."""
         started = time.perf_counter()
         topics = self._settings
@@ -216,7 +218,7 @@ class Settling:
             rankings.send(
                 topics.rankings,
                 [
-                    (answer.click.session_id.encode(), encode_ranking(self._ranking(answer, tp, model, now_ms)))
+                    (answer.click.session_id.encode(), encode_ranking(_ranking(answer, tp, model, now_ms, applied)))
                     for answer in one.result.ranked
                 ],
             )
@@ -224,21 +226,6 @@ class Settling:
         rankings.seal()
         self._delivery.serve()
         self._metrics.step("encode").observe(time.perf_counter() - started)
-
-    def _ranking(self, answer: RankedClick, tp: TP, model: Model, now_ms: int) -> Ranking:
-        click = answer.click
-        item = model.vocabulary.items.__getitem__  # a top k holds no negative index
-        return Ranking(
-            session_id=click.session_id,
-            event_id=click.event_id,
-            item_id=click.item_id,
-            model_version=model.version,
-            items=tuple(map(RankedItem, map(item, answer.top_index), answer.top_score)),
-            source=Source(tp.topic, tp.partition, answer.offset),
-            click_timestamp=click.timestamp,
-            produced_at=now_ms,
-            reason=answer.reason,
-        )
 
     def _send_changelogs(self, changelogs: Sequence[tuple[Part, Sending]]) -> None:
         for part, changelog in changelogs:
@@ -259,3 +246,22 @@ class Settling:
             for session_id, state in part.states.items():
                 if pending.get(session_id) is state:
                     del pending[session_id]  # RocksDB has it now
+
+
+def _ranking(answer: RankedClick, tp: TP, model: Model, now_ms: int, applied: Applied | None) -> Ranking:
+    click = answer.click
+    item = model.vocabulary.items.__getitem__  # a top k holds no negative index
+    items = tuple(map(RankedItem, map(item, answer.top_index), answer.top_score))
+    return Ranking(
+        session_id=click.session_id,
+        event_id=click.event_id,
+        item_id=click.item_id,
+        model_version=model.version,
+        items=with_pins(items, answer.pins, model.k) if answer.pins else items,
+        source=Source(tp.topic, tp.partition, answer.offset),
+        click_timestamp=click.timestamp,
+        produced_at=now_ms,
+        reason=answer.reason,
+        rules=answer.rules,
+        applied=applied,
+    )

@@ -5,20 +5,22 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Hashable, Mapping
-from typing import Final, NoReturn, cast
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, Final, NoReturn, cast
 
 import structlog
 import uvloop
 
 from schemas.kafka.admin import check_topics
 from schemas.kafka.topics import changelog_topic
+from stream_app.core.catalogue import Catalogue
 from stream_app.errors import StalledError, StoreError, StreamError
 from stream_app.kafka.lag import Lag
 from stream_app.kafka.transport import ChunkConsumer
 from stream_app.serve.app import RecommenderApp, create_app, tables_folder
 from stream_app.serve.delivery import Delivery, producer_config
 from stream_app.serve.hot_swap import LiveModel, ModelWatcher
+from stream_app.serve.live_catalogue import CatalogueFollower, LiveCatalogue
 from stream_app.serve.metrics import Metrics
 from stream_app.serve.watchdog import Deadline, Probe, Watchdog
 from stream_app.serve.web import Web
@@ -63,8 +65,10 @@ class Worker:
             ),
             on_fatal=self.fail,
         )
+        consumer_config = {**settings.kafka.librdkafka(), "client.id": client_id}
+        self._catalogue, self._follower = _catalogue(settings, consumer_config, self._metrics, self.fail)
         self._watcher = ModelWatcher(
-            consumer_config={**settings.kafka.librdkafka(), "client.id": client_id},
+            consumer_config=consumer_config,
             topic=settings.topics.models,
             alias=worker.model_alias,
             live=self._live,
@@ -77,6 +81,7 @@ class Worker:
             bundle_locations=worker.bundle_locations,
             warm_up_batches=(1, worker.chunk_clicks),
             on_fatal=self.fail,
+            catalogue=self._catalogue,
         )
         self._web = Web(
             worker.web_host,
@@ -118,9 +123,11 @@ class Worker:
         log.info("health and metrics", url=f"http://{settings.worker.web_host}:{self._web.port}")
         self._delivery.start()
         self._watcher.start()
+        if self._follower is not None:
+            self._follower.start()
         self._watchdog.start()
         try:
-            while not self._live.is_loaded and not self._stop.is_set():
+            while not (self._live.is_loaded and self._items_are_read) and not self._stop.is_set():
                 await asyncio.sleep(_MODEL_POLL_SECONDS)
             if not self._stop.is_set():
                 await self._serve()
@@ -129,6 +136,10 @@ class Worker:
             await self._web.stop()
             self._deadline.cancel()
         return EXIT_OK if self._failure is None else EXIT_FAILED
+
+    @property
+    def _items_are_read(self) -> bool:
+        return self._follower is None or self._follower.is_ready
 
     def _check_store(self) -> None:
         settings, data_dir = self._settings, self._settings.worker.data_dir
@@ -155,6 +166,7 @@ class Worker:
             metrics=self._metrics,
             on_fatal=self.fail,
             member=self._member,
+            catalogue=self._catalogue,
         )
         crashed = asyncio.create_task(self._watch_for_crash(app), name="crash watch")
         # Not awaited to its end: Faust's start only returns when all brokers are there.
@@ -185,6 +197,8 @@ class Worker:
         # After a failure nothing is acknowledged any more, and what is still to be sent would be sent again.
         await asyncio.to_thread(self._delivery.stop, limit if self._failure is None else 0.0)
         await asyncio.to_thread(self._watcher.stop)
+        if self._follower is not None:
+            await asyncio.to_thread(self._follower.stop)
 
     def _on_started(self, starting: "asyncio.Task[None]") -> None:
         if starting.cancelled():
@@ -207,8 +221,10 @@ class Worker:
     def readiness(self) -> Mapping[str, str | None]:
         """What must be true before clicks are served, each with None or why it is not."""
         app = self._app
+        follows = {} if self._follower is None else {"items and rules": self._follower.waiting_for}
         return {
             "model": None if self._live.is_loaded else self._watcher.waiting_for,
+            **follows,
             "tables": None if app is not None and app.tables.actives_ready else "not recovered yet",
             "worker": None if self._failure is None else str(self._failure),
         }
@@ -250,6 +266,29 @@ class Worker:
         if app is None or app.tables.actives_ready or self._stop.is_set():
             return None
         return app.sessions.restored, app.rebalancing_count
+
+
+def _catalogue(
+    settings: StreamSettings,
+    consumer_config: Mapping[str, Any],
+    metrics: Metrics,
+    on_fatal: Callable[[BaseException], None],
+) -> tuple[LiveCatalogue | None, CatalogueFollower | None]:
+    """What may be shown, and who follows that: neither where everything may be."""
+    worker, topics = settings.worker, settings.topics
+    if not worker.adjusts:
+        return None, None
+    if not (worker.items or worker.rules):
+        return LiveCatalogue(None), None
+    live = LiveCatalogue(Catalogue(attributes=worker.rule_attributes, keeps_items=worker.items))
+    return live, CatalogueFollower(
+        consumer_config=consumer_config,
+        items_topic=topics.items if worker.items else None,
+        rules_topic=topics.rules if worker.rules else None,
+        live=live,
+        metrics=metrics,
+        on_fatal=on_fatal,
+    )
 
 
 async def run_worker(settings: StreamSettings) -> int:

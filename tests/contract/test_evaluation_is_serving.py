@@ -11,7 +11,8 @@ from schemas.bundle.files import open_bundle
 from schemas.bundle.runtime import Model
 from schemas.messages.click import Click
 from stream_app.core.plan import SourcedClick
-from stream_app.core.recommend import RankedClick, recommend
+from stream_app.core.ranked import RankedClick
+from stream_app.core.recommend import recommend
 from stream_app.core.session import SessionRules, SessionState
 from stream_app.core.state_codec import decode_state, encode_state
 from tests.unit.models import (

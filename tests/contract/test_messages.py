@@ -17,8 +17,10 @@ from schemas.errors import AnnouncementError, MessageError
 from schemas.messages import examples
 from schemas.messages.announcement import ModelAnnouncement, decode_announcement, encode_announcement, is_version
 from schemas.messages.click import ClickLimits, ClickRejectedError, RejectReason, decode_click, encode_click
+from schemas.messages.item import decode_item, encode_item
 from schemas.messages.ranking import RankedItem, Ranking, RankingReason, decode_ranking, encode_ranking
 from schemas.messages.rejected import KEPT_BYTES, RejectedClick, decode_rejected, encode_rejected, reject
+from schemas.messages.rule import decode_rule, encode_rule
 from schemas.messages.source import Source
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -50,6 +52,16 @@ def test_a_click_without_a_type_is_what_it_was_before_there_were_types() -> None
 def test_ranking_as_it_was() -> None:
     assert encode_ranking(examples.RANKING) == golden("ranking.json")
     assert decode_ranking(golden("ranking.json")) == examples.RANKING
+
+
+def test_item_as_it_was() -> None:
+    assert encode_item(examples.ITEM) == golden("item.json")
+    assert decode_item(examples.ITEM.item_id.encode(), golden("item.json")) == examples.ITEM
+
+
+def test_rule_as_it_was() -> None:
+    assert encode_rule(examples.RULE) == golden("rule.json")
+    assert decode_rule(examples.RULE.rule_id.encode(), golden("rule.json")) == examples.RULE
 
 
 def test_rejected_click_as_it_was() -> None:

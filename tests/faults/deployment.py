@@ -182,6 +182,8 @@ class Deployment:
             rankings=f"{self.prefix}-rankings",
             rejected=f"{self.prefix}-rejected",
             models=f"{self.prefix}-models",
+            items=f"{self.prefix}-items",
+            rules=f"{self.prefix}-rules",
             partitions=PARTITIONS,
         )
         self.app_id = self.prefix
@@ -245,6 +247,8 @@ class Deployment:
             "NEXTCLICK_TOPICS__RANKINGS": self.topics.rankings,
             "NEXTCLICK_TOPICS__REJECTED": self.topics.rejected,
             "NEXTCLICK_TOPICS__MODELS": self.topics.models,
+            "NEXTCLICK_TOPICS__ITEMS": self.topics.items,
+            "NEXTCLICK_TOPICS__RULES": self.topics.rules,
             "NEXTCLICK_TOPICS__PARTITIONS": str(PARTITIONS),
             "NEXTCLICK_WORKER__APP_ID": self.app_id,
             "NEXTCLICK_WORKER__SESSION_TIMEOUT": str(SESSION_TIMEOUT),
@@ -304,6 +308,15 @@ class Deployment:
     def flush(self) -> None:
         """Wait until everything that was produced is durable."""
         assert self._producer.flush(60) == 0
+
+    def put(self, topic: str, key: str, value: bytes | None) -> int:
+        """Produce one record of another topic; returns its offset once it is durable."""
+        offsets: list[int] = []
+        self._producer.produce(
+            topic, value, key.encode(), on_delivery=lambda _, record: offsets.append(record.offset())
+        )
+        self.flush()
+        return offsets[0]
 
     def send_raw(self, key: bytes | None, value: bytes | None) -> None:
         """Produce one record, whatever it is."""

@@ -25,6 +25,7 @@ class ExactModel:
         self.version, self.vocabulary = version, Vocabulary(items)
         self.layers, self.hidden_size, self.recent_size, self._salt = layers, 2, recent_size, salt
         self.popular = np.arange(self.k), np.full(self.k, self.popular_share, dtype=np.float32)
+        self.popularity = np.ones(len(items), dtype=np.int64)
 
     def initial_hidden(self, batch: int) -> NDArray[np.float32]:
         return np.zeros((self.layers, batch, self.hidden_size), dtype=np.float32)

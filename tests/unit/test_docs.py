@@ -24,8 +24,11 @@ from schemas.kafka.topics import topic_table
 from schemas.messages import examples
 from schemas.messages.announcement import ModelAnnouncement
 from schemas.messages.click import Click, RejectReason
+from schemas.messages.item import Item
 from schemas.messages.ranking import Ranking, RankingReason
+from schemas.messages.refused import RefuseReason
 from schemas.messages.rejected import RejectedClick
+from schemas.messages.rule import Rule, RuleAction
 from stream_app import __main__ as stream_command
 from stream_app.serve import watchdog, worker
 from stream_app.serve.metrics import Metrics
@@ -245,8 +248,8 @@ def test_the_metrics_page_has_every_metric() -> None:
     for metric in vars(Metrics()).values():
         if isinstance(metric, MetricWrapperBase):
             name = metric._name + ("_total" if isinstance(metric, Counter) else "")
-            label = f"`{metric._labelnames[0]}`" if metric._labelnames else ""
-            rows.append([f"`{name}`", metric._type, label, metric._documentation])
+            labels = ", ".join(f"`{label}`" for label in metric._labelnames)
+            rows.append([f"`{name}`", metric._type, labels, metric._documentation])
     assert table(DOCS / "operations.md", "| metric | type | labels | |") == rows
 
 
@@ -339,6 +342,16 @@ def test_the_messages_are_those_of_the_schemas() -> None:
         as_json(examples.REJECTED_CLICK),
         as_json(examples.MODEL_ANNOUNCEMENT),
     ]
+    assert messages(DOCS / "items-and-rules.md") == [as_json(examples.ITEM), as_json(examples.RULE)]
+
+
+def test_the_items_page_has_every_field_and_reason() -> None:
+    page = DOCS / "items-and-rules.md"
+    for header, struct in (("| of an item | |", Item), ("| of a rule | |", Rule)):
+        fields = [name for row in table(page, header) for name in re.findall(r"`(\w+)`", row[0])]
+        assert fields == [field.encode_name for field in msgspec.structs.fields(struct)]
+    assert [row[0].strip("`") for row in table(page, "| action | |")] == list(RuleAction)
+    assert [row[0].strip("`") for row in table(page, "| reason | |")] == list(RefuseReason)
 
 
 def test_the_messages_page_has_every_field_and_reason() -> None:
@@ -370,7 +383,9 @@ def _table_after(page: Path, heading: str, header: str) -> list[list[str]]:
 
 def test_the_messages_page_has_every_topic() -> None:
     settings = StreamSettings()
-    specs = topic_table(settings.topics, settings.worker.app_id, session_ttl_ms=1, idle_gap_ms=1)
+    specs = topic_table(
+        settings.topics, settings.worker.app_id, session_ttl_ms=1, idle_gap_ms=1, items=True, rules=True
+    )
     rows = table(DOCS / "messages.md", "| topic | setting | key | who writes | who reads |")
     assert [(row[0].strip("`"), row[2].replace("session id", "session_id")) for row in rows] == [
         (spec.name, spec.key) for spec in specs

@@ -20,6 +20,7 @@ from schemas.errors import BundleError
 from trainer.data.lanes import Lanes
 from trainer.data.sessions import SessionSet
 from trainer.errors import TrainingSettingsError
+from trainer.export.adjust import Adjust
 from trainer.export.counting_graph import counting_rank
 from trainer.export.encoders import EncoderGraph, encoder_graph, network_of
 from trainer.export.graph import constant, new_graph, serialized
@@ -143,18 +144,18 @@ def _rank_graph(network: Network, memory: SessionMemory, k: int, recent_size: in
             constant(op, "output", output),
             constant(op, "output_bias", bias),
             op.builder.input("k", DataType.INT64, [1], const_value=default_k),
+            Adjust.input(op),
         )
         if items >= LEAST_ITEMS:
             index, score = best_of_shortlist(
                 op,
                 head,
                 Catalogue(output, bias),
-                most=k,
                 memory=ListedMemory(memory, sessions) if memory else None,
             )
         else:
             scores = op.Gemm(query, head.output, head.bias, transB=1)  # [B, I]
-            sums = add_memory(op, memory, sessions, scores, items)
+            sums = head.adjust.added(op, add_memory(op, memory, sessions, scores, items))
             score, index = op.TopK(sums, head.k, axis=1, largest=1, sorted=1, _outputs=2)
         for value in (index, score):
             value.shape = ir.Shape(["batch", "k"])

@@ -17,6 +17,7 @@ from onnx_ir import DataType
 from onnxscript import OpBuilder
 
 from trainer.data.sessions import Ints
+from trainer.export.adjust import Adjust
 from trainer.export.graph import constant, new_graph, serialized
 from trainer.export.memory_graph import Blocks, Sessions, add_memory
 from trainer.export.neighbours_graph import votes
@@ -52,16 +53,17 @@ def counting_rank(
         )
         default_k = ir.tensor([min(k, model.items)], dtype=DataType.INT64, name="k")
         best = op.builder.input("k", DataType.INT64, [1], const_value=default_k)
+        adjust = Adjust.input(op)
         if isinstance(model, SessionMean) and model.items >= LEAST_ITEMS:
             index, score = best_of_shortlist(
                 op,
-                _head(op, model, sessions, best),
+                Head(_mean(op, model, sessions), *_factors(op, model), best, adjust),
                 Catalogue(model.vectors, model.bias),
-                most=min(k, model.items),
                 memory=ListedMemory(memory, sessions) if memory else None,
             )
         else:
-            scores = add_memory(op, memory, sessions, _scores(op, model, sessions, best), model.items)
+            scores = add_memory(op, memory, sessions, _scores(op, model, sessions), model.items)
+            scores = adjust.added(op, scores)
             score, index = op.TopK(scores, best, axis=1, largest=1, sorted=1, _outputs=2)
         for value in (index, score):
             value.shape = ir.Shape(["batch", "k"])
@@ -79,14 +81,14 @@ def counting_ranking(
     return top, np.take_along_axis(scores, top, axis=1)
 
 
-def _scores(op: OpBuilder, model: CountingModel, sessions: Sessions, best: ir.Value) -> ir.Value:
+def _scores(op: OpBuilder, model: CountingModel, sessions: Sessions) -> ir.Value:
     """f32[B, I]"""
     match model:
         case ItemCounts():
             return _item_counts(op, model, sessions)
         case SessionMean():
-            head = _head(op, model, sessions, best)
-            return op.Gemm(head.hidden, head.output, head.bias, transB=1)
+            output, bias = _factors(op, model)
+            return op.Gemm(_mean(op, model, sessions), output, bias, transB=1)
         case SessionNeighbours():
             return on_lines(
                 op, sessions, constant(op, "floor", np.zeros(model.items, np.float32)), [votes(op, model, sessions)]
@@ -113,12 +115,17 @@ def _item_counts(op: OpBuilder, model: ItemCounts, sessions: Sessions) -> ir.Val
     return on_lines(op, sessions, constant(op, "floor", model.floor), parts)
 
 
-def _head(op: OpBuilder, model: SessionMean, sessions: Sessions, best: ir.Value) -> Head:
-    output = constant(op, "output", model.vectors)
-    rows = op.Gather(output, op.Max(sessions.recent, 0))  # [B, R, F]
+def _mean(op: OpBuilder, model: SessionMean, sessions: Sessions) -> ir.Value:
+    """f32[B, F]: the mean of the vectors of a session's clicks."""
+    rows = op.Gather(_factors(op, model)[0], op.Max(sessions.recent, 0))  # [B, R, F]
     total = op.MatMul(op.Unsqueeze(sessions.counts, [1]), rows)  # [B, 1, F]; counts are 0 where padded
     clicks = op.Max(op.ReduceSum(sessions.counts, [1], keepdims=1), 1.0)  # [B, 1]
-    return Head(op.Squeeze(total, [1]) / clicks, output, constant(op, "output_bias", model.bias), best)
+    return op.Squeeze(total, [1]) / clicks
+
+
+def _factors(op: OpBuilder, model: SessionMean) -> tuple[ir.Value, ir.Value]:
+    """f32[I, F] and f32[I]"""
+    return constant(op, "output", model.vectors), constant(op, "output_bias", model.bias)
 
 
 def on_lines(op: OpBuilder, sessions: Sessions, floor: ir.Value, parts: list[tuple[ir.Value, ir.Value]]) -> ir.Value:

@@ -23,15 +23,16 @@ about, and seldom much less than the k-th highest of all; t = m - `_MARGIN` ε l
 What proves the list is step 5 alone: a threshold that is too high costs time, not correctness.
 
 A session memory adds to the scores of a few items: to what the blocks of these have at most before step 3, and to the
-items' scores after step 4; see :mod:`trainer.export.shortlist_memory`.
+items' scores after step 4; see :mod:`trainer.export.shortlist_memory`. What may not be shown, and boosts, are in the
+integers before step 2, and in the items' scores after step 4; see :mod:`trainer.export.shortlist_adjust`.
 
 Shapes: B sessions, I items, H units, K = k, J blocks of C items, T tall blocks of `_TALL` blocks, S blocks on
 the longest list of the batch. Block j is the items C j to C j + C - 1; tall block t the next `_TALL` blocks.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Final
 
 import numpy as np
@@ -40,7 +41,9 @@ import onnx_ir as ir
 from onnx_ir import DataType
 from onnxscript import OpBuilder
 
+from trainer.export.adjust import Adjust
 from trainer.export.graph import arithmetic, constant
+from trainer.export.shortlist_adjust import ListedAdjust
 from trainer.export.shortlist_memory import FoundRaises, ListedMemory
 
 LEAST_ITEMS: Final = 20_000
@@ -76,12 +79,16 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Head:
-    """What is ranked in a graph: `hidden` f32[B, H] by `output` f32[I, H] and `bias` f32[I]; the best `k` int64[1]."""
+    """What is ranked in a graph: `hidden` f32[B, H] by `output` f32[I, H] and `bias` f32[I]; the best `k` int64[1].
+
+    `adjust` is added to the scores.
+    """
 
     hidden: ir.Value
     output: ir.Value
     bias: ir.Value
     k: ir.Value
+    adjust: Adjust
 
 
 @dataclass(frozen=True)
@@ -113,6 +120,16 @@ class Catalogue:
     @property
     def blocks(self) -> int:
         return _TALL * self.tall
+
+    @property
+    def padded(self) -> int:
+        """Items, once the last blocks are filled up."""
+        return self.block * self.blocks
+
+    @property
+    def copies(self) -> npt.NDArray[np.int64]:
+        """The items with which they are."""
+        return np.linspace(0, self.items - 1, self.padded - self.items).astype(np.int64)
 
     @property
     def _bias_size(self) -> float:
@@ -163,7 +180,7 @@ class Catalogue:
 def padded_items(items: int) -> int:
     """How many items a shortlist's integers are of, once the last blocks are filled up."""
     catalogue = Catalogue(np.broadcast_to(np.float32(0), (items, 1)), np.zeros(0, np.float32))
-    return catalogue.block * catalogue.blocks
+    return catalogue.padded
 
 
 @dataclass(frozen=True)
@@ -176,17 +193,36 @@ class _State:
 
 
 @dataclass(frozen=True)
+class _Maxima:
+    """Of each block int32[B, J], in steps: adjusted, and `plain`, which is not unless nobody asks."""
+
+    blocks: ir.Value
+    plain: ir.Value
+
+
+@dataclass(frozen=True)
+class _Best:
+    """The highest s' of all, [B, 1], which is off by ε at most, nothing adjusted and nothing added."""
+
+    estimate: ir.Value
+    error: ir.Value
+
+    def least(self, op: OpBuilder) -> ir.Value:
+        """What the best score's own s' is at least."""
+        return self.estimate - self.error * 2.0
+
+
+@dataclass(frozen=True)
 class _Found:
     """All blocks that reach the threshold, session by session, int64[n] and f32[n]: `row` the session, `block`, `place`
-    among those of the tall blocks found, and its maximum, `raised` by what a memory adds and not.
+    among those of the tall blocks found, and its maximum: `raised` by what a memory adds, and `plain`, not adjusted.
     """
 
     row: ir.Value
     block: ir.Value
     place: ir.Value
     raised: ir.Value
-    unraised: ir.Value
-    raises: FoundRaises | None
+    plain: ir.Value
 
 
 @dataclass(frozen=True)
@@ -202,28 +238,35 @@ class _Shortlist:
 
 
 def best_of_shortlist(
-    op: OpBuilder, head: Head, catalogue: Catalogue, most: int, memory: ListedMemory | None = None
+    op: OpBuilder, head: Head, catalogue: Catalogue, memory: ListedMemory | None = None
 ) -> tuple[ir.Value, ir.Value]:
-    """The best k items of each session and their scores, int64[B, K] and f32[B, K]; `head.k` is ``most`` at most."""
+    """The best k items of each session and their scores, int64[B, K] and f32[B, K]."""
     state = _state(op, catalogue, head.hidden)
-    blocks = _maxima(op, catalogue, state)  # int32[B, J], in steps
-    by_tall = op.Reshape(blocks, [0, catalogue.tall, _TALL])
-    tall = _scaled(op, op.ReduceMax(by_tall, axes=[2], keepdims=0), state.step)  # [B, T]
-    threshold = _threshold(op, catalogue, head, tall, state)  # [B, 1]
+    adjust = ListedAdjust(op, head.adjust, state.step, catalogue.copies, catalogue.block)
+    state = replace(state, error=adjust.error(state.error))
+    maxima = _maxima(op, catalogue, state, adjust, plain=memory is not None)
+    tall = _tall_maxima(catalogue, state, maxima.blocks, op)  # [B, T]
+    threshold = adjust.threshold(_threshold(op, catalogue, head, tall, state))  # [B, 1]
     best = raises = None
     if memory is not None:
-        best = op.ReduceMax(tall, axes=[1], keepdims=1)
+        plain_tall = adjust.plain("adjust.tall", partial(_tall_maxima, catalogue, state, maxima.plain), tall)
+        best = _Best(op.ReduceMax(plain_tall, axes=[1], keepdims=1), state.error)
         recent = op.Max(memory.sessions.recent, 0)  # padding as any item
         own = _exact(op, head, recent, op.Gather(head.bias, recent))
         raises = memory.raises(
-            op, own=own, best=best, error=state.error, block=catalogue.block, tall=_TALL, talls=catalogue.tall
+            op, own=own, best=best.estimate, error=state.error, block=catalogue.block, tall=_TALL, talls=catalogue.tall
         )
-        tall = raises.of_talls(tall)
+        raised = raises.of_talls(tall)
+        tall = adjust.with_best(
+            "adjust.raised", raised, plain_tall, least=best.least, off=lambda op: op.Identity(raised)
+        )
     reaching = op.NonZero(op.Reshape(op.GreaterOrEqual(tall, threshold), [-1]))  # [1, n]
     found_tall = op.Squeeze(reaching, [0])
     found_raises = raises.among(found_tall, tall) if raises is not None else None
-    found = _found(op, catalogue, state, blocks, found_tall, threshold=threshold, raises=found_raises)
-    listed = _lists(op, catalogue, head, state, found, threshold=threshold, most=most, best=best)
+    found = _found(
+        op, catalogue, state, maxima, found_tall, threshold=threshold, raises=found_raises, best=best, adjust=adjust
+    )
+    listed = _lists(op, catalogue, head, found, threshold=threshold, best=best)
     item = _items(op, catalogue, listed.block)  # int64[B, C S]
     sums = scores = _exact(op, head, op.Min(item, catalogue.items - 1), op.Gather(_padded_bias(op, catalogue), item))
     proven = listed.short
@@ -233,12 +276,14 @@ def best_of_shortlist(
         sums = op.Where(op.Greater(scores, _NEVER / 2), added, scores)
         # What is added depends on the best score of all, which the list must hold as well.
         highest = op.ReduceMax(scores, axes=[1], keepdims=1)
-        proven = op.And(proven, op.GreaterOrEqual(highest, threshold + state.error))
-    score, place = op.TopK(sums, head.k, axis=1, sorted=1, _outputs=2)
+        held = adjust.holds_best(lambda op: op.GreaterOrEqual(highest, threshold + state.error))
+        proven = op.And(proven, held)
+    score, place = op.TopK(adjust.added(sums, item), head.k, axis=1, sorted=1, _outputs=2)
     index = op.GatherElements(item, place, axis=1)
     worst = op.Gather(score, head.k - 1, axis=1)  # [B, 1]
     # Not `Less`: a NaN proves nothing.
-    proven = op.And(proven, op.GreaterOrEqual(worst, listed.bound + state.error))  # bool[B, 1]
+    reached = op.GreaterOrEqual(worst, listed.bound + state.error)
+    proven = op.And(proven, adjust.proven(reached, listed.bound))  # bool[B, 1]
     unproven = op.Transpose(op.NonZero(op.Squeeze(op.Not(proven), [1])))  # int64[F, 1]
     unproven.name = UNPROVEN
     return _again(op, head, catalogue, index, score, sessions=unproven, memory=memory)
@@ -265,16 +310,15 @@ def _state(op: OpBuilder, catalogue: Catalogue, hidden: ir.Value) -> _State:
     return _State(integers, step * catalogue.step, error)
 
 
-def _maxima(op: OpBuilder, catalogue: Catalogue, state: _State) -> ir.Value:
-    """The highest q · p of each block, int32[B, J]."""
+def _maxima(op: OpBuilder, catalogue: Catalogue, state: _State, adjust: ListedAdjust, *, plain: bool) -> _Maxima:
+    """The highest q · p of each block, adjusted; and without that, where ``plain``."""
     rounded, block = catalogue.rounded(), catalogue.block
-    items = block * catalogue.blocks
+    items = catalogue.padded
     # The last blocks are filled up with items from all over the catalogue: copies of one would raise many maxima if it
     # is among the best, and with them the threshold. Their scores in float32 are never the best.
-    copies = np.linspace(0, catalogue.items - 1, items - catalogue.items).astype(np.int64)
-    filled = rounded[np.concatenate([np.arange(catalogue.items), copies])]
+    filled = rounded[np.concatenate([np.arange(catalogue.items), catalogue.copies])]
     zero = constant(op, "shortlist.zero", np.uint8(_STATE_STEPS + 1))
-    parts = []
+    parts, plains = [], []
     size = _PIECE if block > 1 else items
     for piece, begin in enumerate(range(0, items, size)):
         rows = filled[begin : begin + size]
@@ -282,11 +326,26 @@ def _maxima(op: OpBuilder, catalogue: Catalogue, state: _State) -> ir.Value:
         columns = rows.reshape(-1, block, rows.shape[1]).swapaxes(0, 1).reshape(rows.shape)
         weights = constant(op, f"shortlist.output{piece}", columns.T)  # [H + columns, items of the piece]
         scores = op.MatMulInteger(state.integers, weights, zero)
-        if block > 1:
-            by_block = op.Reshape(scores, [0, block, len(rows) // block])
-            scores = op.ReduceMax(by_block, axes=[1], keepdims=0)
-        parts.append(scores)
-    return op.Concat(*parts, axis=1) if len(parts) > 1 else parts[0]
+
+        def highest(op: OpBuilder, scores: ir.Value, blocks: int = len(rows) // block) -> ir.Value:
+            return op.ReduceMax(op.Reshape(scores, [0, block, blocks]), axes=[1], keepdims=0) if block > 1 else scores
+
+        parts.append(highest(op, adjust.estimates(scores, begin, len(rows))))
+        if plain:
+            of_all = partial(highest, scores=scores)
+            plains.append(adjust.plain_blocks(f"adjust.plain{begin}", of_all) if block > 1 else scores)
+
+    def joined(parts: list[ir.Value]) -> ir.Value:
+        return op.Concat(*parts, axis=1) if len(parts) > 1 else parts[0]
+
+    blocks = joined(parts)
+    return _Maxima(blocks, joined(plains) if plains else blocks)
+
+
+def _tall_maxima(catalogue: Catalogue, state: _State, blocks: ir.Value, op: OpBuilder) -> ir.Value:
+    """Of the tall blocks, in scores: [B, T]."""
+    by_tall = op.Reshape(blocks, [0, catalogue.tall, _TALL])
+    return _scaled(op, op.ReduceMax(by_tall, axes=[2], keepdims=0), state.step)
 
 
 def _scaled(op: OpBuilder, steps: ir.Value, step: ir.Value) -> ir.Value:
@@ -306,42 +365,52 @@ def _found(
     op: OpBuilder,
     catalogue: Catalogue,
     state: _State,
-    blocks: ir.Value,
+    maxima: _Maxima,
     found: ir.Value,
     *,
     threshold: ir.Value,
     raises: FoundRaises | None,
+    best: _Best | None,
+    adjust: ListedAdjust,
 ) -> _Found:
     """Of the tall blocks ``found`` int64[n], the blocks that reach the threshold."""
     session = found / catalogue.tall
-    value = op.Gather(op.Reshape(blocks, [-1, _TALL]), found)
-    value = unraised = _scaled(op, value, op.Gather(state.step, session))  # [n, 16]
-    higher = value
-    if raises is not None:
-        value = raises.of_blocks(unraised)
+
+    def estimates(op: OpBuilder, blocks: ir.Value) -> ir.Value:
+        value = op.Gather(op.Reshape(blocks, [-1, _TALL]), found)
+        return _scaled(op, value, op.Gather(state.step, session))  # [n, 16]
+
+    higher = value = plain = estimates(op, maxima.blocks)
+    if raises is not None and best is not None:
+        plain = adjust.plain("adjust.plain", partial(estimates, blocks=maxima.plain), value)
+        value = raised = raises.of_blocks(value)
         # What a memory lowers may still have the best score, on which the repeat term depends.
-        higher = op.Max(value, unraised)
+        higher = adjust.with_best(
+            "adjust.higher",
+            raised,
+            plain,
+            least=lambda op: op.Gather(best.least(op), session),
+            off=lambda op: op.Max(raised, plain),
+        )
     inside = op.NonZero(op.GreaterOrEqual(higher, op.Gather(threshold, session)))  # [2, n']
     number, in_tall = op.Gather(inside, 0), op.Gather(inside, 1)
     flat = op.Gather(found, number) * _TALL + in_tall  # [n']
     row = flat / catalogue.blocks  # in order of rows
     place = number * _TALL + in_tall
-    raised, unraised = (op.Gather(op.Reshape(x, [-1]), place) if raises is not None else x for x in (value, unraised))
-    return _Found(row, flat - row * catalogue.blocks, place, raised, unraised, raises)
+    raised, plain = (op.Gather(op.Reshape(x, [-1]), place) if raises is not None else x for x in (value, plain))
+    return _Found(row, flat - row * catalogue.blocks, place, raised, plain)
 
 
 def _lists(
     op: OpBuilder,
     catalogue: Catalogue,
     head: Head,
-    state: _State,
     found: _Found,
     *,
     threshold: ir.Value,
-    most: int,
-    best: ir.Value | None,
+    best: _Best | None,
 ) -> _Shortlist:
-    """The blocks found as lists; with a memory, where ``best`` [B, 1] is the highest s' of all, the highest of them."""
+    """The blocks found as lists; with a memory, where there is a ``best``, the highest of them."""
     row = found.row
     # Lists of different length as the rows of a table: block number l of a session's goes to its column l.
     longest = _LONGEST if best is None else _LONGEST_WITH_MEMORY
@@ -352,8 +421,7 @@ def _lists(
     short = op.Unsqueeze(op.LessOrEqual(length, [longest]), [1])
     before = op.Gather(op.CumSum(length, 0, exclusive=1), row)
     own = op.CumSum(ones, 0, exclusive=1) - before  # [n']: 0, 1, .. in each session
-    least = -(-most // catalogue.block)
-    last = op.Max(op.Min(op.ReduceMax(length, keepdims=1), [longest]), [least])  # [1]
+    last = op.Max(op.Min(op.ReduceMax(length, keepdims=1), [longest]), head.k)  # [1]; k items at least
     columns = last + 1  # the last one takes what is too much
     slot = row * columns + op.Min(own, last)
     shape = op.Concat(batch, columns, axis=0)
@@ -366,10 +434,10 @@ def _lists(
     if best is None:
         return _Shortlist(listed, short, threshold, listed)
     # What may be the best without the memory counts as the best: what the memory adds depends on its score.
-    floor = op.Gather(op.Squeeze(best - state.error * 2.0, [1]), row)
-    value = op.Where(op.GreaterOrEqual(found.unraised, floor), -_NEVER, found.raised)
+    floor = op.Gather(op.Squeeze(best.least(op), [1]), row)
+    value = op.Where(op.GreaterOrEqual(found.plain, floor), -_NEVER, found.raised)
     values = table(value, ir.tensor([_NEVER], dtype=DataType.FLOAT))
-    scored = op.Min(columns, [max(_SCORED_WITH_MEMORY, least)])
+    scored = op.Min(columns, op.Max(head.k, [_SCORED_WITH_MEMORY]))
     highest, at = op.TopK(values, scored, axis=1, sorted=0, _outputs=2)
     # A list that is not full holds all that reaches the threshold.
     bound = op.Max(threshold, op.ReduceMin(highest, axes=[1], keepdims=1))
@@ -416,6 +484,7 @@ def _again(
             scores = _whole(op, head, catalogue, sessions)
             if memory is not None:
                 scores = memory.whole(op, scores, catalogue.items, sessions)
+            scores = head.adjust.added(op, scores)
             best, item = op.TopK(scores, head.k, axis=1, sorted=1, _outputs=2)
             return op.ScatterND(index, sessions, item), op.ScatterND(score, sessions, best)
 

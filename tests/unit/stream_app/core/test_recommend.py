@@ -18,7 +18,8 @@ from schemas.messages.click import Click
 from schemas.messages.ranking import RankingReason
 from stream_app.core.plan import SourcedClick, plan
 from stream_app.core.query import queries
-from stream_app.core.recommend import RankedClick, rank, recommend
+from stream_app.core.ranked import RankedClick
+from stream_app.core.recommend import rank, recommend
 from stream_app.core.session import SessionRules, SessionState
 from stream_app.core.state_codec import decode_state, encode_state
 from stream_app.tools.click_file import read_click_file

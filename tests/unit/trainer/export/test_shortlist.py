@@ -15,6 +15,7 @@ from schemas.bundle.golden import recent_items, same_ranking
 from tests.unit.trainer.memory.test_terms import whole_memory
 from trainer.export import bundle as export
 from trainer.export import shortlist
+from trainer.export.adjust import Adjust
 from trainer.export.graph import constant, new_graph, serialized
 from trainer.export.shortlist import UNPROVEN, Catalogue, Head, best_of_shortlist
 from trainer.memory.terms import NO_MEMORY, PLACES, RECENT, RepeatTerm, SessionMemory, remember
@@ -36,8 +37,9 @@ def run(output: Floats, bias: Floats, hidden: Floats) -> tuple[NDArray[np.int64]
             constant(op, "output", output),
             constant(op, "output_bias", bias),
             constant(op, "k", np.array([K])),
+            Adjust.input(op),
         )
-        top_index, top_score = best_of_shortlist(op, head, Catalogue(output, bias), K)
+        top_index, top_score = best_of_shortlist(op, head, Catalogue(output, bias))
         unproven = next(value for node in op.builder.graph for value in node.outputs if value.name == UNPROVEN)
         model = serialized(op, {"top_index": top_index, "top_score": top_score, UNPROVEN: unproven})
     session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])

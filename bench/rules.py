@@ -1,0 +1,198 @@
+"""What do items and rules cost: a click's processor time, and reading a catalogue when a worker starts?
+
+Processor time of plan, query and ranking together, in turn: with everything off, and with 1, 50 and 99 % of the
+catalogue left out, a boost for a tenth of it, clicked items hidden, an item changed before each batch. Then a million
+items, from a real Kafka into a process of its own.
+
+    make bench BENCH=rules
+    CATALOGUES=5000,37000,330000 make bench BENCH=rules
+"""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+import numpy as np
+from confluent_kafka import Producer
+
+from bench.broker import warm_broker
+from bench.bundles import bundle
+from bench.clicks import item_ids, shop_clicks
+from bench.errors import BenchmarkError
+from bench.report import Report, console
+from schemas.bundle.files import open_bundle
+from schemas.bundle.runtime import Model
+from schemas.kafka.admin import ensure_topics
+from schemas.kafka.connection import KafkaConnection, TopicSettings
+from schemas.kafka.topics import topic_table
+from schemas.messages.item import Item, encode_item
+from schemas.messages.rule import Match, Rule, RuleAction
+from stream_app.core.catalogue import Catalogue
+from stream_app.core.plan import SourcedClick
+from stream_app.core.recommend import recommend
+from stream_app.core.session import SessionRules
+from stream_app.serve.live_catalogue import CatalogueFollower, LiveCatalogue
+from stream_app.serve.metrics import Metrics
+
+CATALOGUES: Final = (5_000, 37_000)
+BATCHES: Final = (1, 64)
+PUBLISHED: Final = 20
+READ_ITEMS: Final = 1_000_000
+ROUNDS: Final = 15
+
+Call = Callable[[], Any]
+
+
+def main() -> None:
+    """Clicks by catalogue and batch, and the start of a worker with a million items."""
+    catalogues = tuple(map(int, os.environ.get("CATALOGUES", ",".join(map(str, CATALOGUES))).split(",")))
+    measure(catalogues, BATCHES, rounds=ROUNDS).show("Processor time of a click, by what may be shown")
+    measure_start(READ_ITEMS).show("Items read by a worker that starts")
+
+
+def measure(catalogues: tuple[int, ...], batches: tuple[int, ...], *, rounds: int) -> Report:
+    """Every case in turn, as often as ``rounds`` says, in alternating order."""
+    rows: list[dict[str, Any]] = []
+    ratios: dict[str, float] = {}
+    with tempfile.TemporaryDirectory(prefix="nextclick-bench-") as name:
+        for items in catalogues:
+            folder = bundle(Path(name), items)
+            off, on = (open_bundle(folder, adjusts=adjusts).ranking(PUBLISHED) for adjusts in (False, True))
+            for batch in batches:
+                cases = _cases(off, on, batch)
+                spent: dict[str, list[float]] = {case: [] for case in cases}
+                with console.status(f"{items:,} items, batches of {batch}"):
+                    for round_ in range(-1, rounds):
+                        for case, call in sorted(cases.items(), reverse=round_ % 2 == 1):
+                            began = time.process_time()
+                            for _ in range(repeats := max(1, 2_000_000 // (items * batch))):
+                                call()
+                            if round_ >= 0:
+                                spent[case].append((time.process_time() - began) / repeats / batch)
+                typical = {case: 1e6 * median(times) for case, times in spent.items()}
+                rows += [
+                    {"items": items, "batch": batch, "case": case, "us_per_click": typical[case]} for case in cases
+                ]
+                ratios |= {
+                    f"{case}_to_off_{items}_items_batch_{batch}": typical[case] / typical["off"]
+                    for case in cases
+                    if case != "off"
+                }
+    return Report("rules", rows, ratios)
+
+
+def _cases(off: Model, on: Model, batch: int) -> dict[str, Call]:
+    """By name: a batch of clicks of new sessions, ranked from what may be shown."""
+    ids = on.vocabulary.items
+    rng = np.random.default_rng(0)
+    clicks = [SourcedClick(click, n) for n, click in enumerate(shop_clicks(batch, len(ids), open_sessions=10**9))]
+
+    def of(share: float, *rules: Rule, hide: bool = False, changing: bool = False) -> Call:
+        shown = rng.random(len(ids)) >= share
+        catalogue = Catalogue()
+        catalogue.put_items(
+            [
+                (item_id, Item(item_id=item_id, available=bool(there), categories=(f"c{n % 10}",)))
+                for n, (item_id, there) in enumerate(zip(ids, shown, strict=True))
+            ]
+        )
+        for rule in rules:
+            catalogue.put_rule(rule.rule_id, rule)
+        live = LiveCatalogue(catalogue)
+        kept = SessionRules(hide=hide)
+
+        def call() -> None:
+            if changing:
+                catalogue.put_items([(ids[0], Item(item_id=ids[0]))])
+            now = time.time_ns() // 1_000_000
+            offered = live.offered(on, {sourced.click.market for sourced in clicks}, now)
+            recommend({}, clicks, on, kept, offered.by_market)
+
+        return call
+
+    boost = Rule(rule_id="boost", action=RuleAction.BOOST, match=Match(categories=("c3",)), boost=0.5)
+    return {
+        "off": lambda: recommend({}, clicks, off, SessionRules()),
+        "all shown": of(0.0),
+        "1 % left out": of(0.01),
+        "50 % left out": of(0.5),
+        "99 % left out": of(0.99),
+        "10 % boosted": of(0.0, boost),
+        "clicked hidden": of(0.0, hide=True),
+        "an item changes": of(0.5, changing=True),
+    }
+
+
+def measure_start(items: int) -> Report:
+    """Seconds and memory of a process that reads so many items, beside the same one before it does."""
+    topics = TopicSettings(items="bench-items")
+    with warm_broker() as kafka:
+        connection = KafkaConnection(bootstrap_servers=kafka.bootstrap_servers)
+        specs = topic_table(topics, "bench", session_ttl_ms=3_600_000, items=True)
+        ensure_topics(connection, [spec for spec in specs if spec.name == topics.items])
+        with console.status(f"publishing {items:,} items"):
+            _publish(connection, topics.items, items)
+        command = [sys.executable, "-m", "bench.rules", kafka.bootstrap_servers, topics.items]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return Report("rules start", [{"items": items, **json.loads(done.stdout.splitlines()[-1])}])
+
+
+def _publish(connection: KafkaConnection, topic: str, items: int) -> None:
+    """Items as a shop has them: two of a few markets, two of a thousand categories, a title, a brand and a price."""
+    producer = Producer({**connection.librdkafka(), "linger.ms": 20, "queue.buffering.max.messages": items + 1})
+    for n, item_id in enumerate(item_ids(items)):
+        item = Item(
+            item_id=item_id,
+            available_until=1_900_000_000_000 + n if n % 100 == 0 else None,
+            markets=None if n % 3 else (f"m{n % 7}", f"m{n % 5}"),
+            categories=(f"category-{n % 30}", f"category-{n % 30}/{n % 990}"),
+            attributes={"title": f"The item with the number {n}", "brand": f"brand-{n % 500}", "price": n % 1000 / 10},
+        )
+        producer.produce(topic, encode_item(item), item_id.encode())
+    if producer.flush(120):
+        raise BenchmarkError("the broker did not take the items within 120 s")
+
+
+def read(servers: str, topic: str) -> Mapping[str, float]:
+    """What `measure_start` runs in a process of its own."""
+    live, failed = LiveCatalogue(Catalogue(attributes=["brand"])), threading.Event()
+    follower = CatalogueFollower(
+        consumer_config=KafkaConnection(bootstrap_servers=servers).librdkafka(),
+        items_topic=topic,
+        rules_topic=None,
+        live=live,
+        metrics=Metrics(),
+        on_fatal=lambda _: failed.set(),
+    )
+    before, began, used = _resident_mb(), time.perf_counter(), time.process_time()
+    follower.start()
+    while not follower.is_ready and not failed.is_set():
+        time.sleep(0.01)
+    seconds, processor = time.perf_counter() - began, time.process_time() - used
+    follower.stop()
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {
+        "seconds": seconds,
+        "processor_seconds": processor,
+        "mb_before": before,
+        "mb_added": _resident_mb() - before,
+        "most_mb_added": most - before,
+    }
+
+
+def _resident_mb() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+if __name__ == "__main__":
+    print(json.dumps(read(*sys.argv[1:])))

@@ -1,0 +1,227 @@
+"""What may be shown: the same after any changes as if the catalogue had always been so, and as by hand."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.bundle.adjust import EXCLUDED
+from schemas.bundle.runtime import Model
+from schemas.messages.item import Item
+from schemas.messages.refused import RecordRefusedError
+from schemas.messages.rule import Match, Rule, RuleAction
+from stream_app.core.catalogue import Catalogue
+from stream_app.core.offer import Offer, Offers, Pin
+from tests.unit.models import exact_model
+
+IDS = tuple(f"i{number}" for number in range(8))
+MARKETS = [None, "de", "at", "nowhere"]
+ATTRIBUTE = "brand"
+
+MODEL = exact_model("v1", IDS)
+
+
+def offers_of(catalogue: Catalogue | None, model: Model = MODEL) -> Offers:
+    return Offers(model, catalogue)
+
+
+texts = st.sampled_from(["de", "at"])
+times = st.one_of(st.none(), st.integers(1, 30))
+
+
+@st.composite
+def items(draw: st.DrawFn) -> Item:
+    begin, end = draw(times), draw(times)
+    return Item(
+        item_id=draw(st.sampled_from([*IDS, "unknown"])),
+        available=draw(st.sampled_from([True, True, True, False])),
+        available_from=begin,
+        available_until=None if begin is not None and end is not None and end <= begin else end,
+        markets=draw(st.one_of(st.none(), st.lists(texts, max_size=2).map(tuple))),
+        categories=tuple(draw(st.lists(st.sampled_from(["shoes", "hats"]), max_size=2))),
+        attributes=draw(st.sampled_from([{}, {ATTRIBUTE: "a"}, {ATTRIBUTE: 1}, {ATTRIBUTE: True}, {ATTRIBUTE: ["a"]}])),
+    )
+
+
+@st.composite
+def rules(draw: st.DrawFn) -> Rule:
+    action = draw(st.sampled_from(list(RuleAction)))
+    pins = action == RuleAction.PIN
+    begin, until = draw(times), draw(times)
+    match = Match(
+        items=tuple(draw(st.lists(st.sampled_from([*IDS, "unknown"]), min_size=pins, max_size=3))),
+        categories=() if pins else tuple(draw(st.lists(st.sampled_from(["shoes", "hats"]), max_size=1))),
+        attributes={} if pins else draw(st.sampled_from([{}, {ATTRIBUTE: ("a", 1)}, {ATTRIBUTE: (True,)}])),
+    )
+    return Rule(
+        rule_id=draw(st.sampled_from(["r1", "r2", "r3"])),
+        action=action,
+        match=match if match.items or match.categories or match.attributes else Match(items=("i0",)),
+        boost=draw(st.sampled_from([-1.0, 0.5, 2.0])) if action == RuleAction.BOOST else None,
+        place=draw(st.integers(1, 4)) if pins else None,
+        markets=draw(st.one_of(st.none(), st.lists(texts, max_size=2).map(tuple))),
+        begin=begin,
+        until=None if begin is not None and until is not None and until <= begin else until,
+    )
+
+
+@dataclass
+class Shop:
+    """Items and rules as they are, and by hand what follows."""
+
+    items: dict[str, Item] = field(default_factory=dict)
+    rules: dict[str, Rule] = field(default_factory=dict)
+
+    def active(self, market: str | None, now: int) -> list[Rule]:
+        return [
+            rule
+            for _, rule in sorted(self.rules.items())
+            if (rule.markets is None or market in rule.markets) and (rule.begin or 0) <= now < (rule.until or 99)
+        ]
+
+    def matches(self, rule: Rule, item_id: str) -> bool:
+        item, match = self.items.get(item_id), rule.match
+        if match.items and item_id not in match.items:
+            return False
+        if match.categories and (item is None or not set(match.categories) & set(item.categories)):
+            return False
+        for name, values in match.attributes.items():
+            own = None if item is None else item.attributes.get(name)
+            if not any(type(own) is type(value) and own == value for value in values):
+                return False
+        return True
+
+    def is_shown(self, item_id: str, market: str | None, now: int) -> bool:
+        item = self.items.get(item_id)
+        return (
+            item is not None
+            and item.available
+            and (item.available_from or 0) <= now < (item.available_until or 99)
+            and (item.markets is None or market in item.markets)
+            and not any(
+                rule.action == RuleAction.EXCLUDE and self.matches(rule, item_id) for rule in self.active(market, now)
+            )
+        )
+
+    def boosts(self, item_id: str, market: str | None, now: int) -> list[Rule]:
+        return [
+            rule for rule in self.active(market, now) if rule.action == RuleAction.BOOST and self.matches(rule, item_id)
+        ]
+
+    def pins(self, market: str | None, now: int) -> list[Pin]:
+        pins = [
+            Pin((rule.place or 0) + number, item_id, rule.rule_id)
+            for rule in self.active(market, now)
+            if rule.action == RuleAction.PIN
+            for number, item_id in enumerate(rule.match.items)
+            if self.is_shown(item_id, market, now)
+        ]
+        return sorted(pins, key=lambda pin: (pin.place, pin.rule_id))
+
+
+def compare(shop: Shop, offer: Offer, market: str | None, now: int) -> None:
+    assert offer.adjust is not None
+    for index, item_id in enumerate(IDS):
+        boosts = shop.boosts(item_id, market, now)
+        shown = shop.is_shown(item_id, market, now)
+        assert (offer.adjust[index] > EXCLUDED / 2) == shown, item_id
+        if shown:
+            assert offer.adjust[index] == sum(rule.boost or 0 for rule in boosts)
+        by = () if offer.boosted_by is None else offer.rule_sets.values[offer.boosted_by[index]]
+        assert by == tuple(rule.rule_id for rule in boosts)
+    assert list(offer.pins) == shop.pins(market, now)
+    share = np.full(len(IDS), 1 / 8, dtype=np.float32) + offer.adjust
+    best = [int(index) for index in np.argsort(-share, kind="stable") if share[index] > EXCLUDED / 2]
+    assert offer.popular(3)[0] == best[:3]
+
+
+changes = st.lists(
+    st.one_of(
+        items(),
+        rules(),
+        st.sampled_from([*IDS, "unknown"]),  # an item is gone
+        st.sampled_from(["r1", "r2", "r3"]),  # a rule ends
+        st.integers(0, 6),  # time goes by, and somebody looks
+    ),
+    min_size=1,
+    max_size=40,
+)
+
+
+@given(steps=changes)
+def test_any_changes_lead_to_what_the_shop_says_now(steps: list[Item | Rule | str | int]) -> None:
+    shop, catalogue, now = Shop(), Catalogue(attributes=[ATTRIBUTE]), 0
+    offers = offers_of(catalogue)
+    for step in steps:
+        match step:
+            case Item():
+                shop.items[step.item_id] = step
+                catalogue.put_items([(step.item_id, step)])
+            case Rule():
+                shop.rules[step.rule_id] = step
+                catalogue.put_rule(step.rule_id, step)
+            case str() if step.startswith("r"):
+                shop.rules.pop(step, None)
+                catalogue.put_rule(step, None)
+            case str():
+                shop.items.pop(step, None)
+                catalogue.put_items([(step, None)])
+            case int():
+                now += step
+                if offers.needs(now):
+                    offers.refresh(now)
+                for market in MARKETS:
+                    compare(shop, offers.of(market), market, now)
+    fresh = offers_of(catalogue)
+    for one in (offers, fresh):
+        one.refresh(now)
+        for market in MARKETS:
+            compare(shop, one.of(market), market, now)
+
+
+def test_many_changes_at_once_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An item that is changed, gone and back in one go is as it is last; a place that became free serves another."""
+    catalogue = Catalogue()
+    offers = offers_of(catalogue)
+    catalogue.put_items([("i1", Item(item_id="i1")), ("i1", None), ("i2", Item(item_id="i2", available=False))])
+    offers.refresh(0)
+    assert offers.of(None).popular(8)[0] == []
+    catalogue.put_items([("i2", None), ("i3", Item(item_id="i3")), ("i2", Item(item_id="i2"))])
+    offers.refresh(0)
+    assert offers.of(None).popular(8)[0] == [2, 3]
+
+
+def test_markets_that_nobody_names_share_an_offer() -> None:
+    """Else whoever writes clicks could fill the memory."""
+    catalogue = Catalogue()
+    catalogue.put_items([("i1", Item(item_id="i1", markets=("de",)))])
+    offers = offers_of(catalogue)
+    offers.refresh(0)
+    assert offers.of("xx") is offers.of(None) is offers.of("yy")
+    assert offers.of("de") is not offers.of(None)
+
+
+def test_without_a_catalogue_everything_is_shown() -> None:
+    offer = offers_of(None).of("anywhere")
+    assert offer.adjust is None
+    assert offer.popular(3)[0] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("catalogue", "match"),
+    [
+        (Catalogue(keeps_items=False), Match(categories=("shoes",))),
+        (Catalogue(keeps_items=False), Match(attributes={ATTRIBUTE: ("a",)})),
+        (Catalogue(attributes=["other"]), Match(attributes={ATTRIBUTE: ("a",)})),
+    ],
+)
+def test_a_rule_that_asks_for_what_is_not_kept_is_refused_and_the_last_good_one_stays(
+    catalogue: Catalogue, match: Match
+) -> None:
+    good = Rule(rule_id="r", action=RuleAction.EXCLUDE, match=Match(items=("i1",)))
+    catalogue.put_rule("r", good)
+    with pytest.raises(RecordRefusedError, match="bad-rule: matches"):
+        catalogue.put_rule("r", Rule(rule_id="r", action=RuleAction.EXCLUDE, match=match))
+    assert catalogue.rules == {"r": good}

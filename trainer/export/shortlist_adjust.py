@@ -1,0 +1,150 @@
+"""What may not be shown, and boosts, where scores are estimated in integers: in the estimates themselves.
+
+An item's number, in steps, is added to its estimate before the maximum of its block is taken, so the shortlist is one
+of adjusted scores. It is off by at most a step more than the estimate alone, and by the rounding of the sums. An item
+that may not be shown gets an estimate below that of every other: no list needs to hold it, and one that holds all
+others is proven whatever their scores are, however few there are.
+
+What a session memory adds depends on the best of all scores, shown or not. So its item is sought in the estimates
+without any of this, and listed beside the others.
+
+All of it stands in branches that ONNX Runtime removes where nothing is adjusted: :mod:`trainer.export.adjust`.
+Shapes as in :mod:`trainer.export.shortlist`.
+"""
+
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+from onnx_ir import DataType
+from onnxscript import OpBuilder
+
+from schemas.bundle.adjust import EXCLUDED
+from trainer.export.adjust import Adjust, Traced, either
+
+_LEFT_OUT: Final = -(2**30)
+"""Steps; no item that is shown has as few: products are below 2^24, boosts clipped at 2^28."""
+_FLOOR: Final = -(2**29)
+_MOST_STEPS: Final = 2**28
+_SUM_ROUNDING: Final = 2**-22
+_HIGH: Final = 3e38
+
+
+class ListedAdjust:
+    """The numbers of one run. ``step`` f32[B, 1]: what a step of each session's estimates is in scores.
+
+    Behind the catalogue's items there are ``copies`` int64[P - I] of some to fill up the last of blocks of ``block``.
+    """
+
+    def __init__(
+        self, op: OpBuilder, adjust: Adjust, step: ir.Value, copies: npt.NDArray[np.int64], block: int
+    ) -> None:
+        self._op, self._adjust, self._step, self._copies, self._block = op, adjust, step, copies, block
+
+    @cached_property
+    def _prepared(self) -> list[ir.Value]:
+        """int32[P] the most that an estimate may be, f32[P] boosts, f32[P + C] adjust, f32[1] the largest boost."""
+
+        def on(op: OpBuilder) -> list[ir.Value]:
+            values = self._adjust.values
+            filled = (
+                op.Concat(values, op.Gather(values, self._copies.tolist()), axis=0) if len(self._copies) else values
+            )
+            left_out = op.LessOrEqual(filled, EXCLUDED / 2)
+            most = op.Where(left_out, _LEFT_OUT, 2**31 - 1)
+            boosts = op.Where(left_out, 0.0, filled)
+            no_items = op.ConstantOfShape(
+                [len(self._copies) + self._block], value=ir.tensor([0.0], dtype=DataType.FLOAT)
+            )
+            largest = op.ReduceMax(op.Abs(boosts), keepdims=1)
+            return [op.Cast(most, to=DataType.INT32), boosts, op.Concat(values, no_items, axis=0), largest]
+
+        def off(op: OpBuilder) -> list[ir.Value]:
+            kinds = [DataType.INT32, DataType.FLOAT, DataType.FLOAT, DataType.FLOAT]
+            return [op.ConstantOfShape([1], value=ir.tensor([0], dtype=kind)) for kind in kinds]
+
+        kinds = [(DataType.INT32, 1), (DataType.FLOAT, 1), (DataType.FLOAT, 1), (DataType.FLOAT, 1)]
+        return either(self._op, self._adjust.counts, "adjust.prepared", on=on, off=off, kinds=kinds)
+
+    def estimates(self, scores: ir.Value, begin: int, size: int) -> ir.Value:
+        """Those of ``size`` places from ``begin`` on, int32[B, size], a block's first places before all second ones."""
+        most, boosts, _, largest = self._prepared
+
+        def piece(op: OpBuilder, values: ir.Value) -> ir.Value:
+            values = op.Slice(values, [begin], [begin + size], [0])
+            if self._block > 1:
+                values = op.Reshape(op.Transpose(op.Reshape(values, [-1, self._block]), perm=[1, 0]), [-1])
+            return values
+
+        def on(op: OpBuilder) -> ir.Value:
+            limit = piece(op, most)
+
+            def boosted(op: OpBuilder) -> list[ir.Value]:
+                steps = op.Clip(piece(op, boosts) / self._step, float(-_MOST_STEPS), float(_MOST_STEPS))
+                return [op.Min(scores + op.Cast(steps, to=DataType.INT32), limit)]
+
+            any_boost = op.Greater(op.Squeeze(largest, [0]), 0.0)
+            name, kinds = f"adjust.boosts{begin}", [(DataType.INT32, 2)]
+            [estimates] = either(op, any_boost, name, on=boosted, off=lambda op: [op.Min(scores, limit)], kinds=kinds)
+            return estimates
+
+        return self._either(f"adjust.estimates{begin}", on, lambda op: op.Identity(scores), kind=DataType.INT32)
+
+    def error(self, error: ir.Value) -> ir.Value:
+        """ε f32[B, 1] of the adjusted estimates; without a limit where a boost is too many steps."""
+
+        def on(op: OpBuilder) -> ir.Value:
+            largest = self._prepared[3]  # [1]
+            more = op.Where(op.Greater(largest, 0.0), self._step + largest * _SUM_ROUNDING, 0.0)
+            too_many = op.Greater(largest, self._step * float(_MOST_STEPS))
+            return op.Where(too_many, float("inf"), op.Add(error, more))
+
+        return self._either("adjust.error", on, lambda op: op.Identity(error))
+
+    def threshold(self, threshold: ir.Value) -> ir.Value:
+        """t f32[B, 1], no lower than what every item has that may be shown."""
+        at_least = self._step * float(_FLOOR)
+        return self._either(
+            "adjust.threshold", lambda op: op.Max(threshold, at_least), lambda op: op.Identity(threshold)
+        )
+
+    def added(self, sums: ir.Value, item: ir.Value) -> ir.Value:
+        """To the scores [B, S] of some places int64[B, S]."""
+        return self._either(
+            "adjust.added", lambda op: op.Add(sums, op.Gather(self._prepared[2], item)), lambda op: op.Identity(sums)
+        )
+
+    def proven(self, reached: ir.Value, bound: ir.Value) -> ir.Value:
+        """bool[B, 1]: whether the list's worst score ``reached`` what proves it, or nothing was left to be listed."""
+
+        def on(op: OpBuilder) -> ir.Value:
+            return op.Or(reached, op.LessOrEqual(bound, self._step * float(_FLOOR)))
+
+        return self._either("adjust.proven", on, lambda op: op.Identity(reached), kind=DataType.BOOL)
+
+    # -- beside a session memory --------------------------------------------------------------------------------------
+
+    def plain_blocks(self, name: str, traced: Traced) -> ir.Value:
+        """Estimates int32 [B, J] without any of this, as ``traced``; none at all where nothing is adjusted."""
+
+        def off(op: OpBuilder) -> ir.Value:
+            return op.ConstantOfShape([0, 0], value=ir.tensor([0], dtype=DataType.INT32))
+
+        return self._either(name, traced, off, kind=DataType.INT32)
+
+    def plain(self, name: str, traced: Traced, adjusted: ir.Value) -> ir.Value:
+        """Scores without any of this, as ``traced``; the ``adjusted`` ones where nothing is."""
+        return self._either(name, traced, lambda op: op.Identity(adjusted))
+
+    def with_best(self, name: str, values: ir.Value, plain: ir.Value, *, least: Traced, off: Traced) -> ir.Value:
+        """``values``, and above all where ``plain``, of the same shape, reaches ``least``: there the best may be."""
+        return self._either(name, lambda op: op.Where(op.GreaterOrEqual(plain, least(op)), _HIGH, values), off)
+
+    def holds_best(self, off: Traced) -> ir.Value:
+        """bool[B, 1]: whether the best of all is on the list, which it is if nothing was cut off; else ``off``."""
+        return self._either("adjust.best", lambda op: op.Equal(self._step, self._step), off, kind=DataType.BOOL)
+
+    def _either(self, name: str, on: Traced, off: Traced, *, kind: DataType = DataType.FLOAT) -> ir.Value:
+        return self._adjust.either(self._op, name, on, off, kind=kind)
