@@ -100,7 +100,8 @@ def broken(deployment: Deployment, found: list[Ranking]) -> list[str]:
     for ranking in found:
         assert ranking.applied is not None
         market = market_of[ranking.session_id.split("~")[0]]
-        excluded, pinned = set(), {}
+        excluded: set[str] = set()
+        pinned: dict[int, str] = {}
         for value in rules[ranking.applied.rules + 1].values():
             rule = json.loads(value)
             if "markets" not in rule or market in rule["markets"]:

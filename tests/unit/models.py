@@ -45,7 +45,14 @@ class ExactModel:
         raise AssertionError(f"the encoder of {self.version} is {self.encoder!r}")
 
     def rank(
-        self, query: NDArray[np.float32] | None, recent: NDArray[np.int64], counts: NDArray[np.float32], clicks: Any
+        self,
+        query: NDArray[np.float32] | None,
+        recent: NDArray[np.int64],
+        counts: NDArray[np.float32],
+        clicks: Any,
+        *,
+        adjust: NDArray[np.float32] | None = None,
+        k: int | None = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         assert recent.shape == counts.shape == (len(clicks), self.recent_size)
         places = np.arange(1, self.recent_size + 1)  # [R]
@@ -54,7 +61,8 @@ class ExactModel:
         assert (query is None) == (self.encoder == "none")
         seed = asked + seen + clicks.astype(np.int64) * 101 + self._salt  # [B]
         scores = seed[:, None] * (np.arange(len(self.vocabulary)) * 211 + 1) % _PRIME  # [B, N]
-        top = np.argsort(-scores, axis=1, kind="stable")[:, : self.k]  # [B, k]
+        scores = scores.astype(np.float32) if adjust is None else scores.astype(np.float32) + adjust
+        top = np.argsort(-scores, axis=1, kind="stable")[:, : self.k if k is None else k]  # [B, k]
         return top, np.take_along_axis(scores, top, axis=1).astype(np.float32)
 
 

@@ -326,20 +326,26 @@ def _maxima(op: OpBuilder, catalogue: Catalogue, state: _State, adjust: ListedAd
         columns = rows.reshape(-1, block, rows.shape[1]).swapaxes(0, 1).reshape(rows.shape)
         weights = constant(op, f"shortlist.output{piece}", columns.T)  # [H + columns, items of the piece]
         scores = op.MatMulInteger(state.integers, weights, zero)
-
-        def highest(op: OpBuilder, scores: ir.Value, blocks: int = len(rows) // block) -> ir.Value:
-            return op.ReduceMax(op.Reshape(scores, [0, block, blocks]), axes=[1], keepdims=0) if block > 1 else scores
-
-        parts.append(highest(op, adjust.estimates(scores, begin, len(rows))))
+        of_blocks = partial(_block_maxima, block, len(rows) // block)
+        parts.append(of_blocks(adjust.estimates(scores, begin, len(rows)), op))
         if plain:
-            of_all = partial(highest, scores=scores)
-            plains.append(adjust.plain_blocks(f"adjust.plain{begin}", of_all) if block > 1 else scores)
+            plains.append(adjust.plain_blocks(f"adjust.plain{begin}", partial(of_blocks, scores)))
+    return _Maxima(
+        _joined(parts, op), adjust.plain_blocks("adjust.plains", partial(_joined, plains)) if plain else parts[0]
+    )
 
-    def joined(parts: list[ir.Value]) -> ir.Value:
-        return op.Concat(*parts, axis=1) if len(parts) > 1 else parts[0]
 
-    blocks = joined(parts)
-    return _Maxima(blocks, joined(plains) if plains else blocks)
+def _block_maxima(block: int, blocks: int, scores: ir.Value, op: OpBuilder) -> ir.Value:
+    """Of a piece's scores [B, C J] in order of their places in the blocks: [B, J]."""
+    return (
+        op.Identity(scores)
+        if block == 1
+        else op.ReduceMax(op.Reshape(scores, [0, block, blocks]), axes=[1], keepdims=0)
+    )
+
+
+def _joined(pieces: list[ir.Value], op: OpBuilder) -> ir.Value:
+    return op.Concat(*pieces, axis=1) if len(pieces) > 1 else op.Identity(pieces[0])
 
 
 def _tall_maxima(catalogue: Catalogue, state: _State, blocks: ir.Value, op: OpBuilder) -> ir.Value:

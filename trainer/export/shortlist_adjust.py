@@ -99,15 +99,17 @@ class ListedAdjust:
             largest = self._prepared[3]  # [1]
             more = op.Where(op.Greater(largest, 0.0), self._step + largest * _SUM_ROUNDING, 0.0)
             too_many = op.Greater(largest, self._step * float(_MOST_STEPS))
-            return op.Where(too_many, float("inf"), op.Add(error, more))
+            widened: ir.Value = op.Where(too_many, float("inf"), op.Add(error, more))
+            return widened
 
         return self._either("adjust.error", on, lambda op: op.Identity(error))
 
     def threshold(self, threshold: ir.Value) -> ir.Value:
         """t f32[B, 1], no lower than what every item has that may be shown."""
-        at_least = self._step * float(_FLOOR)
         return self._either(
-            "adjust.threshold", lambda op: op.Max(threshold, at_least), lambda op: op.Identity(threshold)
+            "adjust.threshold",
+            lambda op: op.Max(threshold, self._step * float(_FLOOR)),
+            lambda op: op.Identity(threshold),
         )
 
     def added(self, sums: ir.Value, item: ir.Value) -> ir.Value:
@@ -119,20 +121,20 @@ class ListedAdjust:
     def proven(self, reached: ir.Value, bound: ir.Value) -> ir.Value:
         """bool[B, 1]: whether the list's worst score ``reached`` what proves it, or nothing was left to be listed."""
 
-        def on(op: OpBuilder) -> ir.Value:
-            return op.Or(reached, op.LessOrEqual(bound, self._step * float(_FLOOR)))
-
-        return self._either("adjust.proven", on, lambda op: op.Identity(reached), kind=DataType.BOOL)
+        return self._either(
+            "adjust.proven",
+            lambda op: op.Or(reached, op.LessOrEqual(bound, self._step * float(_FLOOR))),
+            lambda op: op.Identity(reached),
+            kind=DataType.BOOL,
+        )
 
     # -- beside a session memory --------------------------------------------------------------------------------------
 
     def plain_blocks(self, name: str, traced: Traced) -> ir.Value:
         """Estimates int32 [B, J] without any of this, as ``traced``; none at all where nothing is adjusted."""
 
-        def off(op: OpBuilder) -> ir.Value:
-            return op.ConstantOfShape([0, 0], value=ir.tensor([0], dtype=DataType.INT32))
-
-        return self._either(name, traced, off, kind=DataType.INT32)
+        none = ir.tensor([0], dtype=DataType.INT32)
+        return self._either(name, traced, lambda op: op.ConstantOfShape([0, 0], value=none), kind=DataType.INT32)
 
     def plain(self, name: str, traced: Traced, adjusted: ir.Value) -> ir.Value:
         """Scores without any of this, as ``traced``; the ``adjusted`` ones where nothing is."""
