@@ -10,13 +10,11 @@ items, from a real Kafka into a process of its own.
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -40,8 +38,7 @@ from stream_app.core.catalogue import Catalogue
 from stream_app.core.plan import SourcedClick
 from stream_app.core.recommend import recommend
 from stream_app.core.session import SessionRules
-from stream_app.serve.live_catalogue import CatalogueFollower, LiveCatalogue
-from stream_app.serve.metrics import Metrics
+from stream_app.serve.live_catalogue import LiveCatalogue
 
 CATALOGUES: Final = (5_000, 37_000)
 BATCHES: Final = (1, 64)
@@ -141,7 +138,7 @@ def measure_start(items: int) -> Report:
         ensure_topics(connection, [spec for spec in specs if spec.name == topics.items])
         with console.status(f"publishing {items:,} items"):
             _publish(connection, topics.items, items)
-        command = [sys.executable, "-m", "bench.rules", kafka.bootstrap_servers, topics.items]
+        command = [sys.executable, "-m", "bench.reading", kafka.bootstrap_servers, topics.items]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
     return Report("rules start", [{"items": items, **json.loads(done.stdout.splitlines()[-1])}])
 
@@ -160,39 +157,3 @@ def _publish(connection: KafkaConnection, topic: str, items: int) -> None:
         producer.produce(topic, encode_item(item), item_id.encode())
     if producer.flush(120):
         raise BenchmarkError("the broker did not take the items within 120 s")
-
-
-def read(servers: str, topic: str) -> Mapping[str, float]:
-    """What `measure_start` runs in a process of its own."""
-    live, failed = LiveCatalogue(Catalogue(attributes=["brand"])), threading.Event()
-    follower = CatalogueFollower(
-        consumer_config=KafkaConnection(bootstrap_servers=servers).librdkafka(),
-        items_topic=topic,
-        rules_topic=None,
-        live=live,
-        metrics=Metrics(),
-        on_fatal=lambda _: failed.set(),
-    )
-    before, began, used = _resident_mb(), time.perf_counter(), time.process_time()
-    follower.start()
-    while not follower.is_ready and not failed.is_set():
-        time.sleep(0.01)
-    seconds, processor = time.perf_counter() - began, time.process_time() - used
-    follower.stop()
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {
-        "seconds": seconds,
-        "processor_seconds": processor,
-        "mb_before": before,
-        "mb_added": _resident_mb() - before,
-        "most_mb_added": most - before,
-    }
-
-
-def _resident_mb() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 2**20
-
-
-if __name__ == "__main__":
-    print(json.dumps(read(*sys.argv[1:])))

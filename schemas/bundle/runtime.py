@@ -71,8 +71,7 @@ class Model:
         self.own_query: Final = manifest.encoder == "recurrent" and _answers_with_query(graphs[ADVANCE])
         self._query_name = _query_name(manifest)
         # A graph that was exported before `k` became an input ranks as many as it was exported for.
-        optional = {given.name for given in graphs[RANK].get_overridable_initializers()}
-        self._chooses_k = _K in optional
+        self._chosen: dict[str, NDArray[Any]] = {_K: np.array([self.k])} if _K in _optional(graphs[RANK]) else {}
         self.adjusts: Final = adjusts  # whether `rank` takes `adjust`
         self._unadjusted: Floats | None = np.zeros(len(vocabulary), dtype=np.float32) if adjusts else None
 
@@ -193,12 +192,11 @@ class Model:
         A model that `adjusts` adds `adjust` f32[N] to all scores: where it is EXCLUDED, an item can only fill a list
         that would be too short, with a score of EXCLUDED / 2 or less. It ranks any number `k` of items there are.
         """
-        k = self.k if k is None else min(k, len(self.vocabulary))
-        chosen: dict[str, NDArray[Any]] = {_K: np.array([k])} if self._chooses_k else {}
+        chosen, k = self._chosen, self.k if k is None else min(k, len(self.vocabulary))
         if self._unadjusted is not None:
-            chosen[ADJUST] = self._unadjusted if adjust is None else adjust
-        elif adjust is not None or k > self.manifest.k:
-            raise ValueError(f"{self.version} does not adjust scores, and ranks {self.manifest.k} items at most")
+            chosen = {_K: np.array([k]), ADJUST: self._unadjusted if adjust is None else adjust}
+        elif adjust is not None or k != self.k:
+            raise ValueError(f"{self.version} was not opened to adjust scores: it ranks its {self.k} best items")
         least = _ROWS_A_RUN if len(self.vocabulary) < _LARGE_CATALOGUE else _ROWS_A_RUN_OF_LARGE
         rows = max(_SCORES_A_RUN // len(self.vocabulary), least)
         # Runs of the same size: one of a single row takes nearly as long as one of sixteen.
@@ -261,6 +259,8 @@ def open_graphs(
     if adjusts:
         data = {**data, RANK: _adjusting(data[RANK])}
     graphs = {name: _session(name, data[name], threads) for name in GRAPHS[manifest.encoder]}
+    if adjusts and not {_K, ADJUST} <= _optional(graphs[RANK]):
+        raise BundleError(f"{RANK}: has the constant {ADJUSTS}, but not both of the inputs {_K} and {ADJUST}")
     state = (_FLOAT32, (manifest.layers, "batch", manifest.hidden_size))
     query = (_FLOAT32, ("batch", manifest.query_size))
     recent, k = manifest.recent_size, manifest.k
@@ -315,6 +315,11 @@ def check_popularity(popularity: Any, catalogue_size: int) -> Indices:
     if popularity.min() < 0:
         raise BundleError(f"{POPULARITY}: holds a negative count")
     return popularity
+
+
+def _optional(graph: ort.InferenceSession) -> set[str]:
+    """The names of the inputs that have a default."""
+    return {given.name for given in graph.get_overridable_initializers()}
 
 
 def _adjusting(rank: bytes) -> bytes:

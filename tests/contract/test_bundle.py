@@ -18,6 +18,8 @@ import pytest
 from onnx import helper
 from onnx.external_data_helper import convert_model_to_external_data
 
+from bench.random_model import random_bundle
+from schemas.bundle.adjust import EXCLUDED
 from schemas.bundle.files import BundleLimits, Golden, manifest_digest, open_bundle, read_manifest
 from schemas.bundle.golden import encode_golden
 from schemas.bundle.manifest import files_of
@@ -86,6 +88,53 @@ def test_a_model_ranks_fewer_items_if_told_to(tmp_path: Path, chooses_k: bool) -
     np.testing.assert_array_equal(short_score, score[:, :3])
     assert model.ranking(100).k == model.k == 5
     np.testing.assert_array_equal(model.ranking(100).rank(*sessions)[0], index)
+
+
+def test_a_model_leaves_out_and_boosts_what_it_is_told(tmp_path: Path) -> None:
+    items = tuple(f"item-{n}" for n in range(40))
+    folder = random_bundle(tmp_path, "v1", items, units=8, seed=0)
+    plain, model = open_bundle(folder), open_bundle(folder, adjusts=True).ranking(5)
+    query = model.advance(np.arange(3), model.initial_hidden(3))[1]
+    sessions = query, np.full((3, 1), -1), np.zeros((3, 1), np.float32), np.ones(3, np.float32)
+    index = plain.rank(*sessions)[0]
+    np.testing.assert_array_equal(model.rank(*sessions)[0], index[:, :5])
+    adjust = np.zeros(40, dtype=np.float32)
+    adjust[index[0, :3]] = EXCLUDED
+    found, _ = model.rank(*sessions, adjust=adjust, k=7)
+    assert found[0].tolist() == index[0, 3:10].tolist()
+    found, found_score = model.rank(*sessions, adjust=np.full(40, EXCLUDED, np.float32), k=100)
+    assert found.shape == (3, 40)
+    assert (found_score < EXCLUDED / 2).all()
+    with pytest.raises(ValueError, match="was not opened to adjust scores"):
+        plain.rank(*sessions, adjust=adjust)
+    with pytest.raises(ValueError, match="was not opened to adjust scores"):
+        plain.rank(*sessions, k=35)
+
+
+@pytest.mark.parametrize("tiny", [TINY, TinyModel(chooses_k=True), TinyNone(chooses_k=True)])
+def test_a_bundle_of_an_older_release_is_served_but_not_adjusted(tmp_path: Path, tiny: TinyModel) -> None:
+    folder = tiny.write(tmp_path)
+    open_bundle(folder)
+    with pytest.raises(BundleError, match="cannot leave items out or boost them, as worker"):
+        open_bundle(folder, adjusts=True)
+
+
+@pytest.mark.parametrize("inputs", [["k"], ["adjust"], ["k", "adjust"]])
+def test_a_graph_that_only_says_that_it_adjusts_is_refused(tmp_path: Path, inputs: list[str]) -> None:
+    folder = random_bundle(tmp_path, "v1", [f"item-{n}" for n in range(40)], units=8, seed=0)
+    graph = onnx.load(folder / "rank.onnx")
+    for given in [given for given in graph.graph.input if given.name in ("k", "adjust") and given.name not in inputs]:
+        graph.graph.input.remove(given)
+    if inputs == ["k", "adjust"]:  # looks at neither branch
+        [chosen] = [node for node in graph.graph.node if node.op_type == "If"]
+        branches = {branch.name: branch.g for branch in chosen.attribute}
+        branches["then_branch"].CopyFrom(branches["else_branch"])
+    (folder / "rank.onnx").write_bytes(graph.SerializeToString())
+    seal(folder)
+    open_bundle(folder)
+    problem = "does not leave out or boost" if len(inputs) == 2 else "not both of the inputs"
+    with pytest.raises(BundleError, match=problem):
+        open_bundle(folder, adjusts=True)
 
 
 def test_the_most_popular_items_are_best_first(tmp_path: Path) -> None:

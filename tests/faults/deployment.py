@@ -29,6 +29,7 @@ from schemas.kafka.admin import ensure_topics
 from schemas.kafka.topics import changelog_topic, topic_table
 from schemas.messages.announcement import ModelAnnouncement, encode_announcement
 from schemas.messages.click import Click, encode_click
+from schemas.messages.item import Item, encode_item
 from stream_app.core.session import SessionRules
 from stream_app.tools.click_file import read_click_file
 from tests.committed import committed
@@ -308,6 +309,16 @@ class Deployment:
     def flush(self) -> None:
         """Wait until everything that was produced is durable."""
         assert self._producer.flush(60) == 0
+
+    def use_items_and_rules(self, item_ids: Iterable[str]) -> None:
+        """Workers started from now on use both; all of these items may be shown."""
+        self.extra |= {"NEXTCLICK_WORKER__ITEMS": "true", "NEXTCLICK_WORKER__RULES": "true"}
+        specs = topic_table(self.topics, self.app_id, session_ttl_ms=6 * 3_600_000, items=True, rules=True)
+        ensure_topics(self.connection, specs)
+        for item_id in item_ids:
+            self._producer.produce(self.topics.items, encode_item(Item(item_id=item_id)), item_id.encode())
+            self._producer.poll(0)
+        self.flush()
 
     def put(self, topic: str, key: str, value: bytes | None) -> int:
         """Produce one record of another topic; returns its offset once it is durable."""

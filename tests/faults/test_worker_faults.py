@@ -35,8 +35,14 @@ FEW_LINES = 300
 """An outage told 6,000 a minute."""
 
 
-@pytest.mark.parametrize("keep_data", [True, False], ids=["with its data", "without its data"])
-def test_killed_at_random_moments(deployment: Deployment, stream: list[Click], keep_data: bool) -> None:
+@pytest.mark.parametrize(
+    ("keep_data", "items"),
+    [(True, False), (False, False), (True, True)],
+    ids=["with its data", "without its data", "with items and rules"],
+)
+def test_killed_at_random_moments(deployment: Deployment, stream: list[Click], keep_data: bool, items: bool) -> None:
+    if items:
+        deployment.use_items_and_rules({click.item_id for click in stream})
     rng = random.Random(f"kills {keep_data}")
     load = deployment.load(stream, per_second=400)
     for _ in range(3):
