@@ -121,9 +121,14 @@ class SickModel(ExactModel):
         return out, out[-1]
 
     def rank(
-        self, query: NDArray[np.float32] | None, recent: NDArray[np.int64], counts: NDArray[np.float32], clicks: Any
+        self,
+        query: NDArray[np.float32] | None,
+        recent: NDArray[np.int64],
+        counts: NDArray[np.float32],
+        clicks: Any,
+        **told: Any,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        return _sick_rank(self, query, recent, counts, clicks)
+        return _sick_rank(self, query, recent, counts, clicks, **told)
 
 
 class SickOwnQueryModel(OwnQueryModel):
@@ -137,9 +142,14 @@ class SickOwnQueryModel(OwnQueryModel):
         return out, query
 
     def rank(
-        self, query: NDArray[np.float32] | None, recent: NDArray[np.int64], counts: NDArray[np.float32], clicks: Any
+        self,
+        query: NDArray[np.float32] | None,
+        recent: NDArray[np.int64],
+        counts: NDArray[np.float32],
+        clicks: Any,
+        **told: Any,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        return _sick_rank(self, query, recent, counts, clicks)
+        return _sick_rank(self, query, recent, counts, clicks, **told)
 
 
 class SickWindowModel(WindowModel):
@@ -151,9 +161,14 @@ class SickWindowModel(WindowModel):
         return query
 
     def rank(
-        self, query: NDArray[np.float32] | None, recent: NDArray[np.int64], counts: NDArray[np.float32], clicks: Any
+        self,
+        query: NDArray[np.float32] | None,
+        recent: NDArray[np.int64],
+        counts: NDArray[np.float32],
+        clicks: Any,
+        **told: Any,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        return _sick_rank(self, query, recent, counts, clicks)
+        return _sick_rank(self, query, recent, counts, clicks, **told)
 
 
 def _sick_rank(
@@ -162,10 +177,11 @@ def _sick_rank(
     recent: NDArray[np.int64],
     counts: NDArray[np.float32],
     clicks: Any,
+    **told: Any,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     assert query is not None
     assert np.isfinite(query).all()
-    top, score = ExactModel.rank(model, query, recent, counts, clicks)
+    top, score = ExactModel.rank(model, query, recent, counts, clicks, **told)
     score[recent[:, 0] == 4, 1] = np.inf
     return top, score
 

@@ -41,7 +41,7 @@ def following(*, attributes: tuple[str, ...] = ()) -> tuple[CatalogueFollower, L
 
 
 def take_in(follower: CatalogueFollower, *records: Record) -> None:
-    follower._take_in(list(records))  # type: ignore[arg-type]
+    follower._take_in(list(records))
 
 
 def item(item_id: str, offset: int, **fields: Any) -> Record:
