@@ -223,13 +223,13 @@ def _after(row: SessionState | None, click: Click, offset: int, model: Model, ru
     hidden = None
     if model.encoder == "recurrent":
         hidden = row.hidden
-        if row.model_version != model.version:
+        if row.model_version != model.states_of:
             hidden = None
             for item_id in row.recent:
                 hidden = _step(model, item_id, hidden)
         hidden = _step(model, click.item_id, hidden)
     return SessionState(
-        model_version="" if hidden is None else model.version,
+        model_version="" if hidden is None else model.states_of,
         offset=offset,
         last_click=max(row.last_click, click.timestamp),
         clicks=row.clicks + 1,

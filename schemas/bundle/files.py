@@ -123,15 +123,16 @@ def write_bundle(
     metrics: Mapping[str, Any],
     created_at: int,
     git_revision: str | None = None,
+    states_of: str | None = None,
     limits: BundleLimits = DEFAULT_LIMITS,
 ) -> Path:
     """Write `parent/version`, all or nothing: whoever sees the folder sees a complete and verified bundle.
 
     `rank`, `advance` and `encode` are ONNX files: a model with `advance` is recurrent, one with `encode` is of the
     encoder `window`, one with neither has none. `created_at` is in milliseconds since the epoch; see Manifest for the
-    sizes, `training` and `metrics`. What was written is opened as a worker would before it gets its name. Raises
-    BundleExistsError when the version is there, BundleError when the bundle would not be served. A crash leaves at most
-    a folder whose name starts with a dot, which whoever knows that no such process runs any more may remove.
+    sizes, `training`, `metrics` and `states_of`. What was written is opened as a worker would before it gets its name.
+    Raises BundleExistsError when the version is there, BundleError when the bundle would not be served. A crash leaves
+    at most a folder whose name starts with a dot, which whoever knows that no such process runs any more may remove.
     """
     if not is_version(version):
         raise BundleError(f"version {version!r} cannot name a folder; it must match {VERSION_PATTERN}")
@@ -167,6 +168,7 @@ def write_bundle(
         metrics=dict(metrics),
         files={name: FileEntry(sha256=sha256(content), size=len(content)) for name, content in data.items()},
         git_revision=git_revision,
+        states_of=states_of,
     )
     data[MANIFEST] = encode_manifest(manifest)
     parent.mkdir(parents=True, exist_ok=True)

@@ -80,6 +80,11 @@ class Model:
         return self.manifest.version
 
     @property
+    def states_of(self) -> str:
+        """The version whose hidden states these are: a row that names it is continued, not rebuilt."""
+        return self.manifest.states_of or self.manifest.version
+
+    @property
     def encoder(self) -> Encoder:
         return self.manifest.encoder
 

@@ -134,7 +134,7 @@ def _chain(row: SessionState | None, model: Model) -> Chain:
     """The steps before the chunk's own: none, unless the row has no state of this model's."""
     if row is None:
         return Chain(start=None)
-    if row.model_version == model.version:
+    if row.model_version == model.states_of:
         return Chain(start=row.hidden)
     # Never feed one model's hidden state to another: replay the clicks instead.
     return Chain(start=None, steps=_known(row.recent, model))

@@ -75,7 +75,7 @@ def recommend(
     Args:
         rows: the rows of the chunk's sessions, by session id; a session that is missing here is new.
         clicks: all of one partition, ascending offsets.
-        model: the model that serves; a recurrent one replays the recent items of rows of any other version.
+        model: the model that serves; a recurrent one replays the recent items of rows with hidden states of another.
         rules: idle gap and memory of a session, and the types of clicks that move it on.
     """
     plans = [plan(rows, clicks, model, rules)]
@@ -133,7 +133,7 @@ def _rows(one: Plan, hidden: NDArray[np.float16], kept: Sequence[bool], model: M
             chain = session.chain
             has_state = chain is not None and kept[chain]
             rows[session_id] = SessionState(
-                model_version=model.version if has_state else "",
+                model_version=model.states_of if has_state else "",
                 offset=session.offset,
                 last_click=session.last_click,
                 clicks=session.clicks,

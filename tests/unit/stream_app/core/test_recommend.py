@@ -1,6 +1,6 @@
 """Clicks in, rankings and rows out: a chunk gives what its clicks give one after the other, come what may."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -709,3 +709,25 @@ def test_real_clicks_in_chunks_of_any_size(shared_data: Path) -> None:
             found += [answer(one) for one in ranked]
         assert found == expected
         assert rows == expected_rows
+
+
+@pytest.mark.parametrize("make", [exact_model, own_query_model])
+def test_a_refreshed_model_goes_on_from_the_states_of_the_one_it_is(make: Callable[..., Model]) -> None:
+    """Nothing is rebuilt, there and back; and a worker that does not know of it rebuilds."""
+    trained, refreshed = make("v1", ITEMS, salt=7), make("v2", (*ITEMS, "new"), salt=7)
+    unknowing = make("v2", (*ITEMS, "new"), salt=7)
+    vars(refreshed)["states_of"] = "v1"
+    done = recommend({}, [click("s", "a", 0), click("s", "b", 1)], trained, RULES)
+    for model in (refreshed, trained):
+        after_swap = recommend(done.rows, [click("s", "c", 2)], model, RULES)
+        assert after_swap.rebuilt == 0
+        assert after_swap.waves == 1
+        assert after_swap.rows["s"].model_version == "v1"
+    assert recommend(done.rows, [click("s", "c", 2)], unknowing, RULES).rebuilt == 1
+    # An item that is new to the model moves the session on.
+    new = recommend(done.rows, [click("s", "new", 2)], refreshed, RULES)
+    assert new.ranked[0].reason is RankingReason.MODEL
+    before, moved = done.rows["s"].hidden, new.rows["s"].hidden
+    assert before is not None
+    assert moved is not None
+    assert not np.array_equal(moved, before)
