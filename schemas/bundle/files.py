@@ -78,11 +78,7 @@ def open_bundle(
     and outputs, that vocabulary, popularity and manifest agree, and that the answers to the golden pair are right and
     finite. `threads` is ONNX Runtime's for one run of a graph. Raises BundleError saying which file and why.
     """
-    folder = local_path(uri)
-    if folder is None:
-        folder = fetch(str(uri), manifest_sha256, cache_dir, limits)
-    if not folder.is_dir():
-        raise BundleError(f"{folder}: no such folder; is the registry mounted here, and was the bundle removed?")
+    folder = bundle_folder(uri, manifest_sha256=manifest_sha256, cache_dir=cache_dir, limits=limits)
     manifest_bytes = read_file(folder, MANIFEST, limits.manifest_bytes)
     check_manifest_sha256(manifest_bytes, manifest_sha256)
     manifest = decode_manifest(manifest_bytes, limits)
@@ -99,6 +95,22 @@ def open_bundle(
     model = Model(manifest, vocabulary, popularity, open_graphs(manifest, data, threads=threads))
     check_answers(model, golden)
     return model
+
+
+def bundle_folder(
+    uri: str | Path,
+    *,
+    manifest_sha256: str | None = None,
+    cache_dir: Path | None = None,
+    limits: BundleLimits = DEFAULT_LIMITS,
+) -> Path:
+    """The local folder of a bundle, a copy in `cache_dir` where it lies elsewhere. Raises BundleError."""
+    folder = local_path(uri)
+    if folder is None:
+        folder = fetch(str(uri), manifest_sha256, cache_dir, limits)
+    if not folder.is_dir():
+        raise BundleError(f"{folder}: no such folder; is the registry mounted here, and was the bundle removed?")
+    return folder
 
 
 # Long: its arguments are what a manifest tells; the steps of a publication follow each other.

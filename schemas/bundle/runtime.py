@@ -75,6 +75,10 @@ class Model:
         """The same model with lists of `k` items, or of as many as there are: what is ranked beyond costs time."""
         return Model(self.manifest, self.vocabulary, self.popularity, self._graphs, k=min(k, self.manifest.k))
 
+    def with_rank(self, rank: ort.InferenceSession, *, k: int) -> "Model":
+        """The same model with another rank graph, and lists of `k` items, which may be more than the manifest's."""
+        return Model(self.manifest, self.vocabulary, self.popularity, {**self._graphs, RANK: rank}, k=k)
+
     @property
     def version(self) -> str:
         return self.manifest.version
@@ -236,7 +240,7 @@ def open_graphs(manifest: Manifest, data: Mapping[str, bytes], *, threads: int) 
     (`hidden` in format 1), `recent` int64[B, R], `counts` f32[B, R], `clicks` f32[B] -> `top_index` int64[B, k],
     `top_score` f32[B, k]. It may have an input `k` int64[1] with the manifest's as its default, for shorter lists.
     """
-    graphs = {name: _session(name, data[name], threads) for name in GRAPHS[manifest.encoder]}
+    graphs = {name: open_graph(name, data[name], threads=threads) for name in GRAPHS[manifest.encoder]}
     state = (_FLOAT32, (manifest.layers, "batch", manifest.hidden_size))
     query = (_FLOAT32, ("batch", manifest.query_size))
     recent, k = manifest.recent_size, manifest.k
@@ -293,8 +297,21 @@ def check_popularity(popularity: Any, catalogue_size: int) -> Indices:
     return popularity
 
 
-def _session(name: str, graph: bytes, threads: int) -> ort.InferenceSession:
+def zeros(shape: tuple[int, ...]) -> ort.OrtValue:
+    """float32 zeros for `open_graph`."""
+    return ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, np.float32))
+
+
+def open_graph(
+    name: str, graph: bytes, *, threads: int = 1, weights: Mapping[str, ort.OrtValue] | None = None
+) -> ort.InferenceSession:
+    """A graph as ONNX Runtime's session, with the options that all of them have. Raises BundleError.
+
+    `weights` take the place of the graph's own of these names, and have to live as long as the session.
+    """
     options = ort.SessionOptions()
+    for weight, value in (weights or {}).items():
+        options.add_initializer(weight, value)
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL

@@ -92,7 +92,7 @@ def rank(plans: Sequence[Plan], asked: Queries, model: Model) -> list[Recommende
     scores: list[list[float]] = []
     if row_of:
         recents = [recent for one in plans for recent in one.recents]
-        memory = _memory([recents[click] for click in row_of], model.recent_size)
+        memory = memory_inputs([recents[click] for click in row_of], model.recent_size)
         query = None if asked.query is None else asked.query[by_model]  # [M, D]
         top_index, top_score = model.rank(query, *memory)  # [M, k] each
         # At once: from an array a click it took 7.0 µs to encode a ranking, from its list 5.1.
@@ -144,7 +144,7 @@ def _rows(one: Plan, hidden: NDArray[np.float16], kept: Sequence[bool], model: M
     return rows
 
 
-def _memory(
+def memory_inputs(
     recents: Sequence[tuple[list[int], int]], size: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
     """Sessions as the ``rank`` graph takes them beside their hidden states, one row a ranked click.

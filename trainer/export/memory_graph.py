@@ -89,7 +89,7 @@ def _repeat(
 ) -> tuple[ir.Value, ir.Value]:
     """Where on the line, and what: int64[B R] and f32[B R]; padding adds 0 to its session's first item."""
     value = op.Sum(
-        (own - best) * constant(op, "memory.repeat.score", term.score.numpy()),
+        (own - best) * repeat_score(op, term),
         op.Log(op.Max(sessions.counts, 1.0)) * constant(op, "memory.repeat.count", term.count.numpy()),
         op.Unsqueeze(
             op.Log(op.Max(sessions.clicks, 1.0)) * constant(op, "memory.repeat.length", term.length.numpy()), [1]
@@ -100,6 +100,11 @@ def _repeat(
     session = op.CumSum(op.Cast(op.GreaterOrEqual(best, best), to=DataType.INT64), 0, exclusive=1)  # [B, 1]
     at = session * width + op.Max(sessions.recent, 0)  # [B, R]
     return op.Reshape(at, [-1]), op.Reshape(value * real, [-1])
+
+
+def repeat_score(op: OpBuilder, term: RepeatTerm) -> ir.Value:
+    """The weight of an item's own score, []."""
+    return constant(op, "memory.repeat.score", term.score.numpy())
 
 
 def _table(

@@ -23,7 +23,7 @@ from trainer.training.train import tables_of
 
 LEARNED = [family for family in FAMILIES if issubclass(settings_class(family), LearnedSettings)]
 KINDS: list[dict[str, object]] = [
-    *[{"family": family} for family in LEARNED],
+    *[dict[str, object](family=family) for family in LEARNED],
     {"family": "gru4rec", "embedding": "separate"},
     {"family": "gru4rec", "embedding": "one-hot"},
     {"family": "gru4rec", "members": 2},
