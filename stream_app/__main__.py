@@ -192,6 +192,16 @@ def replay_session(
     raise typer.Exit(replay_one(session, settings_of(config), at=at, json=json, out=out, err=err))
 
 
+@app.command()
+def forget(
+    session: Annotated[str, typer.Argument(help="The session's id.")], config: Config = None, json: Json = False
+) -> None:
+    """Delete a session's row, and leave its clicks out of every later training."""
+    from stream_app.tools.forget import forget as ask
+
+    raise typer.Exit(ask(session, settings_of(config), json=json, out=out))
+
+
 @app.command("settings")
 def show_settings(config: Config = None, json: Json = False) -> None:
     """Show the settings in force and where each came from; secrets are masked."""

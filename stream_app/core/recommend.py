@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 from schemas.bundle.runtime import Model, finite_rows
 from schemas.messages.click import Click
 from schemas.messages.ranking import RankingReason
-from stream_app.core.plan import Plan, SourcedClick, plan
+from stream_app.core.plan import Plan, SourcedClick, SourcedForget, plan
 from stream_app.core.query import Queries, queries
-from stream_app.core.session import SessionRules, SessionState
+from stream_app.core.session import Forgotten, Row, SessionRules, SessionState
 
 
 class RankedClick(msgspec.Struct, frozen=True, gc=False):
@@ -52,6 +52,7 @@ class Recommended:
 
     Attributes:
         rows: the new row of every session with at least one new click.
+        forgotten: the sessions that were forgotten, and have not begun anew.
         ranked: one ranking for each new click, in the order of the clicks.
         redelivered: clicks that their rows had passed already.
         rebuilt: rows without a state of this model's that were replayed.
@@ -60,6 +61,7 @@ class Recommended:
     """
 
     rows: dict[str, SessionState]
+    forgotten: dict[str, Forgotten]
     ranked: list[RankedClick]
     redelivered: int
     rebuilt: int
@@ -68,13 +70,16 @@ class Recommended:
 
 
 def recommend(
-    rows: Mapping[str, SessionState], clicks: Sequence[SourcedClick], model: Model, rules: SessionRules
+    rows: Mapping[str, Row],
+    clicks: Sequence[SourcedClick | SourcedForget],
+    model: Model,
+    rules: SessionRules,
 ) -> Recommended:
     """Apply ``clicks``, in order, to the sessions in ``rows`` and rank the next items after each of them.
 
     Args:
         rows: the rows of the chunk's sessions, by session id; a session that is missing here is new.
-        clicks: all of one partition, ascending offsets.
+        clicks: all of one partition, ascending offsets, and requests to forget a session among them.
         model: the model that serves; a recurrent one replays the recent items of rows with hidden states of another.
         rules: idle gap and memory of a session, and the types of clicks that move it on.
     """
@@ -118,7 +123,10 @@ def rank(plans: Sequence[Plan], asked: Queries, model: Model) -> list[Recommende
         theirs = slice(chain, chain + len(one.chains))
         rows = _rows(one, asked.hidden[:, theirs], asked.kept[theirs].tolist(), model)
         chain += len(one.chains)
-        done.append(Recommended(rows, ranked, one.redelivered, one.rebuilt, asked.waves, len(one.unmoved)))
+        forgotten = {name: one.forgotten for name, one in one.sessions.items() if one.forgotten is not None}
+        done.append(
+            Recommended(rows, forgotten, ranked, one.redelivered, one.rebuilt, asked.waves, len(one.unmoved))
+        )
     return done
 
 

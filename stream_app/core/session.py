@@ -35,6 +35,15 @@ class SessionState(msgspec.Struct, frozen=True, gc=False):
     hidden: NDArray[np.float16] | None
 
 
+class Forgotten(msgspec.Struct, frozen=True, gc=False):
+    """In the place of a row: the session was forgotten by the request at this source offset, and its row is deleted."""
+
+    offset: int
+
+
+Row = SessionState | Forgotten
+
+
 @dataclass(frozen=True, slots=True)
 class SessionRules:
     """What ends a session and how much of it is remembered.

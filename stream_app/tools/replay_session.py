@@ -18,6 +18,7 @@ from rich.text import Text
 from schemas.bundle.runtime import Model
 from schemas.errors import MessageError
 from schemas.messages.click import ClickLimits, ClickRejectedError, decode_click
+from schemas.messages.forget import decode_forget
 from schemas.messages.ranking import RankedItem, Ranking, decode_ranking
 from stream_app.core.plan import SourcedClick
 from stream_app.core.recommend import recommend
@@ -59,7 +60,8 @@ class Replayed:
 
 def clicks_of(session_id: str, records: Iterable[Message], limits: ClickLimits) -> list[SourcedClick]:
     """The session's clicks among the records of a partition; what is no click is left out, as workers do."""
-    key, found = session_id.encode(), []
+    key = session_id.encode()
+    found: list[SourcedClick] = []
     for record in records:
         if record.key() != key:
             continue
@@ -68,6 +70,8 @@ def clicks_of(session_id: str, records: Iterable[Message], limits: ClickLimits) 
         try:
             click = decode_click(record.key(), record.value(), now_ms=now_ms, limits=limits)
         except ClickRejectedError:
+            if decode_forget(record.key(), record.value()) is not None:
+                found.clear()
             continue
         found.append(SourcedClick(click, record.offset()))
     return found

@@ -107,7 +107,6 @@ class Cycle:
         """`may_write` is asked before each change of the registry and each announcement; it raises to forbid them."""
         self._root = root
         self._settings = settings = root.trainer
-        self._clicks = root.clicks
         self._folder = folder
         self._registry = registry
         self._hardware = hardware

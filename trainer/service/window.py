@@ -222,16 +222,16 @@ def _read(
         session[begin:at] += known
         known += len(names)
         del ids, names
-    item = np.empty(count, np.int64)
+    item = np.empty(at, np.int64)  # fewer than there were, where a session was forgotten meanwhile
     item_ids = _codes(items, item).to_pylist()
-    clicks = ClickLog(session, item, tuple(item_ids), time)
+    clicks = ClickLog(session[:at], item, tuple(item_ids), time[:at])
     if len(type_names) > 1:
-        clicks = replace(clicks, types=types, type_names=tuple(type_names))
-    return clicks, after_last, after_champion
+        clicks = replace(clicks, types=types[:at], type_names=tuple(type_names))
+    return clicks, after_last[:at], after_champion[:at]
 
 
 def _newest_rows(table: Any, count: int) -> Any:
-    if count == len(table):
+    if count >= len(table):
         return table
     newest = np.argpartition(table["timestamp"].to_numpy(), -count)[-count:]
     return table.take(np.sort(newest))
