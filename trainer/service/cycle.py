@@ -225,7 +225,7 @@ class Cycle:
             log.info("removed what was left half-published", name=name)
         standing = self._championship.standing()
         last = _last_of_a_cycle(self._registry.versions())
-        if last is not None and _was_left_unannounced(last, standing):
+        if last is not None and _was_left_unannounced(last, standing, self._trained):
             announcement = self._championship.promote(last, "passed the gate; announced later")
             log.info("announced a model that had passed the gate before", version=announcement.version)
             return announcement
@@ -237,6 +237,11 @@ class Cycle:
                 last=standing.line[-1],
             )
         return None
+
+    def _trained(self, version: str) -> str:
+        """The version that was trained: itself, unless it is a refreshed one."""
+        model = self._registry.find_readable(version)
+        return version if model is None else model.manifest.states_of or version
 
     def _split(self, window: Window) -> _Split:
         everything = vocabulary_of(window.sessions)
@@ -441,8 +446,9 @@ def _last_of_a_cycle(versions: Sequence[PublishedModel]) -> PublishedModel | Non
     return next((model for model in trained if "positions" in model.manifest.training), None)
 
 
-def _was_left_unannounced(newest: PublishedModel, standing: Standing) -> bool:
-    """Whether it passed the gate against the very champion that still stands, and was never announced."""
+def _was_left_unannounced(newest: PublishedModel, standing: Standing, trained: Callable[[str], str]) -> bool:
+    """Whether it passed the gate against the very champion that still stands, perhaps refreshed, and was never
+    announced."""
     manifest = newest.manifest
     if not manifest.metrics.get("gate", {}).get("passed"):
         return False
@@ -450,4 +456,5 @@ def _was_left_unannounced(newest: PublishedModel, standing: Standing) -> bool:
     if standing.champion is None:
         # Its entry in the history, if any, is then an intention: the topic holds no announcement at all.
         return before is None
-    return bool(before == standing.champion.version and not standing.was_announced(newest.version))
+    stands = before is not None and trained(before) == trained(standing.champion.version)
+    return stands and not standing.was_announced(newest.version)

@@ -8,7 +8,7 @@ import pytest
 from schemas.bundle.files import Model
 from schemas.messages.announcement import ModelAnnouncement
 from tests.unit.trainer.service.test_cycle import NOW, Trainer, history
-from trainer.errors import LeaseError
+from trainer.errors import AnnounceError, LeaseError
 from trainer.service.champion import Championship
 from trainer.service.cycle import Cycle, CycleResult
 from trainer.service.refresh import Refresh
@@ -154,6 +154,20 @@ def test_what_was_refused_is_not_trained_again_because_of_a_refresh(trainer: Tra
     assert trainer.cycle(gate_margin=-1).run().outcome == "refused"
     assert refresh(trainer).outcome == "announced"
     assert "new sessions, a cycle needs" in trainer.cycle(gate_margin=-1).run().reasons[0]
+
+
+def test_a_challenger_that_could_not_be_announced_is_announced_after_a_refresh(trainer: Trainer) -> None:
+    trained(trainer)
+    trainer.collect(history(100, until=NOW + DAY_MS))
+    assert refresh(trainer).outcome == "announced"
+    trainer.collect(history(300, until=NOW + 2 * DAY_MS))
+    trainer.topic.down = True
+    with pytest.raises(AnnounceError):
+        trainer.cycle().run()
+    trainer.topic.down = False
+    passed = trainer.registry.versions()[-1].version
+    assert refresh(trainer).outcome == "announced"
+    assert trainer.cycle().run().version == passed == champion(trainer).version
 
 
 def test_nothing_is_refreshed_without_a_champion_and_no_family_that_counts(trainer: Trainer) -> None:
