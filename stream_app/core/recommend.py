@@ -124,9 +124,7 @@ def rank(plans: Sequence[Plan], asked: Queries, model: Model) -> list[Recommende
         rows = _rows(one, asked.hidden[:, theirs], asked.kept[theirs].tolist(), model)
         chain += len(one.chains)
         forgotten = {name: one.forgotten for name, one in one.sessions.items() if one.forgotten is not None}
-        done.append(
-            Recommended(rows, forgotten, ranked, one.redelivered, one.rebuilt, asked.waves, len(one.unmoved))
-        )
+        done.append(Recommended(rows, forgotten, ranked, one.redelivered, one.rebuilt, asked.waves, len(one.unmoved)))
     return done
 
 

@@ -180,7 +180,11 @@ def replay_session(
     with plain_consumer(settings.kafka, topics.rankings, name=f"{app_id}-replay-session") as records:
         # The worker places rankings by their key.
         rankings = published_of(session_id, records.history(partition_of(key, len(records.partitions))))
-    rules = SessionRules(idle_gap_ms=settings.clicks.idle_gap_ms, recent_items=settings.worker.recent_items)
+    rules = SessionRules(
+        idle_gap_ms=settings.clicks.idle_gap_ms,
+        recent_items=settings.worker.recent_items,
+        advance_on=settings.clicks.moving,
+    )
     with bundles(settings) as announced:
         found = replayed(upto, rankings, lambda v: announced.open(v).ranking(settings.worker.published), rules, home)
     if json:
