@@ -22,7 +22,7 @@ BENCHMARKS = (
     "preprocessing",
     "rules",
 )
-EXTRA = ("ci", "capacity", "families", "tuning", "family_clicks", "family_training", "libraries")
+EXTRA = ("ci", "capacity", "families", "tuning", "family_clicks", "family_training", "refresh", "libraries")
 """Run only when named: parts of the others, what computes rather than measures, and what takes hours."""
 
 

@@ -17,6 +17,7 @@ from schemas.kafka.topics import TopicSpec, topic_table
 from schemas.messages import examples
 from schemas.messages.announcement import ModelAnnouncement
 from schemas.messages.click import Click
+from schemas.messages.forget import Forget
 from schemas.messages.item import Item
 from schemas.messages.ranking import Ranking
 from schemas.messages.rejected import RejectedClick
@@ -32,6 +33,7 @@ _HOUR_MS: Final = 3_600_000
 
 _SCHEMAS: Final[Mapping[str, Any]] = {
     "click.schema.json": Click,
+    "forget.schema.json": Forget,
     "ranking.schema.json": Ranking,
     "rejected-click.schema.json": RejectedClick,
     "model-announcement.schema.json": ModelAnnouncement,

@@ -190,6 +190,46 @@ def inspect(
     raise typer.Exit(inspect_session(session, settings_of(config), json=json, out=out, err=err))
 
 
+@app.command()
+def explain(
+    session: Annotated[str, typer.Argument(help="The session's id.")],
+    *,
+    item: Annotated[str | None, typer.Option(help="One item, and what each of the session's items adds to it.")] = None,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Show what adds up to the places of a session's ranking: network, session memory, the session's own items."""
+    from stream_app.tools.explain import explain_session
+
+    raise typer.Exit(explain_session(session, settings_of(config), item_id=item, json=json, out=out, err=err))
+
+
+@app.command("replay-session")
+def replay_session(
+    session: Annotated[str, typer.Argument(help="The session's id.")],
+    *,
+    at: Annotated[
+        int | None, typer.Option(min=0, metavar="OFFSET", help="Of the click on its partition; the newest without.")
+    ] = None,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Compute a session's row and ranking at an earlier click anew, and compare with what was published."""
+    from stream_app.tools.replay_session import replay_session as replay_one
+
+    raise typer.Exit(replay_one(session, settings_of(config), at=at, json=json, out=out, err=err))
+
+
+@app.command()
+def forget(
+    session: Annotated[str, typer.Argument(help="The session's id.")], config: Config = None, json: Json = False
+) -> None:
+    """Delete a session's row, and leave its clicks out of every later training."""
+    from stream_app.tools.forget import forget as ask
+
+    raise typer.Exit(ask(session, settings_of(config), json=json, out=out))
+
+
 @app.command("settings")
 def show_settings(config: Config = None, json: Json = False) -> None:
     """Show the settings in force and where each came from; secrets are masked."""

@@ -12,6 +12,7 @@ from trainer.commands.collect import collect
 from trainer.commands.evaluate import evaluate
 from trainer.commands.fit import fit
 from trainer.commands.models import models, promote, rollback
+from trainer.commands.refresh import refresh
 from trainer.commands.reproduce import presets, reproduce
 from trainer.commands.run import run
 from trainer.commands.settings import show_settings
@@ -24,7 +25,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (fit, evaluate, tune, ablate, presets, reproduce, collect, run, models, promote, rollback):
+for command in (fit, evaluate, tune, ablate, presets, reproduce, collect, run, refresh, models, promote, rollback):
     app.command()(command)
 app.command("settings")(show_settings)
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from schemas.bundle.runtime import Model
 from schemas.messages.click import Click, ClickLimits, ClickRejectedError, decode_click
+from schemas.messages.forget import decode_forget
 from schemas.messages.ranking import Ranking, decode_ranking
 from stream_app.core.session import SessionRules, SessionState
 from stream_app.core.state_codec import decode_state
@@ -76,7 +77,8 @@ class Published:
         published = cls()
         for record in records:
             value = record.value()
-            assert value is not None
+            if value is None:
+                continue  # the session was forgotten
             ranking = decode_ranking(value)
             position = ranking.source.partition, ranking.source.offset
             published.duplicates += position in published.last
@@ -129,7 +131,11 @@ def recompute(
         try:
             click = decode_click(record.key(), record.value(), now_ms=2**62, limits=limits)
         except ClickRejectedError:
-            expected.rejected.add(position)
+            request = decode_forget(record.key(), record.value())
+            if request is None:
+                expected.rejected.add(position)
+            else:
+                expected.rows.pop(request.session_id, None)
             continue
         expected.clicks += 1
         ranking = published.last.get(position)
@@ -188,8 +194,10 @@ def restored_rows(data_dir: Path, changelog: Iterable[Message]) -> dict[str, Ses
     for record in changelog:
         key, value = record.key(), record.value()
         assert key is not None
-        assert value is not None, "an operator's deletion is not expected"
         if record.offset() <= covered.get(record.partition(), -1):
+            continue
+        if value is None:
+            rows.pop(key.decode(), None)  # it was forgotten
             continue
         state = decode_state(value)
         if key.decode() not in rows or rows[key.decode()].offset <= state.offset:
@@ -223,13 +231,13 @@ def _after(row: SessionState | None, click: Click, offset: int, model: Model, ru
     hidden = None
     if model.encoder == "recurrent":
         hidden = row.hidden
-        if row.model_version != model.version:
+        if row.model_version != model.states_of:
             hidden = None
             for item_id in row.recent:
                 hidden = _step(model, item_id, hidden)
         hidden = _step(model, click.item_id, hidden)
     return SessionState(
-        model_version="" if hidden is None else model.version,
+        model_version="" if hidden is None else model.states_of,
         offset=offset,
         last_click=max(row.last_click, click.timestamp),
         clicks=row.clicks + 1,

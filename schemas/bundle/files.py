@@ -80,11 +80,7 @@ def open_bundle(
     finite. `threads` is ONNX Runtime's for one run of a graph. With `adjusts` the model can leave items out and boost
     them (see `Model.rank`), which bundles of older releases cannot. Raises BundleError saying which file and why.
     """
-    folder = local_path(uri)
-    if folder is None:
-        folder = fetch(str(uri), manifest_sha256, cache_dir, limits)
-    if not folder.is_dir():
-        raise BundleError(f"{folder}: no such folder; is the registry mounted here, and was the bundle removed?")
+    folder = bundle_folder(uri, manifest_sha256=manifest_sha256, cache_dir=cache_dir, limits=limits)
     manifest_bytes = read_file(folder, MANIFEST, limits.manifest_bytes)
     check_manifest_sha256(manifest_bytes, manifest_sha256)
     manifest = decode_manifest(manifest_bytes, limits)
@@ -102,6 +98,22 @@ def open_bundle(
     model = Model(manifest, vocabulary, popularity, graphs, adjusts=adjusts)
     check_answers(model, golden)
     return model
+
+
+def bundle_folder(
+    uri: str | Path,
+    *,
+    manifest_sha256: str | None = None,
+    cache_dir: Path | None = None,
+    limits: BundleLimits = DEFAULT_LIMITS,
+) -> Path:
+    """The local folder of a bundle, a copy in `cache_dir` where it lies elsewhere. Raises BundleError."""
+    folder = local_path(uri)
+    if folder is None:
+        folder = fetch(str(uri), manifest_sha256, cache_dir, limits)
+    if not folder.is_dir():
+        raise BundleError(f"{folder}: no such folder; is the registry mounted here, and was the bundle removed?")
+    return folder
 
 
 # Long: its arguments are what a manifest tells; the steps of a publication follow each other.
@@ -126,15 +138,16 @@ def write_bundle(
     metrics: Mapping[str, Any],
     created_at: int,
     git_revision: str | None = None,
+    states_of: str | None = None,
     limits: BundleLimits = DEFAULT_LIMITS,
 ) -> Path:
     """Write `parent/version`, all or nothing: whoever sees the folder sees a complete and verified bundle.
 
     `rank`, `advance` and `encode` are ONNX files: a model with `advance` is recurrent, one with `encode` is of the
     encoder `window`, one with neither has none. `created_at` is in milliseconds since the epoch; see Manifest for the
-    sizes, `training` and `metrics`. What was written is opened as a worker would before it gets its name. Raises
-    BundleExistsError when the version is there, BundleError when the bundle would not be served. A crash leaves at most
-    a folder whose name starts with a dot, which whoever knows that no such process runs any more may remove.
+    sizes, `training`, `metrics` and `states_of`. What was written is opened as a worker would before it gets its name.
+    Raises BundleExistsError when the version is there, BundleError when the bundle would not be served. A crash leaves
+    at most a folder whose name starts with a dot, which whoever knows that no such process runs any more may remove.
     """
     if not is_version(version):
         raise BundleError(f"version {version!r} cannot name a folder; it must match {VERSION_PATTERN}")
@@ -170,6 +183,7 @@ def write_bundle(
         metrics=dict(metrics),
         files={name: FileEntry(sha256=sha256(content), size=len(content)) for name, content in data.items()},
         git_revision=git_revision,
+        states_of=states_of,
     )
     data[MANIFEST] = encode_manifest(manifest)
     parent.mkdir(parents=True, exist_ok=True)

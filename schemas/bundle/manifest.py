@@ -105,6 +105,13 @@ class Manifest(msgspec.Struct, frozen=True):
     ]
     files: dict[str, FileEntry]
     git_revision: str | None = None
+    states_of: Annotated[
+        Annotated[str, msgspec.Meta(pattern=VERSION_PATTERN)] | None,
+        msgspec.Meta(
+            description="The version whose hidden states this one goes on with, because it steps from click to click "
+            "as that does: of a refreshed model the one that was trained. Without: its own alone.",
+        ),
+    ] = None
 
 
 class _Format(msgspec.Struct):

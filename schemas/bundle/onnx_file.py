@@ -89,6 +89,12 @@ def turned_on(name: str, data: bytes, constant: str) -> bytes | None:
     return None
 
 
+def float_tensors(name: str, data: bytes) -> dict[str, tuple[int, ...]]:
+    """The graph's float32 tensors: name -> shape. Raises BundleError naming `name`."""
+    found = (_read_tensor(name, raw) for raw in _tensors(name, memoryview(data), "ModelProto", 0))
+    return {tensor.name: tuple(tensor.dims) for tensor in found if tensor.data_type == _FLOAT}
+
+
 def _tensors(name: str, message: memoryview, kind: str, depth: int) -> Iterator[memoryview]:
     if depth > _MAX_DEPTH:
         raise BundleError(f"{name}: nested too deep")

@@ -80,9 +80,18 @@ class Model:
         k = min(k, self.manifest.k)
         return Model(self.manifest, self.vocabulary, self.popularity, self._graphs, k=k, adjusts=self.adjusts)
 
+    def with_rank(self, rank: ort.InferenceSession, *, k: int) -> "Model":
+        """The same model with another rank graph, and lists of `k` items, which may be more than the manifest's."""
+        return Model(self.manifest, self.vocabulary, self.popularity, {**self._graphs, RANK: rank}, k=k)
+
     @property
     def version(self) -> str:
         return self.manifest.version
+
+    @property
+    def states_of(self) -> str:
+        """The version whose hidden states these are: a row that names it is continued, not rebuilt."""
+        return self.manifest.states_of or self.manifest.version
 
     @property
     def encoder(self) -> Encoder:
@@ -258,7 +267,7 @@ def open_graphs(
     """
     if adjusts:
         data = {**data, RANK: _adjusting(data[RANK])}
-    graphs = {name: _session(name, data[name], threads) for name in GRAPHS[manifest.encoder]}
+    graphs = {name: open_graph(name, data[name], threads=threads) for name in GRAPHS[manifest.encoder]}
     if adjusts and not {_K, ADJUST} <= _optional(graphs[RANK]):
         raise BundleError(f"{RANK}: has the constant {ADJUSTS}, but not both of the inputs {_K} and {ADJUST}")
     state = (_FLOAT32, (manifest.layers, "batch", manifest.hidden_size))
@@ -333,8 +342,21 @@ def _adjusting(rank: bytes) -> bytes:
     return turned
 
 
-def _session(name: str, graph: bytes, threads: int) -> ort.InferenceSession:
+def zeros(shape: tuple[int, ...]) -> ort.OrtValue:
+    """float32 zeros for `open_graph`."""
+    return ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, np.float32))
+
+
+def open_graph(
+    name: str, graph: bytes, *, threads: int = 1, weights: Mapping[str, ort.OrtValue] | None = None
+) -> ort.InferenceSession:
+    """A graph as ONNX Runtime's session, with the options that all of them have. Raises BundleError.
+
+    `weights` take the place of the graph's own of these names, and have to live as long as the session.
+    """
     options = ort.SessionOptions()
+    for weight, value in (weights or {}).items():
+        options.add_initializer(weight, value)
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL

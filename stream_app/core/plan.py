@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from schemas.bundle.runtime import Model
 from schemas.messages.click import Click
-from stream_app.core.session import SessionRules, SessionState, is_over, is_redelivered, moves_on
+from stream_app.core.session import Forgotten, Row, SessionRules, SessionState, is_over, is_redelivered, moves_on
 
 
 # One of each a click: a frozen dataclass takes seven to ten times as long to make as a struct.
@@ -17,6 +17,13 @@ class SourcedClick(msgspec.Struct, frozen=True, gc=False):
     """A click and the offset at which its partition holds it."""
 
     click: Click
+    offset: int
+
+
+class SourcedForget(msgspec.Struct, frozen=True, gc=False):
+    """A request to forget a session, and the offset at which its partition holds it."""
+
+    session_id: str
     offset: int
 
 
@@ -38,6 +45,7 @@ class Evolving(msgspec.Struct, gc=False):
     recent: list[str]
     chain: int | None = None  # None until there is a click to rank: nothing is replayed in vain
     changed: bool = False  # whether there is a new click
+    forgotten: Forgotten | None = None  # and has not begun anew
 
 
 @dataclass(slots=True)
@@ -65,14 +73,22 @@ class Plan:
     rebuilt: int = 0
 
 
-def plan(rows: Mapping[str, SessionState], clicks: Sequence[SourcedClick], model: Model, rules: SessionRules) -> Plan:
+def plan(
+    rows: Mapping[str, Row],
+    clicks: Sequence[SourcedClick | SourcedForget],
+    model: Model,
+    rules: SessionRules,
+) -> Plan:
     """What has to be computed for these clicks, without computing it."""
     index_of = model.vocabulary.index
-    recurrent, window = model.encoder == "recurrent", model.window
+    recurrent = model.encoder == "recurrent"
     chunk = Plan()
     chains, sessions = chunk.chains, chunk.sessions
 
     for sourced in clicks:
+        if isinstance(sourced, SourcedForget):
+            _forget(chunk, rows, sourced)
+            continue
         click = sourced.click
         session = sessions.get(click.session_id)
         if session is None:
@@ -100,7 +116,7 @@ def plan(rows: Mapping[str, SessionState], clicks: Sequence[SourcedClick], model
                 chain = Chain(start=None, steps=_known(session.recent, model))
                 chains.append(chain)
             chain.ranked_after.append((len(chain.steps), len(chunk.clicks)))
-        session.changed = True
+        session.changed, session.forgotten = True, None
         session.offset = sourced.offset
         if moves:
             session.last_click = max(session.last_click, click.timestamp)
@@ -110,21 +126,34 @@ def plan(rows: Mapping[str, SessionState], clicks: Sequence[SourcedClick], model
             chunk.unmoved.append(len(chunk.clicks))
         chunk.clicks.append(sourced)
         chunk.unknown.append(moves and index is None)
-        # Of the same clicks as in the evaluation, however many more a row keeps.
-        recent = session.recent[-model.recent_size :]
-        known = [known for item_id in recent if (known := index_of(item_id)) is not None]
-        chunk.recents.append((known, session.clicks))
-        if rules.hide:
-            chunk.hidden.append(session.recent)
-        if window:
-            chunk.windows.append(_known(session.recent[-window:], model))
+        _look_back(chunk, session, model, rules)
     return chunk
 
 
-def _open(row: SessionState | None) -> Evolving:
+def _look_back(chunk: Plan, session: Evolving, model: Model, rules: SessionRules) -> None:
+    """What the ranking after a click needs of the clicks up to it."""
+    # Of the same clicks as in the evaluation, however many more a row keeps.
+    chunk.recents.append((_known(session.recent[-model.recent_size :], model), session.clicks))
+    if rules.hide:
+        chunk.hidden.append(session.recent)
+    if model.window:
+        chunk.windows.append(_known(session.recent[-model.window :], model))
+
+
+def _forget(chunk: Plan, rows: Mapping[str, Row], request: SourcedForget) -> None:
+    """The session is as one that never was; what was ranked for it before, in this chunk too, is out all the same."""
+    session = chunk.sessions.get(request.session_id) or _open(rows.get(request.session_id))
+    if is_redelivered(session.offset, request.offset):
+        chunk.redelivered += 1
+        return
+    forgotten = Forgotten(request.offset)
+    chunk.sessions[request.session_id] = msgspec.structs.replace(_open(forgotten), forgotten=forgotten)
+
+
+def _open(row: Row | None) -> Evolving:
     """The session as its row has it."""
-    if row is None:
-        return Evolving(row=None, offset=-1, last_click=0, clicks=0, recent=[])
+    if not isinstance(row, SessionState):
+        return Evolving(row=None, offset=-1 if row is None else row.offset, last_click=0, clicks=0, recent=[])
     return Evolving(row=row, offset=row.offset, last_click=row.last_click, clicks=row.clicks, recent=list(row.recent))
 
 
@@ -138,7 +167,7 @@ def _chain(row: SessionState | None, model: Model) -> Chain:
     """The steps before the chunk's own: none, unless the row has no state of this model's."""
     if row is None:
         return Chain(start=None)
-    if row.model_version == model.version:
+    if row.model_version == model.states_of:
         return Chain(start=row.hidden)
     # Never feed one model's hidden state to another: replay the clicks instead.
     return Chain(start=None, steps=_known(row.recent, model))

@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 
 from schemas.bundle.runtime import Model
 from stream_app.core.offer import Offer
-from stream_app.core.plan import Plan, SourcedClick, plan
+from stream_app.core.plan import Plan, SourcedClick, SourcedForget, plan
 from stream_app.core.query import Queries, queries
 from stream_app.core.ranked import RankedClick, ranked_of_all
 from stream_app.core.ranked_offers import ranked_offers
-from stream_app.core.session import SessionRules, SessionState
+from stream_app.core.session import Forgotten, Row, SessionRules, SessionState
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,7 @@ class Recommended:
 
     Attributes:
         rows: the new row of every session with at least one new click.
+        forgotten: the sessions that were forgotten, and have not begun anew.
         ranked: one ranking for each new click, in the order of the clicks.
         redelivered: clicks that their rows had passed already.
         rebuilt: rows without a state of this model's that were replayed.
@@ -45,6 +46,7 @@ class Recommended:
     """
 
     rows: dict[str, SessionState]
+    forgotten: dict[str, Forgotten]
     ranked: list[RankedClick]
     redelivered: int
     rebuilt: int
@@ -53,8 +55,8 @@ class Recommended:
 
 
 def recommend(
-    rows: Mapping[str, SessionState],
-    clicks: Sequence[SourcedClick],
+    rows: Mapping[str, Row],
+    clicks: Sequence[SourcedClick | SourcedForget],
     model: Model,
     rules: SessionRules,
     offers: Mapping[str | None, Offer] | None = None,
@@ -63,8 +65,8 @@ def recommend(
 
     Args:
         rows: the rows of the chunk's sessions, by session id; a session that is missing here is new.
-        clicks: all of one partition, ascending offsets.
-        model: the model that serves; a recurrent one replays the recent items of rows of any other version.
+        clicks: all of one partition, ascending offsets, and requests to forget a session among them.
+        model: the model that serves; a recurrent one replays the recent items of rows with hidden states of another.
         rules: idle gap and memory of a session, and the types of clicks that move it on.
         offers: what may be shown in each market of the clicks; everything without.
     """
@@ -83,7 +85,8 @@ def rank(
         theirs = slice(chain, chain + len(one.chains))
         rows = _rows(one, asked.hidden[:, theirs], asked.kept[theirs].tolist(), model)
         chain += len(one.chains)
-        done.append(Recommended(rows, ranked, one.redelivered, one.rebuilt, asked.waves, len(one.unmoved)))
+        forgotten = {name: one.forgotten for name, one in one.sessions.items() if one.forgotten is not None}
+        done.append(Recommended(rows, forgotten, ranked, one.redelivered, one.rebuilt, asked.waves, len(one.unmoved)))
     return done
 
 
@@ -98,7 +101,7 @@ def _rows(one: Plan, hidden: NDArray[np.float16], kept: Sequence[bool], model: M
             chain = session.chain
             has_state = chain is not None and kept[chain]
             rows[session_id] = SessionState(
-                model_version=model.version if has_state else "",
+                model_version=model.states_of if has_state else "",
                 offset=session.offset,
                 last_click=session.last_click,
                 clicks=session.clicks,

@@ -16,7 +16,8 @@ class SessionState(msgspec.Struct, frozen=True, gc=False):
     recurrent model has a hidden state; a row that another kind of model wrote has none and names no model.
 
     Attributes:
-        model_version: the model that computed ``hidden``; empty where there is none.
+        model_version: the model whose hidden states ``hidden`` is one of; empty where there is none. Of a refreshed
+            model that is the one that was trained (``states_of`` in the manifest).
         offset: source offset of the last click that was applied; clicks at or before it are redelivered ones.
         last_click: newest click time of the session, milliseconds since the epoch; 0 while no click has moved it on.
         clicks: number of clicks of the session so far, those older than ``recent`` included.
@@ -32,6 +33,15 @@ class SessionState(msgspec.Struct, frozen=True, gc=False):
     clicks: int
     recent: tuple[str, ...]
     hidden: NDArray[np.float16] | None
+
+
+class Forgotten(msgspec.Struct, frozen=True, gc=False):
+    """In the place of a row: the session was forgotten by the request at this source offset, and its row is deleted."""
+
+    offset: int
+
+
+Row = SessionState | Forgotten
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from stream_app.errors import DeliveryError
 
 log = structlog.get_logger(__name__)
 
-Record = tuple[bytes | None, bytes]
+Record = tuple[bytes | None, bytes | None]
 """Key and value."""
 
 ANY_PARTITION: Final = -1

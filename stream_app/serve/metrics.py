@@ -43,13 +43,12 @@ class Metrics:
             buckets=_SECONDS,
             registry=registry,
         )
+        self.forgotten = Counter("nextclick_forgotten", "Requests to forget a session.", registry=registry)
         self.rebuilt_rows = Counter(
             "nextclick_rebuilt_rows", "Rows of another model's that were replayed.", registry=registry
         )
         self.model_info = Gauge("nextclick_model_info", "1 for the model that serves.", ["version"], registry=registry)
-        self.model_age_seconds = Gauge(
-            "nextclick_model_age_seconds", "Since the serving model was made.", registry=registry
-        )
+        self.model_age_seconds = Gauge("nextclick_model_age_seconds", "Since the model was made.", registry=registry)
         self.swaps = Counter("nextclick_swaps", "Models taken into service.", registry=registry)
         self.refused_bundles = Counter(
             "nextclick_refused_bundles", "Announced models that were refused.", registry=registry

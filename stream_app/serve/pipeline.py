@@ -16,12 +16,13 @@ from faust.types import TP, Message
 
 from schemas.bundle.runtime import Model
 from schemas.messages.click import ClickLimits, ClickRejectedError, decode_click
+from schemas.messages.forget import decode_forget
 from schemas.messages.rejected import RejectedClick, reject
 from schemas.messages.source import Source
-from stream_app.core.plan import SourcedClick, plan
+from stream_app.core.plan import SourcedClick, SourcedForget, plan
 from stream_app.core.query import queries
 from stream_app.core.recommend import rank
-from stream_app.core.session import SessionRules, SessionState
+from stream_app.core.session import Row, SessionRules
 from stream_app.errors import StalledError, StoreError
 from stream_app.kafka.transport import Chunk, ChunkConsumer, Fetch
 from stream_app.serve.computing import Computing
@@ -241,13 +242,13 @@ class Pipeline:
         moved = time.perf_counter()
         offered = None
         if self._catalogue is not None:
-            markets = {sourced.click.market for theirs in clicks for sourced in theirs}
+            markets = {sourced.click.market for one in plans for sourced in one.clicks}
             offered = self._catalogue.offered(model, markets, now_ms)
         results = rank(plans, asked, model, None if offered is None else offered.by_market)
         ranked = time.perf_counter()
         for part, result in zip(parts, results, strict=True):
-            part.states = result.rows
-            part.partition.pending.update(result.rows)
+            part.states = {**result.rows, **result.forgotten}
+            part.partition.pending.update(part.states)
         self._settling.send(
             [Computed(part, result, parked) for part, result, (_, parked) in zip(parts, results, decoded, strict=True)],
             model,
@@ -274,8 +275,8 @@ class Pipeline:
             metrics.rebuilt_rows.inc(rebuilt)
         self._broken_off = False
 
-    def _decode(self, part: Part, now_ms: int) -> tuple[list[SourcedClick], list[RejectedClick]]:
-        clicks: list[SourcedClick] = []
+    def _decode(self, part: Part, now_ms: int) -> tuple[list[SourcedClick | SourcedForget], list[RejectedClick]]:
+        clicks: list[SourcedClick | SourcedForget] = []
         rejected: list[RejectedClick] = []
         limits, tp = self._settings.limits, part.last.tp
         for chunk, _ in part.chunks:
@@ -285,6 +286,10 @@ class Pipeline:
                 try:
                     click = decode_click(record.key, record.value, now_ms=judged_at, limits=limits)
                 except ClickRejectedError as error:
+                    if (request := decode_forget(record.key, record.value)) is not None:
+                        clicks.append(SourcedForget(request.session_id, record.offset))
+                        self._metrics.forgotten.inc()
+                        continue
                     source = Source(tp.topic, tp.partition, record.offset)
                     rejected.append(reject(error, source=source, key=record.key, value=record.value, now_ms=now_ms))
                     self._metrics.rejected.labels(reason=error.reason.value).inc()
@@ -293,10 +298,10 @@ class Pipeline:
         return clicks, rejected
 
     def _read(
-        self, chunk: Chunk, clicks: list[SourcedClick], pending: Mapping[str, SessionState]
-    ) -> dict[str, SessionState]:
-        session_ids = {sourced.click.session_id for sourced in clicks}
-        states = {session_id: pending[session_id] for session_id in session_ids & pending.keys()}
+        self, chunk: Chunk, clicks: list[SourcedClick | SourcedForget], pending: Mapping[str, Row]
+    ) -> dict[str, Row]:
+        session_ids = {one.session_id if isinstance(one, SourcedForget) else one.click.session_id for one in clicks}
+        states: dict[str, Row] = {session_id: pending[session_id] for session_id in session_ids & pending.keys()}
         stored = self._table.states(chunk.tp.partition, session_ids - states.keys())
         furthest = max((state.offset for state in stored.values()), default=-1)
         if chunk.end_offset is not None and furthest >= max(chunk.end_offset, chunk.records[-1].offset + 1):

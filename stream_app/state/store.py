@@ -61,11 +61,17 @@ class SessionStore(rocksdb.Store):
             rows: list[bytes | None] = self._db_for_partition(partition).get(list(keys))
         return rows
 
-    def write_rows(self, partition: int, rows: Mapping[bytes, bytes], changelog_offset: int | None) -> None:
-        """Write rows and the changelog offset that a restore may begin behind, all or none; None leaves that offset."""
+    def write_rows(self, partition: int, rows: Mapping[bytes, bytes | None], changelog_offset: int | None) -> None:
+        """Write rows and the changelog offset that a restore may begin behind, all or none; None leaves that offset.
+
+        A row of None is deleted.
+        """
         batch = rocksdict.WriteBatch(raw_mode=True)
         for key, row in rows.items():
-            batch.put(key, row)
+            if row is None:
+                batch.delete(key)
+            else:
+                batch.put(key, row)
         if changelog_offset is not None:
             batch.put(self.offset_key, str(changelog_offset).encode())
         with self._lock, self._marking_damage(partition):

@@ -63,7 +63,7 @@ class SessionTable(faust.Table):
         rows = self.data.rows(partition, [session_id.encode() for session_id in ids])
         return {session_id: decode_state(row) for session_id, row in zip(ids, rows, strict=True) if row is not None}
 
-    def write(self, partition: int, rows: Mapping[bytes, bytes], changelog_offset: int) -> None:
+    def write(self, partition: int, rows: Mapping[bytes, bytes | None], changelog_offset: int) -> None:
         """Write rows whose changelog records are durable, the last of them at `changelog_offset`.
 
         The store then covers the changelog up to there, and a restore begins behind it; but only if all records up to

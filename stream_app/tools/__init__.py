@@ -1,1 +1,1 @@
-"""Commands beside the worker: replay, watch, inspect."""
+"""Commands beside the worker: replay, watch, inspect, explain, replay-session, forget."""

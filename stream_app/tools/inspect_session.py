@@ -121,18 +121,23 @@ def _norms(state: SessionState) -> list[float]:
 def inspect_session(session_id: str, settings: StreamSettings, *, json: bool, out: Console, err: Console) -> int:
     """`stream-app inspect`: print the row; returns the exit code, 1 when there is none."""
     row = find_row(session_id, settings)
-    worker = settings.worker
     if row is None:
-        err.print(
-            f"no row for session {session_id!r} in {changelog_topic(worker.app_id)}: it had no click that a worker has "
-            f"taken, or its last one is older than worker.session_ttl ({duration(worker.session_ttl)})",
-            markup=False,
-            highlight=False,
-        )
-        return 1
+        return no_row(session_id, settings, err)
     if json:
         print(as_json(row))
     else:
-        rules = SessionRules(idle_gap_ms=settings.clicks.idle_gap_ms, recent_items=worker.recent_items)
+        rules = SessionRules(idle_gap_ms=settings.clicks.idle_gap_ms, recent_items=settings.worker.recent_items)
         out.print(as_table(row, rules, time.time_ns() // 1_000_000))
     return 0
+
+
+def no_row(session_id: str, settings: StreamSettings, err: Console) -> int:
+    """Say that there is none, and return the exit code for it."""
+    worker = settings.worker
+    err.print(
+        f"no row for session {session_id!r} in {changelog_topic(worker.app_id)}: it had no click that a worker has "
+        f"taken, or its last one is older than worker.session_ttl ({duration(worker.session_ttl)})",
+        markup=False,
+        highlight=False,
+    )
+    return 1

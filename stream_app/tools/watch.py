@@ -31,6 +31,8 @@ def rankings(
     for record in records:
         if key is not None and record.key() != key:
             continue
+        if record.value() is None:
+            continue  # the session was forgotten
         try:
             ranking = decode_ranking(record.value() or b"")
         except MessageError as error:

@@ -336,3 +336,30 @@ def test_replayed_clicks_are_ranked_watched_and_inspected(shop: Shop) -> None:
     assert found["recent"] == [f"item-{n % 12}" for n in range(1, 30, 3)]
     last = max((one for one in shown if one["session_id"] == "s1"), key=lambda one: one["source"]["offset"])
     assert found["source"] == {"partition": last["source"]["partition"], "offset": last["source"]["offset"]}
+
+    # What it was at an earlier click, computed anew.
+    answers = sorted((one for one in shown if one["session_id"] == "s1"), key=lambda one: one["source"]["offset"])
+    for n in (0, 6):
+        offset = answers[n]["source"]["offset"]
+        then = shop.json("replay-session", "s1", "--at", str(offset))
+        assert then["published"] in ("equal", "equal but for rounding")
+        assert then["at"] == {"partition": answers[n]["source"]["partition"], "offset": offset}
+        assert (then["row"]["clicks"], then["row"]["recent"]) == (n + 1, found["recent"][: n + 1])
+        assert [one["item_id"] for one in then["items"]] == [one["item_id"] for one in answers[n]["items"]]
+    out, _ = shop.run("replay-session", "s1")
+    assert "equal" in out
+    out, err = shop.run("replay-session", "s1", "--at", "1000", code=1)
+    assert "session 's1' has no click at offset 1000" in err
+
+    # Why it is as it is now.
+    told = shop.json("explain", "s1")
+    assert (told["model_version"], told["clicks"], told["replayed"]) == ("v1", 10, False)
+    assert [one["item_id"] for one in told["items"]] == [one["item_id"] for one in last["items"]]
+    scores = [one["score"] for one in told["items"]]
+    np.testing.assert_allclose(scores, [one["score"] for one in last["items"]], atol=1e-2)
+    assert list(told["items"][0]["recent"]) == list(dict.fromkeys(reversed(found["recent"])))
+    out, _ = shop.run("explain", "s1", "--item", last["items"][0]["item_id"])
+    assert "place without it" in out
+    out, err = shop.run("explain", "s1", "--item", "nothing", code=1)
+    assert "v1 does not know the item 'nothing'" in err
+    assert "no row for session 'nobody'" in shop.run("explain", "nobody", code=1)[1]

@@ -12,6 +12,7 @@ from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from schemas.messages.click import Click, encode_click
+from schemas.messages.forget import Forget, encode_forget
 from tests.conftest import KafkaUnderTest
 from tests.integration.trainer_deployment import PARTITIONS, Deployment
 from trainer.errors import ClickLogError, CollectError
@@ -217,3 +218,22 @@ def test_the_command_collects_until_sigterm_and_tells_what_it_did(deployment: De
     assert finished.returncode == 0, finished.stderr
     assert logged(deployment) == as_rows(clicks(400))
     assert json.loads(finished.stdout)["lost"] == 0
+
+
+def test_forgotten_sessions_leave_the_log_and_may_begin_anew(deployment: Deployment) -> None:
+    """Those of before in the files, those not written yet, and a request that was collected before a kill."""
+    request = (b"s3", encode_forget(Forget("s3", "forget")))
+    deployment.produce(clicks(100))
+    assert collect_once(deployment) == 100
+    deployment.produce(clicks(100, first=100))
+    deployment.produce_raw([request])
+    deployment.produce(clicks(100, first=200))
+    kept = [*clicks(300)]
+    kept = [click for click in kept if click.session_id != "s3" or click.timestamp >= NOW + 200]
+    assert collect_once(deployment) == 198
+    assert logged(deployment) == as_rows(iter(kept))
+    assert collect_once(deployment) == 0
+    deployment.produce_raw([request])
+    collected = collect(deployment.root(), once=True, stopping=lambda: False)
+    assert (collected.clicks, collected.rejected) == (0, {})
+    assert logged(deployment) == as_rows(click for click in kept if click.session_id != "s3")

@@ -22,7 +22,8 @@ class ExactModel:
     step = Model.step
 
     def __init__(self, version: str, items: tuple[str, ...], *, salt: int, layers: int, recent_size: int) -> None:
-        self.version, self.vocabulary = version, Vocabulary(items)
+        self.version = self.states_of = version
+        self.vocabulary = Vocabulary(items)
         self.layers, self.hidden_size, self.recent_size, self._salt = layers, 2, recent_size, salt
         self.popular = np.arange(self.k), np.full(self.k, self.popular_share, dtype=np.float32)
         self.popularity = np.ones(len(items), dtype=np.int64)

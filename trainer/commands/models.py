@@ -25,6 +25,8 @@ class ListedModel:
     created_at: int
     items: int
     uri: str
+    refreshed: str | None
+    """The version that was trained, of a refreshed one."""
     window: dict[str, Any]
     metrics: dict[str, Any]
 
@@ -46,6 +48,7 @@ def models(config: Config = None, json: Json = False) -> None:
             created_at=model.manifest.created_at,
             items=model.manifest.catalogue_size,
             uri=model.uri,
+            refreshed=model.manifest.states_of,
             window=model.manifest.training.get("window", {}),
             metrics=model.manifest.metrics,
         )
@@ -112,11 +115,17 @@ def _table(listed: list[ListedModel], k: int) -> Table:
             _number(own, f"recall@{k}"),
             _number(own, f"mrr@{k}"),
             _number(model.metrics.get("champion") or {}, f"recall@{k}"),
-            "champion" if model.champion else "announced" if model.announced else _gate(model.metrics.get("gate")),
+            _standing(model),
             style="bold" if model.champion else None,
         )
     table.caption = f"vs: R@{k} of the champion of its time on the same predictions"
     return table
+
+
+def _standing(model: ListedModel) -> str:
+    if model.refreshed is not None:
+        return "champion, refreshed" if model.champion else "refreshed"
+    return "champion" if model.champion else "announced" if model.announced else _gate(model.metrics.get("gate"))
 
 
 def _number(metrics: dict[str, Any], name: str) -> str:

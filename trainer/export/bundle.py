@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from onnx_ir import DataType
 
 from schemas.bundle.files import Golden, open_bundle, read_manifest, recent_items, write_bundle
-from schemas.bundle.manifest import GRAPHS
+from schemas.bundle.manifest import GRAPHS, Manifest
 from schemas.bundle.vocabulary import Vocabulary
 from schemas.errors import BundleError
 from trainer.data.lanes import Lanes
@@ -24,7 +24,7 @@ from trainer.export.adjust import Adjust
 from trainer.export.counting_graph import counting_rank
 from trainer.export.encoders import EncoderGraph, encoder_graph, network_of
 from trainer.export.graph import constant, new_graph, serialized
-from trainer.export.memory_graph import Sessions, add_memory
+from trainer.export.memory_graph import Sessions, add_memory, memory_of_tensors
 from trainer.export.shortlist import LEAST_ITEMS, Catalogue, Head, best_of_shortlist
 from trainer.export.shortlist_memory import ListedMemory
 from trainer.memory.terms import NO_MEMORY, RECENT, SessionMemory, remember
@@ -172,6 +172,7 @@ def save_bundle(
     metrics: Mapping[str, Any],
     created_at: int,
     git_revision: str | None = None,
+    states_of: str | None = None,
 ) -> Path:
     """Export a model and write it as the bundle ``parent/version``; see :func:`schemas.bundle.files.write_bundle`."""
     exported = export(model.weights, model.memory, k=model.settings.list_length)
@@ -195,6 +196,7 @@ def save_bundle(
         metrics=metrics,
         created_at=created_at,
         git_revision=git_revision,
+        states_of=states_of,
     )
 
 
@@ -206,6 +208,30 @@ def read_bundle_network(bundle: Path) -> tuple[Network, tuple[str, ...]]:
 
 def read_network(bundle: Path) -> Network:
     """The network of a bundle that :func:`export` made, from its graphs. Raises :class:`BundleError`."""
+    return _network(bundle, read_manifest(bundle), _tensors(bundle))
+
+
+def read_trained(bundle: Path) -> TrainedModel:
+    """Network and memory of a bundle that :func:`export` made; the memory's tables are empty, its weights its own.
+
+    The bundle is verified. Raises :class:`BundleError`.
+    """
+    model, named = open_bundle(bundle), _tensors(bundle)
+    try:
+        settings = TrainingSettings.parse(model.manifest.training["settings"])
+        memory = memory_of_tensors(named, len(model.vocabulary))
+    except (KeyError, TrainingSettingsError) as error:
+        raise BundleError(f"{bundle}: holds no model that is known here ({error}); train one") from error
+    return TrainedModel(
+        weights=_network(bundle, model.manifest, named),
+        item_ids=model.vocabulary.items,
+        settings=settings,
+        memory=memory,
+    )
+
+
+def _tensors(bundle: Path) -> dict[str, torch.Tensor]:
+    """All float32 initializers of the graphs by name. Raises :class:`BundleError` for a model that counts."""
     manifest = read_manifest(bundle)
     if manifest.encoder == "none":
         raise BundleError(f"{bundle}: holds no network: its family, {manifest.family}, counts")
@@ -219,6 +245,10 @@ def read_network(bundle: Path) -> Network:
             array = numpy_helper.to_array(tensor)
             if array.dtype == np.float32:
                 named[tensor.name] = torch.from_numpy(array.copy())
+    return named
+
+
+def _network(bundle: Path, manifest: Manifest, named: dict[str, torch.Tensor]) -> Network:
     try:
         return network_of(manifest, named)
     except (KeyError, TrainingSettingsError) as error:

@@ -5,18 +5,21 @@ whole rows would be mostly padding. Only the rows of items that a session has ar
 together are one scatter-add onto the scores, laid out as one line of B I numbers.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
+import torch
 from onnx_ir import DataType
 from onnxscript import OpBuilder
+from torch import Tensor
 
 from trainer.export.graph import constant
 from trainer.memory.tables import ItemTable
-from trainer.memory.terms import SCALES, RepeatTerm, SessionMemory, TableTerm, place_of
+from trainer.memory.terms import PLACES, SCALES, TABLES, RepeatTerm, SessionMemory, TableTerm, place_of
 
 BLOCK = 8  # entries: a row wastes half of them on average, and a row of 100 is 13 reads
 
@@ -86,15 +89,22 @@ def _repeat(
 ) -> tuple[ir.Value, ir.Value]:
     """Where on the line, and what: int64[B R] and f32[B R]; padding adds 0 to its session's first item."""
     value = op.Sum(
-        (own - best) * float(term.score),
-        op.Log(op.Max(sessions.counts, 1.0)) * float(term.count),
-        op.Unsqueeze(op.Log(op.Max(sessions.clicks, 1.0)) * float(term.length), [1]),
+        (own - best) * repeat_score(op, term),
+        op.Log(op.Max(sessions.counts, 1.0)) * constant(op, "memory.repeat.count", term.count.numpy()),
+        op.Unsqueeze(
+            op.Log(op.Max(sessions.clicks, 1.0)) * constant(op, "memory.repeat.length", term.length.numpy()), [1]
+        ),
         constant(op, "memory.repeat.place", term.place[place_of(sessions.size)].numpy()),
     )  # [B, R]
     # A running count of the sessions, as a column: 0, 1, .. B - 1.
     session = op.CumSum(op.Cast(op.GreaterOrEqual(best, best), to=DataType.INT64), 0, exclusive=1)  # [B, 1]
     at = session * width + op.Max(sessions.recent, 0)  # [B, R]
     return op.Reshape(at, [-1]), op.Reshape(value * real, [-1])
+
+
+def repeat_score(op: OpBuilder, term: RepeatTerm) -> ir.Value:
+    """The weight of an item's own score, []."""
+    return constant(op, "memory.repeat.score", term.score.numpy())
 
 
 def _table(
@@ -122,6 +132,27 @@ def _table(
     )
     at = op.Cast(other, to=DataType.INT64) + op.Unsqueeze(session * width, [1, 2])
     return op.Reshape(at, [-1]), op.Reshape(value, [-1])
+
+
+def memory_of_tensors(named: Mapping[str, Tensor], items: int) -> SessionMemory:
+    """The memory whose weights a rank graph holds, by their names, over tables without any entry."""
+    repeat = None
+    if "memory.repeat.place" in named:
+        repeat = RepeatTerm(
+            place=named["memory.repeat.place"][:PLACES],
+            count=named["memory.repeat.count"],
+            score=named["memory.repeat.score"],
+            length=named["memory.repeat.length"],
+        )
+    empty = ItemTable(np.zeros(items + 1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32), 0)
+    terms = {
+        name: TableTerm(
+            empty, torch.stack([named[f"memory.{name}.weights{s}"][:, 0, 0] for s in range(len(SCALES))], 1)
+        )
+        for name in TABLES
+        if f"memory.{name}.weights0" in named
+    }
+    return SessionMemory(repeat, **terms)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 from onnxscript import OpBuilder
 
-from trainer.export.memory_graph import Sessions, Terms, add_memory, memory_terms
+from trainer.export.memory_graph import Sessions, Terms, add_memory, memory_terms, repeat_score
 from trainer.memory.terms import SessionMemory
 
 
@@ -25,10 +25,10 @@ class ListedMemory:
     memory: SessionMemory
     sessions: Sessions
 
-    @property
-    def of_score(self) -> float:
-        """What the repeat term adds for each unit of an item's own score."""
-        return 0.0 if self.memory.repeat is None else float(self.memory.repeat.score)
+    def of_score(self, op: OpBuilder) -> ir.Value | None:
+        """What the repeat term adds for each unit of an item's own score: []."""
+        repeat = self.memory.repeat
+        return None if repeat is None or not float(repeat.score) else repeat_score(op, repeat)
 
     def raises(
         self, op: OpBuilder, *, own: ir.Value, best: ir.Value, error: ir.Value, block: int, tall: int, talls: int
@@ -39,7 +39,8 @@ class ListedMemory:
         """
         width = block * tall * talls
         terms = memory_terms(op, self.memory, self.sessions, width=width, own=own, best=best)
-        most = terms.value + self.of_repeat(op, terms, error * abs(self.of_score)) if self.of_score else terms.value
+        weight = self.of_score(op)
+        most = terms.value if weight is None else terms.value + self.of_repeat(op, terms, error * op.Abs(weight))
         return Raises(op, self, terms, most, best, block, tall, talls)
 
     def whole(self, op: OpBuilder, scores: ir.Value, items: int, sessions: ir.Value) -> ir.Value:
@@ -106,8 +107,8 @@ class FoundRaises:
         ``scores`` are theirs [B, C S], and so is the result.
         """
         of, op = self.raises, self.raises.op
-        value, weight = of.terms.value, of.of.of_score
-        if weight:
+        value, weight = of.terms.value, of.of.of_score(op)
+        if weight is not None:
             lower = (of.best - op.ReduceMax(scores, axes=[1], keepdims=1)) * weight  # [B, 1]
             value = value + of.of.of_repeat(op, of.terms, lower)
         items = self._sums(self.place, value, of.block, each=of.tall * of.block)  # [(n + 1) tall, C]

@@ -27,6 +27,8 @@ from trainer.memory.tables import ItemTable
 PLACES: Final = 7
 """Recency ranks with a weight of their own in the repeat term; the last stands for all behind it as well."""
 SCALES: Final = (0.3, 1.0, 10.0)
+TABLES: Final = ("cooccurrence", "transitions")
+"""Names of the terms that have a table."""
 RECENT: Final = 30
 """Distinct recent items that a session's row keeps and the terms may look at."""
 

@@ -85,6 +85,11 @@ class Championship:
         self._registry.open(model)
         return self._announce(model, "promoted", why, self.standing())
 
+    def refresh(self, model: PublishedModel, why: str) -> ModelAnnouncement:
+        """The same for the champion itself, refreshed: it takes the champion's place, which is no predecessor."""
+        self._registry.open(model)
+        return self._announce(model, "refreshed", why, self.standing())
+
     def roll_back(self) -> ModelAnnouncement:
         """Announce the nearest predecessor of the champion that can still be served."""
         standing = self.standing()
@@ -128,6 +133,9 @@ class Championship:
                 self._registry.add_history(alias, entry, standing.champion)
         self._registry.add_history(alias, Entry(announcement.announced_at, action, model.version), announcement)
         self._topic.announce(announcement)
-        for old in sorted(written)[:-HISTORY_KEPT]:
+        before = standing.entries[-1] if standing.entries else None
+        # A refresh takes the place of the one before: by dozens a day they would fill the history.
+        replaced = [before] if before and before.action == action == "refreshed" else []
+        for old in {*replaced, *sorted(written)[:-HISTORY_KEPT]}:
             self._registry.remove_history(alias, old)
         return announcement

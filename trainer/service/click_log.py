@@ -10,7 +10,7 @@ import itertools
 import re
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -235,6 +235,23 @@ class ClickLogFolder:
                 removed.append(file)
         for file in removed:
             (self.folder / file.name).unlink()
+        return removed
+
+    def forget(self, partition: int, session_ids: Collection[str]) -> int:
+        """Remove the clicks of these sessions from the partition's files; returns how many there were.
+
+        Each file that holds any is replaced by one of the same name without them.
+        """
+        wanted = pa.array(sorted(session_ids), pa.string())
+        removed = 0
+        for file in self.scan().files:
+            if file.partition != partition:
+                continue
+            table = self.rows(file)
+            theirs = pc.is_in(table["session_id"], value_set=wanted)
+            if count := pc.sum(theirs).as_py():
+                self._put(file, table.filter(pc.invert(theirs)).replace_schema_metadata(self._metadata(file)))
+                removed += int(count)
         return removed
 
     def merge(self, *, at_least: int = 16, target_bytes: int = 64 * 1024**2) -> int:

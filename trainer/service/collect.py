@@ -26,6 +26,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from schemas.config.settings import KafkaConnection
 from schemas.messages.click import ClickLimits, ClickRejectedError, decode_click
+from schemas.messages.forget import decode_forget
 from trainer.errors import ClickLogError, CollectError, KafkaAwayError
 from trainer.service.click_log import ClickLogFolder, LogFile, Rows, TopicIdentity
 from trainer.service.outage import is_away
@@ -65,11 +66,26 @@ class _Partition:
     first: int  # where the rows being gathered begin; above `expected` only after a loss
     next: int  # the offset to read next
     rows: Rows = field(default_factory=lambda: Rows([], [], [], [], []))
+    forgotten: set[str] = field(default_factory=set)  # sessions whose rows in the log are to go
     caught_up: bool = False
+
+    def forget(self, session_id: str) -> None:
+        """All of its clicks so far; those that come behind are of a session that begins anew."""
+        self.forgotten.add(session_id)
+        rows = self.rows
+        kept = [i for i, one in enumerate(rows.session_id) if one != session_id]
+        self.rows = Rows(
+            [rows.session_id[i] for i in kept],
+            [rows.item_id[i] for i in kept],
+            [rows.timestamp[i] for i in kept],
+            [rows.offset[i] for i in kept],
+            [rows.type[i] for i in kept],
+        )
 
     def flushed(self) -> None:
         self.expected = self.first = self.next
         self.rows = Rows([], [], [], [], [])
+        self.forgotten = set()
 
 
 class Collector:
@@ -192,6 +208,9 @@ class Collector:
         try:
             click = decode_click(message.key(), message.value(), now_ms=now_ms, limits=self._limits)
         except ClickRejectedError as error:
+            if (request := decode_forget(message.key(), message.value())) is not None:
+                partition.forget(request.session_id)
+                return
             self._rejected[error.reason] += 1
             return
         rows = partition.rows
@@ -205,6 +224,10 @@ class Collector:
         for number, partition in self._partitions.items():
             if partition.next == partition.first:
                 continue
+            if partition.forgotten:
+                # Before the position moves past the request: a kill in between has it done again.
+                removed = self._folder.forget(number, partition.forgotten)
+                log.info("forgot sessions", partition=number, sessions=len(partition.forgotten), clicks=removed)
             self._folder.write(
                 number,
                 partition.first,

@@ -35,12 +35,13 @@ from trainer.models.settings import LearnedSettings
 from trainer.service.champion import Championship, Standing
 from trainer.service.click_log import ClickLogFolder, LogState
 from trainer.service.gate import Evaluated, GateRules, best_rivals, gate_record, judge
-from trainer.service.publish import Provenance, publish, stage
+from trainer.service.publish import Provenance, publish, stage, staging_of
 from trainer.service.registry import PublishedModel, Registry
 from trainer.service.settings import TrainerRoot
-from trainer.service.window import Seen, Window, hold_out, read_window
+from trainer.service.window import Seen, Window, hold_out, window_of
 from trainer.training.device import Hardware
 from trainer.training.fit import DEFAULT_HARDWARE, FitResult
+from trainer.training.refresh import as_trained, refreshed
 from trainer.training.shrink import shrink_and_perturb
 from trainer.training.train import (
     TOO_FEW_TO_REMEMBER,
@@ -90,6 +91,8 @@ class _Split:
 class Cycle:
     """The steps of a cycle over one click log, registry and alias."""
 
+    name: Final = "cycle"
+
     def __init__(
         self,
         root: TrainerRoot,
@@ -102,8 +105,8 @@ class Cycle:
         hardware: Hardware = DEFAULT_HARDWARE,
     ) -> None:
         """`may_write` is asked before each change of the registry and each announcement; it raises to forbid them."""
+        self._root = root
         self._settings = settings = root.trainer
-        self._clicks = root.clicks
         self._folder = folder
         self._registry = registry
         self._hardware = hardware
@@ -111,8 +114,7 @@ class Cycle:
         self._progress = progress
         self._may_write = may_write
         self._told = False
-        # Nobody else's: no other process has this writer's name, and no folder of a user's has such a name.
-        self._staging = settings.work_dir / f".nextclick-staging-{registry.writer}"
+        self._staging = staging_of(settings.work_dir, registry)
 
     def run(self, collected: LogState | None = None) -> CycleResult:
         """One cycle, on what the click log holds now, or held when `collected` was read of it.
@@ -129,7 +131,7 @@ class Cycle:
         last = _last_of_a_cycle(self._registry.versions())
         standing = self._championship.standing()
         champion = self._champion(standing)
-        window = self._window(collected, last, champion)
+        window = window_of(self._root, self._folder, collected, last=_seen(last), champion=_seen(champion))
         if window is None:
             return CycleResult("skipped", ("the click log holds no clicks yet",))
         new, needed = int(window.new.sum()), max(1, settings.min_new_sessions)
@@ -151,7 +153,9 @@ class Cycle:
         candidate = stage(self._staging, result, trained)
         check_parity(result.weights, candidate, trained, memory=result.memory)
         gate_k = self._gate_k(champion)
-        evaluated = self._evaluate(candidate, champion, self._predecessors(champion), split, gate_k)
+        evaluated = self._evaluate(
+            candidate, self._counted_alike(standing, champion, split), self._predecessors(champion), split, gate_k
+        )
         verdict = judge(evaluated, self._rules(gate_k))
         if champion is not None and gate_k < settings.gate_k:
             why = f"judged at {gate_k} in place of trainer.gate_k: the champion ranks {champion.k} items only"
@@ -181,27 +185,6 @@ class Cycle:
         self._may_write()
         self._championship.promote(model, "passed the gate: " + "; ".join(verdict.reasons))
         return CycleResult("announced", verdict.reasons, model.version)
-
-    def _window(self, collected: LogState, last: PublishedModel | None, champion: Model | None) -> Window | None:
-        """The clicks to train on; None without any. ``last`` is the newest version that a cycle made."""
-        settings = self._settings
-        window = read_window(
-            self._folder,
-            collected,
-            window_ms=round(settings.window * 1000),
-            idle_gap_ms=self._clicks.idle_gap_ms,
-            moving=self._clicks.moving,
-            window_clicks=settings.window_clicks,
-            session_clicks=settings.session_clicks,
-            last=Seen.by(last.manifest) if last else Seen(),
-            champion=Seen.by(champion.manifest) if champion else Seen(),
-        )
-        if window is not None and window.left_out:
-            log.warning(
-                "the window holds more clicks than fit: the oldest are left out (trainer.window_clicks)",
-                clicks=settings.window_clicks, left_out=window.left_out,
-            )  # fmt: skip
-        return window
 
     def _refit(
         self, window: Window, split: _Split, result: FitResult, evaluated: Evaluated, gate_k: int
@@ -242,7 +225,7 @@ class Cycle:
             log.info("removed what was left half-published", name=name)
         standing = self._championship.standing()
         last = _last_of_a_cycle(self._registry.versions())
-        if last is not None and _was_left_unannounced(last, standing):
+        if last is not None and _was_left_unannounced(last, standing, self._trained):
             announcement = self._championship.promote(last, "passed the gate; announced later")
             log.info("announced a model that had passed the gate before", version=announcement.version)
             return announcement
@@ -254,6 +237,11 @@ class Cycle:
                 last=standing.line[-1],
             )
         return None
+
+    def _trained(self, version: str) -> str:
+        """The version that was trained: itself, unless it is a refreshed one."""
+        model = self._registry.find_readable(version)
+        return version if model is None else model.manifest.states_of or version
 
     def _split(self, window: Window) -> _Split:
         everything = vocabulary_of(window.sessions)
@@ -281,6 +269,21 @@ class Cycle:
             # A worker that starts now could not serve it either: it must not keep its place for that.
             log.error("the champion cannot be opened, so nothing is compared with it", error=str(error))
             return None
+
+    def _counted_alike(self, standing: Standing, champion: Model | None, split: _Split) -> Model | None:
+        """A champion that was refreshed, as it would be had it counted what the challenger has learned from.
+
+        It may have counted the very sessions that are held out, and would look better than it is.
+        """
+        if champion is None or standing.champion is None or champion.manifest.states_of is None:
+            return champion
+        try:
+            trained = as_trained(self._registry.announced_folder(standing.champion))
+        except BundleError as error:
+            log.warning("the champion cannot be counted anew, so it is compared as it is", error=str(error))
+            return champion
+        model, sessions = refreshed(trained, split.train)
+        return stage(self._staging, model, sessions, version=champion.version)
 
     def _predecessors(self, champion: Model | None) -> list[Model]:
         """The best of the champions before, as far as they are still published."""
@@ -432,13 +435,20 @@ def _certain_places(model: Model) -> int | None:
     return None if model.k == len(model.vocabulary) else model.k - 1
 
 
+def _seen(model: PublishedModel | Model | None) -> Seen:
+    """Which clicks it was trained on."""
+    return Seen() if model is None else Seen.by(model.manifest)
+
+
 def _last_of_a_cycle(versions: Sequence[PublishedModel]) -> PublishedModel | None:
     """The newest version that was made from the click log: `trainer fit` may have put others beside it."""
-    return next((model for model in reversed(versions) if "positions" in model.manifest.training), None)
+    trained = (model for model in reversed(versions) if not model.refreshed)
+    return next((model for model in trained if "positions" in model.manifest.training), None)
 
 
-def _was_left_unannounced(newest: PublishedModel, standing: Standing) -> bool:
-    """Whether it passed the gate against the very champion that still stands, and was never announced."""
+def _was_left_unannounced(newest: PublishedModel, standing: Standing, trained: Callable[[str], str]) -> bool:
+    """Whether it passed the gate against the very champion that still stands, perhaps refreshed, and was never
+    announced."""
     manifest = newest.manifest
     if not manifest.metrics.get("gate", {}).get("passed"):
         return False
@@ -446,4 +456,5 @@ def _was_left_unannounced(newest: PublishedModel, standing: Standing) -> bool:
     if standing.champion is None:
         # Its entry in the history, if any, is then an intention: the topic holds no announcement at all.
         return before is None
-    return bool(before == standing.champion.version and not standing.was_announced(newest.version))
+    stands = before is not None and trained(before) == trained(standing.champion.version)
+    return stands and not standing.was_announced(newest.version)

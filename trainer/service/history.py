@@ -7,11 +7,11 @@ they are announced, so one may tell of an announcement that never happened; the 
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, cast
 
-Action = Literal["promoted", "rolled-back"]
+Action = Literal["promoted", "rolled-back", "refreshed"]
 
-_NAME: Final = re.compile(r"(\d{15})-(promoted|rolled-back)-([A-Za-z0-9][A-Za-z0-9._-]*)\.json")
+_NAME: Final = re.compile(r"(\d{15})-(promoted|rolled-back|refreshed)-([A-Za-z0-9][A-Za-z0-9._-]*)\.json")
 
 
 @dataclass(frozen=True, order=True)
@@ -31,8 +31,7 @@ class Entry:
         match = _NAME.fullmatch(name)
         if match is None:
             return None
-        action: Action = "promoted" if match[2] == "promoted" else "rolled-back"
-        return cls(int(match[1]), action, match[3])
+        return cls(int(match[1]), cast(Action, match[2]), match[3])
 
 
 def settle(entries: Iterable[Entry], current: tuple[int, str] | None) -> list[Entry]:
@@ -55,12 +54,15 @@ def line_of(entries: Iterable[Entry]) -> list[str]:
     """The champion and its predecessors, the champion last: what each rollback would return to.
 
     A promotion puts a version on top; a rollback takes off everything above the version that it returned to, so that
-    a model that was rolled back is not returned to by the next rollback.
+    a model that was rolled back is not returned to by the next rollback. A refreshed model takes the place of the one
+    that it is: to roll back is to return to another one.
     """
     line: list[str] = []
     for entry in entries:
         if entry.action == "rolled-back" and entry.version in line:
             del line[len(line) - line[::-1].index(entry.version) :]
+        elif entry.action == "refreshed" and line:
+            line[-1] = entry.version
         elif not line or line[-1] != entry.version:
             line.append(entry.version)
     return line

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Final
 
 import pyarrow as pa
@@ -20,6 +21,7 @@ from trainer.service.collect import Collected, Collector
 from trainer.service.cycle import Cycle, CycleResult, Progress
 from trainer.service.lease import Lease
 from trainer.service.outage import sleep, waiting_out
+from trainer.service.refresh import Refresh
 from trainer.service.settings import TrainerRoot
 from trainer.training.device import Hardware
 
@@ -29,6 +31,9 @@ _TOLD_IN_A_LINE: Final = (TrainerError, SchemaError, KafkaException, OSError, pa
 """Failures whose message says it all. Any other one is a fault in the program: the log gets its traceback too."""
 _RETRY_SECONDS: Final = 10.0
 
+Work = Cycle | Refresh
+"""What is done once the new clicks are collected."""
+
 
 def run(
     root: TrainerRoot,
@@ -36,8 +41,12 @@ def run(
     once: bool,
     stopping: Callable[[], bool],
     progress: Progress = lambda _phase, _done, _total: None,
+    refreshing: bool = False,
 ) -> CycleResult | None:
     """Run cycles; returns the last one's result, None when stopped before there was one.
+
+    Between cycles the champion is refreshed every `trainer.refresh_every` seconds; with ``refreshing`` that is all that
+    is done, and nothing is trained.
 
     Collecting goes on all the time, also during a cycle: that trains on what was there when it began. A failed cycle is
     logged and the next one tries again, but after `trainer.max_failures` in a row, or with `once`, its error is raised:
@@ -45,34 +54,15 @@ def run(
     (`trainer.service.outage`). Raises LeaseError, at once, when another trainer publishes the same alias in the same
     registry.
     """
-    settings = root.trainer
-    hardware = Hardware(settings.threads, settings.device).set_up()
     result: CycleResult | None = None
     failures = 0
-    folder = ClickLogFolder(settings.log_dir)
-    with ExitStack() as held:
-        held.enter_context(folder.locked())
-        registry = registry_of(root, folder.writer())
-        lease = Lease(registry.store, settings.model_alias, registry.writer, stopping=stopping)
-        try:
-            held.enter_context(lease)
-        except StopRequested:
-            return None
-        collector = held.enter_context(collector_of(root, folder))
-
-        def watched(phase: str, done: int, total: int) -> None:
-            if stopping():
-                raise StopRequested
-            lease.raise_if_lost()
-            progress(phase, done, total)
-
-        cycle = Cycle(
-            root, folder, registry, championship_of(root, registry), watched, may_write=lease.check, hardware=hardware
-        )
-        while not stopping():
-            due = time.monotonic() + settings.every
+    settings = root.trainer
+    every = (settings.refresh_every if refreshing else 0.0) or settings.every
+    with _trainer(root, stopping, progress) as trainer:
+        while trainer is not None and not stopping():
+            due = time.monotonic() + every
             try:
-                result = waiting_out(lambda: _collect_and_run(folder, collector, cycle, stopping), stopping)
+                result = trainer.collect_and(trainer.refresh if refreshing else trainer.cycle)
                 failures = 0
             except StopRequested:
                 log.info("stopped during a cycle; nothing was published, the next start begins it anew")
@@ -86,13 +76,77 @@ def run(
                 _log_failure("cycle failed; the next one tries again", error, in_a_row=failures)
             if once:
                 break
-            log.info("next cycle", seconds=round(max(0.0, due - time.monotonic()), 1))
-            _collect_until(due, collector, stopping)
+            log.info("next refresh" if refreshing else "next cycle", seconds=round(max(0.0, due - time.monotonic()), 1))
+            trainer.wait(due, refresh_every=0.0 if refreshing else settings.refresh_every)
     return result
 
 
+@dataclass(frozen=True)
+class _Trainer:
+    """A trainer that holds its lease, collecting."""
+
+    folder: ClickLogFolder
+    collector: Collector
+    cycle: Cycle
+    refresh: Refresh
+    stopping: Callable[[], bool]
+
+    def collect_and(self, work: Work) -> CycleResult:
+        return waiting_out(
+            lambda: _collect_and_run(self.folder, self.collector, work, self.cycle.tidy, self.stopping), self.stopping
+        )
+
+    def wait(self, due: float, *, refresh_every: float) -> None:
+        """Collect until then, and refresh; what fails is tried again by the next one, and the cycle decides whether
+        the process goes on."""
+        while refresh_every and time.monotonic() + refresh_every < due and not self.stopping():
+            _collect_until(time.monotonic() + refresh_every, self.collector, self.stopping)
+            try:
+                self.collect_and(self.refresh)
+            except StopRequested:
+                return
+            except LeaseError:
+                raise
+            except Exception as error:  # noqa: BLE001 - the loop's edge
+                _log_failure("refresh failed; the next one tries again", error)
+        _collect_until(due, self.collector, self.stopping)
+
+
+@contextmanager
+def _trainer(root: TrainerRoot, stopping: Callable[[], bool], progress: Progress) -> Iterator[_Trainer | None]:
+    """None when it was stopped before it had the lease."""
+    settings = root.trainer
+    hardware = Hardware(settings.threads, settings.device).set_up()
+    folder = ClickLogFolder(settings.log_dir)
+    with ExitStack() as held:
+        held.enter_context(folder.locked())
+        registry = registry_of(root, folder.writer())
+        lease = Lease(registry.store, settings.model_alias, registry.writer, stopping=stopping)
+        try:
+            held.enter_context(lease)
+        except StopRequested:
+            yield None
+            return
+        collector = held.enter_context(collector_of(root, folder))
+
+        def watched(phase: str, done: int, total: int) -> None:
+            if stopping():
+                raise StopRequested
+            lease.raise_if_lost()
+            progress(phase, done, total)
+
+        championship = championship_of(root, registry)
+        cycle = Cycle(root, folder, registry, championship, watched, may_write=lease.check, hardware=hardware)
+        refresh = Refresh(root, folder, registry, championship, may_write=lease.check)
+        yield _Trainer(folder, collector, cycle, refresh, stopping)
+
+
 def _collect_and_run(
-    folder: ClickLogFolder, collector: Collector, cycle: Cycle, stopping: Callable[[], bool]
+    folder: ClickLogFolder,
+    collector: Collector,
+    work: Work,
+    tidy: Callable[[], None],
+    stopping: Callable[[], bool],
 ) -> CycleResult:
     _tell_collected(collector.collect_to_end(stopping))
     if stopping():
@@ -100,12 +154,12 @@ def _collect_and_run(
     began = time.monotonic()
     collected = folder.scan()
     with _collecting(collector):
-        result = cycle.run(collected)
+        result = work.run(collected)
     log.info(
-        f"cycle {result.outcome}", version=result.version, reasons=list(result.reasons),
+        f"{work.name} {result.outcome}", version=result.version, reasons=list(result.reasons),
         seconds=round(time.monotonic() - began, 1),
     )  # fmt: skip
-    cycle.tidy()
+    tidy()
     return result
 
 

@@ -9,17 +9,18 @@ from pathlib import Path
 from typing import Any, Final
 
 from schemas.bundle.files import Model, open_bundle, read_manifest
-from schemas.bundle.manifest import GRAPHS, VOCABULARY
+from schemas.bundle.manifest import GRAPHS, VOCABULARY, Manifest
 from schemas.messages.announcement import version_name
 from trainer.data.sessions import SessionSet
 from trainer.evaluation.report import manifest_metrics, training_record
 from trainer.evaluation.significance import Judgement
 from trainer.export.bundle import save_bundle
+from trainer.memory.trained import TrainedModel
 from trainer.service.gate import Evaluated
 from trainer.service.registry import PublishedModel, Registry
 from trainer.training.fit import FitResult
 
-_CANDIDATE: Final = "candidate"
+CANDIDATE: Final = "candidate"
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,28 @@ class Provenance:
     """Whether the holdout was trained on after the evaluation."""
 
 
-def stage(staging: Path, result: FitResult, sessions: SessionSet) -> Model:
-    """Write the weights as a bundle without a name and open it: what is evaluated is what would be served.
+def staging_of(work_dir: Path, registry: Registry) -> Path:
+    """Nobody else's: no other process has this writer's name, and no folder of a user's has such a name."""
+    return work_dir / f".nextclick-staging-{registry.writer}"
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What a refreshed model has counted, for its manifest."""
+
+    trained_items: int
+    """Items that were trained, which stand first in its vocabulary."""
+    positions: Mapping[int, int]
+    topic_id: str
+
+
+def stage(staging: Path, model: TrainedModel, sessions: SessionSet, *, version: str = CANDIDATE) -> Model:
+    """Write a model as a bundle without a name and open it: what is evaluated is what would be served.
 
     Raises BundleError. `staging` is a scratch folder; an earlier candidate there is removed.
     """
-    shutil.rmtree(staging / _CANDIDATE, ignore_errors=True)
-    folder = save_bundle(
-        staging, _CANDIDATE, result, popularity=sessions.support(), training={}, metrics={}, created_at=0
-    )
+    shutil.rmtree(staging / version, ignore_errors=True)
+    folder = save_bundle(staging, version, model, popularity=sessions.support(), training={}, metrics={}, created_at=0)
     return open_bundle(folder)
 
 
@@ -66,26 +80,73 @@ def publish(
     `sessions` are those that `result` was trained on, `gate` is the record of its verdict.
     Raises BundleError and RegistryError.
     """
+    training = training_record(result, sessions) | {
+        "positions": _by_partition(provenance.positions),
+        "topic_id": provenance.topic_id,
+        "started_from": provenance.started_from,
+        "champion": provenance.champion,
+        "refitted": provenance.refitted,
+    }
+    return _publish(
+        registry, staging, result, sessions, training=training, metrics=_metrics(evaluated, gate, provenance)
+    )
+
+
+def publish_refreshed(
+    registry: Registry, staging: Path, model: TrainedModel, sessions: SessionSet, *, of: Manifest, counted: Counted
+) -> PublishedModel:
+    """The same for the model `of`, refreshed: of its training and metrics the manifest says what it said before.
+
+    Raises BundleError and RegistryError.
+    """
+    trained = of.states_of or of.version
+    refreshed = {
+        "from": of.version,
+        "trained": trained,
+        "trained_items": counted.trained_items,
+        "window": training_record(model, sessions)["window"],
+        "positions": _by_partition(counted.positions),
+        "topic_id": counted.topic_id,
+    }
+    return _publish(
+        registry,
+        staging,
+        model,
+        sessions,
+        training={**of.training, "refreshed": refreshed},
+        metrics={**of.metrics, "evaluated_weights": f"those of {trained}, before it was refreshed"},
+        states_of=trained,
+    )
+
+
+def _by_partition(positions: Mapping[int, int]) -> dict[str, int]:
+    return {str(number): offset for number, offset in sorted(positions.items())}
+
+
+def _publish(
+    registry: Registry,
+    staging: Path,
+    model: TrainedModel,
+    sessions: SessionSet,
+    *,
+    training: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    states_of: str | None = None,
+) -> PublishedModel:
     created_at = time.time_ns() // 1_000_000
-    candidate = staging / _CANDIDATE
+    candidate = staging / CANDIDATE
     named_by = (*GRAPHS[read_manifest(candidate).encoder], VOCABULARY)
     content = b"".join((candidate / name).read_bytes() for name in named_by)
     folder = save_bundle(
         staging,
         version_name(created_at, content),
-        result,
+        model,
         popularity=sessions.support(),
-        training=training_record(result, sessions)
-        | {
-            "positions": {str(number): offset for number, offset in sorted(provenance.positions.items())},
-            "topic_id": provenance.topic_id,
-            "started_from": provenance.started_from,
-            "champion": provenance.champion,
-            "refitted": provenance.refitted,
-        },
-        metrics=_metrics(evaluated, gate, provenance),
+        training=training,
+        metrics=metrics,
         created_at=created_at,
         git_revision=_revision(),
+        states_of=states_of,
     )
     published = registry.publish(folder)
     shutil.rmtree(staging)

@@ -42,6 +42,10 @@ _OURS: Final = (MANIFEST, *FILES, durable.unfinished(MANIFEST))
 _LIMITS: Final = BundleLimits()
 
 
+REFRESHED_KEPT: Final = 3
+"""Of the refreshed versions, the newest: a worker may still be loading the one before."""
+
+
 class _Unfinished(msgspec.Struct, frozen=True):
     """An entry in `_unfinished`."""
 
@@ -58,6 +62,11 @@ class PublishedModel:
     uri: str
     manifest_sha256: str
     manifest: Manifest
+
+    @property
+    def refreshed(self) -> bool:
+        """Whether it is another version's model with newer counts, and not trained itself."""
+        return self.manifest.states_of is not None
 
 
 class Registry:
@@ -159,9 +168,16 @@ class Registry:
         return self._finish_removing(version)
 
     def prune(self, *, keep: int, protected: Collection[str]) -> list[str]:
-        """Remove all but the newest `keep` versions and the protected ones; returns the names removed."""
-        published = [model.version for model in self.versions()]
-        return [name for name in published[:-keep] if name not in protected and self.remove(name)]
+        """Remove all but the newest `keep` versions and the protected ones; returns the names removed.
+
+        Of refreshed versions, which count for themselves, the newest `REFRESHED_KEPT` stay.
+        """
+        trained: list[str] = []
+        refreshed: list[str] = []
+        for model in self.versions():
+            (refreshed if model.refreshed else trained).append(model.version)
+        old = [*trained[:-keep], *refreshed[:-REFRESHED_KEPT]]
+        return [name for name in old if name not in protected and self.remove(name)]
 
     def remove_leftovers(self) -> list[str]:
         """Remove the halves of versions that this writer left when it was killed, and others' of long ago."""

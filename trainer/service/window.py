@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import structlog
 
 from schemas.bundle.manifest import Manifest
 from schemas.click_files.read import ClickLog
@@ -16,6 +17,9 @@ from schemas.messages.click import VIEW
 from trainer.data.sessions import SessionSet, group_sessions
 from trainer.errors import TooFewSessionsError
 from trainer.service.click_log import ClickLogFolder, LogFile, LogState
+from trainer.service.settings import TrainerRoot
+
+log = structlog.get_logger(__name__)
 
 Flags = npt.NDArray[np.bool_]
 Positions = Mapping[int, int]
@@ -36,16 +40,20 @@ class Seen:
     @classmethod
     def by(cls, manifest: Manifest) -> "Seen":
         """What the manifest tells: of a model of `trainer fit` only the end of its window, or its own time."""
-        training = manifest.training
+        return cls.of(manifest.training, manifest.created_at)
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any], created_at: int) -> "Seen":
+        """The same from a manifest's record of a training or of a refresh."""
         try:
-            until = training.get("window", {}).get("to")
+            until = record.get("window", {}).get("to")
             return cls(
-                {int(number): int(offset) for number, offset in training.get("positions", {}).items()},
-                training.get("topic_id"),
-                manifest.created_at if until is None else int(until),
+                {int(number): int(offset) for number, offset in record.get("positions", {}).items()},
+                record.get("topic_id"),
+                created_at if until is None else int(until),
             )
         except (AttributeError, TypeError, ValueError):  # a bundle by other hands: that part of a manifest is free
-            return cls(until=manifest.created_at)
+            return cls(until=created_at)
 
     def not_yet(self, table: Any, partition: int, topic_id: str) -> Flags:
         """Which clicks of a partition, rows of a table of the click log, the model has not seen: bool[rows]."""
@@ -71,6 +79,30 @@ class Window:
     """Of the clicks topic that the log was collected from."""
     left_out: int = 0
     """Clicks within the window's time that were too many to be read."""
+
+
+def window_of(
+    root: TrainerRoot, folder: ClickLogFolder, collected: LogState, *, last: Seen, champion: Seen
+) -> Window | None:
+    """The window that the settings name, of what was found in the folder; see :func:`read_window`."""
+    settings = root.trainer
+    window = read_window(
+        folder,
+        collected,
+        window_ms=round(settings.window * 1000),
+        idle_gap_ms=root.clicks.idle_gap_ms,
+        moving=root.clicks.moving,
+        window_clicks=settings.window_clicks,
+        session_clicks=settings.session_clicks,
+        last=last,
+        champion=champion,
+    )
+    if window is not None and window.left_out:
+        log.warning(
+            "the window holds more clicks than fit: the oldest are left out (trainer.window_clicks)",
+            clicks=settings.window_clicks, left_out=window.left_out,
+        )  # fmt: skip
+    return window
 
 
 def read_window(
@@ -190,16 +222,16 @@ def _read(
         session[begin:at] += known
         known += len(names)
         del ids, names
-    item = np.empty(count, np.int64)
+    item = np.empty(at, np.int64)  # fewer than there were, where a session was forgotten meanwhile
     item_ids = _codes(items, item).to_pylist()
-    clicks = ClickLog(session, item, tuple(item_ids), time)
+    clicks = ClickLog(session[:at], item, tuple(item_ids), time[:at])
     if len(type_names) > 1:
-        clicks = replace(clicks, types=types, type_names=tuple(type_names))
-    return clicks, after_last, after_champion
+        clicks = replace(clicks, types=types[:at], type_names=tuple(type_names))
+    return clicks, after_last[:at], after_champion[:at]
 
 
 def _newest_rows(table: Any, count: int) -> Any:
-    if count == len(table):
+    if count >= len(table):
         return table
     newest = np.argpartition(table["timestamp"].to_numpy(), -count)[-count:]
     return table.take(np.sort(newest))

@@ -1,6 +1,6 @@
 """Clicks in, rankings and rows out: a chunk gives what its clicks give one after the other, come what may."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,11 +16,11 @@ from schemas.bundle.files import open_bundle
 from schemas.bundle.runtime import Model
 from schemas.messages.click import Click
 from schemas.messages.ranking import RankingReason
-from stream_app.core.plan import SourcedClick, plan
+from stream_app.core.plan import SourcedClick, SourcedForget, plan
 from stream_app.core.query import queries
 from stream_app.core.ranked import RankedClick
 from stream_app.core.recommend import rank, recommend
-from stream_app.core.session import SessionRules, SessionState
+from stream_app.core.session import Forgotten, Row, SessionRules, SessionState
 from stream_app.core.state_codec import decode_state, encode_state
 from stream_app.tools.click_file import read_click_file
 from tests.contract.tiny_model import TinyModel, TinyNone, TinyWindow
@@ -710,3 +710,65 @@ def test_real_clicks_in_chunks_of_any_size(shared_data: Path) -> None:
             found += [answer(one) for one in ranked]
         assert found == expected
         assert rows == expected_rows
+
+
+@pytest.mark.parametrize("make", [exact_model, own_query_model])
+def test_a_refreshed_model_goes_on_from_the_states_of_the_one_it_is(make: Callable[..., Model]) -> None:
+    """Nothing is rebuilt, there and back; and a worker that does not know of it rebuilds."""
+    trained, refreshed = make("v1", ITEMS, salt=7), make("v2", (*ITEMS, "new"), salt=7)
+    unknowing = make("v2", (*ITEMS, "new"), salt=7)
+    vars(refreshed)["states_of"] = "v1"
+    done = recommend({}, [click("s", "a", 0), click("s", "b", 1)], trained, RULES)
+    for model in (refreshed, trained):
+        after_swap = recommend(done.rows, [click("s", "c", 2)], model, RULES)
+        assert after_swap.rebuilt == 0
+        assert after_swap.waves == 1
+        assert after_swap.rows["s"].model_version == "v1"
+    assert recommend(done.rows, [click("s", "c", 2)], unknowing, RULES).rebuilt == 1
+    # An item that is new to the model moves the session on.
+    new = recommend(done.rows, [click("s", "new", 2)], refreshed, RULES)
+    assert new.ranked[0].reason is RankingReason.MODEL
+    before, moved = done.rows["s"].hidden, new.rows["s"].hidden
+    assert before is not None
+    assert moved is not None
+    assert not np.array_equal(moved, before)
+
+
+def forget(session_id: str, offset: int) -> SourcedForget:
+    return SourcedForget(session_id, offset)
+
+
+@pytest.mark.parametrize("model", ONE_EACH)
+@pytest.mark.parametrize("cut", range(8))
+def test_a_forgotten_session_begins_anew_wherever_a_chunk_ends(model: Model, cut: int) -> None:
+    """Its clicks before the request are answered as ever; those behind it as of a session that was never there."""
+    chunk: list[SourcedClick | SourcedForget] = [
+        click("s", "a", 0), click("t", "b", 1), click("s", "b", 2), forget("s", 3), click("t", "c", 4),
+        click("s", "c", 5), forget("nobody", 6), click("s", "d", 7),
+    ]  # fmt: skip
+    rows: dict[str, Row] = {}
+    ranked: list[RankedClick] = []
+    for part in (chunk[:cut], chunk[cut:]):
+        done = recommend(rows, part, model, RULES)
+        rows |= {**done.rows, **done.forgotten}
+        ranked += done.ranked
+    before, _ = after({}, [click("s", "a", 0), click("s", "b", 2)], model)
+    anew, answers = after({}, [click("s", "c", 5), click("s", "d", 7)], model)
+    row = rows["s"]
+    assert isinstance(row, SessionState)
+    assert encode_state(row) == anew["s"] != before["s"]
+    assert [answer(one) for one in ranked if one.offset in (5, 7)] == [answer(one) for one in answers]
+    assert isinstance(rows["nobody"], Forgotten)
+    assert [one.offset for one in sorted(ranked, key=lambda one: one.offset)] == [0, 1, 2, 4, 5, 7]
+
+
+def test_a_request_that_comes_again_forgets_nothing_newer() -> None:
+    rows = recommend({}, [click("s", "a", 0), forget("s", 1), click("s", "b", 2)], V1, RULES).rows
+    done = recommend(rows, [click("s", "a", 0), forget("s", 1)], V1, RULES)
+    assert (done.rows, done.forgotten, done.ranked, done.redelivered) == ({}, {}, [], 2)
+
+
+def test_a_request_alone_has_no_ranking() -> None:
+    rows = recommend({}, [click("s", "a", 0)], V1, RULES).rows
+    done = recommend(rows, [forget("s", 1)], V1, RULES)
+    assert (done.rows, list(done.forgotten), done.ranked) == ({}, ["s"], [])

@@ -7,7 +7,7 @@ from trainer.commands.models import ListedModel, _table
 
 def listed(version: str, family: str) -> ListedModel:
     metrics = {"model": {"recall@20": 0.5, "mrr@20": 0.25}}
-    return ListedModel(version, family, version == "b", True, 0, 10, "file:///models", {"sessions": 7}, metrics)
+    return ListedModel(version, family, version == "b", True, 0, 10, "file:///models", None, {"sessions": 7}, metrics)
 
 
 def shown(*models: ListedModel) -> str:

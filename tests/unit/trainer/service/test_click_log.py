@@ -471,3 +471,35 @@ def test_a_collector_of_before_there_were_types_reads_the_log(log: ClickLogFolde
     known = ["session_id", "item_id", "timestamp", "offset"]
     assert file.schema_arrow.names[:4] == known
     assert file.read(columns=known).column_names == known
+
+
+def test_forgotten_sessions_leave_the_files_and_positions_stay(log: ClickLogFolder) -> None:
+    put(log, 0, 0, 9)
+    put(log, 0, 12, 14, expected=10)
+    put(log, 1, 0, 3)
+    before = log.scan()
+    untouched = (log.folder / LogFile(1, 0, 3).name).stat().st_ino
+    assert log.forget(0, {"s0-1", "s0-6", "nobody"}) == 4
+    assert log.forget(0, {"s0-1"}) == 0
+    assert log.scan() == before  # the gap is explained as it was
+    assert log.topic_of(LogFile(0, 0, 9)) == TOPIC
+    left = [row["session_id"] for file in before.files for row in log.rows(file).to_pylist()]
+    assert left == ["s0-0"] * 2 + ["s0-2"] * 2 + ["s0-3"] * 2 + ["s0-4"] * 2 + ["s0-7"] + ["s1-0"] * 2 + ["s1-1"] * 2
+    assert (log.folder / LogFile(1, 0, 3).name).stat().st_ino == untouched
+
+
+def test_a_window_is_read_while_a_session_is_forgotten(log: ClickLogFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The collector may rewrite a file between the look at its size and the look at its rows."""
+    put(log, 0, 0, 19)
+    count = ClickLogFolder.count
+
+    def then_forget(self: ClickLogFolder, file: LogFile) -> int:
+        found = count(self, file)
+        self.forget(0, {"s0-1"})
+        return found
+
+    monkeypatch.setattr(ClickLogFolder, "count", then_forget)
+    window = read_window(log, log.scan(), window_ms=0, idle_gap_ms=30 * MINUTE, last=Seen(), champion=Seen())
+    assert window is not None
+    assert len(window.sessions) == 9
+    assert window.sessions.clicks == 18

@@ -51,8 +51,8 @@ class Trainer:
 
     def cycle(self, training: dict[str, Any] | None = None, **settings: Any) -> Cycle:
         trainer = TrainerSettings(
-            work_dir=self.folder / "work", min_new_sessions=10, gate_predictions=10, gate_margin=1, gate_beats=(),
-            baselines=("pop",), training=SMALL | (training or {}), **{"refit": False, **settings},
+            work_dir=self.folder / "work", min_new_sessions=10, gate_predictions=10, gate_beats=(),
+            baselines=("pop",), training=SMALL | (training or {}), **{"refit": False, "gate_margin": 1, **settings},
         )  # fmt: skip
         championship = Championship(self.registry, self.topic)
         return Cycle(TrainerRoot(trainer=trainer), self.log, self.registry, championship, may_write=self.may_write)

@@ -27,8 +27,14 @@ AWAY = KafkaAwayError("Kafka is away")
 class Played:
     """Collector and cycle at once: answers one after the other, an error being raised; then all goes well."""
 
-    def __init__(self, cycles: list[Any], collecting: list[Any], between: list[Any]) -> None:
-        self.answers = {"cycle": iter(cycles), "collect": iter(collecting), "between": iter(between)}
+    name = "cycle"
+
+    def __init__(
+        self, cycles: list[Any], collecting: list[Any], between: list[Any], refreshes: Sequence[Any] = ()
+    ) -> None:
+        self.answers = {
+            "cycle": iter(cycles), "collect": iter(collecting), "between": iter(between), "refresh": iter(refreshes),
+        }  # fmt: skip
         self.told: list[str] = []
         self.logs: list[Any] = []
 
@@ -60,9 +66,22 @@ class Played:
             raise answer
 
 
+class PlayedRefresh:
+    """In the place of a refresh; asks the one that is played."""
+
+    name = "refresh"
+
+    def __init__(self, played: Played) -> None:
+        self._played = played
+
+    def run(self, _collected: LogState) -> CycleResult:
+        self._played._answer("refresh")
+        return SKIPPED
+
+
 @pytest.fixture
 def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Played]:
-    """Run the loop until the cycles have given their answers and one more; returns what was asked of whom."""
+    """Run the loop until the cycles have given their answers and one more, or there were so many refreshes."""
     monkeypatch.setattr("trainer.service.lease._SETTLE_SECONDS", 0.0)
     monkeypatch.setattr("trainer.service.outage.time.sleep", lambda _: None)
     monkeypatch.setattr("trainer.service.outage._LONGEST_PAUSE", 0.01)
@@ -71,19 +90,21 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Playe
 
     def run(
         cycles: list[Any], collecting: Sequence[Any] = (), between: Sequence[Any] = (), *, once: bool = False,
-        **settings: Any,
+        refreshes: Sequence[Any] = (), refreshing: bool = False, stop_at: int = 0, **settings: Any,
     ) -> Played:  # fmt: skip
-        played = Played(cycles, list(collecting), list(between))
+        played = Played(cycles, list(collecting), list(between), refreshes)
         monkeypatch.setattr(service, "collector_of", lambda *_: played)
         monkeypatch.setattr(service, "Cycle", lambda *_, **__: played)
+        monkeypatch.setattr(service, "Refresh", lambda *_, **__: PlayedRefresh(played))
         trainer = TrainerSettings(
             log_dir=tmp_path / "log", registry=str(tmp_path / "registry"), work_dir=tmp_path / "work", device="cpu",
             **{"every": 0.01, **settings},
         )  # fmt: skip
         wanted = len(cycles) + 1
-        stopping = lambda: not once and played.told.count("cycle") >= wanted  # noqa: E731
+        counted, wanted = ("refresh", stop_at) if stop_at else ("cycle", wanted)
+        stopping = lambda: not once and played.told.count(counted) >= wanted  # noqa: E731
         with structlog.testing.capture_logs() as played.logs:
-            service.run(TrainerRoot(trainer=trainer), once=once, stopping=stopping)
+            service.run(TrainerRoot(trainer=trainer), once=once, stopping=stopping, refreshing=refreshing)
         return played
 
     return run
@@ -136,6 +157,30 @@ def test_between_cycles_collecting_is_tried_again_and_is_no_failure(play: Callab
     full = OSError(28, "No space left on device")
     played = play(cycles=[None], between=[full] * 3, max_failures=1, every=0.5)
     assert played.told[:6] == ["collect", "cycle", "between", "between", "between", "between"]
+
+
+def test_between_cycles_the_champion_is_refreshed_and_a_failure_of_that_is_none(play: Callable[..., Played]) -> None:
+    full = OSError(28, "No space left on device")
+    played = play(cycles=[], refreshes=[full, None], max_failures=1, every=60.0, refresh_every=0.01, stop_at=2)
+    assert played.told == ["collect", "cycle", *["between", "collect", "refresh"] * 2]
+    assert [line["error"] for line in played.logs if line["event"].startswith("refresh failed")] == [
+        "a cycle failed: OSError: [Errno 28] No space left on device"
+    ]
+
+
+def test_a_lease_that_is_taken_ends_the_loop_at_a_refresh_too(play: Callable[..., Played]) -> None:
+    with pytest.raises(LeaseError):
+        play(cycles=[], refreshes=[LeaseError("another trainer")], every=60.0, refresh_every=0.01, stop_at=2)
+
+
+def test_refreshes_alone_train_nothing(play: Callable[..., Played]) -> None:
+    full = OSError(28, "No space left on device")
+    played = play(cycles=[], refreshes=[None, full], refreshing=True, refresh_every=0.01, max_failures=2, stop_at=3)
+    assert played.told == ["collect", "refresh", "between", "collect", "refresh", "between", "collect", "refresh"]
+    with pytest.raises(CycleError, match="No space left"):
+        play(cycles=[], refreshes=[full, full], refreshing=True, refresh_every=0.01, max_failures=2, stop_at=3)
+    with pytest.raises(CycleError, match="No space left"):
+        play(cycles=[], refreshes=[full], refreshing=True, once=True)
 
 
 def test_an_outage_when_a_cycle_is_due_is_waited_out(play: Callable[..., Played]) -> None:

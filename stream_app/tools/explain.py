@@ -1,0 +1,120 @@
+"""`stream-app explain`: what adds up to the places of a session's ranking."""
+
+from collections.abc import Sequence
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from schemas.bundle.terms import Terms
+from stream_app.core.explain import Explained, Part, explain
+from stream_app.settings import StreamSettings
+from stream_app.tools.announced import bundles
+from stream_app.tools.inspect_session import find_row, no_row
+from stream_app.tools.terminal import shown
+
+
+class Explanation(msgspec.Struct, frozen=True):
+    """What `--json` prints.
+
+    Attributes:
+        model_version: which ranked.
+        clicks: of the session.
+        replayed: whether the row had no state of this model's, so that its items were replayed, as at its next click.
+    """
+
+    session_id: str
+    model_version: str
+    clicks: int
+    replayed: bool
+    items: list[Explained]
+
+
+def explain_session(
+    session_id: str, settings: StreamSettings, *, item_id: str | None, json: bool, out: Console, err: Console
+) -> int:
+    """Print the explanation; returns the exit code, 1 where there is nothing to explain."""
+    found = find_row(session_id, settings)
+    if found is None:
+        return no_row(session_id, settings, err)
+    with bundles(settings) as announced:
+        version = announced.announcement.version
+        model = announced.open(version)
+        terms = Terms.of(model, announced.rank_graph(version))
+        item = None if item_id is None else model.vocabulary.index(item_id)
+        if item_id is not None and item is None:
+            err.print(f"{version} does not know the item {item_id!r}: no ranking of its can hold it", markup=False)
+            return 1
+        row = found.state
+        items = explain(
+            row,
+            terms.without(),
+            terms.without(*terms.names),
+            {term: terms.without(term) for term in terms.names},
+            items=None if item is None else [item],
+            listed=settings.worker.published,
+        )
+    if not items:
+        err.print(
+            f"{version} knows no item of the session {session_id!r}: its ranking is the most clicked items",
+            markup=False,
+        )
+        return 1
+    replayed = model.encoder == "recurrent" and row.model_version != model.states_of
+    told = Explanation(session_id, version, row.clicks, replayed, items)
+    if json:
+        print(msgspec.json.encode(told).decode())
+    else:
+        out.print(_table(told, item_id is not None))
+    return 0
+
+
+def _table(told: Explanation, one: bool) -> Table:
+    title = Text.assemble("Session ", shown(told.session_id), f", ranked by {told.model_version}")
+    return _of_one(title, told.items[0]) if one else _of_all(title, told.items)
+
+
+def _of_all(title: Text, items: Sequence[Explained]) -> Table:
+    table = Table(
+        title=title, title_justify="left", caption="+: what a part adds to the score; popular: place by clicks"
+    )
+    table.add_column("")
+    table.add_column("item", overflow="fold")
+    for name in ("score", "network", *(f"+ {term}" for term in items[0].terms), "popular"):
+        table.add_column(name, justify="right")
+    for item in items:
+        adds = (_number(part.adds) for part in item.terms.values())
+        table.add_row(
+            str(item.place), shown(item.item_id), _number(item.score), _number(item.network), *adds,
+            f"{item.popularity_place:,}",
+        )  # fmt: skip
+    return table
+
+
+def _of_one(title: Text, item: Explained) -> Table:
+    table = Table("part", title=title, title_justify="left")
+    table.add_column("adds", justify="right")
+    table.add_column("place without it", justify="right")
+    table.add_row(
+        Text.assemble("item ", shown(item.item_id, "bold")), _number(item.score), f"place {_place(item.place)}"
+    )
+    table.add_row("network", _number(item.network), "")
+    for term, part in item.terms.items():
+        table.add_row(term, *_cells(part))
+    for item_id, part in item.recent.items():
+        table.add_row(Text.assemble("clicked ", shown(item_id, "cyan")), *_cells(part))
+    table.add_row("clicks in training", f"{item.clicks:,}", f"place {item.popularity_place:,} by clicks")
+    return table
+
+
+def _cells(part: Part) -> tuple[str, str]:
+    return _number(part.adds), _place(part.place_without)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _place(place: int | None) -> str:
+    return "below the list" if place is None else f"{place:,}"
