@@ -20,6 +20,7 @@ BENCHMARKS = (
     "training_memory",
     "retraining",
     "preprocessing",
+    "scores",
 )
 EXTRA = ("ci", "capacity", "families", "tuning", "family_clicks", "family_training", "libraries")
 """Run only when named: parts of the others, what computes rather than measures, and what takes hours."""

@@ -19,6 +19,7 @@ from schemas.messages.announcement import ModelAnnouncement
 from schemas.messages.click import Click
 from schemas.messages.ranking import Ranking
 from schemas.messages.rejected import RejectedClick
+from schemas.messages.score import Score
 
 FOLDER: Final = Path(__file__).parent / "json"
 ASYNCAPI: Final = "asyncapi.json"
@@ -33,6 +34,7 @@ _SCHEMAS: Final[Mapping[str, Any]] = {
     "ranking.schema.json": Ranking,
     "rejected-click.schema.json": RejectedClick,
     "model-announcement.schema.json": ModelAnnouncement,
+    "score.schema.json": Score,
     "manifest.schema.json": Manifest,
 }
 
@@ -42,6 +44,7 @@ _MESSAGES: Final[Mapping[str, tuple[Any, msgspec.Struct, str, str]]] = {
     "rankings": (Ranking, examples.RANKING, "The shop.", "The worker."),
     "rejected": (RejectedClick, examples.REJECTED_CLICK, "Whoever repairs producers.", "The worker."),
     "models": (ModelAnnouncement, examples.MODEL_ANNOUNCEMENT, "Every worker.", "The trainer."),
+    "scores": (Score, examples.SCORE, "Whoever watches how good the models are; the guard.", "The scorer."),
 }
 
 
@@ -72,7 +75,7 @@ def stale(folder: Path = FOLDER) -> list[str]:
 
 
 def asyncapi() -> dict[str, Any]:
-    """The AsyncAPI 3 document of the four topics, as a default deployment has them."""
+    """The AsyncAPI 3 document of the topics, as a default deployment has them."""
     topics = TopicSettings()
     specs = {spec.name: spec for spec in topic_table(topics, "nextclick", session_ttl_ms=_HOUR_MS)}
     kinds = [kind for kind, _, _, _ in _MESSAGES.values()]

@@ -30,10 +30,11 @@ class RankedItem(msgspec.Struct, frozen=True, gc=False):
     score: float
 
 
-class Ranking(msgspec.Struct, frozen=True):
+class Ranking(msgspec.Struct, frozen=True, omit_defaults=True):
     """The items most likely clicked next, best first.
 
-    After a crash a ranking can be published twice; both have the same `source`, by which consumers drop duplicates.
+    Optional fields that are not set are left out of the JSON. After a crash a ranking can be published twice; both have
+    the same `source`, by which consumers drop duplicates.
     """
 
     session_id: Id
@@ -45,6 +46,9 @@ class Ranking(msgspec.Struct, frozen=True):
     click_timestamp: Milliseconds
     produced_at: Milliseconds
     reason: RankingReason
+    type: Annotated[str | None, msgspec.Meta(description="The click's own type; without one it is a `view`.")] = None
+    market: Annotated[str | None, msgspec.Meta(description="The click's own market.")] = None
+    variant: Annotated[str | None, msgspec.Meta(description="The variant of an experiment that ranked.")] = None
 
 
 _decoder: Final = msgspec.json.Decoder(Ranking)

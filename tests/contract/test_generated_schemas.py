@@ -117,7 +117,7 @@ def test_asyncapi_has_what_the_specification_requires() -> None:
     assert document["asyncapi"] == "3.0.0"
     assert {"title", "version"} <= document["info"].keys()
     assert {channel["address"] for channel in document["channels"].values()} == {
-        "clicks", "rankings", "clicks.rejected", "models",
+        "clicks", "rankings", "clicks.rejected", "models", "scores",
     }  # fmt: skip
     assert len(document["operations"]) == 2 * len(document["channels"])
     for operation in document["operations"].values():

@@ -182,6 +182,7 @@ class Deployment:
             rankings=f"{self.prefix}-rankings",
             rejected=f"{self.prefix}-rejected",
             models=f"{self.prefix}-models",
+            scores=f"{self.prefix}-scores",
             partitions=PARTITIONS,
         )
         self.app_id = self.prefix
