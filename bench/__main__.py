@@ -21,6 +21,7 @@ BENCHMARKS = (
     "retraining",
     "preprocessing",
     "scores",
+    "guard",
 )
 EXTRA = ("ci", "capacity", "families", "tuning", "family_clicks", "family_training", "libraries")
 """Run only when named: parts of the others, what computes rather than measures, and what takes hours."""

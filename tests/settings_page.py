@@ -18,7 +18,7 @@ from trainer.models.counting import CountingSettings
 from trainer.models.mixed import MixedSettings, mixed_settings
 from trainer.models.registry import FAMILIES, settings_class
 from trainer.models.settings import Gru4RecSettings, TrainingSettings, WindowSettings
-from trainer.service.settings import TrainerSettings
+from trainer.service.settings import GuardSettings, TrainerSettings
 
 PAGE: Final = Path(__file__).resolve().parents[1] / "docs" / "settings.md"
 SECTIONS: Final[dict[str, BaseModel]] = {
@@ -29,6 +29,7 @@ SECTIONS: Final[dict[str, BaseModel]] = {
     "scores": ScoreSettings(),
     "trainer": TrainerSettings(),
     "trainer.training": TrainerSettings().training,
+    "guard": GuardSettings(),
 }
 
 # For settings whose model says nothing, their names and choices being enough for whoever reads the code.

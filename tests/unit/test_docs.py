@@ -57,6 +57,7 @@ from trainer.models.settings import DEFAULT_FAMILY, Gru4RecSettings
 from trainer.presets import load_preset, preset_names
 from trainer.search.ablation import ROWS
 from trainer.search.search_space import BASELINE_SPACES, model_space
+from trainer.service.guarding import GuardMetrics
 from trainer.service.settings import TrainerRoot, root_of
 
 DOCS: Final = REPOSITORY / "docs"
@@ -242,7 +243,7 @@ def _default(key: str) -> float:
 # -- what operators look at -------------------------------------------------------------------------------------------
 
 
-METRIC_PAGES: Final = {"operations.md": Metrics, "online-scores.md": ScoreMetrics}
+METRIC_PAGES: Final = {"operations.md": Metrics, "online-scores.md": ScoreMetrics, "guard.md": GuardMetrics}
 METRICS_HEADER: Final = "| metric | type | labels | |"
 
 
