@@ -238,6 +238,7 @@ class Settling:
             click_timestamp=click.timestamp,
             produced_at=now_ms,
             reason=answer.reason,
+            type=click.type,
         )
 
     def _send_changelogs(self, changelogs: Sequence[tuple[Part, Sending]]) -> None:
