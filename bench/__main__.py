@@ -21,6 +21,8 @@ BENCHMARKS = (
     "retraining",
     "preprocessing",
     "rules",
+    "scores",
+    "guard",
 )
 EXTRA = ("ci", "capacity", "families", "tuning", "family_clicks", "family_training", "refresh", "libraries")
 """Run only when named: parts of the others, what computes rather than measures, and what takes hours."""

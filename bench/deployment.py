@@ -131,6 +131,7 @@ class Deployment:
             clicks=f"{self.name}-clicks",
             rankings=f"{self.name}-rankings",
             rejected=f"{self.name}-rejected",
+            scores=f"{self.name}-scores",
             models=f"{self.name}-models",
             partitions=self.partitions,
         )
@@ -201,7 +202,10 @@ class Deployment:
         data_dir, port = self.folder / f"{self.name}-{number}", free_port()
         given = {
             "kafka__bootstrap_servers": self.bootstrap,
-            **{f"topics__{name}": getattr(self.topics, name) for name in ("clicks", "rankings", "rejected", "models")},
+            **{
+                f"topics__{name}": getattr(self.topics, name)
+                for name in ("clicks", "rankings", "rejected", "models", "scores")
+            },
             "topics__partitions": self.partitions,
             "worker__app_id": self.name,
             "worker__data_dir": data_dir,

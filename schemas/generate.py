@@ -22,6 +22,7 @@ from schemas.messages.item import Item
 from schemas.messages.ranking import Ranking
 from schemas.messages.rejected import RejectedClick
 from schemas.messages.rule import Rule
+from schemas.messages.score import Score
 
 FOLDER: Final = Path(__file__).parent / "json"
 ASYNCAPI: Final = "asyncapi.json"
@@ -39,6 +40,7 @@ _SCHEMAS: Final[Mapping[str, Any]] = {
     "model-announcement.schema.json": ModelAnnouncement,
     "item.schema.json": Item,
     "rule.schema.json": Rule,
+    "score.schema.json": Score,
     "manifest.schema.json": Manifest,
 }
 
@@ -50,6 +52,7 @@ _MESSAGES: Final[Mapping[str, tuple[Any, msgspec.Struct, str, str]]] = {
     "models": (ModelAnnouncement, examples.MODEL_ANNOUNCEMENT, "Every worker.", "The trainer."),
     "items": (Item, examples.ITEM, "Every worker with `worker.items`.", "The shop."),
     "rules": (Rule, examples.RULE, "Every worker with `worker.rules`.", "The shop."),
+    "scores": (Score, examples.SCORE, "Whoever watches how good the models are; the guard.", "The scorer."),
 }
 
 

@@ -230,6 +230,54 @@ def forget(
     raise typer.Exit(ask(session, settings_of(config), json=json, out=out))
 
 
+@app.command()
+def score(
+    config: Config = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Local state; one folder a scorer.")] = None,
+    web_port: Annotated[int | None, typer.Option(help="Health and metrics; 0 takes any free port.")] = None,
+    log_format: Annotated[str | None, typer.Option(help="human or json.")] = None,
+) -> None:
+    """Judge rankings by the clicks after them: online Recall and MRR of every model, until SIGTERM or Ctrl-C."""
+    from schemas.logs import configure_logs
+    from stream_app.score.service import main as keep_scores
+
+    settings = settings_of(
+        config, {"scores.data_dir": data_dir, "scores.web_port": web_port, "scores.log_format": log_format}
+    )
+    configure_logs(
+        settings.scores.log_format,
+        settings.scores.log_level,
+        quiet=dict.fromkeys(("aiohttp", "librdkafka"), logging.WARNING),
+    )
+    raise typer.Exit(keep_scores(settings))
+
+
+@app.command()
+def scores(
+    config: Config = None,
+    json: Json = False,
+    by: Annotated[
+        list[str] | None, typer.Option(help="Also by variant, market, window, type or reason; may be repeated.")
+    ] = None,
+    last: Annotated[str | None, typer.Option(help="Of the newest clicks only, as in 30m, 6h, 1d.")] = None,
+) -> None:
+    """Show how good the models have been online."""
+    from schemas.config.duration import parse_duration
+    from stream_app.tools.scores import GROUPS, OF_PREDICTIONS, print_scores
+
+    groups = tuple(dict.fromkeys(by or ()))
+    if unknown := [name for name in groups if name not in GROUPS]:
+        raise typer.BadParameter(f"{unknown[0]} is none of {', '.join(GROUPS)}", param_hint="--by")
+    if len(set(groups) & set(OF_PREDICTIONS)) > 1:
+        raise typer.BadParameter("type and reason are counted apart; ask for one of them", param_hint="--by")
+    try:
+        seconds = None if last is None else float(str(parse_duration(last)))
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--last") from error
+    last_ms = None if seconds is None else round(seconds * 1000)
+    raise typer.Exit(print_scores(settings_of(config), by=groups, last_ms=last_ms, json=json, out=out, err=err))
+
+
 @app.command("settings")
 def show_settings(config: Config = None, json: Json = False) -> None:
     """Show the settings in force and where each came from; secrets are masked."""

@@ -5,6 +5,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from schemas.config.duration import Duration
 from schemas.config.settings import ClickSettings, KafkaConnection, RootSettings, Section, TopicSettings
 from schemas.kafka.topics import TopicSpec, topic_table
 from schemas.messages.announcement import CHAMPION
@@ -106,6 +107,50 @@ class WorkerSettings(Section):
         return self.items or self.rules or self.hide != "none"
 
 
+class ScoreSettings(Section):
+    """[scores]: how `stream-app score` judges rankings by the clicks after them."""
+
+    data_dir: Path = Field(
+        default=Path("scores-data"), description="Folder for local state: one per scorer, kept across restarts."
+    )
+    k: int = Field(default=20, ge=1, le=1000, description="Recall@k and MRR@k look at this many items of a ranking.")
+    window: Duration = Field(default=300.0, ge=1, description="Length of the windows of click time that are counted.")
+    keep: Duration = Field(
+        default=86_400.0,
+        ge=1,
+        description="Late clicks count in their own window for so long; later ones are not counted.",
+    )
+    interval: Duration = Field(default=1.0, ge=0.05, le=60, description="How often scores are published.")
+    session_timeout: float = Field(
+        default=15.0,
+        ge=6,
+        le=300,
+        description="Kafka reassigns the partitions of a scorer that it has not heard from for this long.",
+    )
+    delivery_timeout: Duration = Field(
+        default=300.0, ge=10, description="How long the scorer waits for an unavailable Kafka before it exits."
+    )
+    store_cache_mb: int = Field(
+        default=64, ge=8, description="RocksDB's block cache for all partitions together, in MB."
+    )
+    web_host: str = Field(default="127.0.0.1", description="Address of the health and metrics pages.")
+    web_port: int = Field(
+        default=6067, ge=0, le=65_535, description="Port of the health and metrics pages; 0 takes a free one."
+    )
+    log_format: Literal["human", "json"] = Field(
+        default="human", description="Log format on standard error: readable, or one JSON object per line."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least severe level that is logged."
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.keep < self.window:
+            raise ValueError("keep is shorter than window: the window under way would be forgotten")
+        return self
+
+
 class StreamSettings(RootSettings):
     """What `stream-app` reads."""
 
@@ -113,6 +158,7 @@ class StreamSettings(RootSettings):
     topics: TopicSettings = TopicSettings()
     clicks: ClickSettings = ClickSettings()
     worker: WorkerSettings = WorkerSettings()
+    scores: ScoreSettings = ScoreSettings()
 
     @model_validator(mode="after")
     def _rows_outlive_sessions(self) -> Self:

@@ -13,12 +13,12 @@ from pydantic import BaseModel
 
 from schemas.config.settings import ClickSettings, KafkaConnection, TopicSettings
 from schemas.config.settings_keys import alternatives, section_of
-from stream_app.settings import WorkerSettings
+from stream_app.settings import ScoreSettings, WorkerSettings
 from trainer.models.counting import CountingSettings
 from trainer.models.mixed import MixedSettings, mixed_settings
 from trainer.models.registry import FAMILIES, settings_class
 from trainer.models.settings import Gru4RecSettings, TrainingSettings, WindowSettings
-from trainer.service.settings import TrainerSettings
+from trainer.service.settings import GuardSettings, TrainerSettings
 
 PAGE: Final = Path(__file__).resolve().parents[1] / "docs" / "settings.md"
 SECTIONS: Final[dict[str, BaseModel]] = {
@@ -26,8 +26,10 @@ SECTIONS: Final[dict[str, BaseModel]] = {
     "topics": TopicSettings(),
     "clicks": ClickSettings(),
     "worker": WorkerSettings(),
+    "scores": ScoreSettings(),
     "trainer": TrainerSettings(),
     "trainer.training": TrainerSettings().training,
+    "guard": GuardSettings(),
 }
 
 # For settings whose model says nothing, their names and choices being enough for whoever reads the code.
@@ -45,6 +47,7 @@ _MEANINGS: Final = {
     "topics.rankings": "Name of the topic.",
     "topics.rejected": "Name of the topic.",
     "topics.models": "Name of the topic.",
+    "topics.scores": "Name of the topic.",
     "topics.rankings_retention_ms": "How long rankings are kept.",
     "topics.rejected_retention_ms": "How long rejected records are kept.",
     "worker.log_format": "Log format on standard error: readable, or one JSON object per line.",

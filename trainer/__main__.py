@@ -11,6 +11,7 @@ from trainer.commands.ablate import ablate
 from trainer.commands.collect import collect
 from trainer.commands.evaluate import evaluate
 from trainer.commands.fit import fit
+from trainer.commands.guard import guard
 from trainer.commands.models import models, promote, rollback
 from trainer.commands.refresh import refresh
 from trainer.commands.reproduce import presets, reproduce
@@ -25,7 +26,21 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (fit, evaluate, tune, ablate, presets, reproduce, collect, run, refresh, models, promote, rollback):
+for command in (
+    fit,
+    evaluate,
+    tune,
+    ablate,
+    presets,
+    reproduce,
+    collect,
+    run,
+    refresh,
+    guard,
+    models,
+    promote,
+    rollback,
+):
     app.command()(command)
 app.command("settings")(show_settings)
 

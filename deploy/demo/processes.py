@@ -49,7 +49,7 @@ class Commands:
             # A group of its own: Ctrl-C is the demo's, which stops what it started in the right order. The guard is for
             # a demo that is killed: nothing of it goes on.
             guard = [sys.executable, "-I", "-S", str(GUARD), str(os.getpid())]
-            self._running[command[0]] = subprocess.Popen(
+            self._running[" ".join(command[:2])] = subprocess.Popen(
                 [*guard, "nice", "-n", str(niceness), *_argv(command)],
                 env=self._environ(),
                 stdout=output,
@@ -61,11 +61,11 @@ class Commands:
         """Raise CommandFailedError if a started command has ended by itself."""
         for name, process in self._running.items():
             if (code := process.poll()) is not None:
-                log = next(self.logs.glob(f"{name}-*.log"))
+                log = self.logs / f"{name.replace(' ', '-')}.log"
                 raise CommandFailedError(_failure((name,), code, log))
 
     def stop(self, name: str) -> int:
-        """SIGTERM one command and wait; returns its exit code."""
+        """SIGTERM a command, by its first two words, and wait; returns its exit code."""
         process = self._running.pop(name)
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGTERM)  # the guard leads the group, and ignores it

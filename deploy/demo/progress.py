@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from deploy.demo.online import ModelScore
+from schemas.messages.score import Totals
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Plan:
     predictions: int = 2000
 
 
-def predictions_of_a_new_model(models: Mapping[str, ModelScore]) -> int:
+def predictions_of_a_new_model(models: Mapping[str, Totals]) -> int:
     """Of the model that made the most, the first one left out; `models` in the order of their service."""
     return max((score.predictions for score in list(models.values())[1:]), default=0)
 
@@ -38,7 +38,7 @@ class Progress:
         self._elapsed, self._predictions = 0.0, 0
         self._swapped_at: float | None = None
 
-    def update(self, elapsed: float, models: Mapping[str, ModelScore]) -> None:
+    def update(self, elapsed: float, models: Mapping[str, Totals]) -> None:
         """What was served after so many seconds of live clicks, in the order of the models' service."""
         self._elapsed, self._predictions = elapsed, predictions_of_a_new_model(models)
         if len(models) > 1 and self._swapped_at is None:

@@ -1,8 +1,8 @@
-"""Follows the rankings as a consumer would: scores the models online, and keeps the page up to date."""
+"""Follows rankings and scores as consumers would, and keeps the page up to date."""
 
 import threading
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -11,33 +11,43 @@ from typing import Final, Self
 import numpy as np
 from confluent_kafka import Consumer, Message, TopicPartition
 
-from deploy.demo.online import OnlineScores
 from deploy.demo.view import Page
 from schemas.bundle.files import open_bundle
 from schemas.messages.click import Click
-from schemas.messages.ranking import decode_ranking
+from schemas.messages.ranking import Ranking, decode_ranking
+from schemas.messages.score import Score, Totals, decode_score, totals_by_model
 
 _RECENT_SECONDS: Final = 10.0
 _DRAWN_SECONDS: Final = 0.5
 _SHOWN_SESSIONS: Final = 4
 _SHOWN_ITEMS: Final = 4
+_REMEMBERED_SESSIONS: Final = 200_000
 
 
 class RankingsReader:
-    """Reads the rankings topic from its beginning, on a thread of its own, while its block runs.
+    """Reads the topics `rankings` and `scores` from their beginning, on a thread of its own, while its block runs.
 
     Attributes:
-        scores: of the models that served.
+        models: what the scorer says of the models that served, in the order of their versions.
         count: rankings so far, each click's once.
     """
 
     def __init__(
-        self, kafka: Mapping[str, object], topic: str, *, registry: Path, page: Page, event: Callable[[str], None]
+        self,
+        kafka: Mapping[str, object],
+        topics: Mapping[str, str],
+        *,
+        registry: Path,
+        page: Page,
+        event: Callable[[str], None],
     ) -> None:
-        self._kafka, self._topic, self._registry = kafka, topic, registry
+        self._kafka, self._topics, self._registry = kafka, topics, registry
         self._page, self._event = page, event
-        self.scores = OnlineScores()
+        self.models: dict[str, Totals] = {}
         self.count = 0
+        self._scores: dict[bytes | None, Score] = {}
+        self._last: OrderedDict[str, Ranking] = OrderedDict()
+        self._served: set[str] = set()
         self._recent: deque[tuple[float, int]] = deque()  # (received at, latency in ms)
         self._items: dict[str, deque[str]] = {}  # last clicked items, by session
         self._stopping = threading.Event()
@@ -62,6 +72,11 @@ class RankingsReader:
         self._stopping.set()
         self._reading.result()
 
+    @property
+    def scored(self) -> int:
+        """Rankings that the scorer has counted."""
+        return sum(totals.rankings for totals in self.models.values())
+
     def clicked(self, click: Click) -> None:
         """A click that was sent, to be shown beside its session's ranking."""
         self._items.setdefault(click.session_id, deque(maxlen=_SHOWN_ITEMS)).append(click.item_id)
@@ -71,13 +86,19 @@ class RankingsReader:
     def _read(self) -> None:
         consumer = Consumer({**self._kafka, "group.id": "demo-view", "enable.auto.commit": False})
         try:
-            partitions = consumer.list_topics(self._topic, timeout=60).topics[self._topic].partitions
-            consumer.assign([TopicPartition(self._topic, p, 0) for p in partitions])
+            known = consumer.list_topics(timeout=60).topics
+            read = [self._topics["rankings"], self._topics["scores"]]
+            consumer.assign([TopicPartition(topic, p, 0) for topic in read for p in known[topic].partitions])
             drawn = 0.0
             while not self._stopping.is_set():
                 for message in consumer.consume(1000, timeout=0.2):
-                    if message.error() is None:
+                    if message.error() is not None:
+                        continue
+                    if message.topic() == self._topics["scores"]:
+                        self._scores[message.key()] = decode_score(message.value())
+                    else:
                         self._take(message)
+                self.models = dict(sorted(totals_by_model(self._scores.values()).items()))
                 if time.monotonic() - drawn > _DRAWN_SECONDS:
                     self._draw()
                     drawn = time.monotonic()
@@ -86,14 +107,19 @@ class RankingsReader:
 
     def _take(self, message: Message) -> None:
         ranking = decode_ranking(message.value() or b"")
-        known = set(self.scores.models)
-        if not self.scores.add(ranking):
-            return
+        before = self._last.get(ranking.session_id)
+        if before is not None and ranking.source.offset <= before.source.offset:
+            return  # published again
+        self._last[ranking.session_id] = ranking
+        self._last.move_to_end(ranking.session_id)
+        if len(self._last) > _REMEMBERED_SESSIONS:
+            self._last.popitem(last=False)
         self.count += 1
         self._recent.append((time.monotonic(), message.timestamp()[1] - ranking.click_timestamp))
-        if ranking.model_version not in known:
+        if ranking.model_version not in self._served:
             self._learn_offline(ranking.model_version)
-            verb = "swapped under load: now serving" if known else "serving"
+            verb = "swapped under load: now serving" if self._served else "serving"
+            self._served.add(ranking.model_version)
             self._event(f"{verb} {ranking.model_version}")
 
     def _learn_offline(self, version: str) -> None:
@@ -105,12 +131,12 @@ class RankingsReader:
         while self._recent and now - self._recent[0][0] > _RECENT_SECONDS:
             self._recent.popleft()
         page.rankings = self.count
-        page.models = dict(self.scores.models)
+        page.models = self.models
         page.clicks_per_second = len(self._recent) / min(_RECENT_SECONDS, max(1e-3, now - self._began))
         if self._recent:
             p50, p99 = np.percentile([ms for _, ms in self._recent], [50, 99])
             page.latency_ms = float(p50), float(p99)
         page.sessions = [
             (tuple(self._items.get(ranking.session_id, (ranking.item_id,))), ranking)
-            for ranking in self.scores.latest(_SHOWN_SESSIONS)
+            for _, ranking in zip(range(_SHOWN_SESSIONS), reversed(self._last.values()), strict=False)
         ]

@@ -78,7 +78,7 @@ class Demo:
         # Its own log lines would tear the page apart; what matters is raised or seen in the processes' logs.
         self._kafka = {**KafkaConnection(bootstrap_servers=bootstrap).librdkafka(), "log_level": 0}
         prefix = f"demo-{int(time.time())}-{os.getpid()}"
-        self._topics = {name: f"{prefix}.{name}" for name in ("clicks", "rankings", "rejected", "models")}
+        self._topics = {name: f"{prefix}.{name}" for name in ("clicks", "rankings", "rejected", "models", "scores")}
         self._app_id = prefix
         left: list[str] = []
         self._stack.callback(self._remove_topics, left)
@@ -119,6 +119,8 @@ class Demo:
             "NEXTCLICK_WORKER__APP_ID": self._app_id,
             "NEXTCLICK_WORKER__DATA_DIR": str(self._data_dir),
             "NEXTCLICK_WORKER__WEB_PORT": str(self._port),
+            "NEXTCLICK_SCORES__DATA_DIR": str(self._root / "scorer"),
+            "NEXTCLICK_SCORES__WEB_PORT": "0",
             **{f"NEXTCLICK_TRAINER__{name}": value for name, value in trainer.items()},
         }
 
@@ -148,6 +150,7 @@ class Demo:
         )
         group.close()
         self._commands.start("stream-app", "worker")
+        self._commands.start("stream-app", "score")
         deadline = time.monotonic() + _READY_SECONDS
         while not self._worker_is_ready():
             self._commands.check()
@@ -172,15 +175,13 @@ class Demo:
     def _serve(self) -> None:
         self._phase("live clicks")
         reader = self._reader = self._stack.enter_context(
-            RankingsReader(
-                self._kafka, self._topics["rankings"], registry=self._registry, page=self._page, event=self._event
-            )
+            RankingsReader(self._kafka, self._topics, registry=self._registry, page=self._page, event=self._event)
         )
         progress, tempo = Progress(self._plan, trained_in=self._trained_in), Tempo()
         began = time.monotonic()
         live = self._source.live(_now_ms(), self._plan.live)
         for batch in wait_until_due(live, clock=tempo.now, sleep=tempo.sleep):
-            progress.update(time.monotonic() - began, reader.scores.models)
+            progress.update(time.monotonic() - began, reader.models)
             self._page.outlook = progress.outlook
             if progress.is_over:
                 break
@@ -199,12 +200,12 @@ class Demo:
         self._live_seconds = time.monotonic() - began
         self._phase("waiting for the last rankings")
         deadline = time.monotonic() + _ANSWER_SECONDS
-        while reader.count < self._page.clicks and time.monotonic() < deadline:
+        while min(reader.count, reader.scored) < self._page.clicks and time.monotonic() < deadline:
             self._check()
             time.sleep(0.1)
         reader.finish()
-        self._phase("stopping trainer and worker")
-        for name in ("trainer", "stream-app"):
+        self._phase("stopping trainer, worker and scorer")
+        for name in ("trainer run", "stream-app worker", "stream-app score"):
             code = self._commands.stop(name)
             self._event(f"{name} stopped with exit code {code}")
             if code != 0:
@@ -224,7 +225,7 @@ class Demo:
             seconds=self._live_seconds,
             registry=self._registry,
             data_dir=self._data_dir,
-            served=self._reader.scores.models,
+            served=self._reader.models,
             offline=self._page.offline,
             needed=self._plan.predictions,
         )

@@ -8,10 +8,10 @@ from typing import Any, Final
 import numpy as np
 from confluent_kafka import Message
 
-from deploy.demo.online import ModelScore
 from deploy.demo.oracle import Position, Published, mismatches, read_topic, recompute, stored_rows
 from schemas.bundle.files import open_bundle
 from schemas.messages.ranking import decode_ranking
+from schemas.messages.score import Totals
 
 _CHECKED_RANKINGS: Final = 25
 """The oracle compares every n-th ranking item by item; rows, and that there is a ranking, for all clicks."""
@@ -61,7 +61,7 @@ def judge(
     seconds: float,
     registry: Path,
     data_dir: Path,
-    served: Mapping[str, ModelScore],
+    served: Mapping[str, Totals],
     offline: Mapping[str, tuple[float, float]],
     needed: int,
 ) -> Verdict:
@@ -113,7 +113,7 @@ def judge(
     return Verdict(result, len(expected.wrong_rankings), wrong, needed)
 
 
-def _told(version: str, score: ModelScore, recall: float, mrr: float) -> dict[str, object]:
+def _told(version: str, score: Totals, recall: float, mrr: float) -> dict[str, object]:
     return {
         "version": version,
         "offline": {"recall@20": recall, "mrr@20": mrr},

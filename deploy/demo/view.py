@@ -16,8 +16,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from deploy.demo.online import ModelScore
 from schemas.messages.ranking import Ranking
+from schemas.messages.score import Totals
 
 _LINES_EVERY_SECONDS = 5.0
 _EVENTS = 9
@@ -47,7 +47,7 @@ class Page:
     rankings: int = 0
     clicks_per_second: float = 0.0
     latency_ms: tuple[float, float] = (0.0, 0.0)
-    models: dict[str, ModelScore] = field(default_factory=dict)
+    models: dict[str, Totals] = field(default_factory=dict)
     offline: dict[str, tuple[float, float]] = field(default_factory=dict)
     sessions: list[tuple[tuple[str, ...], Ranking]] = field(default_factory=list)
     events: "deque[str]" = field(default_factory=lambda: deque(maxlen=_EVENTS))

@@ -1,6 +1,6 @@
 """Settings of a command: one TOML file a deployment, and environment variables that win over it.
 
-A file has the tables [kafka] [topics] [clicks] [worker] [trainer]; a command reads its own and passes over the other's.
+A file has the tables in `SECTIONS`; a command reads its own and passes over the other's.
 The variable of `kafka.bootstrap_servers` is NEXTCLICK_KAFKA__BOOTSTRAP_SERVERS, and so on. An empty variable counts as
 not set, because compose files pass on unset ones so. Precedence: command line, environment, file,
 KAFKA_BOOTSTRAP_SERVERS (for `kafka.bootstrap_servers` alone), default. Anything unknown refuses to start.
@@ -53,7 +53,7 @@ __all__ = [
 
 CONFIG_VARIABLE: Final = "NEXTCLICK_CONFIG"
 DEFAULT_FILE: Final = Path("nextclick.toml")
-SECTIONS: Final = ("kafka", "topics", "clicks", "worker", "trainer")
+SECTIONS: Final = ("kafka", "topics", "clicks", "worker", "scores", "trainer", "guard")
 """The tables that a deployment's file may have, whichever command reads it."""
 _FALLBACK_VARIABLE: Final = "KAFKA_BOOTSTRAP_SERVERS"
 _MASK: Final = "********"

@@ -175,11 +175,12 @@ class TopicSettings(Section):
     models: TopicName = "models"
     items: TopicName = Field(default="items", description="Read by workers with worker.items.")
     rules: TopicName = Field(default="rules", description="Read by workers with worker.rules.")
+    scores: TopicName = "scores"
     partitions: int = Field(
         default=8,
         ge=1,
         le=10_000,
-        description="Number of partitions of the clicks, rankings, rejected and changelog topics.",
+        description="Number of partitions of the clicks, rankings, rejected, scores and changelog topics.",
     )
     replication: int = Field(default=1, ge=1, le=32, description="Replicas of each partition; use 3 in production.")
     clicks_retention_ms: int = Field(
@@ -189,10 +190,13 @@ class TopicSettings(Section):
     )
     rankings_retention_ms: int = Field(default=_DAY_MS, ge=60_000)
     rejected_retention_ms: int = Field(default=14 * _DAY_MS, ge=60_000)
+    scores_retention_ms: int = Field(
+        default=30 * _DAY_MS, ge=60_000, description="How long the scores of a window are kept."
+    )
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
-        names = [self.clicks, self.rankings, self.rejected, self.models, self.items, self.rules]
+        names = [self.clicks, self.rankings, self.rejected, self.models, self.items, self.rules, self.scores]
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"two topics have the name {name!r}")

@@ -42,6 +42,7 @@ def changelog_topic(app_id: str) -> str:
     return f"{app_id}-{TABLE}-changelog"
 
 
+# Long: one entry per topic.
 def topic_table(
     topics: TopicSettings,
     app_id: str,
@@ -75,6 +76,14 @@ def topic_table(
             partitions=1,  # announcements have one order
             description="Which model bundle each alias means; the newest announcement of an alias counts.",
             config=common | compacted,
+            required={"cleanup.policy": frozenset({"compact"})},
+        ),
+        _spec(
+            topics,
+            topics.scores,
+            key="model version, variant, market, window start, partition",
+            description="What the rankings of each model came to, window by window: Recall, MRR and counts.",
+            config=common | {"cleanup.policy": "compact,delete", "retention.ms": str(topics.scores_retention_ms)},
             required={"cleanup.policy": frozenset({"compact"})},
         ),
         _spec(

@@ -3,7 +3,7 @@
 import re
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
@@ -21,7 +21,7 @@ SHA256_PATTERN: Final = r"^[0-9a-f]{64}$(?!\n)"
 _version = re.compile(VERSION_PATTERN)
 
 
-class ModelAnnouncement(msgspec.Struct, frozen=True):
+class ModelAnnouncement(msgspec.Struct, frozen=True, omit_defaults=True):
     """Kafka key = alias: the newest announcement of an alias is the one that counts. Rolling back announces again."""
 
     alias: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
@@ -33,6 +33,9 @@ class ModelAnnouncement(msgspec.Struct, frozen=True):
     manifest_sha256: Annotated[str, msgspec.Meta(pattern=SHA256_PATTERN)]
     announced_at: Annotated[Milliseconds, msgspec.Meta(ge=0)]
     why: Annotated[str, msgspec.Meta(max_length=4096, description="For people: promoted by the gate, rolled back, ...")]
+    evidence: Annotated[
+        dict[str, Any] | None, msgspec.Meta(description="For programs: the figures of a decision by the guard.")
+    ] = None
 
 
 _decoder: Final = msgspec.json.Decoder(ModelAnnouncement)

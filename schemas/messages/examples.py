@@ -8,6 +8,7 @@ from schemas.messages.item import Item
 from schemas.messages.ranking import RankedItem, Ranking, RankingReason
 from schemas.messages.rejected import RejectedClick
 from schemas.messages.rule import Match, Rule, RuleAction
+from schemas.messages.score import Moments, Score, Tally
 from schemas.messages.source import Source
 
 CLICK: Final = Click(session_id="s-4711", item_id="camera-7", timestamp=1_767_225_600_000, event_id="e-1", type="view")
@@ -59,4 +60,20 @@ MODEL_ANNOUNCEMENT: Final = ModelAnnouncement(
     manifest_sha256="9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
     announced_at=1_767_225_500_000,
     why="promoted: Recall@20 0.702 against 0.689 of the champion",
+)
+
+SCORE: Final = Score(
+    model_version="20260101T000000Z-1f0c",
+    variant=None,
+    market=None,
+    window_start=1_767_225_600_000,
+    window_ms=300_000,
+    partition=3,
+    k=20,
+    rankings={"model": 480, "unknown-item": 20},
+    types={"view": Tally(380, 190, 82.5), "purchase": Tally(20, 14, 8.25)},
+    reasons={"model": Tally(390, 200, 89.25), "unknown-item": Tally(10, 4, 1.5)},
+    sessions=100,
+    moments=Moments(nn=2600, nh=1350, hh=790, nr=602.5, rr=188.75),
+    next_offset=91_204,
 )

@@ -40,7 +40,8 @@ class Applied(msgspec.Struct, frozen=True, gc=False):
 class Ranking(msgspec.Struct, frozen=True, omit_defaults=True):
     """The items most likely clicked next, best first.
 
-    After a crash a ranking can be published twice; both have the same `source`, by which consumers drop duplicates.
+    Optional fields that are not set are left out of the JSON. After a crash a ranking can be published twice; both have
+    the same `source`, by which consumers drop duplicates.
     """
 
     session_id: Id
@@ -59,6 +60,9 @@ class Ranking(msgspec.Struct, frozen=True, omit_defaults=True):
     applied: Annotated[Applied, msgspec.Meta(description="State of `items` and `rules` that it keeps to.")] | None = (
         None
     )
+    type: Annotated[str | None, msgspec.Meta(description="The click's own type; without one it is a `view`.")] = None
+    market: Annotated[str | None, msgspec.Meta(description="The click's own market.")] = None
+    variant: Annotated[str | None, msgspec.Meta(description="The variant of an experiment that ranked.")] = None
 
 
 _decoder: Final = msgspec.json.Decoder(Ranking)

@@ -10,7 +10,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 from schemas.config.settings import KafkaConnection
 from stream_app.errors import StreamError
 
-_ANSWER_SECONDS = 15.0
+_ANSWER_SECONDS = 30.0  # a broker ends a killed producer's transaction after 10 to 20 s
 _POLL_SECONDS = 0.2
 
 
@@ -28,14 +28,14 @@ class PlainConsumer:
 
     def __init__(self, consumer: Consumer, topic: str, servers: str) -> None:
         self._consumer = consumer
-        self._topic = topic
+        self.topic = topic
         self._servers = servers
         self.partitions = self._ask_partitions()
 
     def _ask_partitions(self) -> list[int]:
         try:
             # All topics: asking for one by name may create it.
-            found = self._consumer.list_topics(timeout=_ANSWER_SECONDS).topics.get(self._topic)
+            found = self._consumer.list_topics(timeout=_ANSWER_SECONDS).topics.get(self.topic)
         except KafkaException as error:
             raise ReadError(
                 f"Kafka at {self._servers} does not answer: {error.args[0].str()}; is it running, and are the settings "
@@ -43,7 +43,7 @@ class PlainConsumer:
             ) from error
         if found is None or not found.partitions:
             raise ReadError(
-                f"there is no topic {self._topic} at {self._servers}; `stream-app topics` creates it, `stream-app "
+                f"there is no topic {self.topic} at {self._servers}; `stream-app topics` creates it, `stream-app "
                 "settings` shows the names in use"
             )
         return sorted(found.partitions)
@@ -54,11 +54,11 @@ class PlainConsumer:
         for partition in partitions:
             try:
                 _, ends[partition] = self._consumer.get_watermark_offsets(
-                    TopicPartition(self._topic, partition), timeout=_ANSWER_SECONDS
+                    TopicPartition(self.topic, partition), timeout=_ANSWER_SECONDS
                 )
             except KafkaException as error:
                 raise ReadError(
-                    f"the end of {self._topic} partition {partition} is not known: {error.args[0].str()}"
+                    f"the end of {self.topic} partition {partition} is not known: {error.args[0].str()}"
                 ) from error
         return ends
 
@@ -66,7 +66,7 @@ class PlainConsumer:
         self, starts: dict[int, int], *, go_on: Callable[[], bool], warn: Callable[[str], None]
     ) -> Iterator[Message]:
         """Records from these offsets on, as they come, for as long as `go_on` says so."""
-        self._consumer.assign([TopicPartition(self._topic, *start) for start in starts.items()])
+        self._consumer.assign([TopicPartition(self.topic, *start) for start in starts.items()])
         while go_on():
             message = self._consumer.poll(_POLL_SECONDS)
             if message is None:
@@ -74,35 +74,63 @@ class PlainConsumer:
             if (error := message.error()) is None:
                 yield message
             elif error.code() != KafkaError._PARTITION_EOF:
-                warn(f"{self._topic}: {error.str()}")
+                warn(f"{self.topic}: {error.str()}")
 
-    def history(self, partition: int) -> Iterator[Message]:
-        """Every record that a partition holds now. Raises ReadError when the broker falls silent."""
-        self._consumer.assign([TopicPartition(self._topic, partition, OFFSET_BEGINNING)])
+    def first_at(self, partition: int, offset: int) -> Message | None:
+        """The first record at or behind an offset, None at the end. Raises ReadError."""
+        return next(self._records(partition, offset, until=0), None)
+
+    def offset_at(self, partition: int, timestamp: int) -> int:
+        """Of the first record that a partition got at or after a time (ms); -1 without one. Raises ReadError."""
+        asked = TopicPartition(self.topic, partition, max(0, timestamp))
+        try:
+            [found] = self._consumer.offsets_for_times([asked], timeout=_ANSWER_SECONDS)
+        except KafkaException as error:
+            raise ReadError(
+                f"{self.topic} partition {partition} cannot be searched by time: {error.args[0].str()}"
+            ) from error
+        return int(found.offset)
+
+    def history(self, partition: int, *, until: int = 0) -> Iterator[Message]:
+        """Every record that a partition holds now. Raises ReadError when the broker falls silent.
+
+        `until` is an offset that must be reached: an open transaction lies before it, perhaps, and is waited for.
+        """
+        return self._records(partition, OFFSET_BEGINNING, until)
+
+    def _records(self, partition: int, start: int, until: int) -> Iterator[Message]:
+        self._consumer.assign([TopicPartition(self.topic, partition, start)])
         while True:
             message = self._consumer.poll(_ANSWER_SECONDS)
             if message is None:
                 raise ReadError(
-                    f"{self._topic} partition {partition} cannot be read to its end: Kafka at {self._servers} was "
+                    f"{self.topic} partition {partition} cannot be read to its end: Kafka at {self._servers} was "
                     f"silent for {_ANSWER_SECONDS:g} s"
                 )
             if (error := message.error()) is None:
                 yield message
             elif error.code() == KafkaError._PARTITION_EOF:
-                return
+                if message.offset() >= until:
+                    return
             elif not error.retriable() and error.code() != KafkaError._ALL_BROKERS_DOWN:
-                raise ReadError(f"{self._topic} partition {partition} cannot be read: {error.str()}")
+                raise ReadError(f"{self.topic} partition {partition} cannot be read: {error.str()}")
 
 
 @contextmanager
-def plain_consumer(connection: KafkaConnection, topic: str, *, name: str) -> Iterator[PlainConsumer]:
-    """Open a topic to read. `name` is told to the brokers. Raises ReadError when there is no such topic."""
+def plain_consumer(
+    connection: KafkaConnection, topic: str, *, name: str, wait_ms: int = 500
+) -> Iterator[PlainConsumer]:
+    """Open a topic to read. `name` is told to the brokers. Raises ReadError when there is no such topic.
+
+    `wait_ms` is how long a broker waits for records before it says that there are none.
+    """
     config = {
         **connection.librdkafka(),
         "client.id": name,
         "group.id": name,  # librdkafka wants one; nothing is ever committed to it
         "enable.auto.commit": False,
         "enable.partition.eof": True,
+        "fetch.wait.max.ms": wait_ms,
         "isolation.level": "read_committed",
         "auto.offset.reset": "earliest",
     }

@@ -24,7 +24,7 @@ from stream_app.serve.metrics import Metrics
 from stream_app.serve.pipeline import Pipeline, PipelineSettings
 from stream_app.serve.settling import SettlingSettings
 from stream_app.settings import StreamSettings
-from stream_app.state.store import StoreOptions
+from stream_app.state.database import StoreOptions
 from stream_app.state.table import SessionTable
 
 log = structlog.get_logger(__name__)

@@ -270,4 +270,6 @@ def _ranking(answer: RankedClick, tp: TP, model: Model, now_ms: int, applied: Ap
         reason=answer.reason,
         rules=answer.rules,
         applied=applied,
+        type=click.type,
+        market=click.market,
     )

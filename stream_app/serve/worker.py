@@ -116,7 +116,8 @@ class Worker:
     async def run(self) -> int:
         """Serve until told to stop; returns the exit code."""
         settings = self._settings
-        for difference in await asyncio.to_thread(check_topics, settings.kafka, settings.topic_specs()):
+        specs = [spec for spec in settings.topic_specs() if spec.name != settings.topics.scores]  # the scorer's
+        for difference in await asyncio.to_thread(check_topics, settings.kafka, specs):
             log.warning("topic differs", difference=str(difference))
         await asyncio.to_thread(self._check_store)
         await self._web.start()

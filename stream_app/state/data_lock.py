@@ -17,7 +17,7 @@ class DataLock:
         StoreError: another process holds it.
     """
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, *, setting: str = "worker.data_dir") -> None:
         self._descriptor = os.open(data_dir / _FILE, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -25,8 +25,8 @@ class DataLock:
             holder = os.read(self._descriptor, 20).decode(errors="replace") or "of unknown id"
             self.release()
             raise StoreError(
-                f"the process {holder} is using {data_dir.resolve()}: give each worker a worker.data_dir of its own, "
-                f"or stop the other one"
+                f"the process {holder} is using {data_dir.resolve()}: give each process a {setting} of its own, or "
+                f"stop the other one"
             ) from error
         os.truncate(self._descriptor, 0)
         os.write(self._descriptor, str(os.getpid()).encode())

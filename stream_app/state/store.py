@@ -4,9 +4,8 @@ import logging
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import rocksdict
 import structlog
@@ -15,28 +14,9 @@ from faust.stores import rocksdb
 from stream_app.core.state_codec import row_offset
 from stream_app.errors import RowError, StoreError
 from stream_app.state.damage import is_damage, is_held, known_damage, mark, set_aside
+from stream_app.state.database import StoreOptions, block_cache, open_database
 
 log = structlog.get_logger(__name__)
-
-_MIB: Final = 1024 * 1024
-_BLOOM_BITS: Final = 10
-_FAMILY: Final = "default"
-"""RocksDB's name of the column family that is always there."""
-
-
-@dataclass(frozen=True, slots=True)
-class StoreOptions:
-    """How much memory and time the local store may take.
-
-    Attributes:
-        cache_mb: block cache of all partitions together (Faust's default is 2 GiB for each of them).
-        write_buffer_mb: memtables of each partition.
-        ttl_seconds: rows older than this are dropped when RocksDB compacts.
-    """
-
-    cache_mb: int = 256
-    write_buffer_mb: int = 16
-    ttl_seconds: int = 6 * 3600
 
 
 class SessionStore(rocksdb.Store):
@@ -51,7 +31,7 @@ class SessionStore(rocksdb.Store):
         self._store_options = store_options
         # The pipeline's thread reads and writes, as the event loop does, which also opens, restores and closes.
         self._lock = threading.RLock()
-        self._cache = rocksdict.Cache(store_options.cache_mb * _MIB)
+        self._cache = block_cache(store_options)
 
     # -- rows ---------------------------------------------------------------------------------------------------------
 
@@ -167,35 +147,9 @@ class SessionStore(rocksdb.Store):
             ) from error
 
     def _open(self, path: Path) -> Any:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        options = self._options()
-        db = rocksdict.Rdict(
-            str(path),
-            options=options,
-            # Or rocksdict takes the options that it finds in an existing database: in place of ours, and with their
-            # filter of expired rows inside the new one, where it reads a time from a row's last bytes and drops it.
-            column_families={_FAMILY: options},
-            access_type=rocksdict.AccessType.with_ttl(self._store_options.ttl_seconds),
-        )
+        db = open_database(path, self._store_options, self._cache)
         db.get(self.offset_key)  # a store of which not even this can be read is damaged; here that can be mended
-        # Expired rows go when their file is compacted: make that happen in time for files that nothing else touches.
-        db.set_options({"periodic_compaction_seconds": str(self._store_options.ttl_seconds)})
         return db
-
-    def _options(self) -> rocksdict.Options:
-        options = rocksdict.Options(raw_mode=True)
-        options.create_if_missing(True)
-        options.set_write_buffer_size(self._store_options.write_buffer_mb * _MIB)
-        options.set_max_write_buffer_number(3)
-        options.set_max_open_files(512)
-        options.set_keep_log_file_num(2)
-        options.set_compression_type(rocksdict.DBCompressionType.lz4())
-        blocks = rocksdict.BlockBasedOptions()
-        blocks.set_bloom_filter(_BLOOM_BITS, block_based=False)
-        blocks.set_block_cache(self._cache)
-        blocks.set_cache_index_and_filter_blocks(True)  # or they grow with the sessions, outside the cache's limit
-        options.set_block_based_table_factory(blocks)
-        return options
 
     def _db_for_partition(self, partition: int) -> Any:
         with self._lock:

@@ -16,7 +16,8 @@ from stream_app.core.session import SessionState
 from stream_app.core.state_codec import decode_state
 from stream_app.errors import StoreError
 from stream_app.kafka.transport import ChunkSchema
-from stream_app.state.store import SessionStore, StoreOptions
+from stream_app.state.database import StoreOptions
+from stream_app.state.store import SessionStore
 
 log = structlog.get_logger(__name__)
 

@@ -124,7 +124,7 @@ def test_asyncapi_has_what_the_specification_requires() -> None:
     assert document["asyncapi"] == "3.0.0"
     assert {"title", "version"} <= document["info"].keys()
     assert {channel["address"] for channel in document["channels"].values()} == {
-        "clicks", "rankings", "clicks.rejected", "models", "items", "rules",
+        "clicks", "rankings", "clicks.rejected", "models", "items", "rules", "scores",
     }  # fmt: skip
     assert len(document["operations"]) == 2 * len(document["channels"])
     for operation in document["operations"].values():

@@ -21,6 +21,7 @@ from schemas.messages.item import decode_item, encode_item
 from schemas.messages.ranking import RankedItem, Ranking, RankingReason, decode_ranking, encode_ranking
 from schemas.messages.rejected import KEPT_BYTES, RejectedClick, decode_rejected, encode_rejected, reject
 from schemas.messages.rule import decode_rule, encode_rule
+from schemas.messages.score import Moments, Score, Tally, decode_score, encode_score, score_key
 from schemas.messages.source import Source
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -69,6 +70,12 @@ def test_rejected_click_as_it_was() -> None:
     assert decode_rejected(golden("rejected-click.json")) == examples.REJECTED_CLICK
 
 
+def test_score_as_it_was() -> None:
+    assert encode_score(examples.SCORE) == golden("score.json")
+    assert decode_score(golden("score.json")) == examples.SCORE
+    assert score_key(examples.SCORE) == b'["20260101T000000Z-1f0c",null,null,1767225600000,3]'
+
+
 def test_model_announcement_as_it_was() -> None:
     assert encode_announcement(examples.MODEL_ANNOUNCEMENT) == golden("model-announcement.json")
     assert decode_announcement(golden("model-announcement.json"), b"champion") == examples.MODEL_ANNOUNCEMENT
@@ -90,6 +97,31 @@ def test_model_announcement_as_it_was() -> None:
 )
 def test_ranking_round_trip(ranking: Ranking) -> None:
     assert decode_ranking(encode_ranking(ranking)) == ranking
+
+
+tallies = st.dictionaries(ids, st.builds(Tally, times, times, st.floats(0, 1e9)), max_size=3)
+
+
+@given(
+    st.builds(
+        Score,
+        ids,
+        st.none() | ids,
+        st.none() | ids,
+        times,
+        times,
+        st.integers(0, 1000),
+        st.integers(1, 1000),
+        rankings=st.dictionaries(ids, times, max_size=3),
+        types=tallies,
+        reasons=tallies,
+        sessions=times,
+        moments=st.builds(Moments, times, times, times, st.floats(0, 1e9), st.floats(0, 1e9)),
+        next_offset=times,
+    )
+)
+def test_score_round_trip(score: Score) -> None:
+    assert decode_score(encode_score(score)) == score
 
 
 @pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])
@@ -189,7 +221,7 @@ def test_nothing_unusable_is_announced() -> None:
 
 @pytest.mark.parametrize("value", [b"", b"{}", b"\xff", b"[" * 9_000, b'{"session_id": "\xff"}'])
 def test_readers_raise_one_error(value: bytes) -> None:
-    for decode in (decode_ranking, decode_rejected):
+    for decode in (decode_ranking, decode_rejected, decode_score):
         with pytest.raises(MessageError):
             decode(value)
 

@@ -185,6 +185,7 @@ class Deployment:
             models=f"{self.prefix}-models",
             items=f"{self.prefix}-items",
             rules=f"{self.prefix}-rules",
+            scores=f"{self.prefix}-scores",
             partitions=PARTITIONS,
         )
         self.app_id = self.prefix

@@ -149,7 +149,7 @@ def test_topics_are_created_once_and_the_trainers_health_check_passes(broker: Co
     command = [*command_of(services()["topics"]), "--json"]
     first, second = (run(broker, "topics", command) for _ in range(2))
     assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
-    assert {"clicks", "rankings", "clicks.rejected", "models"} <= set(json.loads(first.stdout)["created"])
+    assert {"clicks", "rankings", "clicks.rejected", "models", "scores"} <= set(json.loads(first.stdout)["created"])
     assert json.loads(second.stdout)["created"] == []
     check = run(broker, "trainer", stages(REPOSITORY / "deploy/docker/trainer.Dockerfile")[-1].health_check())
     assert (check.returncode, json.loads(check.stdout)) == (0, [])

@@ -38,7 +38,7 @@ def test_so_many_sessions_make_a_first_model_that_a_worker_serves(
     kafka: KafkaUnderTest, topic_prefix: str, tmp_path: Path, count: int, changed: dict[str, str]
 ) -> None:
     own = {name: value for name, value in os.environ.items() if not name.startswith(("NEXTCLICK_", "KAFKA_"))}
-    topics = ("clicks", "rankings", "rejected", "models")
+    topics = ("clicks", "rankings", "rejected", "models", "scores")
     environment = own | changed | {
         "KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap_servers,
         "NEXTCLICK_WORKER__APP_ID": topic_prefix,

@@ -127,7 +127,9 @@ def reader(kafka: KafkaUnderTest, topic_prefix: str, tmp_path: Path) -> Iterator
     port = free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("NEXTCLICK_", "KAFKA_"))}
     environment |= {f"NEXTCLICK_TOPICS__{name.upper()}": f"{topic_prefix}.{name}" for name in ("clicks", "rankings")}
-    environment |= {f"NEXTCLICK_TOPICS__{name.upper()}": f"{topic_prefix}.{name}" for name in ("rejected", "models")}
+    environment |= {
+        f"NEXTCLICK_TOPICS__{name.upper()}": f"{topic_prefix}.{name}" for name in ("rejected", "models", "scores")
+    }
     environment |= {
         "PATH": f"{Path(sys.executable).parent}:{environment['PATH']}",
         "COLUMNS": "200",

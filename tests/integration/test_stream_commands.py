@@ -55,7 +55,7 @@ class Shop:
             "NEXTCLICK_WORKER__APP_ID": self.prefix,
             "NEXTCLICK_WORKER__DELIVERY_TIMEOUT": "30",
             **{f"NEXTCLICK_TOPICS__{name.upper()}": self.topic(name) for name in ("clicks", "rankings", "models")},
-            "NEXTCLICK_TOPICS__REJECTED": self.topic("rejected"),
+            **{f"NEXTCLICK_TOPICS__{name.upper()}": self.topic(name) for name in ("rejected", "scores")},
             "COLUMNS": "200",
         }
         return {name: value for name, value in os.environ.items() if not name.startswith("NEXTCLICK_")} | ours
@@ -131,7 +131,9 @@ def test_without_topics_every_command_says_how_to_make_them(
         assert (process.returncode, out) == (2, b"")
         assert b"`stream-app topics`" in err.replace(b"\n", b" ")
     created = shop.json("topics")["created"]
-    assert sorted(created) == sorted([shop.changelog, *map(shop.topic, ("clicks", "rankings", "rejected", "models"))])
+    assert sorted(created) == sorted(
+        [shop.changelog, *map(shop.topic, ("clicks", "rankings", "rejected", "models", "scores"))]
+    )
 
 
 # -- replay -----------------------------------------------------------------------------------------------------------

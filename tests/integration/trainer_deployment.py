@@ -37,6 +37,7 @@ class Deployment:
             rankings=f"{self.prefix}-rankings",
             rejected=f"{self.prefix}-rejected",
             models=f"{self.prefix}-models",
+            scores=f"{self.prefix}-scores",
             partitions=PARTITIONS,
         )
 

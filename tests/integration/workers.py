@@ -69,6 +69,7 @@ class Group:
             rankings=f"{self.prefix}-rankings",
             rejected=f"{self.prefix}-rejected",
             models=f"{self.prefix}-models",
+            scores=f"{self.prefix}-scores",
             partitions=PARTITIONS,
         )
         self.changelog = changelog_topic(self.prefix)

@@ -29,7 +29,9 @@ from schemas.messages.ranking import Ranking, RankingReason
 from schemas.messages.refused import RefuseReason
 from schemas.messages.rejected import RejectedClick
 from schemas.messages.rule import Rule, RuleAction
+from schemas.messages.score import Moments, Score, Tally
 from stream_app import __main__ as stream_command
+from stream_app.score.metrics import ScoreMetrics
 from stream_app.serve import watchdog, worker
 from stream_app.serve.metrics import Metrics
 from stream_app.settings import StreamSettings
@@ -58,6 +60,7 @@ from trainer.models.settings import DEFAULT_FAMILY, Gru4RecSettings
 from trainer.presets import load_preset, preset_names
 from trainer.search.ablation import ROWS
 from trainer.search.search_space import BASELINE_SPACES, model_space
+from trainer.service.guarding import GuardMetrics
 from trainer.service.settings import TrainerRoot, root_of
 
 DOCS: Final = REPOSITORY / "docs"
@@ -243,19 +246,24 @@ def _default(key: str) -> float:
 # -- what operators look at -------------------------------------------------------------------------------------------
 
 
-def test_the_metrics_page_has_every_metric() -> None:
+METRIC_PAGES: Final = {"operations.md": Metrics, "online-scores.md": ScoreMetrics, "guard.md": GuardMetrics}
+METRICS_HEADER: Final = "| metric | type | labels | |"
+
+
+@pytest.mark.parametrize("page", METRIC_PAGES)
+def test_the_metrics_page_has_every_metric(page: str) -> None:
     rows = []
-    for metric in vars(Metrics()).values():
+    for metric in vars(METRIC_PAGES[page]()).values():
         if isinstance(metric, MetricWrapperBase):
             name = metric._name + ("_total" if isinstance(metric, Counter) else "")
             labels = ", ".join(f"`{label}`" for label in metric._labelnames)
             rows.append([f"`{name}`", metric._type, labels, metric._documentation])
-    assert table(DOCS / "operations.md", "| metric | type | labels | |") == rows
+    assert table(DOCS / page, METRICS_HEADER) == rows
 
 
 @every_page
 def test_metrics_that_are_named_exist(page: Path) -> None:
-    known = {cells[0].strip("`") for cells in table(DOCS / "operations.md", "| metric | type | labels | |")}
+    known = {cells[0].strip("`") for page in METRIC_PAGES for cells in table(DOCS / page, METRICS_HEADER)}
     named = {span for span in code_spans(page) if span.startswith("nextclick_")}
     assert named <= known
 
@@ -340,6 +348,7 @@ def test_the_messages_are_those_of_the_schemas() -> None:
         click,
         ranking,
         as_json(examples.REJECTED_CLICK),
+        as_json(examples.SCORE),
         as_json(examples.MODEL_ANNOUNCEMENT),
     ]
     assert messages(DOCS / "items-and-rules.md") == [as_json(examples.ITEM), as_json(examples.RULE)]
@@ -357,7 +366,7 @@ def test_the_items_page_has_every_field_and_reason() -> None:
 def test_the_messages_page_has_every_field_and_reason() -> None:
     page = DOCS / "messages.md"
     text = page.read_text()
-    for struct in (Click, Ranking, RejectedClick, ModelAnnouncement):
+    for struct in (Click, Ranking, RejectedClick, ModelAnnouncement, Score, Tally, Moments):
         assert [name for name in struct.__struct_fields__ if f'"{name}"' not in text] == []
     fields = [name for row in table(page, "| field | | |") for name in re.findall(r"`(\w+)`", row[0])]
     assert fields == list(Click.__struct_fields__)
@@ -390,7 +399,7 @@ def test_the_messages_page_has_every_topic() -> None:
     assert [(row[0].strip("`"), row[2].replace("session id", "session_id")) for row in rows] == [
         (spec.name, spec.key) for spec in specs
     ]
-    for name, setting, *_ in rows[:4]:
+    for name, setting, *_ in rows[:5]:
         assert getattr(settings.topics, setting.strip("`").removeprefix("topics.")) == name.strip("`")
 
 

@@ -45,13 +45,18 @@ KEPT_IN: dict[str, set[str]] = {
         "stream_app/kafka/plain_consumer.py",
         "stream_app/kafka/transport.py",
     },
-    "rocksdict": {"stream_app/state/store.py", "deploy/demo/oracle.py"},  # the demo compares the stopped worker's rows
+    "rocksdict": {
+        "stream_app/state/database.py",
+        "stream_app/state/last_rankings.py",
+        "stream_app/state/store.py",
+        "deploy/demo/oracle.py",  # the demo compares the stopped worker's rows
+    },
 }
 
 # The folders of each package, from the ground up: one imports only those before it.
 FLOORS = {
     "schemas": ("messages", "kafka", "config", "bundle", "click_files"),
-    "stream_app": ("core", "kafka", "state", "serve", "tools"),
+    "stream_app": ("core", "kafka", "state", "serve", "score", "tools"),
     "trainer": (
         "data", "models", "memory", "evaluation", "export", "training", "presets", "search", "service", "commands",
     ),
@@ -60,7 +65,7 @@ PROVIDES = packages_distributions()
 # Parts of a declared package that are distributions of their own.
 INDIRECT = {"mode-streaming", "llvmlite", "faust-streaming"}
 
-PURE = {"core/session", "core/recommend", "core/state_codec", "tools/pacing"}
+PURE = {"core/session", "core/recommend", "core/scoring", "core/state_codec", "tools/pacing"}
 # What a pure module may take from outside: no clock, no files, no network, no threads.
 PURE_MAY_IMPORT = {
     "collections",
@@ -196,6 +201,7 @@ def test_the_core_reads_no_clock_and_does_no_io(module: str) -> None:
             {"faust", "torch", "numpy", "onnxruntime", "confluent_kafka"},
         ),  # --help answers at once
         ("stream_app.serve.worker", {"torch", "trainer", "pyarrow"}),  # the worker's image has none of them
+        ("stream_app.score.service", {"faust", "torch", "numpy", "onnxruntime", "pyarrow"}),
         ("stream_app.tools.replay", {"faust", "torch", "pyarrow"}),  # text needs no parser of the trainer's
         ("schemas.bundle.files", {"faust", "torch", "confluent_kafka"}),
     ],

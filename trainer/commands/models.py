@@ -1,7 +1,7 @@
 """``trainer models``, ``trainer promote`` and ``trainer rollback``: who is champion, and making another one it."""
 
-from dataclasses import dataclass
-from typing import Annotated, Any
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Final
 
 import msgspec
 import typer
@@ -11,6 +11,9 @@ from rich.table import Table
 
 from schemas.messages.announcement import ModelAnnouncement
 from trainer.commands.settings import Config, Json, logged_settings_of
+
+_DECISIONS_READ: Final = 20
+"""Of the newest announcements: each is a file of the registry."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,8 @@ class ListedModel:
     """The version that was trained, of a refreshed one."""
     window: dict[str, Any]
     metrics: dict[str, Any]
+    guard: list[ModelAnnouncement] = field(default_factory=list)
+    """What the guard announced of it: its promotions, and rollbacks to it."""
 
 
 def models(config: Config = None, json: Json = False) -> None:
@@ -39,6 +44,11 @@ def models(config: Config = None, json: Json = False) -> None:
     registry = registry_of(root)
     standing = championship_of(root, registry).standing()
     champion = standing.champion.version if standing.champion else None
+    guarded = [
+        made
+        for entry in standing.entries[-_DECISIONS_READ:]
+        if (made := registry.announced_as(root.trainer.model_alias, entry)) is not None and made.evidence is not None
+    ]
     listed = [
         ListedModel(
             version=model.version,
@@ -51,6 +61,7 @@ def models(config: Config = None, json: Json = False) -> None:
             refreshed=model.manifest.states_of,
             window=model.manifest.training.get("window", {}),
             metrics=model.manifest.metrics,
+            guard=[made for made in guarded if made.version == model.version],
         )
         for model in registry.versions()
     ]
@@ -62,6 +73,8 @@ def models(config: Config = None, json: Json = False) -> None:
         verdict = model.metrics.get("gate")
         if verdict is not None and not verdict["passed"]:
             typer.echo(f"{model.version} was refused: {verdict['reasons'][0]}")
+    for made in guarded:
+        typer.echo(f"{made.version} was announced by the guard: {made.why}")
     if champion is None:
         typer.echo("no champion is announced; announce one with `trainer promote VERSION`")
     elif not any(model.champion for model in listed):

@@ -7,7 +7,7 @@ the next command finds the entry newer than the topic's last announcement and dr
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 
@@ -66,6 +66,10 @@ class Championship:
         """Ask the models topic and the history. Raises AnnounceError and RegistryError."""
         return self._standing(self._topic.alias, self._topic.announced())
 
+    def others(self) -> list[ModelAnnouncement]:
+        """What other aliases than ours mean. Raises AnnounceError."""
+        return [announced for alias, announced in self._topic.announced().items() if alias != self._topic.alias]
+
     def protected(self) -> set[str]:
         """What each alias means now, and its last predecessors: of every alias, not of ours alone."""
         announced = self._topic.announced()
@@ -80,19 +84,38 @@ class Championship:
         current = None if champion is None else (champion.announced_at, champion.version)
         return Standing(champion, tuple(settle(self._registry.history(alias), current)))
 
-    def promote(self, model: PublishedModel, why: str) -> ModelAnnouncement:
-        """Verify a version as a worker would and announce it. Raises BundleError, AnnounceError and RegistryError."""
+    def promote(
+        self,
+        model: PublishedModel,
+        why: str,
+        *,
+        instead_of: ModelAnnouncement | None = None,
+        evidence: dict[str, Any] | None = None,
+    ) -> ModelAnnouncement:
+        """Verify a version as a worker would and announce it. Raises BundleError, AnnounceError and RegistryError.
+
+        Nothing is announced, and RegistryError raised, when another one than `instead_of` is champion by then.
+        """
         self._registry.open(model)
-        return self._announce(model, "promoted", why, self.standing())
+        standing = self.standing()
+        _check_still(standing, instead_of)
+        return self._announce(model, "promoted", why, standing, evidence)
 
     def refresh(self, model: PublishedModel, why: str) -> ModelAnnouncement:
         """The same for the champion itself, refreshed: it takes the champion's place, which is no predecessor."""
         self._registry.open(model)
         return self._announce(model, "refreshed", why, self.standing())
 
-    def roll_back(self) -> ModelAnnouncement:
-        """Announce the nearest predecessor of the champion that can still be served."""
+    def roll_back(
+        self,
+        why: str = "",
+        *,
+        instead_of: ModelAnnouncement | None = None,
+        evidence: dict[str, Any] | None = None,
+    ) -> ModelAnnouncement:
+        """Announce the nearest predecessor of the champion that can still be served; `instead_of` as for `promote`."""
         standing = self.standing()
+        _check_still(standing, instead_of)
         if standing.champion is None:
             raise RegistryError("there is no champion to roll back from; announce a version with `trainer promote`")
         predecessors = [version for version in standing.line[:-1] if version != standing.champion.version]
@@ -107,13 +130,23 @@ class Championship:
             if model is None:
                 log.warning("a predecessor is not published any more, so it is passed over", version=version)
                 continue
-            return self._announce(model, "rolled-back", f"rolled back from {standing.champion.version}", standing)
+            if instead_of is not None:  # to verify a predecessor may have taken minutes
+                _check_still(self.standing(), instead_of)
+            told = f"rolled back from {standing.champion.version}{f': {why}' if why else ''}"
+            return self._announce(model, "rolled-back", told, standing, evidence)
         raise RegistryError(
             f"{standing.champion.version} has no predecessor that can be served; announce another version with "
             "`trainer promote`"
         )
 
-    def _announce(self, model: PublishedModel, action: Action, why: str, standing: Standing) -> ModelAnnouncement:
+    def _announce(
+        self,
+        model: PublishedModel,
+        action: Action,
+        why: str,
+        standing: Standing,
+        evidence: dict[str, Any] | None = None,
+    ) -> ModelAnnouncement:
         alias = self._topic.alias
         written = self._registry.history(alias)
         for orphan in set(written) - set(standing.entries):
@@ -127,6 +160,7 @@ class Championship:
             manifest_sha256=model.manifest_sha256,
             announced_at=max(time.time_ns() // 1_000_000, last + 1),  # a clock set back must not turn the order round
             why=why[:4096],
+            evidence=evidence,
         )
         for entry in standing.entries:  # announcements made by hand, which left no entry
             if entry not in written and standing.champion is not None:
@@ -139,3 +173,10 @@ class Championship:
         for old in {*replaced, *sorted(written)[:-HISTORY_KEPT]}:
             self._registry.remove_history(alias, old)
         return announcement
+
+
+def _check_still(standing: Standing, expected: ModelAnnouncement | None) -> None:
+    """Raise RegistryError when another announcement counts than the one that a decision was about."""
+    if expected is not None and standing.champion != expected:
+        now = standing.champion.version if standing.champion else "nobody"
+        raise RegistryError(f"{expected.version} is no longer the champion, {now} is; nothing is announced")

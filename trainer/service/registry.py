@@ -25,8 +25,8 @@ from schemas import durable
 from schemas.bundle.files import Model, manifest_digest, open_bundle, read_manifest
 from schemas.bundle.manifest import FILES, MANIFEST, BundleLimits, Manifest, decode_manifest
 from schemas.bundle.store import fetch, local_path, sha256
-from schemas.errors import BundleError
-from schemas.messages.announcement import ModelAnnouncement, encode_announcement, is_version
+from schemas.errors import AnnouncementError, BundleError
+from schemas.messages.announcement import ModelAnnouncement, decode_announcement, encode_announcement, is_version
 from trainer.errors import RegistryError
 from trainer.service.history import Entry
 from trainer.service.store import Store
@@ -247,6 +247,14 @@ class Registry:
     def add_history(self, alias: str, entry: Entry, announcement: ModelAnnouncement) -> None:
         """Write an entry; its content is for people, its name says all that is needed."""
         self.store.write(f"{_HISTORY}/{alias}/{entry.name}", encode_announcement(announcement) + b"\n")
+
+    def announced_as(self, alias: str, entry: Entry) -> ModelAnnouncement | None:
+        """What an entry announced; None where that cannot be read."""
+        data = self.store.read(f"{_HISTORY}/{alias}/{entry.name}")
+        try:
+            return decode_announcement(data)
+        except AnnouncementError:
+            return None
 
     def remove_history(self, alias: str, entry: Entry) -> None:
         self.store.remove(f"{_HISTORY}/{alias}/{entry.name}")

@@ -158,6 +158,46 @@ class TrainerSettings(Section):
         return self
 
 
+class GuardSettings(Section):
+    """[guard]: when `trainer guard` rolls back, promotes and raises an alarm. Durations are seconds or `1h`."""
+
+    every: Duration = Field(default=5.0, gt=0, description="Time from one look at the scores to the next.")
+    alpha: float = Field(
+        default=0.01,
+        gt=0,
+        lt=1,
+        description="Chance at most that a champion as good as its predecessor is ever rolled back.",
+    )
+    tolerance: float = Field(
+        default=0.02, ge=0, lt=1, description="Relative loss of Recall or MRR that is no reason to roll back."
+    )
+    effect: float = Field(
+        default=0.05, gt=0, lt=1, description="Relative loss at which the test needs the fewest sessions."
+    )
+    min_sessions: int = Field(
+        default=500, ge=100, description="Scored sessions of each of two models before they are compared."
+    )
+    reference: Duration = Field(
+        default=7200.0, gt=0, description="A champion is compared with its predecessor's scores of so long before."
+    )
+    watch: Duration = Field(
+        default=86_400.0, gt=0, description="For how long after its announcement a champion is compared."
+    )
+    max_unknown: float = Field(
+        default=0.3, gt=0, le=1, description="Share of clicks on unknown items above which an alarm is raised."
+    )
+    min_online: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="An alarm is raised when online Recall is below this part of the offline one.",
+    )
+    metrics_host: str = Field(default="127.0.0.1", description="Address of the metrics page.")
+    metrics_port: int | None = Field(
+        default=None, ge=1, le=65_535, description="Port of the metrics page; without one there is none."
+    )
+
+
 class TrainerRoot(RootSettings):
     """What `trainer` reads."""
 
@@ -165,6 +205,7 @@ class TrainerRoot(RootSettings):
     topics: TopicSettings = TopicSettings()
     clicks: ClickSettings = ClickSettings()
     trainer: TrainerSettings = TrainerSettings()
+    guard: GuardSettings = GuardSettings()
 
     @model_validator(mode="after")
     def _targets_move_sessions_on(self) -> Self:

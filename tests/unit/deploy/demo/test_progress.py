@@ -2,15 +2,15 @@
 
 import pytest
 
-from deploy.demo.online import ModelScore
 from deploy.demo.progress import Plan, Progress
 from deploy.demo.tempo import Tempo
+from schemas.messages.score import Totals
 
 PLAN = Plan(live=100, patience=500, retrain_every=50, predictions=2000)
 
 
-def served(*predictions: int) -> dict[str, ModelScore]:
-    return {f"v{n}": ModelScore(predictions=count) for n, count in enumerate(predictions)}
+def served(*predictions: int) -> dict[str, Totals]:
+    return {f"v{n}": Totals(predictions=count) for n, count in enumerate(predictions)}
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,12 @@ import msgspec
 import pytest
 
 from deploy.demo import story
-from deploy.demo.online import ModelScore
 from deploy.demo.progress import Plan
 from deploy.demo.sources import shop
 from deploy.demo.story import Demo
 from deploy.demo.tempo import Tempo
 from schemas.messages.click import Click
+from schemas.messages.score import Totals
 
 SWAPPED_AFTER = 150
 
@@ -21,7 +21,7 @@ class Reader:
     """Ranks every click at once, the first with one model and the others with a new one."""
 
     def __init__(self, *_: object, **__: object) -> None:
-        self.scores = SimpleNamespace(models={"old": ModelScore()})
+        self.models = {"old": Totals()}
         self.count = 0
 
     def __enter__(self) -> Self:
@@ -33,7 +33,11 @@ class Reader:
     def clicked(self, _: Click) -> None:
         self.count += 1
         if self.count > SWAPPED_AFTER:
-            self.scores.models.setdefault("new", ModelScore()).predictions += 1
+            self.models.setdefault("new", Totals()).predictions += 1
+
+    @property
+    def scored(self) -> int:
+        return self.count
 
     def check(self) -> None:
         pass
@@ -64,7 +68,7 @@ def demo(sent: list[Click], monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_clicks_come_until_the_new_model_has_made_its_predictions(demo: Any, sent: list[Click]) -> None:
     demo._serve()
-    assert demo._reader.scores.models["new"].predictions >= 100
+    assert demo._reader.models["new"].predictions >= 100
     assert len(sent) == demo._reader.count == demo._page.clicks >= SWAPPED_AFTER + 100
     assert demo._page.outlook == ""
 

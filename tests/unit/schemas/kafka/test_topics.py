@@ -30,9 +30,9 @@ def changed(name: str, config: Mapping[str, str] | None = None, **fields: Any) -
 
 
 def test_the_table() -> None:
-    assert [spec.name for spec in TABLE] == ["clicks", "rankings", "clicks.rejected", "models", CHANGELOG]
+    assert [spec.name for spec in TABLE] == ["clicks", "rankings", "clicks.rejected", "models", "scores", CHANGELOG]
     assert changelog_topic("shop") == CHANGELOG
-    assert [spec.partitions for spec in TABLE] == [4, 4, 4, 1, 4]
+    assert [spec.partitions for spec in TABLE] == [4, 4, 4, 1, 4, 4]
     assert all(spec.description and spec.key for spec in TABLE)
     assert {spec.config["message.timestamp.type"] for spec in TABLE} == {"LogAppendTime"}
 
@@ -59,9 +59,9 @@ def test_nothing_differs_from_itself() -> None:
 def test_a_changelog_is_made_for_the_clicks_that_are_there() -> None:
     there = {"clicks": FoundTopic(12, 1, TABLE[0].config)}
     assert [(spec.name, count) for spec, count in missing_topics(TABLE, there)] == [
-        ("rankings", 4), ("clicks.rejected", 4), ("models", 1), (CHANGELOG, 12),
+        ("rankings", 4), ("clicks.rejected", 4), ("models", 1), ("scores", 4), (CHANGELOG, 12),
     ]  # fmt: skip
-    assert [count for _, count in missing_topics(TABLE, {})] == [4, 4, 4, 1, 4]
+    assert [count for _, count in missing_topics(TABLE, {})] == [4, 4, 4, 1, 4, 4]
 
 
 @pytest.mark.parametrize(

@@ -211,6 +211,14 @@ async def test_a_thread_that_looks_at_the_consumer_first_does_not_take_it(tmp_pa
     assert consumer.loop is consumer._thread.parent_loop is asyncio.get_running_loop()
 
 
+async def test_a_ranking_tells_the_type_of_its_click(running: Running) -> None:
+    await running.take(encode_click(Click("?", "a", timestamp=BEGAN, type="cart")), ("s", "a"), at=10)
+    await running.ended()
+    first, second = running.kafka.on_topic(RANKINGS)
+    assert decode_ranking(first).type == "cart"
+    assert b'"type"' not in second  # not a byte more where no click has one
+
+
 async def test_clicks_in_rankings_and_rows_out(running: Running) -> None:
     await running.take(("s", "a"), ("t", "b"), ("s", "c"), at=10)
     await running.ended()

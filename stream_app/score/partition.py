@@ -1,0 +1,72 @@
+"""One partition of the rankings topic that this scorer has: its scores, its rows, and how far it is."""
+
+from collections.abc import Sequence
+
+import msgspec
+from confluent_kafka import Message
+
+from schemas.messages.score import Score
+from stream_app.core.scoring import LastRanking, PartitionScores, decode_ranking, decode_row, encode_row
+from stream_app.state.last_rankings import LastRankings
+
+
+class Partition:
+    """Counts rankings from `committed` on; those before it, from `position` on, lead to rows alone.
+
+    Attributes:
+        position: offset of the next ranking.
+        committed: rankings before it are counted in scores that are published.
+        unreadable: records that are no ranking.
+    """
+
+    def __init__(
+        self, number: int, scores: PartitionScores, rows: LastRankings, *, position: int, committed: int
+    ) -> None:
+        self.number = number
+        self.scores = scores
+        self.position = position
+        self.committed = committed
+        self.unreadable = 0
+        self._rows = rows
+        self._changed: dict[bytes, LastRanking] = {}
+
+    @property
+    def unsettled(self) -> int:
+        """Rows that are in memory alone."""
+        return len(self._changed)
+
+    def take(self, records: Sequence[Message]) -> None:
+        """Count records, which are in the order of their offsets. Raises StoreError."""
+        rankings = []
+        for record in records:
+            try:
+                ranking = decode_ranking(record.value() or b"")
+                rankings.append((record.offset(), ranking.session_id.encode(), ranking))
+            except (msgspec.DecodeError, UnicodeError, RecursionError):
+                self.unreadable += 1
+        changed, apply, first = self._changed, self.scores.apply, self.committed
+        unread = list({key for _, key, _ in rankings if key not in changed})
+        found = zip(unread, self._rows.rows(unread), strict=True)
+        rows = {key: decode_row(row) for key, row in found if row is not None}
+        for offset, key, ranking in rankings:
+            before = changed.get(key) or rows.get(key)
+            after = apply(before, ranking, offset, counts=offset >= first)
+            if after is not before:
+                changed[key] = after
+        self.position = max(self.position, records[-1].offset() + 1)
+
+    def published(self) -> list[Score]:
+        """The scores to publish with all rankings before `position` counted in them."""
+        return self.scores.published(self.position)
+
+    def settle(self) -> None:
+        """What was published is durable: keep rows and position. Raises StoreError."""
+        if self._changed or self.position != self._rows.position:
+            self._rows.write({key: encode_row(row) for key, row in self._changed.items()}, self.position)
+            self._changed.clear()
+        self.committed = max(self.committed, self.position)
+        self.scores.settle()
+
+    def close(self) -> None:
+        """Leave the partition; what was not settled is forgotten. Raises StoreError."""
+        self._rows.close()

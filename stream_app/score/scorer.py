@@ -1,0 +1,283 @@
+"""Reads rankings, counts, and publishes scores, once each: scores and read offsets are in one Kafka transaction.
+
+A killed scorer's successor begins at the committed offset with the scores that were committed with it. One that was
+frozen while its partitions moved cannot commit: Kafka fences it by the generation of its group.
+"""
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import structlog
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+
+from schemas.messages.score import encode_score, score_key
+from stream_app.core.scoring import PartitionScores, ScoringRules
+from stream_app.errors import DeliveryError
+from stream_app.kafka.plain_consumer import PlainConsumer, plain_consumer
+from stream_app.score.metrics import ScoreMetrics
+from stream_app.score.partition import Partition
+from stream_app.score.restore import known_scores, lookback
+from stream_app.settings import StreamSettings
+from stream_app.state.database import StoreOptions, block_cache
+from stream_app.state.last_rankings import LastRankings
+
+log = structlog.get_logger(__name__)
+
+_BATCH: Final = 2_000
+_POLL_SECONDS: Final = 0.2
+_SHOWN_SECONDS: Final = 5.0
+_MOST_UNSETTLED: Final = 50_000
+"""Rows in memory, beyond which scores are published before their time."""
+_ANSWER_SECONDS: Final = 30.0
+_TRANSACTION_MS: Final = 10_000
+"""After so long Kafka ends the transaction of a killed scorer, which until then hides what is behind it."""
+_STORE_FOLDER: Final = "last-rankings"
+
+T = TypeVar("T")
+
+
+def group_of(app_id: str) -> str:
+    """The consumer group of a deployment's scorers."""
+    return f"{app_id}-score"
+
+
+class Scorer:
+    """One process of the scorers' group; all of it runs on the thread that calls `run`."""
+
+    def __init__(self, settings: StreamSettings, metrics: ScoreMetrics, *, member: str, topic_id: str) -> None:
+        self._settings, self._metrics = settings, metrics
+        self._topics = settings.topics
+        self._topic_id = topic_id
+        self._group = group = group_of(settings.worker.app_id)
+        scores = settings.scores
+        self._rules = ScoringRules(
+            k=scores.k,
+            window_ms=round(scores.window * 1000),
+            keep_ms=round(scores.keep * 1000),
+            idle_gap_ms=settings.clicks.idle_gap_ms,
+        )
+        self._store_options = StoreOptions(
+            cache_mb=scores.store_cache_mb, ttl_seconds=max(6 * 3600, 2 * round(settings.clicks.idle_gap))
+        )
+        self._cache = block_cache(self._store_options)
+        librdkafka = logging.getLogger("librdkafka")
+        common = {**settings.kafka.librdkafka(), "client.id": group, "error_cb": _tell}
+        self._consumer = Consumer(
+            {
+                **common,
+                "group.id": group,
+                "group.instance.id": member,
+                "partition.assignment.strategy": "cooperative-sticky",
+                "enable.auto.commit": False,
+                "auto.offset.reset": "earliest",
+                "isolation.level": "read_committed",
+                "session.timeout.ms": int(scores.session_timeout * 1000),
+                "heartbeat.interval.ms": int(min(3.0, scores.session_timeout / 5) * 1000),
+                "queued.max.messages.kbytes": 16_384,
+            },
+            logger=librdkafka,
+        )
+        self._producer = Producer(
+            {
+                **common,
+                "transactional.id": f"{group}-{member}",
+                "transaction.timeout.ms": _TRANSACTION_MS,
+                "linger.ms": 0,
+            },
+            logger=librdkafka,
+        )
+        self._partitions: dict[int, Partition] = {}
+        self._score_partitions = 1
+        self._failing_since: float | None = None
+        self._broken = False
+        self.assigned = False
+
+    def run(self, stopping: Callable[[], bool]) -> None:
+        """Count until told to stop. Raises StreamError for whatever it cannot go on with."""
+        try:
+            with plain_consumer(self._settings.kafka, self._topics.scores, name=self._group) as scores:
+                self._score_partitions = len(scores.partitions)
+            self._insist(lambda: self._producer.init_transactions(_ANSWER_SECONDS), "the transactions")
+            self._consumer.subscribe(
+                [self._topics.rankings], on_assign=self._assign, on_revoke=self._revoke, on_lost=self._lose
+            )
+            self._count_until(stopping)
+        except BaseException:
+            self._broken = True  # closing revokes what is assigned, and nothing of it may be published any more
+            raise
+        finally:
+            self._consumer.close()
+            self._drop(list(self._partitions))
+
+    def _count_until(self, stopping: Callable[[], bool]) -> None:
+        due = shown = 0.0
+        while not stopping():
+            self._take(self._consumer.consume(_BATCH, _POLL_SECONDS))
+            now = time.monotonic()
+            if now >= due or sum(part.unsettled for part in self._partitions.values()) > _MOST_UNSETTLED:
+                self._publish()
+                due = time.monotonic() + self._settings.scores.interval
+            if now >= shown:
+                self._show()
+                shown = now + _SHOWN_SECONDS
+        self._publish()
+
+    def _take(self, messages: Sequence[Message]) -> None:
+        by_partition: dict[int, list[Message]] = defaultdict(list)
+        for message in messages:
+            if (error := message.error()) is None:
+                by_partition[message.partition()].append(message)
+            elif error.fatal():
+                raise DeliveryError(f"{self._topics.rankings} cannot be read any more: {error.str()}")
+            else:
+                log.warning("reading rankings", error=error.str())
+        for number, records in by_partition.items():
+            if (part := self._partitions.get(number)) is not None:
+                part.take(records)
+
+    # -- publishing ---------------------------------------------------------------------------------------------------
+
+    def _publish(self) -> None:
+        """Make durable what was counted since the last time: scores and offsets first, then the rows."""
+        moved = [part for part in self._partitions.values() if part.position > part.committed]
+        if moved and not self._commit(moved):
+            return
+        metrics = self._metrics
+        for part in self._partitions.values():
+            metrics.counted.inc(max(0, part.position - part.committed))
+            part.settle()
+            for counter, owner, name in (
+                (metrics.repeated, part.scores, "repeated"),
+                (metrics.late, part.scores, "late"),
+                (metrics.unreadable, part, "unreadable"),
+            ):
+                counter.inc(getattr(owner, name))
+                setattr(owner, name, 0)
+
+    def _commit(self, moved: Sequence[Partition]) -> bool:
+        """One transaction; False where it was aborted and is to be tried again. Raises DeliveryError."""
+        producer = self._producer
+        offsets = [TopicPartition(self._topics.rankings, part.number, part.position) for part in moved]
+        try:
+            producer.begin_transaction()
+            for part in moved:
+                number = part.number % self._score_partitions
+                for score in part.published():
+                    self._produce(encode_score(score), score_key(score), number)
+            group = self._consumer.consumer_group_metadata()
+            self._insist(
+                lambda: producer.send_offsets_to_transaction(offsets, group, _ANSWER_SECONDS), "the offsets of scores"
+            )
+            self._insist(lambda: producer.commit_transaction(_ANSWER_SECONDS), "scores")
+        except KafkaException as error:
+            return self._abort(error.args[0])
+        self._failing_since = None
+        return True
+
+    def _produce(self, value: bytes, key: bytes, partition: int) -> None:
+        while True:
+            try:
+                self._producer.produce(self._topics.scores, value, key, partition)
+            except BufferError:
+                self._producer.poll(_POLL_SECONDS)
+            else:
+                return
+
+    def _abort(self, error: KafkaError) -> bool:
+        """Nothing of the transaction is published; as long as that may pass, what was counted stays to be published."""
+        if not error.txn_requires_abort():
+            raise DeliveryError(f"scores cannot be published: {error.str()}; the next start goes on from the last ones")
+        now = time.monotonic()
+        self._failing_since = self._failing_since or now
+        if now - self._failing_since > self._settings.scores.delivery_timeout:
+            raise DeliveryError(f"scores could not be published for {now - self._failing_since:.0f} s: {error.str()}")
+        log.warning("scores were not published; trying again", error=error.str())
+        try:
+            self._insist(lambda: self._producer.abort_transaction(_ANSWER_SECONDS), "the end of a transaction")
+        except KafkaException as fatal:
+            raise DeliveryError(f"scores cannot be published any more: {fatal.args[0].str()}") from fatal
+        return False
+
+    def _insist(self, call: Callable[[], T], what: str) -> T:
+        """Call until it succeeds or says that it never will: librdkafka goes on where a call of before timed out."""
+        deadline = time.monotonic() + self._settings.scores.delivery_timeout
+        while True:
+            try:
+                return call()
+            except KafkaException as error:
+                if not error.args[0].retriable():
+                    raise
+                if time.monotonic() > deadline:
+                    raise DeliveryError(
+                        f"Kafka did not confirm {what} for {self._settings.scores.delivery_timeout:g} s: "
+                        f"{error.args[0].str()}; check the brokers, and scores.delivery_timeout"
+                    ) from error
+
+    # -- partitions come and go, inside `consume` ---------------------------------------------------------------------
+
+    def _assign(self, consumer: Consumer, given: list[TopicPartition]) -> None:
+        open_topic = partial(plain_consumer, self._settings.kafka, name=f"{self._group}-restore", wait_ms=10)
+        with open_topic(self._topics.scores) as scores, open_topic(self._topics.rankings) as rankings:
+            for tp in given:
+                part = self._partitions[tp.partition] = self._restored(tp.partition, scores, rankings)
+                log.info(
+                    "counting rankings", partition=part.number, offset=part.committed, read_again_from=part.position,
+                    windows=len(list(part.scores.scores)),
+                )  # fmt: skip
+        starts = [
+            TopicPartition(self._topics.rankings, tp.partition, self._partitions[tp.partition].position) for tp in given
+        ]
+        consumer.incremental_assign(starts)
+        self.assigned = True
+
+    def _restored(self, number: int, published: PlainConsumer, rankings: PlainConsumer) -> Partition:
+        topic = self._topics.rankings
+        at = TopicPartition(topic, number)
+        low, high = self._consumer.get_watermark_offsets(at, timeout=_ANSWER_SECONDS)
+        [told] = self._consumer.committed([at], timeout=_ANSWER_SECONDS)
+        committed = told.offset if low <= told.offset <= high else low
+        if 0 <= told.offset < low:
+            log.warning("rankings were removed before they were counted", partition=number, lost=low - told.offset)
+        known = known_scores(self._settings.kafka, published, number, self._rules)
+        folder = Path(self._settings.scores.data_dir) / _STORE_FOLDER / str(number)
+        rows = LastRankings(folder, self._topic_id, self._store_options, self._cache)
+        position = rows.position
+        if position is None or not low <= position <= committed:
+            rows.clear()
+            position = lookback(rankings, number, low, committed, self._rules)
+        scores = PartitionScores(number, self._rules, known)
+        return Partition(number, scores, rows, position=position, committed=committed)
+
+    def _revoke(self, consumer: Consumer, taken: list[TopicPartition]) -> None:
+        if not self._broken:
+            self._publish()
+        self._drop([tp.partition for tp in taken])
+        consumer.incremental_unassign(taken)
+
+    def _lose(self, consumer: Consumer, lost: list[TopicPartition]) -> None:
+        log.warning("partitions were lost; their next owner goes on from what was published last", partitions=len(lost))
+        self._drop([tp.partition for tp in lost])
+        consumer.incremental_unassign(lost)
+
+    def _drop(self, numbers: Sequence[int]) -> None:
+        for number in numbers:
+            if (part := self._partitions.pop(number, None)) is not None:
+                part.close()
+
+    def _show(self) -> None:
+        self._metrics.show(score for part in self._partitions.values() for score in part.scores.scores)
+        self._metrics.lag.clear()
+        for part in self._partitions.values():
+            at = TopicPartition(self._topics.rankings, part.number)
+            _, high = self._consumer.get_watermark_offsets(at, cached=True)
+            if high >= 0:
+                self._metrics.lag.labels(partition=str(part.number)).set(max(0, high - part.position))
+
+
+def _tell(error: Any) -> None:
+    log.warning("kafka", error=error.str())

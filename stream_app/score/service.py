@@ -1,0 +1,72 @@
+"""`stream-app score` from start to exit: topics, data folder, health and metrics around the scorer's thread."""
+
+import asyncio
+import signal
+import threading
+from collections.abc import Mapping
+from typing import Final
+
+import structlog
+from confluent_kafka import KafkaException
+
+from schemas.kafka.admin import check_topics
+from stream_app.errors import StoreError, StreamError
+from stream_app.score.metrics import ScoreMetrics
+from stream_app.score.scorer import Scorer
+from stream_app.serve.web import Web
+from stream_app.settings import StreamSettings
+from stream_app.state.data_lock import DataLock
+from stream_app.state.member import member_id
+from stream_app.state.topic_identity import topic_ids
+
+log = structlog.get_logger(__name__)
+
+EXIT_OK: Final = 0
+EXIT_FAILED: Final = 1
+
+
+async def run_scorer(settings: StreamSettings) -> int:
+    """Count until SIGTERM or SIGINT; returns the exit code."""
+    stop = threading.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    needed = {settings.topics.rankings, settings.topics.scores}
+    specs = [spec for spec in settings.topic_specs() if spec.name in needed]
+    for difference in await asyncio.to_thread(check_topics, settings.kafka, specs):
+        log.warning("topic differs", difference=str(difference))
+    metrics = ScoreMetrics()
+    scorer = await asyncio.to_thread(_scorer, settings, metrics)
+    failure: str | None = None
+
+    def readiness() -> Mapping[str, str | None]:
+        return {"scorer": failure, "partitions": None if scorer.assigned else "none assigned yet"}
+
+    scores = settings.scores
+    web = Web(scores.web_host, scores.web_port, registry=metrics.registry, readiness=readiness, refresh=lambda: None)
+    await web.start()
+    log.info("health and metrics", url=f"http://{scores.web_host}:{web.port}")
+    try:
+        await asyncio.to_thread(scorer.run, stop.is_set)
+    except (StreamError, KafkaException) as error:
+        failure = str(error)
+        log.error("the scorer cannot go on", error=failure, kind=type(error).__name__)
+    finally:
+        await web.stop()
+    return EXIT_OK if failure is None else EXIT_FAILED
+
+
+def _scorer(settings: StreamSettings, metrics: ScoreMetrics) -> Scorer:
+    data_dir, rankings = settings.scores.data_dir, settings.topics.rankings
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        DataLock(data_dir, setting="scores.data_dir")  # until the process ends
+        member = member_id(data_dir)
+    except OSError as error:
+        raise StoreError(f"scores.data_dir {data_dir} cannot be written: {error}") from error
+    return Scorer(settings, metrics, member=member, topic_id=topic_ids(settings.kafka, [rankings])[rankings])
+
+
+def main(settings: StreamSettings) -> int:
+    """`stream-app score`; returns the exit code."""
+    return asyncio.run(run_scorer(settings))

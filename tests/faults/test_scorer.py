@@ -1,0 +1,90 @@
+"""Scorers that are killed, frozen and joined: the published counts are those of a recount of the topic."""
+
+import random
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import KafkaUnderTest
+from tests.faults.scorers import Scorers, shop_rankings
+
+
+@pytest.fixture
+def scorers(kafka: KafkaUnderTest, topic_prefix: str, tmp_path: Path) -> Iterator[Scorers]:
+    scorers = Scorers(kafka.bootstrap_servers, topic_prefix, tmp_path)
+    yield scorers
+    scorers.stop_all()
+
+
+def test_killed_at_random_moments(scorers: Scorers) -> None:
+    rankings, rng = shop_rankings(2500), random.Random(3)
+    scorer = scorers.start()
+    done = threading.Event()
+
+    def publish() -> None:
+        for at in range(0, len(rankings), 100):
+            scorers.publish(rankings[at : at + 100])
+            time.sleep(0.02)
+        done.set()
+
+    publishing = threading.Thread(target=publish)
+    publishing.start()
+    kills = 0
+    while not done.is_set() or kills < 4:
+        time.sleep(rng.uniform(0.1, 1.5))
+        scorer.kill()
+        kills += 1
+        if kills % 2 == 0:
+            shutil.rmtree(scorer.data_dir)  # its rows are lost, and its place in the group
+        scorer = scorers.start()
+    publishing.join()
+    scorers.wait_until_counted()
+    assert scorer.stop() == 0
+
+
+def test_one_to_two_to_one_scorers(scorers: Scorers) -> None:
+    rankings = shop_rankings(1500)
+    third = len(rankings) // 3
+    first = scorers.start("a")
+    scorers.publish(rankings[:third])
+    second = scorers.start("b")  # half of the partitions come to it
+    scorers.publish(rankings[third : 2 * third])
+    scorers.wait(lambda: "counting rankings" in second.log.read_text(), "partitions of the second scorer")
+    scorers.wait_until_counted()
+    assert first.stop() == 0
+    scorers.publish(rankings[2 * third :])
+    scorers.wait_until_counted()
+
+
+def test_a_frozen_scorer_that_wakes_publishes_nothing_of_what_it_lost(scorers: Scorers) -> None:
+    rankings = shop_rankings(1000)
+    half, rest = len(rankings) // 2, len(rankings) - 500
+    first = scorers.start("a")
+    scorers.publish(rankings[:half])
+    scorers.wait_until_counted()
+    first.process.send_signal(signal.SIGSTOP)
+    scorers.publish(rankings[half:rest])
+    scorers.start("b")
+    scorers.wait_until_counted()
+    first.process.send_signal(signal.SIGCONT)
+    scorers.wait(lambda: "partitions were lost" in first.log.read_text(), "the frozen scorer told")
+    scorers.publish(rankings[rest:])
+    scorers.wait_until_counted()
+
+
+def test_what_is_no_ranking_is_counted_and_passed_over(scorers: Scorers) -> None:
+    scorer = scorers.start()
+    for value in (b"no JSON", None, b"{}", b"[" * 9_000, b'{"session_id": "\xff"}'):
+        scorers.put(value)
+    scorers.publish(shop_rankings(50))
+
+    def is_told() -> bool:
+        return "nextclick_scores_unreadable_total 5.0" in (scorer.page("metrics") or "")
+
+    scorers.wait(is_told, "unreadable records counted")
+    assert sum(sum(score.rankings.values()) for score in scorers.scores()) > 0

@@ -1,0 +1,194 @@
+"""The guard's decisions: scores in, what to do out; and a championship that another has changed meanwhile."""
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from structlog.testing import capture_logs
+
+from schemas.messages.announcement import decode_announcement, encode_announcement
+from schemas.messages.score import Moments, Score, Tally
+from tests.contract.tiny_model import TinyModel
+from tests.unit.announcements import TopicInMemory
+from trainer.errors import RegistryError
+from trainer.service.champion import Championship
+from trainer.service.guard import Challenger, GuardRules, Watched, decide, spread
+from trainer.service.registry import Registry
+
+HOUR = 3_600_000
+MINUTES = 300_000
+ANNOUNCED = 1_767_225_600_000
+RULES = GuardRules()
+CHAMPION = Watched("new", ANNOUNCED, predecessor="old")
+
+
+def scores(
+    version: str,
+    recall: float | Iterable[float],
+    *,
+    start: int,
+    windows: int = 12,
+    sessions: int = 200,
+    variant: str | None = None,
+    reasons: dict[str, int] | None = None,
+    seed: int = 0,
+) -> list[Score]:
+    """Windows of 5 minutes with sessions of 4 predictions; hits at the first place, `recall` by window."""
+    rng = np.random.default_rng([seed, *version.encode()])
+    levels = [recall] * windows if isinstance(recall, float) else list(recall)
+    found = []
+    for number, level in enumerate(levels):
+        h = rng.binomial(4, level, sessions)
+        hits = int(h.sum())
+        tally = Tally(4 * sessions, hits, float(hits))
+        moments = Moments(16 * sessions, 4 * hits, int(h @ h), 4.0 * hits, float(h @ h))
+        at = start + number * MINUTES
+        made = reasons or {"model": 5 * sessions}
+        found.append(
+            Score(
+                version, variant, None, at, MINUTES, 0, 20, made, {"view": tally}, {"model": tally}, sessions, moments
+            )
+        )
+    return found
+
+
+def before(recall: float | Iterable[float] = 0.4, sessions: int = 200) -> list[Score]:
+    return scores("old", recall, start=ANNOUNCED - HOUR, sessions=sessions)
+
+
+def test_a_champion_that_is_much_worse_is_rolled_back_with_its_evidence() -> None:
+    decision = decide([*before(), *scores("new", 0.2, start=ANNOUNCED)], CHAMPION, (), RULES)
+    assert (decision.action, decision.version) == ("roll-back", "new")
+    assert "Recall@20 0.1979 against 0.3917" in decision.reasons[0]
+    assert "of old" in decision.reasons[0]
+    evidence = decision.evidence
+    assert evidence is not None
+    assert evidence["champion"]["sessions"] == evidence["compared_with"]["sessions"] == 2400
+    assert evidence["rules"]["alpha"] == RULES.alpha
+    assert max(one["log_e"] for one in evidence["measures"]) > math.log(2 / RULES.alpha)
+
+
+@pytest.mark.parametrize("recall", [0.4, 0.395, 0.5])
+def test_one_that_is_as_good_within_the_tolerance_or_better_stays(recall: float) -> None:
+    decision = decide([*before(), *scores("new", recall, start=ANNOUNCED)], CHAMPION, (), RULES)
+    assert decision.action == "keep"
+    assert decision.evidence is not None
+
+
+def test_few_sessions_say_nothing() -> None:
+    few = scores("new", 0.0, start=ANNOUNCED, windows=1, sessions=499)
+    assert decide([*before(), *few], CHAMPION, (), RULES).action == "keep"
+    decision = decide([*before(sessions=30), *scores("new", 0.0, start=ANNOUNCED)], CHAMPION, (), RULES)
+    assert decision.reasons == ("360 scored sessions of old, 500 are needed (guard.min_sessions)",)
+
+
+def test_only_the_reference_before_and_the_watch_after_count() -> None:
+    long_ago = scores("old", 0.9, start=ANNOUNCED - 30 * HOUR)
+    late = scores("new", 0.0, start=ANNOUNCED + 25 * HOUR)
+    kept = [*long_ago, *before(), *scores("new", 0.4, start=ANNOUNCED), *late]
+    assert decide(kept, CHAMPION, (), RULES).action == "keep"
+    earlier_service = scores("new", 0.0, start=ANNOUNCED - 20 * HOUR)  # it was champion before, was it bad then
+    assert decide([*earlier_service, *kept], CHAMPION, (), RULES).action == "keep"
+
+
+def test_a_champion_that_replaced_nothing_or_was_returned_to_is_not_compared() -> None:
+    decision = decide([*before(), *scores("new", 0.1, start=ANNOUNCED)], Watched("new", ANNOUNCED), (), RULES)
+    assert decision.action == "keep"
+    assert "replaced nothing" in decision.reasons[0]
+
+
+def test_windows_that_differ_by_themselves_ask_for_more_evidence() -> None:
+    swinging = [0.4 + 0.12 * math.sin(number) for number in range(12)]
+    assert spread(before(0.4), "recall") < 2
+    assert spread(before(swinging), "recall") > 10
+    after = scores("new", 0.36, start=ANNOUNCED)
+    assert decide([*before(0.4), *after], CHAMPION, (), RULES).action == "roll-back"
+    assert decide([*before(swinging), *after], CHAMPION, (), RULES).action == "keep"
+
+
+def test_a_challenger_that_is_better_in_the_same_windows_is_promoted() -> None:
+    both = [
+        *scores("new", 0.4, start=ANNOUNCED),
+        *scores("other", 0.5, start=ANNOUNCED, variant="b"),
+        *scores("other", 0.1, start=ANNOUNCED - HOUR, variant="b"),  # before it was announced: nobody's to judge
+    ]
+    challenger = Challenger("other", ANNOUNCED)
+    decision = decide(both, Watched("new", ANNOUNCED - HOUR), [challenger], RULES)
+    assert (decision.action, decision.version) == ("promote", "other")
+    assert decide(both[:24], Watched("other", ANNOUNCED), [Challenger("new", 0)], RULES).action == "keep"
+
+
+def test_a_rollback_comes_before_a_promotion() -> None:
+    bad = [*before(), *scores("new", 0.1, start=ANNOUNCED), *scores("other", 0.5, start=ANNOUNCED, variant="b")]
+    assert decide(bad, CHAMPION, [Challenger("other", ANNOUNCED)], RULES).action == "roll-back"
+
+
+def test_alarms() -> None:
+    lost = {"model": 600, "unknown-item": 300, "popularity": 100}
+    own = scores("new", 0.1, start=ANNOUNCED, reasons=lost)
+    alarms = decide(own, Watched("new", ANNOUNCED, offline=0.4), (), RULES).alarms or {}
+    assert alarms["unknown-items"].startswith("40.0% of 12,000 clicks")
+    assert alarms["online-recall"].startswith("Recall@20 is 0.0981 online and was 0.4000 offline")
+    quiet = scores("new", 0.3, start=ANNOUNCED)
+    assert decide(quiet, Watched("new", ANNOUNCED, offline=0.4), (), RULES).alarms == {}
+
+
+# -- announcing -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    registry = Registry(str(tmp_path / "registry"), cache_dir=tmp_path / "cache")
+    for version in ("v1", "v2", "v3"):
+        registry.publish(TinyModel().write(tmp_path / "staging", version))
+    return registry
+
+
+def test_evidence_is_announced_and_kept(registry: Registry) -> None:
+    topic = TopicInMemory()
+    championship = Championship(registry, topic)
+    championship.promote(registry.get("v1"), "first")
+    championship.promote(registry.get("v2"), "second")
+    evidence = {"measures": [{"log_e": 9.5}]}
+    made = championship.roll_back("the guard: worse", instead_of=topic.log[-1], evidence=evidence)
+    assert (made.version, made.why) == ("v1", "rolled back from v2: the guard: worse")
+    assert decode_announcement(encode_announcement(made)) == made
+    entry = championship.standing().entries[-1]
+    kept = registry.announced_as("champion", entry)
+    assert kept is not None
+    assert kept.evidence == evidence
+    assert b'"evidence"' not in encode_announcement(topic.log[0])
+
+
+def test_nothing_is_announced_when_another_was_faster(registry: Registry) -> None:
+    topic = TopicInMemory()
+    championship = Championship(registry, topic)
+    for version in ("v1", "v2"):
+        championship.promote(registry.get(version), "")
+    judged = topic.log[-1]
+    championship.promote(registry.get("v3"), "by the trainer, meanwhile")
+    with pytest.raises(RegistryError, match="v2 is no longer the champion, v3 is"):
+        championship.roll_back("worse", instead_of=judged)
+    with pytest.raises(RegistryError, match="v3 is; nothing is announced"):
+        championship.promote(registry.get("v1"), "better", instead_of=judged)
+    assert [one.version for one in topic.log] == ["v1", "v2", "v3"]
+
+
+def test_one_that_becomes_champion_while_a_predecessor_is_verified_stays(registry: Registry) -> None:
+    topic = TopicInMemory()
+    championship = Championship(registry, topic)
+    for version in ("v1", "v2"):
+        championship.promote(registry.get(version), "")
+    judged, verify = topic.log[-1], registry.open
+
+    def slowly(*args: object, **kwargs: object) -> object:
+        registry.open = verify  # type: ignore[method-assign]
+        championship.promote(registry.get("v3"), "by the trainer, meanwhile")
+        return verify(*args, **kwargs)  # type: ignore[arg-type]
+
+    registry.open = slowly  # type: ignore[method-assign, assignment]
+    with capture_logs(), pytest.raises(RegistryError, match="no longer the champion"):
+        championship.roll_back("worse", instead_of=judged)
+    assert topic.log[-1].version == "v3"

@@ -1,0 +1,270 @@
+"""What online scores say of the champion: keep it, roll it back, promote another, raise an alarm. Pure.
+
+A champion is compared with what it replaced, whose last windows before are the reference: before and after, so that a
+change of the traffic looks like one of the model. Three things hold against that: a tolerated loss, a variance that
+grows with how much the reference's own windows differ, and an end of watching. A challenger that serves a variant is
+compared with the champion in the same windows, which is free of it.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal
+
+from schemas.messages.ranking import RankingReason
+from schemas.messages.score import Score, Totals
+from trainer.service.sequential import MEASURES, Evidence, Measure, evidence, log_mixture, sample
+
+Action = Literal["keep", "roll-back", "promote"]
+
+_UNKNOWN: Final = (RankingReason.UNKNOWN_ITEM.value, RankingReason.POPULARITY.value)
+_FEWEST_WINDOWS: Final = 6
+_FEWEST_PREDICTIONS: Final = 30
+"""Fewer windows, or windows of fewer predictions, do not tell how much windows differ."""
+_DRIFT_MS: Final = 3_600_000
+
+
+@dataclass(frozen=True)
+class GuardRules:
+    """When the guard acts; see `GuardSettings`. Times in ms, the others parts of 1.
+
+    Attributes:
+        alpha: chance at most that a champion as good as its predecessor is ever rolled back.
+        tolerance: relative loss that is no reason to roll back.
+        effect: relative loss at which the test is most powerful.
+        sessions: fewer say nothing, of either model.
+        reference_ms: how far before its announcement a champion's predecessor is looked at.
+        watch_ms: for how long after its announcement a champion is compared.
+        max_unknown: share of clicks on unknown items that raises an alarm.
+        min_online: part of the offline Recall below which the online one raises an alarm.
+    """
+
+    alpha: float = 0.01
+    tolerance: float = 0.02
+    effect: float = 0.05
+    sessions: int = 500
+    reference_ms: int = 7_200_000
+    watch_ms: int = 86_400_000
+    max_unknown: float = 0.3
+    min_online: float = 0.5
+
+
+@dataclass(frozen=True)
+class Watched:
+    """The announced model as the guard needs it.
+
+    Attributes:
+        predecessor: what it replaced; None for a first one, and for one that a rollback returned to.
+        offline: its Recall in the trainer's evaluation, at the k of the scores; None where that is not known.
+    """
+
+    version: str
+    announced_at: int
+    predecessor: str | None = None
+    offline: float | None = None
+
+
+@dataclass(frozen=True)
+class Challenger:
+    """A model that is announced under another alias."""
+
+    version: str
+    announced_at: int
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is to be done, and why.
+
+    Attributes:
+        version: the champion, or what is promoted.
+        reasons, alarms: for people.
+        evidence: for programs; None where nothing was compared.
+    """
+
+    action: Action
+    version: str
+    reasons: tuple[str, ...]
+    evidence: dict[str, Any] | None = None
+    alarms: dict[str, str] | None = None
+
+
+def decide(
+    scores: Sequence[Score], champion: Watched, challengers: Iterable[Challenger], rules: GuardRules
+) -> Decision:
+    """The decision that the scores call for now. A rollback comes before a promotion."""
+    own = [score for score in scores if score.model_version == champion.version]
+    own = [score for score in own if _end(score) > champion.announced_at]
+    looked = [_against_predecessor(scores, own, champion, rules)]
+    looked += [_challenge(scores, champion, challenger, rules) for challenger in challengers]
+    chosen = next((one for one in looked if one.action != "keep"), looked[0])
+    reasons = chosen.reasons if chosen.action != "keep" else tuple(text for one in looked for text in one.reasons)
+    return Decision(chosen.action, chosen.version, reasons, chosen.evidence, _alarms(own, champion, rules))
+
+
+def _against_predecessor(
+    scores: Sequence[Score], own: Sequence[Score], champion: Watched, rules: GuardRules
+) -> Decision:
+    keep: Action = "keep"
+    if champion.predecessor is None:
+        return Decision(keep, champion.version, ("the champion replaced nothing that it could be compared with",))
+    since = champion.announced_at - rules.reference_ms
+    before = [
+        score
+        for score in scores
+        if score.model_version == champion.predecessor
+        and _end(score) > since
+        and score.window_start <= champion.announced_at
+    ]
+    watched = [score for score in own if score.window_start <= champion.announced_at + rules.watch_ms]
+    new, old = _total(watched), _total(before)
+    if few := _too_few(rules, {champion.version: new, champion.predecessor: old}):
+        return Decision(keep, champion.version, (few,))
+    k = own[0].k
+    compared = [
+        evidence(
+            sample(new, measure),
+            sample(old, measure),
+            measure,
+            tolerance=rules.tolerance,
+            effect=rules.effect,
+            alpha=rules.alpha / len(MEASURES),
+            inflation=spread(before, measure),
+        )
+        for measure in MEASURES
+    ]
+    worse = [one for one in compared if one.log_e >= _enough(rules)]
+    return Decision(
+        "roll-back" if worse else keep,
+        champion.version,
+        tuple(_told(one, champion.predecessor, k, rules) for one in worse or compared),
+        _record((champion.version, new), (champion.predecessor, old), compared, rules),
+    )
+
+
+def _challenge(scores: Sequence[Score], champion: Watched, challenger: Challenger, rules: GuardRules) -> Decision:
+    since = max(champion.announced_at, challenger.announced_at)
+    both = [score for score in scores if score.window_start >= since]
+    theirs, ours = (
+        [score for score in both if score.model_version == version]
+        for version in (challenger.version, champion.version)
+    )
+    new, old = _total(theirs), _total(ours)
+    if few := _too_few(rules, {challenger.version: new, champion.version: old}):
+        return Decision("keep", champion.version, (few,))
+    compared = [
+        evidence(
+            sample(old, measure),
+            sample(new, measure),
+            measure,
+            tolerance=0.0,
+            effect=rules.effect,
+            alpha=rules.alpha / len(MEASURES),
+        )
+        for measure in MEASURES
+    ]
+    better = any(one.log_e >= _enough(rules) for one in compared) and all(one.loss >= 0 for one in compared)
+    return Decision(
+        "promote" if better else "keep",
+        challenger.version if better else champion.version,
+        tuple(_told(one, challenger.version, theirs[0].k, rules) for one in compared),
+        _record((champion.version, old), (challenger.version, new), compared, rules),
+    )
+
+
+def _alarms(own: Sequence[Score], champion: Watched, rules: GuardRules) -> dict[str, str]:
+    """What is wrong with the last hour of the champion, whatever it is compared with."""
+    newest = max((score.window_start for score in own), default=0)
+    recent = [score for score in own if score.window_start > newest - _DRIFT_MS]
+    total, alarms = _total(recent), {}
+    unknown = sum(score.rankings.get(reason, 0) for score in recent for reason in _UNKNOWN)
+    if total.sessions >= rules.sessions and unknown > rules.max_unknown * total.rankings:
+        alarms["unknown-items"] = (
+            f"{unknown / total.rankings:.1%} of {total.rankings:,} clicks are on items that the champion does not "
+            f"know, {rules.max_unknown:.0%} are allowed (guard.max_unknown): train a new model"
+        )
+    if champion.offline and total.sessions >= rules.sessions:
+        online, least = sample(total, "recall"), rules.min_online * champion.offline
+        variance = online.variance(max(online.value, least))
+        precision = 1 / (rules.effect * champion.offline) ** 2
+        if variance and log_mixture((least - online.value) / variance, 1 / variance, precision) >= -math.log(
+            rules.alpha
+        ):
+            alarms["online-recall"] = (
+                f"Recall@{own[0].k} is {online.value:.4f} online and was {champion.offline:.4f} offline; less than "
+                f"{rules.min_online:.0%} of it (guard.min_online): does the shop show and send what it trained on?"
+            )
+    return alarms
+
+
+def spread(scores: Iterable[Score], measure: Measure) -> float:
+    """How much more a model's windows differ than their sessions explain, as a factor of the variance; 1 at least."""
+    windows: dict[int, list[Score]] = defaultdict(list)
+    for score in scores:
+        windows[score.window_start].append(score)
+    samples = [sample(_total(window), measure) for window in windows.values()]
+    value = sum(one.x for one in samples) / max(1, sum(one.n for one in samples))
+    usable = [one for one in samples if one.n >= _FEWEST_PREDICTIONS and one.variance(value) > 0]
+    if len(usable) < _FEWEST_WINDOWS:
+        return 1.0
+    chi_square = sum((one.value - value) ** 2 / one.variance(value) for one in usable)
+    return max(1.0, chi_square / (len(usable) - 1))
+
+
+def _total(scores: Iterable[Score]) -> Totals:
+    total = Totals()
+    for score in scores:
+        total.count(score)
+    return total
+
+
+def _end(score: Score) -> int:
+    return score.window_start + score.window_ms
+
+
+def _enough(rules: GuardRules) -> float:
+    """log E that decides: two measures are looked at, so each gets half of alpha."""
+    return math.log(len(MEASURES) / rules.alpha)
+
+
+def _too_few(rules: GuardRules, totals: dict[str, Totals]) -> str | None:
+    """Why nothing is said yet. A model of whom the scores hold no hit has no variance, and says nothing either."""
+    for version, total in totals.items():
+        if total.sessions < rules.sessions:
+            return (
+                f"{total.sessions:,} scored sessions of {version}, {rules.sessions:,} are needed (guard.min_sessions)"
+            )
+    return None
+
+
+def _told(one: Evidence, against: str, k: int, rules: GuardRules) -> str:
+    name = "Recall" if one.measure == "recall" else "MRR"
+    low, high = one.interval
+    return (
+        f"{name}@{k} {one.value:.4f} against {one.against:.4f} of {against}: {-one.loss:+.1%} "
+        f"({-high:+.1%} to {-low:+.1%}), evidence 10^{one.log_e / math.log(10):.1f}, "
+        f"10^{_enough(rules) / math.log(10):.1f} decides"
+    )
+
+
+def _record(
+    champion: tuple[str, Totals], other: tuple[str, Totals], compared: Sequence[Evidence], rules: GuardRules
+) -> dict[str, Any]:
+    """For the announcement: what was compared, on how much, by which rules."""
+
+    def counted(version: str, total: Totals) -> dict[str, Any]:
+        return {
+            "version": version, "sessions": total.sessions, "predictions": total.predictions,
+            "recall": total.recall, "mrr": total.mrr, "from": total.first_ms, "to": total.last_ms,
+        }  # fmt: skip
+
+    return {
+        "champion": counted(*champion),
+        "compared_with": counted(*other),
+        "measures": [
+            {"measure": one.measure, "loss": one.loss, "interval": list(one.interval), "log_e": one.log_e}
+            for one in compared
+        ],
+        "rules": asdict(rules),
+    }

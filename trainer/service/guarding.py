@@ -1,0 +1,190 @@
+"""`trainer guard`: read scores, decide, announce; until it is told to stop.
+
+Two of one alias would each roll back what the other has just returned to, so a guard holds a lease. `trainer run` holds
+another: it may announce between a guard's look at the champion and its own announcement, and then nothing is announced.
+"""
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from typing import Final
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
+
+from schemas.errors import BundleError
+from trainer.errors import RegistryError, StopRequested
+from trainer.service.assembly import championship_of, registry_of
+from trainer.service.champion import Championship, Standing
+from trainer.service.guard import Challenger, Decision, GuardRules, Watched, decide
+from trainer.service.lease import Lease
+from trainer.service.outage import sleep, waiting_out
+from trainer.service.registry import Registry
+from trainer.service.scores import ScoresTopic
+from trainer.service.settings import GuardSettings, TrainerRoot
+
+log = structlog.get_logger(__name__)
+
+_KEPT_BEYOND_MS: Final = 3_600_000
+_RETRY_SECONDS: Final = 60.0
+
+
+class GuardMetrics:
+    """What the guard tells Prometheus."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.decisions = Counter(
+            "nextclick_guard_decisions", "Rollbacks and promotions decided.", ["action"], registry=registry
+        )
+        self.alarms = Gauge("nextclick_guard_alarm", "1 while this alarm is raised.", ["alarm"], registry=registry)
+        for alarm in ("unknown-items", "online-recall"):
+            self.alarms.labels(alarm).set(0)
+
+
+def guard(
+    root: TrainerRoot,
+    *,
+    once: bool,
+    dry_run: bool,
+    stopping: Callable[[], bool],
+    told: Callable[[Decision], None] = lambda _: None,
+) -> None:
+    """Decide every `guard.every`, and announce what was decided unless `dry_run`; `told` hears what is new.
+
+    Raises LeaseError when another guard watches this alias, and the errors of Kafka, scores and registry.
+    """
+    settings, metrics = root.guard, GuardMetrics()
+    registry = registry_of(root)
+    if settings.metrics_port is not None:
+        start_http_server(settings.metrics_port, settings.metrics_host, registry=metrics.registry)
+    rules = rules_of(settings)
+    keep_ms = rules.watch_ms + rules.reference_ms + _KEPT_BEYOND_MS
+    with ExitStack() as held:
+        held.enter_context(suppress(StopRequested))
+        lease = None
+        if not dry_run:
+            lease = Lease(registry.store, f"{root.trainer.model_alias}.guard", registry.writer, stopping=stopping)
+            held.enter_context(lease)
+        topic = held.enter_context(ScoresTopic(root.kafka, root.topics.scores, keep_ms=keep_ms))
+        guard = _Guard(topic, championship_of(root, registry), registry, rules, metrics)
+        while not stopping():
+            standing, decision = waiting_out(guard.look, stopping)
+            if decision is not None and (guard.is_new(decision) or once):
+                told(decision)
+            if lease is not None:
+                lease.check()
+                guard.act(standing)
+            if once:
+                return
+            sleep(settings.every, stopping)
+
+
+class _Guard:
+    """What was decided last, and what became of it."""
+
+    def __init__(
+        self,
+        topic: ScoresTopic,
+        championship: Championship,
+        registry: Registry,
+        rules: GuardRules,
+        metrics: GuardMetrics,
+    ) -> None:
+        self._topic, self._championship, self._registry = topic, championship, registry
+        self._rules, self._metrics = rules, metrics
+        self._decision: Decision | None = None
+        self._known: object = None
+        self._alarms: dict[str, str] = {}
+        self._wait_until = 0.0
+
+    def look(self) -> tuple[Standing, Decision | None]:
+        """Who is champion, and what the scores say of it; None without a champion."""
+        standing = self._championship.standing()
+        self._decision = _decide(self._topic, standing, self._championship, self._registry, self._rules)
+        if self._decision is None:
+            log.info("no champion is announced yet")
+        else:
+            self._show(self._decision.alarms or {})
+        return standing, self._decision
+
+    def is_new(self, decision: Decision) -> bool:
+        """Whether it differs from the one before in what is done or raised."""
+        known, self._known = self._known, (decision.action, decision.version, set(decision.alarms or {}))
+        if known != self._known and decision.action != "keep":
+            self._metrics.decisions.labels(decision.action).inc()
+        return known != self._known
+
+    def act(self, standing: Standing) -> None:
+        """Announce what was decided; what cannot be is tried again a minute later."""
+        decision = self._decision
+        if decision is None or decision.action == "keep" or time.monotonic() < self._wait_until:
+            return
+        why, champion = "; ".join(decision.reasons), standing.champion
+        try:
+            if decision.action == "roll-back":
+                made = self._championship.roll_back(
+                    f"the guard: {why}", instead_of=champion, evidence=decision.evidence
+                )
+            else:
+                made = self._championship.promote(
+                    self._registry.get(decision.version),
+                    f"promoted by the guard: {why}",
+                    instead_of=champion,
+                    evidence=decision.evidence,
+                )
+        except (RegistryError, BundleError) as error:  # another was announced, or there is nothing to return to
+            log.error("the guard's decision is not carried out", decision=decision.action, error=str(error))
+            self._wait_until = time.monotonic() + _RETRY_SECONDS
+            return
+        log.warning("announced by the guard", version=made.version, why=made.why)
+
+    def _show(self, raised: dict[str, str]) -> None:
+        for alarm in raised.keys() | self._alarms.keys():
+            self._metrics.alarms.labels(alarm).set(alarm in raised)
+            if alarm not in self._alarms:
+                log.warning("alarm", alarm=alarm, says=raised[alarm])
+            elif alarm not in raised:
+                log.info("the alarm is over", alarm=alarm)
+        self._alarms = raised
+
+
+def rules_of(settings: GuardSettings) -> GuardRules:
+    """The settings as the decision takes them."""
+    return GuardRules(
+        alpha=settings.alpha,
+        tolerance=settings.tolerance,
+        effect=settings.effect,
+        sessions=settings.min_sessions,
+        reference_ms=round(settings.reference * 1000),
+        watch_ms=round(settings.watch * 1000),
+        max_unknown=settings.max_unknown,
+        min_online=settings.min_online,
+    )
+
+
+def _decide(
+    topic: ScoresTopic, standing: Standing, championship: Championship, registry: Registry, rules: GuardRules
+) -> Decision | None:
+    champion = standing.champion
+    if champion is None:
+        return None
+    scores = topic.scores()
+    promoted = bool(standing.entries) and standing.entries[-1].action == "promoted"
+    line = standing.line
+    k = max((score.k for score in scores), default=20)
+    published = registry.find_readable(champion.version)
+    offline = None if published is None else (published.manifest.metrics.get("model") or {}).get(f"recall@{k}")
+    watched = Watched(
+        champion.version,
+        champion.announced_at,
+        # One that a rollback returned to was judged before. What came before it served another day.
+        predecessor=line[-2] if promoted and len(line) > 1 else None,
+        offline=offline,
+    )
+    challengers = [
+        Challenger(other.version, other.announced_at)
+        for other in championship.others()
+        if other.version != champion.version and registry.find_readable(other.version) is not None
+    ]
+    return decide(scores, watched, challengers, rules)
