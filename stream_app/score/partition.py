@@ -6,7 +6,14 @@ import msgspec
 from confluent_kafka import Message
 
 from schemas.messages.score import Score
-from stream_app.core.scoring import LastRanking, PartitionScores, decode_ranking, decode_row, encode_row
+from stream_app.core.scoring import (
+    LastRanking,
+    PartitionScores,
+    ScoredRanking,
+    decode_ranking,
+    decode_row,
+    encode_row,
+)
 from stream_app.state.last_rankings import LastRankings
 
 
@@ -28,7 +35,7 @@ class Partition:
         self.committed = committed
         self.unreadable = 0
         self._rows = rows
-        self._changed: dict[bytes, LastRanking] = {}
+        self._changed: dict[bytes, LastRanking | None] = {}  # None: the session is forgotten
 
     @property
     def unsettled(self) -> int:
@@ -37,10 +44,14 @@ class Partition:
 
     def take(self, records: Sequence[Message]) -> None:
         """Count records, which are in the order of their offsets. Raises StoreError."""
-        rankings = []
+        rankings: list[tuple[int, bytes, ScoredRanking | None]] = []
         for record in records:
+            value, key = record.value(), record.key()
+            if value is None and key is not None:
+                rankings.append((record.offset(), key, None))  # the mark of a forgotten session
+                continue
             try:
-                ranking = decode_ranking(record.value() or b"")
+                ranking = decode_ranking(value or b"")
                 rankings.append((record.offset(), ranking.session_id.encode(), ranking))
             except (msgspec.DecodeError, UnicodeError, RecursionError):
                 self.unreadable += 1
@@ -48,9 +59,9 @@ class Partition:
         unread = list({key for _, key, _ in rankings if key not in changed})
         found = zip(unread, self._rows.rows(unread), strict=True)
         rows = {key: decode_row(row) for key, row in found if row is not None}
-        for offset, key, ranking in rankings:
-            before = changed.get(key) or rows.get(key)
-            after = apply(before, ranking, offset, counts=offset >= first)
+        for offset, key, told in rankings:
+            before = changed[key] if key in changed else rows.get(key)
+            after = None if told is None else apply(before, told, offset, counts=offset >= first)
             if after is not before:
                 changed[key] = after
         self.position = max(self.position, records[-1].offset() + 1)
@@ -62,7 +73,8 @@ class Partition:
     def settle(self) -> None:
         """What was published is durable: keep rows and position. Raises StoreError."""
         if self._changed or self.position != self._rows.position:
-            self._rows.write({key: encode_row(row) for key, row in self._changed.items()}, self.position)
+            rows = {key: None if row is None else encode_row(row) for key, row in self._changed.items()}
+            self._rows.write(rows, self.position)
             self._changed.clear()
         self.committed = max(self.committed, self.position)
         self.scores.settle()

@@ -53,11 +53,14 @@ class LastRankings:
             raise self._failed(error) from error
         return rows
 
-    def write(self, rows: Mapping[bytes, bytes], position: int) -> None:
-        """Rows and the position that they are of, all or none."""
+    def write(self, rows: Mapping[bytes, bytes | None], position: int) -> None:
+        """Rows, None for one that is to go, and the position that they are of, all or none."""
         batch = rocksdict.WriteBatch(raw_mode=True)
         for key, row in rows.items():
-            batch.put(key, row)
+            if row is None:
+                batch.delete(key)
+            else:
+                batch.put(key, row)
         batch.put(_POSITION, f"{self._topic_id} {position}".encode())
         try:
             self._db.write(batch)

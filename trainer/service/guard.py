@@ -8,9 +8,11 @@ compared with the champion in the same windows, which is free of it.
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
+
+import msgspec
 
 from schemas.messages.ranking import RankingReason
 from schemas.messages.score import Score, Totals
@@ -101,6 +103,11 @@ def decide(
     chosen = next((one for one in looked if one.action != "keep"), looked[0])
     reasons = chosen.reasons if chosen.action != "keep" else tuple(text for one in looked for text in one.reasons)
     return Decision(chosen.action, chosen.version, reasons, chosen.evidence, _alarms(own, champion, rules))
+
+
+def as_trained(scores: Iterable[Score], trained: Callable[[str], str]) -> list[Score]:
+    """Scores under the versions that were trained, where refreshed ones ranked."""
+    return [msgspec.structs.replace(score, model_version=trained(score.model_version)) for score in scores]
 
 
 def _against_predecessor(

@@ -16,7 +16,7 @@ from schemas.errors import BundleError
 from trainer.errors import RegistryError, StopRequested
 from trainer.service.assembly import championship_of, registry_of
 from trainer.service.champion import Championship, Standing
-from trainer.service.guard import Challenger, Decision, GuardRules, Watched, decide
+from trainer.service.guard import Challenger, Decision, GuardRules, Watched, as_trained, decide
 from trainer.service.lease import Lease
 from trainer.service.outage import sleep, waiting_out
 from trainer.service.registry import Registry
@@ -92,6 +92,7 @@ class _Guard:
         metrics: GuardMetrics,
     ) -> None:
         self._topic, self._championship, self._registry = topic, championship, registry
+        self._trained = _Trained(registry)
         self._rules, self._metrics = rules, metrics
         self._decision: Decision | None = None
         self._known: object = None
@@ -101,12 +102,28 @@ class _Guard:
     def look(self) -> tuple[Standing, Decision | None]:
         """Who is champion, and what the scores say of it; None without a champion."""
         standing = self._championship.standing()
-        self._decision = _decide(self._topic, standing, self._championship, self._registry, self._rules)
+        self._decision = self._decide(standing)
         if self._decision is None:
             log.info("no champion is announced yet")
         else:
             self._show(self._decision.alarms or {})
         return standing, self._decision
+
+    def _decide(self, standing: Standing) -> Decision | None:
+        registry, trained = self._registry, self._trained
+        scores = as_trained(self._topic.scores(), trained)
+        k = max((score.k for score in scores), default=20)
+        published = None if standing.champion is None else registry.find_readable(standing.champion.version)
+        offline = None if published is None else (published.manifest.metrics.get("model") or {}).get(f"recall@{k}")
+        champion = watched(standing, trained, offline)
+        if champion is None:
+            return None
+        challengers = [
+            Challenger(other.version, other.announced_at)
+            for other in self._championship.others()
+            if trained(other.version) != champion.version and registry.find_readable(other.version) is not None
+        ]
+        return decide(scores, champion, challengers, self._rules)
 
     def is_new(self, decision: Decision) -> bool:
         """Whether it differs from the one before in what is done or raised."""
@@ -163,28 +180,33 @@ def rules_of(settings: GuardSettings) -> GuardRules:
     )
 
 
-def _decide(
-    topic: ScoresTopic, standing: Standing, championship: Championship, registry: Registry, rules: GuardRules
-) -> Decision | None:
-    champion = standing.champion
-    if champion is None:
+def watched(standing: Standing, trained: Callable[[str], str], offline: float | None) -> Watched | None:
+    """The champion under the version that was trained: a refreshed one is the same model. None without a champion."""
+    if standing.champion is None:
         return None
-    scores = topic.scores()
-    promoted = bool(standing.entries) and standing.entries[-1].action == "promoted"
+    begun = next((entry for entry in reversed(standing.entries) if entry.action != "refreshed"), None)
     line = standing.line
-    k = max((score.k for score in scores), default=20)
-    published = registry.find_readable(champion.version)
-    offline = None if published is None else (published.manifest.metrics.get("model") or {}).get(f"recall@{k}")
-    watched = Watched(
-        champion.version,
-        champion.announced_at,
+    return Watched(
+        trained(standing.champion.version),
+        standing.champion.announced_at if begun is None else begun.announced_at,
         # One that a rollback returned to was judged before. What came before it served another day.
-        predecessor=line[-2] if promoted and len(line) > 1 else None,
+        predecessor=trained(line[-2]) if begun and begun.action == "promoted" and len(line) > 1 else None,
         offline=offline,
     )
-    challengers = [
-        Challenger(other.version, other.announced_at)
-        for other in championship.others()
-        if other.version != champion.version and registry.find_readable(other.version) is not None
-    ]
-    return decide(scores, watched, challengers, rules)
+
+
+class _Trained:
+    """Which version was trained, of each: itself, unless it was refreshed.
+
+    What was seen once is kept: of refreshed versions a registry keeps the newest alone.
+    """
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._known: dict[str, str] = {}
+
+    def __call__(self, version: str) -> str:
+        if version not in self._known:
+            published = self._registry.find_readable(version)
+            self._known[version] = version if published is None else published.manifest.states_of or version
+        return self._known[version]

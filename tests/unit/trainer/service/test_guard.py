@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
-from schemas.messages.announcement import decode_announcement, encode_announcement
+from schemas.messages.announcement import ModelAnnouncement, decode_announcement, encode_announcement
 from schemas.messages.score import Moments, Score, Tally
 from tests.contract.tiny_model import TinyModel
 from tests.unit.announcements import TopicInMemory
 from trainer.errors import RegistryError
-from trainer.service.champion import Championship
-from trainer.service.guard import Challenger, GuardRules, Watched, decide, spread
+from trainer.service.champion import Championship, Standing
+from trainer.service.guard import Challenger, GuardRules, Watched, as_trained, decide, spread
+from trainer.service.guarding import watched
+from trainer.service.history import Entry
 from trainer.service.registry import Registry
 
 HOUR = 3_600_000
@@ -97,6 +99,29 @@ def test_a_champion_that_replaced_nothing_or_was_returned_to_is_not_compared() -
     decision = decide([*before(), *scores("new", 0.1, start=ANNOUNCED)], Watched("new", ANNOUNCED), (), RULES)
     assert decision.action == "keep"
     assert "replaced nothing" in decision.reasons[0]
+
+
+def test_a_refreshed_champion_is_judged_as_the_model_that_was_trained() -> None:
+    versions = {"new-1": "new", "new-2": "new", "old-7": "old"}
+    now = ModelAnnouncement("champion", "new-2", "/m/new-2", "0" * 64, ANNOUNCED + HOUR, "refreshed")
+    entries = (
+        Entry(ANNOUNCED - HOUR, "promoted", "old"),
+        Entry(ANNOUNCED - HOUR // 2, "refreshed", "old-7"),
+        Entry(ANNOUNCED, "promoted", "new"),
+        Entry(ANNOUNCED + HOUR, "refreshed", "new-2"),
+    )
+    champion = watched(Standing(now, entries), lambda version: versions.get(version, version), None)
+    assert champion == CHAMPION
+    served = [
+        *scores("old", 0.4, start=ANNOUNCED - HOUR, windows=6),
+        *scores("old-7", 0.4, start=ANNOUNCED - HOUR // 2, windows=6),
+        *scores("new", 0.2, start=ANNOUNCED, windows=2),
+        *scores("new-1", 0.2, start=ANNOUNCED + 2 * MINUTES, windows=2),
+        *scores("new-2", 0.2, start=ANNOUNCED + HOUR, windows=2),
+    ]
+    decision = decide(as_trained(served, lambda version: versions.get(version, version)), CHAMPION, (), RULES)
+    assert decision.action == "roll-back"
+    assert decide(served, Watched("new-2", ANNOUNCED + HOUR), (), RULES).action == "keep"  # what it was before
 
 
 def test_windows_that_differ_by_themselves_ask_for_more_evidence() -> None:
