@@ -5,9 +5,9 @@ from typing import Annotated, Any, Final
 import msgspec
 
 from schemas.messages.click import Id, Milliseconds
-from schemas.messages.refused import check_text, check_times, decode_record
+from schemas.messages.refused import LATEST, check_text, check_times, decode_record
 
-_Time = Annotated[Milliseconds, msgspec.Meta(ge=0)]
+_Time = Annotated[Milliseconds, msgspec.Meta(ge=0, le=LATEST)]
 _Texts = Annotated[tuple[Id, ...], msgspec.Meta(max_length=1000)]
 
 

@@ -11,6 +11,8 @@ from schemas.messages.click import MAX_ID_BYTES
 T = TypeVar("T")
 
 MOST_BYTES: Final = 65_536
+LATEST: Final = 2**63 - 1
+"""The latest moment, in milliseconds since the epoch: what follows it fits no worker's columns."""
 _DETAIL_CHARACTERS: Final = 300
 
 

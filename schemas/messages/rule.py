@@ -6,9 +6,9 @@ from typing import Annotated, Final
 import msgspec
 
 from schemas.messages.click import Id, Milliseconds
-from schemas.messages.refused import RecordRefusedError, RefuseReason, check_text, check_times, decode_record
+from schemas.messages.refused import LATEST, RecordRefusedError, RefuseReason, check_text, check_times, decode_record
 
-_Time = Annotated[Milliseconds, msgspec.Meta(ge=0)]
+_Time = Annotated[Milliseconds, msgspec.Meta(ge=0, le=LATEST)]
 _Texts = Annotated[tuple[Id, ...], msgspec.Meta(max_length=1000)]
 MOST_BOOST: Final = 100.0
 """Either way."""

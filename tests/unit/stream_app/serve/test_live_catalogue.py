@@ -69,6 +69,7 @@ def test_records_are_taken_in_together_and_rankings_tell_how_far() -> None:
         (Record("items", 1, b"a", b"{"), "not-json"),
         (Record("items", 1, b"b", encode_item(ITEM)), "key-mismatch"),
         (Record("items", 1, b"\xff", None), "key-mismatch"),
+        (Record("items", 1, b"b", b'{"item_id":"b","available_until":%d}' % 10**20), "wrong-type"),
         (Record("rules", 1, RULE.rule_id.encode(), encode_rule(RULE)), "bad-rule"),
     ],
 )
