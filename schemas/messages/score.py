@@ -13,6 +13,12 @@ import msgspec
 from schemas.errors import MessageError
 from schemas.messages.click import Milliseconds
 
+MOST_TYPES: Final = 50
+"""Of a score: further ones count as `OTHERS`."""
+MOST_MARKETS: Final = 100
+"""Of a window in a partition: further ones count as `OTHERS`."""
+OTHERS: Final = "others"
+
 
 class Tally(msgspec.Struct, gc=False):
     """Predictions: rankings whose session clicked again."""
@@ -72,7 +78,10 @@ class Score(msgspec.Struct):
     partition: Annotated[int, msgspec.Meta(description="Of the rankings topic.")]
     k: Annotated[int, msgspec.Meta(description="Of Recall@k and MRR@k.")]
     rankings: Annotated[dict[str, int], msgspec.Meta(description="Rankings made, by reason.")] = {}
-    types: Annotated[dict[str, Tally], msgspec.Meta(description="Predictions by the type of the click after.")] = {}
+    types: Annotated[
+        dict[str, Tally],
+        msgspec.Meta(description="Predictions by the type of the click after; from the 51st type on under `others`."),
+    ] = {}
     reasons: Annotated[dict[str, Tally], msgspec.Meta(description="The same predictions by the ranking's reason.")] = {}
     sessions: Annotated[int, msgspec.Meta(description="Sessions whose first prediction by this model is here.")] = 0
     moments: Annotated[Moments, msgspec.Meta(description="Sums over sessions.")] = msgspec.field(

@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from schemas.messages.click import VIEW
-from schemas.messages.score import Score, Tally
+from schemas.messages.score import MOST_MARKETS, MOST_TYPES, OTHERS, Score, Tally
 
 UNIT_MS: Final = 3_600_000
 """A session counts as one unit of the variance within an hour of the clock, so that a row depends on the last hour and
@@ -102,6 +102,9 @@ class PartitionScores:
         self._rules = rules
         self._scores = {_key(score): score for score in known}
         self._newest = max((key[3] for key in self._scores), default=0)
+        self._markets: dict[int, set[str]] = {}  # by start of the window
+        for _, _, market, start in self._scores:
+            self._own_market(market, start)
         self.late = 0
         self.repeated = 0
         self.changed: set[WindowKey] = set()
@@ -158,7 +161,10 @@ class PartitionScores:
         if score is None:
             return
         gained = 1 / place if place else 0.0
-        for tallies, name in ((score.types, click.type or VIEW), (score.reasons, row.reason)):
+        of_type = click.type or VIEW
+        if of_type not in score.types and len(score.types) >= MOST_TYPES:
+            of_type = OTHERS
+        for tallies, name in ((score.types, of_type), (score.reasons, row.reason)):
             tally = tallies.get(name)
             if tally is None:
                 tally = tallies[name] = Tally()
@@ -181,6 +187,7 @@ class PartitionScores:
         """Where a ranking or a prediction of that time counts; None where it is late, or in there already."""
         rules = self._rules
         start = at - at % rules.window_ms
+        market = self._own_market(market, start)
         key = version, variant, market, start
         score = self._scores.get(key)
         if score is None:
@@ -196,8 +203,21 @@ class PartitionScores:
         self.changed.add(key)
         return score
 
+    def _own_market(self, market: str | None, start: int) -> str | None:
+        """The market that counts for a click of this one: a producer may send any number of them."""
+        if market is None:
+            return None
+        markets = self._markets.setdefault(start, set())
+        if market not in markets:
+            if len(markets) >= MOST_MARKETS:
+                return OTHERS
+            markets.add(market)
+        return market
+
     def _forget_old(self) -> None:
         oldest = self._newest - self._rules.keep_ms
+        for start in [start for start in self._markets if start < oldest]:
+            del self._markets[start]
         for key in [key for key in self._scores if key[3] < oldest]:
             del self._scores[key]
 

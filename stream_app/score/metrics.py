@@ -5,7 +5,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from schemas.messages.score import Score, Tally
+from schemas.messages.score import MOST_TYPES, OTHERS, Score, Tally
 
 _SPAN_MS: Final = 3_600_000
 
@@ -55,11 +55,17 @@ class ScoreMetrics:
         kept = list(scores)
         newest = max((score.window_start for score in kept), default=0)
         tallies: dict[tuple[str, str], Tally] = {}
+        types: dict[str, set[str]] = {}
         rankings: dict[tuple[str, str], int] = {}
         for score in kept:
             if score.window_start <= newest - _SPAN_MS:
                 continue
-            for name, tally in score.types.items():
+            own = types.setdefault(score.model_version, set())
+            for of_type, tally in score.types.items():
+                name = (
+                    of_type if of_type in own or len(own) < MOST_TYPES else OTHERS
+                )  # each window has types of its own
+                own.add(name)
                 tallies.setdefault((score.model_version, name), Tally()).add(tally)
             for reason, count in score.rankings.items():
                 key = score.model_version, reason

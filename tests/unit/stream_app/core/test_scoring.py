@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.messages.ranking import RankedItem, Ranking, RankingReason, encode_ranking
-from schemas.messages.score import Score, decode_score, encode_score, totals_by_model
+from schemas.messages.score import MOST_MARKETS, MOST_TYPES, OTHERS, Score, decode_score, encode_score, totals_by_model
 from schemas.messages.source import Source
 from stream_app.core.scoring import (
     LastRanking,
@@ -18,6 +18,7 @@ from stream_app.core.scoring import (
     decode_row,
     encode_row,
 )
+from stream_app.score.metrics import ScoreMetrics
 from tests.recount import counted, recount
 
 MINUTE = 60_000
@@ -186,3 +187,29 @@ def test_optional_fields_of_a_ranking_cost_nothing_where_they_are_not_set() -> N
     assert not {"type", "market", "variant"} & msgspec.json.decode(encode_ranking(plain)).keys()
     marked = decode_ranking(encode_ranking(msgspec.structs.replace(plain, type="cart", market="de", variant="b")))
     assert (marked.type, marked.market, marked.variant) == ("cart", "de", "b")
+
+
+def test_a_producer_that_makes_up_types_and_markets_fills_no_memory_and_no_count_is_lost() -> None:
+    """Each type would grow the record until Kafka refuses it, and each market be a score that is kept for a day."""
+    many = 3 * MOST_MARKETS
+    rankings = [
+        ranking("s", "a", ["a"], n, n, type=f"type {n}", market=None if n < many else f"market {n}")
+        for n in range(2 * many)
+    ]
+    scores, _ = score(rankings)
+    kept = list(scores.scores)
+    assert len(kept) == MOST_MARKETS + 2  # the one without a market, and that of the others
+    assert max(len(one.types) for one in kept) == MOST_TYPES + 1
+    assert next(one for one in kept if one.market == OTHERS).types.keys() > {OTHERS}
+    total = totals_by_model(kept)["v1"]
+    assert (total.predictions, total.hits, total.rankings) == (2 * many - 1, 2 * many - 1, 2 * many)
+    cut = many + MOST_MARKETS + 7
+    before, _ = score(rankings[:cut])
+    known = [decode_score(encode_score(one)) for one in before.published(cut)]
+    again, _ = score(rankings, PartitionScores(0, RULES, known), counts_from=cut)
+    assert counted(again.scores) == counted(kept)
+    metrics = ScoreMetrics()
+    metrics.show(kept)
+    [predictions] = [one for one in metrics.registry.collect() if one.name == "nextclick_online_predictions"]
+    assert len(predictions.samples) == MOST_TYPES + 1
+    assert sum(sample.value for sample in predictions.samples) == total.predictions
