@@ -24,6 +24,7 @@ NOWHERE: Final = -1
 """The place of an item of which the shop says nothing."""
 _GROWTH: Final = 1.5
 _LEAST_PLACES: Final = 1024
+_MOST_CHANGES: Final = 100_000
 
 
 class Interned:
@@ -48,10 +49,30 @@ class Interned:
 
 
 class Changes:
-    """The ids of the items that have changed since somebody last looked."""
+    """The items that have changed since somebody last looked.
+
+    Nobody looks while no click comes, for days where a worker has no partition: beyond so many, all have changed.
+    """
 
     def __init__(self) -> None:
-        self.item_ids: list[str] = []
+        self._item_ids: list[str] = []
+        self._all = False
+
+    def __bool__(self) -> bool:
+        return self._all or bool(self._item_ids)
+
+    def add(self, item_ids: Sequence[str]) -> None:
+        """These have."""
+        if self._all or len(self._item_ids) + len(item_ids) > _MOST_CHANGES:
+            self._item_ids, self._all = [], True
+        else:
+            self._item_ids += item_ids
+
+    def take(self) -> list[str] | None:
+        """Their ids, None for all there are; from now on none has."""
+        found = None if self._all else self._item_ids
+        self._item_ids, self._all = [], False
+        return found
 
 
 class Catalogue:
@@ -120,8 +141,9 @@ class Catalogue:
         self.markets[at], self.categories[at] = markets, categories
         for name, codes in attributes.items():
             self.attributes[name][at] = codes
+        item_ids = [item_id for item_id, _ in changed]
         for changes in self._watched:
-            changes.item_ids += [item_id for item_id, _ in changed]
+            changes.add(item_ids)
 
     def put_rule(self, rule_id: str, rule: Rule | None) -> None:
         """The rule as it is now; None for one that has ended. Raises RecordRefusedError if it cannot be kept."""

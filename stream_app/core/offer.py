@@ -22,6 +22,7 @@ Floats = NDArray[np.float32]
 _MOST_STEPS: Final = 1024  # of changes, before all is made anew
 _OFFER_BYTES: Final = 64 * 2**20  # of the offers of all markets
 _LEAST_OFFERS: Final = 8
+_LEAST_DUE: Final = 1024  # times to come, before those that do not count any more are left out
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +75,11 @@ class Offer:
 class Offers:
     """The offers of one model, from a catalogue that nobody changes while a method runs.
 
-    Without a catalogue everything may be shown everywhere.
+    Without a catalogue everything may be shown everywhere. ``now_ms`` is a time that is not after the first one asked
+    for: of what was over before, nothing needs to be watched.
     """
 
-    def __init__(self, model: Model, catalogue: Catalogue | None) -> None:
+    def __init__(self, model: Model, catalogue: Catalogue | None, now_ms: int = 0) -> None:
         self.version = model.version
         self._vocabulary = model.vocabulary
         self._catalogue = catalogue
@@ -92,7 +94,7 @@ class Offers:
         self._epoch = 0  # is raised when all is to be made anew
         self._steps: list[Indices] = []  # what has changed since
         self._version = 0  # of items that may be pinned, and are perhaps none of the model's
-        self._now = 0
+        self._now = now_ms
         self._due: list[tuple[int, int]] = []  # times and items, a heap
         self._timeline()
         self._rules_version = -1
@@ -105,7 +107,7 @@ class Offers:
         """Whether anything has changed, or become due, since `refresh`."""
         catalogue = self._catalogue
         return catalogue is not None and (
-            bool(self._changes.item_ids)
+            bool(self._changes)
             or catalogue.rules_version != self._rules_version
             or now_ms >= min(self._rules_due, self._due[0][0] if self._due else NEVER)
         )
@@ -115,10 +117,9 @@ class Offers:
         catalogue = self._catalogue
         assert catalogue is not None
         self._now = max(self._now, now_ms)  # a clock that is put back brings nothing back
-        if item_ids := self._changes.item_ids:
-            self._changes.item_ids = []
+        if self._changes:
             self._version += 1
-            self._take_in(item_ids)
+            self._take_in(self._changes.take())
         due = []
         while self._due and self._due[0][0] <= self._now:
             due.append(heapq.heappop(self._due)[1])
@@ -163,21 +164,24 @@ class Offers:
         assert catalogue is not None
         self._due = []
         if len(catalogue.begin):
-            index = np.flatnonzero(self._place_of >= 0)
-            self._watch_times(index)
+            self._due = self._times(np.flatnonzero(self._place_of >= 0))
+            heapq.heapify(self._due)
 
-    def _watch_times(self, index: Indices) -> None:
+    def _times(self, index: Indices) -> list[tuple[int, int]]:
+        """Those of these items int64[n], and the items."""
         catalogue = self._catalogue
         assert catalogue is not None
         places = self._place_of[index]
         index, places = index[places >= 0], places[places >= 0]
+        found: list[tuple[int, int]] = []
         for times in (catalogue.begin[places], catalogue.end[places]):
             to_come = (times > self._now) & (times < NEVER)
-            self._due += zip(times[to_come].tolist(), index[to_come].tolist(), strict=True)
-        heapq.heapify(self._due)
+            found += zip(times[to_come].tolist(), index[to_come].tolist(), strict=True)
+        return found
 
-    def _take_in(self, item_ids: Sequence[str]) -> None:
-        if len(item_ids) > len(self._share) // 2:
+    def _take_in(self, item_ids: Sequence[str] | None) -> None:
+        """These items are others now; all of them without any."""
+        if item_ids is None or len(item_ids) > len(self._share) // 2:
             self._place_of = self._places()
             self._timeline()
             self._anew()
@@ -188,7 +192,11 @@ class Offers:
         index = index[index >= 0]
         if len(index):
             self._place_of[index] = [place(items[one], NOWHERE) for one in index.tolist()]
-            self._watch_times(index)
+            for due in self._times(index):
+                heapq.heappush(self._due, due)
+            # An item that changes again and again leaves its earlier times behind.
+            if len(self._due) > max(_LEAST_DUE, 4 * len(self._share)):
+                self._timeline()
             self._steps.append(index)
 
     def _take_in_rules(self) -> None:

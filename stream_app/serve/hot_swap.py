@@ -324,5 +324,5 @@ class ModelWatcher:
         model = model.ranking(self._published)
         model.warm_up(self._warm_up_batches)
         if self._catalogue is not None:
-            self._catalogue.prepare(model)
+            self._catalogue.prepare(model, time.time_ns() // 1_000_000)
         return model

@@ -58,26 +58,26 @@ class LiveCatalogue:
         self._offers: Offers | None = None
         self._prepared: Offers | None = None
 
-    def prepare(self, model: Model) -> None:
+    def prepare(self, model: Model, now_ms: int) -> None:
         """Look the model's items up before it serves; that takes a tenth of a second for 300,000."""
         with self._lock:
-            self._prepared = Offers(model, self._catalogue)
+            self._prepared = Offers(model, self._catalogue, now_ms)
 
     def offered(self, model: Model, markets: Collection[str | None], now_ms: int) -> Offered:
         """What may be shown now. For whoever computes, between two batches."""
         with self._lock:
-            offers = self._of(model)
+            offers = self._of(model, now_ms)
             if (catalogue := self._catalogue) is None:
                 return Offered({market: offers.of(market) for market in markets}, None)
             if offers.needs(now_ms):
                 offers.refresh(now_ms)
             return Offered({market: offers.of(market) for market in markets}, Applied(*catalogue.applied))
 
-    def _of(self, model: Model) -> Offers:
+    def _of(self, model: Model, now_ms: int) -> Offers:
         if self._offers is None or self._offers.version != model.version:
             prepared, self._prepared = self._prepared, None
             fits = prepared is not None and prepared.version == model.version
-            self._offers = prepared if fits else Offers(model, self._catalogue)
+            self._offers = prepared if fits else Offers(model, self._catalogue, now_ms)
         assert self._offers is not None
         return self._offers
 

@@ -203,6 +203,52 @@ def test_markets_that_nobody_names_share_an_offer() -> None:
     assert offers.of("de") is not offers.of(None)
 
 
+def test_an_item_that_changes_for_days_leaves_nothing_behind() -> None:
+    """A shop that publishes its catalogue every hour sends an item's last day again each time."""
+    catalogue = Catalogue()
+    offers = offers_of(catalogue)
+    for now in range(3_000):
+        catalogue.put_items([("i1", Item(item_id="i1", available_until=10_000 + now))])
+        offers.refresh(now)
+    assert len(offers._due) < 2_000
+    assert (offers.needs(12_998), offers.needs(12_999)) == (True, True)
+    shown = []
+    for now in (12_998, 12_999):
+        offers.refresh(now)
+        shown.append(offers.of(None).popular(8)[0])
+    assert shown == [[1], []]
+
+
+def test_changes_that_nobody_looks_at_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker without a partition has no click to rank, and items change all the same."""
+    monkeypatch.setattr("stream_app.core.catalogue._MOST_CHANGES", 10)
+    catalogue = Catalogue()
+    offers = offers_of(catalogue)
+    for n in range(100):
+        catalogue.put_items([("i1", Item(item_id="i1", available=bool(n % 2)))])
+    catalogue.put_items([("i2", Item(item_id="i2", available_until=5))])
+    assert len(offers._changes._item_ids) <= 10
+    assert offers.needs(0)
+    offers.refresh(0)
+    assert offers.of(None).popular(8)[0] == [1, 2]
+    assert offers.needs(5)
+    catalogue.put_items([("i1", None)])
+    offers.refresh(5)
+    assert offers.of(None).popular(8)[0] == []
+
+
+def test_what_was_over_before_a_model_came_is_not_watched() -> None:
+    """Else the first batch of each model would go through all of it."""
+    catalogue = Catalogue()
+    catalogue.put_items([(item, Item(item_id=item, available_from=5, available_until=9)) for item in IDS])
+    offers = Offers(MODEL, catalogue, 7)
+    assert len(offers._due) == len(IDS)
+    offers.refresh(7)
+    assert offers.of(None).popular(8)[0] == list(range(8))
+    assert not offers.needs(8)
+    assert offers.needs(9)
+
+
 def test_without_a_catalogue_everything_is_shown() -> None:
     offer = offers_of(None).of("anywhere")
     assert offer.adjust is None

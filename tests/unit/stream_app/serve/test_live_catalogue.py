@@ -91,7 +91,7 @@ def test_another_model_is_offered_its_own_items_prepared_or_not() -> None:
     take_in(follower, item("a", 0), item("x", 1))
     other = exact_model("v2", ("x", "y", "a"))
     assert live.offered(MODEL, {None}, 0).by_market[None].popular(3)[0] == [0]
-    live.prepare(other)
+    live.prepare(other, 0)
     take_in(follower, Record("items", 2, b"a", None))
     assert live.offered(MODEL, {None}, 0).by_market[None].popular(3)[0] == []
     assert live.offered(other, {None}, 0).by_market[None].popular(3)[0] == [0]
