@@ -46,7 +46,10 @@ def ranked_offers(
 
 
 def with_pins(items: Sequence[RankedItem], pins: Sequence[Pin], most: int) -> tuple[RankedItem, ...]:
-    """At most ``most`` ranked items with the pinned ones at their places, each with the score of the item behind it."""
+    """At most ``most`` ranked items with the pinned ones at their places, each with the score of the item behind it.
+
+    No two pins have one place.
+    """
     pinned = {pin.item_id for pin in pins}
     listed = [item for item in items if item.item_id not in pinned]
     for pin in pins:
@@ -57,12 +60,22 @@ def with_pins(items: Sequence[RankedItem], pins: Sequence[Pin], most: int) -> tu
 
 
 def _placed(pins: Sequence[Pin], hidden: Collection[str], most: int) -> tuple[Pin, ...]:
-    """The pins that this ranking shows: of an item that several rules pin the first place."""
+    """The pins that this ranking shows, by place: of an item that several rules pin the first place.
+
+    Where a lower rule id has the place, a pin takes the next one that is free.
+    """
     by_item: dict[str, Pin] = {}
     for pin in pins:
         if pin.place <= most and pin.item_id not in hidden:
             by_item.setdefault(pin.item_id, pin)
-    return tuple(by_item.values())
+    at: dict[int, Pin] = {}
+    for pin in sorted(by_item.values(), key=lambda pin: pin.rule_id):
+        place = pin.place
+        while place in at:
+            place += 1
+        if place <= most:
+            at[place] = pin if place == pin.place else Pin(place, pin.item_id, pin.rule_id)
+    return tuple(at[place] for place in sorted(at))
 
 
 def _tops(

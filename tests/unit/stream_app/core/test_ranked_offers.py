@@ -129,7 +129,6 @@ LISTED = [RankedItem("a", 3.0), RankedItem("b", 2.0), RankedItem("c", 1.0)]
         (LISTED, [(1, "c")], ["c", "a", "b"]),
         (LISTED, [(3, "a")], ["b", "c", "a"]),
         (LISTED, [(1, "x"), (2, "y")], ["x", "y", "a"]),
-        (LISTED, [(1, "x"), (1, "y")], ["y", "x", "a"]),
         (LISTED[:1], [(3, "x")], ["a", "x"]),
         ([], [(2, "x")], ["x"]),
     ],
@@ -152,3 +151,14 @@ def test_a_pin_that_the_session_hides_or_behind_the_end_is_left_out_and_unknown_
     assert [(pin.place, pin.item_id) for pin in hidden.pins] == [(2, "new")]
     assert [(pin.place, pin.item_id) for pin in other.pins] == [(1, "i1"), (2, "new")]
     assert other.rules == ("a",)
+
+
+def test_of_two_rules_that_want_one_place_the_lower_id_gets_it() -> None:
+    model, catalogue = MODELS["recurrent"], Catalogue(keeps_items=False)
+    for rule_id, place, items in (("b", 1, ("z", "i7")), ("a", 1, ("x", "y")), ("c", model.k, ("v", "w"))):
+        rule = Rule(rule_id=rule_id, action=RuleAction.PIN, match=Match(items=items), place=place)
+        catalogue.put_rule(rule_id, rule)
+    [one] = recommend({}, sourced([("s", "i1", None)]), model, SessionRules(), offers_of(model, catalogue)).ranked
+    listed = [RankedItem(f"n{n}", 1.0) for n in range(model.k)]
+    assert [item.item_id for item in with_pins(listed, one.pins, model.k)] == ["x", "y", "z", "i7"]
+    assert one.rules == ("a", "b")  # the last place is taken, so nothing of c is shown
