@@ -39,6 +39,7 @@ def decode_forget(key: bytes | None, value: bytes | None) -> Forget | None:
     """The request in a record that is no click; None where it is none."""
     try:
         found = _decoder.decode(value or b"")
-        return found if found.session_id and found.session_id.encode() == key else None
+        session_id = found.session_id.encode()
+        return found if session_id == key and 0 < len(session_id) <= MAX_ID_BYTES else None
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return None

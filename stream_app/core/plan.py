@@ -59,6 +59,7 @@ class Plan:
         unmoved: the places, among the new clicks, of those that do not move their session on.
         recents: of each new click, the known items among those that ``rank`` looks at, and the session's length.
         hidden: of each new click, the items that its ranking leaves out; none at all unless the rules hide any.
+        requests: to forget a session, those that were not obeyed before.
     """
 
     chains: list[Chain] = field(default_factory=list)
@@ -69,6 +70,7 @@ class Plan:
     unmoved: list[int] = field(default_factory=list)
     recents: list[tuple[list[int], int]] = field(default_factory=list)
     hidden: list[list[str]] = field(default_factory=list)
+    requests: list[SourcedForget] = field(default_factory=list)
     redelivered: int = 0
     rebuilt: int = 0
 
@@ -146,6 +148,7 @@ def _forget(chunk: Plan, rows: Mapping[str, Row], request: SourcedForget) -> Non
     if is_redelivered(session.offset, request.offset):
         chunk.redelivered += 1
         return
+    chunk.requests.append(request)
     forgotten = Forgotten(request.offset)
     chunk.sessions[request.session_id] = msgspec.structs.replace(_open(forgotten), forgotten=forgotten)
 

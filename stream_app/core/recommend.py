@@ -38,6 +38,7 @@ class Recommended:
     Attributes:
         rows: the new row of every session with at least one new click.
         forgotten: the sessions that were forgotten, and have not begun anew.
+        requests: to forget a session, those of sessions that have begun anew too, in their order.
         ranked: one ranking for each new click, in the order of the clicks.
         redelivered: clicks that their rows had passed already.
         rebuilt: rows without a state of this model's that were replayed.
@@ -47,6 +48,7 @@ class Recommended:
 
     rows: dict[str, SessionState]
     forgotten: dict[str, Forgotten]
+    requests: list[SourcedForget]
     ranked: list[RankedClick]
     redelivered: int
     rebuilt: int
@@ -86,7 +88,8 @@ def rank(
         rows = _rows(one, asked.hidden[:, theirs], asked.kept[theirs].tolist(), model)
         chain += len(one.chains)
         forgotten = {name: one.forgotten for name, one in one.sessions.items() if one.forgotten is not None}
-        done.append(Recommended(rows, forgotten, ranked, one.redelivered, one.rebuilt, asked.waves, len(one.unmoved)))
+        counts = one.redelivered, one.rebuilt, asked.waves, len(one.unmoved)
+        done.append(Recommended(rows, forgotten, one.requests, ranked, *counts))
     return done
 
 

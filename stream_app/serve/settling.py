@@ -7,11 +7,13 @@ chunks became durable becomes durable together.
 
 import asyncio
 import time
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from typing import Final
 
 from faust.types import TP
@@ -27,7 +29,7 @@ from stream_app.core.session import SessionState
 from stream_app.core.state_codec import encode_state
 from stream_app.kafka.transport import ChunkConsumer
 from stream_app.serve.computing import Computing
-from stream_app.serve.delivery import Delivery, Sending
+from stream_app.serve.delivery import Delivery, Record, Sending
 from stream_app.serve.in_flight import InFlight, Part
 from stream_app.serve.metrics import Metrics
 from stream_app.state.table import SessionTable
@@ -216,15 +218,7 @@ class Settling:
         for one in computed:
             part, tp = one.part, one.part.last.tp
             rankings.send(topics.rejected, [(parked.key, encode_rejected(parked)) for parked in one.rejected])
-            rankings.send(
-                topics.rankings,
-                [
-                    (answer.click.session_id.encode(), encode_ranking(_ranking(answer, tp, model, now_ms, applied)))
-                    for answer in one.result.ranked
-                ],
-            )
-            # Behind its last ranking, whoever keeps the latest one learns that there is none.
-            rankings.send(topics.rankings, [(session_id.encode(), None) for session_id in one.result.forgotten])
+            rankings.send(topics.rankings, answers(one.result, tp, model, now_ms, applied))
             part.reasons = [answer.reason.value for answer in one.result.ranked]
         rankings.seal()
         self._delivery.serve()
@@ -252,6 +246,22 @@ class Settling:
             for session_id, state in part.states.items():
                 if pending.get(session_id) is state:
                     del pending[session_id]  # RocksDB has it now
+
+
+def answers(result: Recommended, tp: TP, model: Model, now_ms: int, applied: Applied | None) -> list[Record]:
+    """The rankings of a partition's clicks, and where a session was forgotten its key without a value.
+
+    That stands behind the session's last ranking and before the first one of a session that begins anew: whoever keeps
+    the latest one learns that there is none, and must not go on from it.
+    """
+    records: list[Record] = [
+        (answer.click.session_id.encode(), encode_ranking(_ranking(answer, tp, model, now_ms, applied)))
+        for answer in result.ranked
+    ]
+    for request in reversed(result.requests):  # what stands before them keeps its place
+        at = bisect_left(result.ranked, request.offset, key=attrgetter("offset"))
+        records.insert(at, (request.session_id.encode(), None))
+    return records
 
 
 def _ranking(answer: RankedClick, tp: TP, model: Model, now_ms: int, applied: Applied | None) -> Ranking:

@@ -24,6 +24,7 @@ def test_a_request_is_what_it_says() -> None:
         (b"s", b'{"session_id":"s","action":"remember"}'),
         (b"s", b'{"session_id":"s","action":true}'),
         (b"", b'{"session_id":"","action":"forget"}'),
+        (b"s" * 257, b'{"session_id":"%b","action":"forget"}' % (b"s" * 257)),
         (b"s", b"[" * 100_000),
         (b"s", b"\xff"),
         (b"s", b'{"session_id":"\\ud800","action":"forget"}'),
