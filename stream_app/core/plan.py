@@ -170,7 +170,9 @@ def _chain(row: SessionState | None, model: Model) -> Chain:
     """The steps before the chunk's own: none, unless the row has no state of this model's."""
     if row is None:
         return Chain(start=None)
-    if row.model_version == model.states_of:
+    size = model.layers, model.hidden_size
+    # A bundle may name a version whose states are none of its size: then it is another model.
+    if row.model_version == model.states_of and row.hidden is not None and row.hidden.shape == size:
         return Chain(start=row.hidden)
     # Never feed one model's hidden state to another: replay the clicks instead.
     return Chain(start=None, steps=_known(row.recent, model))

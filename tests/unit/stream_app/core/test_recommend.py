@@ -734,6 +734,16 @@ def test_a_refreshed_model_goes_on_from_the_states_of_the_one_it_is(make: Callab
     assert not np.array_equal(moved, before)
 
 
+def test_a_model_that_names_a_version_with_states_of_another_size_rebuilds() -> None:
+    trained, wrong = exact_model("v1", ITEMS), exact_model("v2", ITEMS, layers=2)
+    vars(wrong)["states_of"] = "v1"
+    rows = recommend({}, [click("s", "a", 0)], trained, RULES).rows
+    done = recommend(rows, [click("s", "c", 1)], wrong, RULES)
+    assert done.rebuilt == 1
+    expected, _ = after({}, [click("s", "a", 0), click("s", "c", 1)], wrong)
+    assert encode_state(done.rows["s"]) == expected["s"]
+
+
 def forget(session_id: str, offset: int) -> SourcedForget:
     return SourcedForget(session_id, offset)
 
