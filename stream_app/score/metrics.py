@@ -62,9 +62,8 @@ class ScoreMetrics:
                 continue
             own = types.setdefault(score.model_version, set())
             for of_type, tally in score.types.items():
-                name = (
-                    of_type if of_type in own or len(own) < MOST_TYPES else OTHERS
-                )  # each window has types of its own
+                # Each window has types of its own.
+                name = of_type if of_type in own or len(own) < MOST_TYPES else OTHERS
                 own.add(name)
                 tallies.setdefault((score.model_version, name), Tally()).add(tally)
             for reason, count in score.rankings.items():
