@@ -183,7 +183,10 @@ class Cycle:
         if not verdict.passed:
             return CycleResult("refused", verdict.reasons, model.version)
         self._may_write()
-        self._championship.promote(model, "passed the gate: " + "; ".join(verdict.reasons))
+        # Judged against one that was rolled back meanwhile, and perhaps begun from it, it says nothing of the one now.
+        self._championship.promote(
+            model, "passed the gate: " + "; ".join(verdict.reasons), instead_of=standing.champion
+        )
         return CycleResult("announced", verdict.reasons, model.version)
 
     def _refit(

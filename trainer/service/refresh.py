@@ -80,7 +80,8 @@ class Refresh:
             "not trained on"
         )
         self._may_write()
-        self._championship.refresh(published, why)
+        # A rollback may have come meanwhile: what was rolled back must not come back as its own refresh.
+        self._championship.refresh(published, why, instead_of=champion)
         return CycleResult("announced", (why,), published.version)
 
 
