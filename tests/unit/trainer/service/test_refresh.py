@@ -7,9 +7,11 @@ import pytest
 
 from schemas.bundle.files import Model
 from schemas.messages.announcement import ModelAnnouncement
+from tests.unit.trainer.service import test_cycle
 from tests.unit.trainer.service.test_cycle import NOW, Trainer, history
 from trainer.errors import AnnounceError, LeaseError, RegistryError
 from trainer.service.champion import Championship
+from trainer.service.click_log import ClickLogFolder, TopicIdentity
 from trainer.service.cycle import Cycle, CycleResult
 from trainer.service.guarding import Trained
 from trainer.service.refresh import Refresh
@@ -80,6 +82,19 @@ def test_without_new_clicks_nothing_is_published(trainer: Trainer) -> None:
     assert refresh(trainer).outcome == "announced"
     assert refresh(trainer).reasons == ("no session has new clicks",)
     assert len(trainer.registry.versions()) == 2
+
+
+def test_a_log_that_has_only_begun_replaces_no_counts(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As behind a champion of `trainer fit`: its files were years, the click log is minutes."""
+    first = trained(trainer)
+    trainer.log = ClickLogFolder(trainer.folder / "another log")
+    trainer.log.folder.mkdir()
+    monkeypatch.setattr(test_cycle, "TOPIC", TopicIdentity("clicks", "another"))
+    trainer.collect(history(20, until=NOW + DAY_MS))
+    assert "a refresh needs half as many" in refresh(trainer).reasons[0]
+    assert champion(trainer).version == first
+    trainer.collect(history(300, until=NOW + 2 * DAY_MS))
+    assert refresh(trainer).outcome == "announced"
 
 
 def test_a_refresh_of_a_refresh_goes_on_from_what_was_trained(trainer: Trainer) -> None:
