@@ -31,8 +31,8 @@ class ClickSettings(Section):
 
     advance_on: tuple[Annotated[str, Field(min_length=1, max_length=MAX_ID_BYTES)], ...] = Field(
         default=(),
-        description="Types of clicks that move a session on, for example `view,cart`; empty: all. Clicks of other "
-        "types get a ranking and leave the session as it is.",
+        description='Types of clicks that move a session on, for example `["view", "cart"]`; empty: all. Clicks of '
+        "other types get a ranking and leave the session as it is.",
     )
 
     @property

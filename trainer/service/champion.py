@@ -66,9 +66,10 @@ class Championship:
         """Ask the models topic and the history. Raises AnnounceError and RegistryError."""
         return self._standing(self._topic.alias, self._topic.announced())
 
-    def others(self) -> list[ModelAnnouncement]:
-        """What other aliases than ours mean. Raises AnnounceError."""
-        return [announced for alias, announced in self._topic.announced().items() if alias != self._topic.alias]
+    def others(self) -> list[Standing]:
+        """The same for each other alias than ours that is announced."""
+        announced = self._topic.announced()
+        return [self._standing(alias, announced) for alias in announced if alias != self._topic.alias]
 
     def protected(self) -> set[str]:
         """What each alias means now, and its last predecessors: of every alias, not of ours alone."""
@@ -101,10 +102,14 @@ class Championship:
         _check_still(standing, instead_of)
         return self._announce(model, "promoted", why, standing, evidence)
 
-    def refresh(self, model: PublishedModel, why: str) -> ModelAnnouncement:
+    def refresh(
+        self, model: PublishedModel, why: str, *, instead_of: ModelAnnouncement | None = None
+    ) -> ModelAnnouncement:
         """The same for the champion itself, refreshed: it takes the champion's place, which is no predecessor."""
         self._registry.open(model)
-        return self._announce(model, "refreshed", why, self.standing())
+        standing = self.standing()
+        _check_still(standing, instead_of)
+        return self._announce(model, "refreshed", why, standing)
 
     def roll_back(
         self,

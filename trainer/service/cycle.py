@@ -183,7 +183,8 @@ class Cycle:
         if not verdict.passed:
             return CycleResult("refused", verdict.reasons, model.version)
         self._may_write()
-        self._championship.promote(model, "passed the gate: " + "; ".join(verdict.reasons))
+        why = "passed the gate: " + "; ".join(verdict.reasons)
+        self._championship.promote(model, why, instead_of=standing.champion)  # it was judged against no other
         return CycleResult("announced", verdict.reasons, model.version)
 
     def _refit(

@@ -69,10 +69,16 @@ class Watched:
 
 @dataclass(frozen=True)
 class Challenger:
-    """A model that is announced under another alias."""
+    """A model that is announced under another alias.
+
+    Attributes:
+        version: under which the scores count it.
+        serving: what is promoted: that version as it was last refreshed; None for itself.
+    """
 
     version: str
     announced_at: int
+    serving: str | None = None
 
 
 @dataclass(frozen=True)
@@ -174,7 +180,7 @@ def _challenge(scores: Sequence[Score], champion: Watched, challenger: Challenge
     better = any(one.log_e >= _enough(rules) for one in compared) and all(one.loss >= 0 for one in compared)
     return Decision(
         "promote" if better else "keep",
-        challenger.version if better else champion.version,
+        (challenger.serving or challenger.version) if better else champion.version,
         tuple(_told(one, challenger.version, theirs[0].k, rules) for one in compared),
         _record((champion.version, old), (challenger.version, new), compared, rules),
     )

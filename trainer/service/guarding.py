@@ -5,7 +5,7 @@ another: it may announce between a guard's look at the champion and its own anno
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from typing import Final
 
@@ -13,13 +13,13 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 
 from schemas.errors import BundleError
-from trainer.errors import RegistryError, StopRequested
+from trainer.errors import AnnounceError, RegistryError, StopRequested
 from trainer.service.assembly import championship_of, registry_of
 from trainer.service.champion import Championship, Standing
 from trainer.service.guard import Challenger, Decision, GuardRules, Watched, as_trained, decide
 from trainer.service.lease import Lease
 from trainer.service.outage import sleep, waiting_out
-from trainer.service.registry import Registry
+from trainer.service.registry import Registry, refreshes_before
 from trainer.service.scores import ScoresTopic
 from trainer.service.settings import GuardSettings, TrainerRoot
 
@@ -92,7 +92,7 @@ class _Guard:
         metrics: GuardMetrics,
     ) -> None:
         self._topic, self._championship, self._registry = topic, championship, registry
-        self._trained = _Trained(registry)
+        self._trained = Trained(registry)
         self._rules, self._metrics = rules, metrics
         self._decision: Decision | None = None
         self._known: object = None
@@ -111,19 +111,27 @@ class _Guard:
 
     def _decide(self, standing: Standing) -> Decision | None:
         registry, trained = self._registry, self._trained
-        scores = as_trained(self._topic.scores(), trained)
+        served, others = self._topic.scores(), self._championship.others()
+        trained.learn([*standing.line, *(version for other in others for version in other.line)])
+        trained.learn(score.model_version for score in served)
+        scores = as_trained(served, trained)
         k = max((score.k for score in scores), default=20)
         published = None if standing.champion is None else registry.find_readable(standing.champion.version)
         offline = None if published is None else (published.manifest.metrics.get("model") or {}).get(f"recall@{k}")
         champion = watched(standing, trained, offline)
         if champion is None:
             return None
-        challengers = [
-            Challenger(other.version, other.announced_at)
-            for other in self._championship.others()
-            if trained(other.version) != champion.version and registry.find_readable(other.version) is not None
-        ]
+        challengers = [one for other in others if (one := self._challenger(other)) and one.version != champion.version]
         return decide(scores, champion, challengers, self._rules)
+
+    def _challenger(self, standing: Standing) -> Challenger | None:
+        """What another alias means; None where the registry does not have it."""
+        model = watched(standing, self._trained, None)
+        if model is None or standing.champion is None:
+            return None
+        serving = standing.champion.version
+        there = self._registry.find_readable(serving) is not None
+        return Challenger(model.version, model.announced_at, serving) if there else None
 
     def is_new(self, decision: Decision) -> bool:
         """Whether it differs from the one before in what is done or raised."""
@@ -150,7 +158,8 @@ class _Guard:
                     instead_of=champion,
                     evidence=decision.evidence,
                 )
-        except (RegistryError, BundleError) as error:  # another was announced, or there is nothing to return to
+        except (RegistryError, BundleError, AnnounceError) as error:
+            # Another was announced, there is nothing to return to, or Kafka is away.
             log.error("the guard's decision is not carried out", decision=decision.action, error=str(error))
             self._wait_until = time.monotonic() + _RETRY_SECONDS
             return
@@ -195,10 +204,10 @@ def watched(standing: Standing, trained: Callable[[str], str], offline: float | 
     )
 
 
-class _Trained:
+class Trained:
     """Which version was trained, of each: itself, unless it was refreshed.
 
-    What was seen once is kept: of refreshed versions a registry keeps the newest alone.
+    Of refreshed versions a registry keeps the newest alone, and each of them names those before it.
     """
 
     def __init__(self, registry: Registry) -> None:
@@ -206,7 +215,14 @@ class _Trained:
         self._known: dict[str, str] = {}
 
     def __call__(self, version: str) -> str:
-        if version not in self._known:
+        return self._known.get(version, version)
+
+    def learn(self, versions: Iterable[str]) -> None:
+        """Read the manifests of those that are not known yet."""
+        for version in set(versions) - self._known.keys():
             published = self._registry.find_readable(version)
-            self._known[version] = version if published is None else published.manifest.states_of or version
-        return self._known[version]
+            trained = None if published is None else published.manifest.states_of
+            if published is None or trained is None:
+                self._known.setdefault(version, version)
+            else:
+                self._known |= dict.fromkeys([*refreshes_before(published.manifest), version], trained)

@@ -17,10 +17,12 @@ from trainer.evaluation.significance import Judgement
 from trainer.export.bundle import save_bundle
 from trainer.memory.trained import TrainedModel
 from trainer.service.gate import Evaluated
-from trainer.service.registry import PublishedModel, Registry
+from trainer.service.registry import PublishedModel, Registry, refreshes_before
 from trainer.training.fit import FitResult
 
 CANDIDATE: Final = "candidate"
+_NAMED_BEFORE: Final = 2000
+"""Refreshes that a refreshed version names: a day's and more, one a minute."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,8 @@ def publish_refreshed(
         "window": training_record(model, sessions)["window"],
         "positions": _by_partition(counted.positions),
         "topic_id": counted.topic_id,
+        # Scores name versions that are removed by then: whoever reads those must know whose they were.
+        "before": [*refreshes_before(of), *([of.version] if of.states_of else [])][-_NAMED_BEFORE:],
     }
     return _publish(
         registry,

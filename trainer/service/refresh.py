@@ -69,6 +69,11 @@ class Refresh:
             model, sessions = refreshed(trained, window.sessions, min_support=self._root.trainer.min_support)
         except TooFewSessionsError as error:
             return _skipped(str(error))
+        if 2 * len(sessions) < (before := _sessions_counted(manifest)):
+            return _skipped(
+                f"the window holds {len(sessions):,} sessions and the champion has counted {before:,}: it would know "
+                "less than now; a refresh needs half as many"
+            )
         candidate = stage(self._staging, model, sessions)
         check_parity(model.weights, candidate, sessions, memory=model.memory)
         counted = Counted(len(trained.item_ids), window.positions, window.topic_id)
@@ -80,7 +85,8 @@ class Refresh:
             "not trained on"
         )
         self._may_write()
-        self._championship.refresh(published, why)
+        # A rollback may have come meanwhile: what was rolled back must not come back as its own refresh.
+        self._championship.refresh(published, why, instead_of=champion)
         return CycleResult("announced", (why,), published.version)
 
 
@@ -88,6 +94,14 @@ def _counted_by(manifest: Manifest) -> Seen:
     """Which clicks the model's tables have counted."""
     counted = manifest.training.get("refreshed")
     return Seen.by(manifest) if counted is None else Seen.of(counted, manifest.created_at)
+
+
+def _sessions_counted(manifest: Manifest) -> int:
+    """How many sessions the model's tables have counted; 0 where its manifest does not tell."""
+    record = manifest.training.get("refreshed") or manifest.training
+    window = record.get("window") if isinstance(record, dict) else None
+    sessions = window.get("sessions") if isinstance(window, dict) else None
+    return sessions if isinstance(sessions, int) else 0
 
 
 def _skipped(why: str) -> CycleResult:

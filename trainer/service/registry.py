@@ -280,5 +280,12 @@ class Registry:
             log.warning("something in the registry is left alone", path=f"{self.url}/{path}", problem=problem)
 
 
+def refreshes_before(manifest: Manifest) -> list[str]:
+    """The versions that were the same trained model, refreshed, before this one."""
+    refreshed = manifest.training.get("refreshed")
+    before = refreshed.get("before") if isinstance(refreshed, dict) else None
+    return [version for version in before if isinstance(version, str)] if isinstance(before, list) else []
+
+
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000

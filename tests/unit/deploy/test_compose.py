@@ -116,13 +116,19 @@ def test_settings_are_accepted_by_both_programs(name: str) -> None:
 
 
 def test_variables_of_the_shell_reach_every_service_that_they_concern() -> None:
-    shell = {"NEXTCLICK_TOPICS__PARTITIONS": "3", "NEXTCLICK_CLICKS__IDLE_GAP": "600"}
+    shell = {
+        "NEXTCLICK_TOPICS__PARTITIONS": "3",
+        "NEXTCLICK_CLICKS__IDLE_GAP": "600",
+        "NEXTCLICK_CLICKS__ADVANCE_ON": '["view", "cart"]',
+    }
     for name in OURS:
         environ = environment_of(services()[name], shell)
         assert load_settings(StreamSettings, config=None, environ=environ).topics.partitions == 3
     started = load_settings(StreamSettings, config=None, environ=environment_of(services()["worker"], shell))
     trained = load_settings(TrainerRoot, config=None, environ=environment_of(services()["trainer"], shell))
-    assert started.clicks.idle_gap == trained.clicks.idle_gap == 600
+    scored = load_settings(StreamSettings, config=None, environ=environment_of(services()["score"], shell))
+    assert started.clicks == scored.clicks == trained.clicks
+    assert (trained.clicks.idle_gap, trained.clicks.moving) == (600, frozenset({"view", "cart"}))
     created = load_settings(StreamSettings, config=None, environ=environment_of(services()[ONE_SHOT], shell))
     assert created == started, "the topics are made for other settings than the worker's"
 
@@ -140,6 +146,25 @@ def test_trainer_keeps_its_log_and_publishes_where_the_workers_read() -> None:
     assert settings.work_dir.parent == settings.log_dir.parent
     assert mount(services()["trainer"], settings.registry) == ("registry", False)
     assert mount(services()["worker"], settings.registry) == ("registry", True)
+
+
+def test_scorer_keeps_its_state_and_is_checked_where_it_listens() -> None:
+    service = services()["score"]
+    settings = load_settings(StreamSettings, config=None, environ=environment_of(service, SHELL)).scores
+    assert mount(service, str(settings.data_dir)) == (None, False)
+    assert service["ports"] == [f"127.0.0.1::{settings.web_port}"]
+    dockerfile = dockerfile_of(service)
+    assert dockerfile is not None
+    assert f"http://127.0.0.1:{settings.web_port}/livez" in stages(dockerfile)[-1].health_check()
+
+
+def test_guard_writes_to_the_registry_of_the_trainer() -> None:
+    trainer, guard = (
+        load_settings(TrainerRoot, config=None, environ=environment_of(services()[name], SHELL)).trainer
+        for name in ("trainer", "guard")
+    )
+    assert (guard.registry, guard.model_alias) == (trainer.registry, trainer.model_alias)
+    assert mount(services()["guard"], guard.registry) == ("registry", False)
 
 
 def test_worker_can_be_scaled() -> None:
@@ -247,7 +272,7 @@ def test_commands_of_the_page_exist() -> None:
         for line in blocks.splitlines()
         if (match := re.match(r"(?:docker compose exec \S+ )?((?:stream-app|trainer) .*)", line))
     ]
-    assert len(ours) == 3
+    assert len(ours) == 4
     assert [problem for words in ours if (problem := is_command(words))] == []
     named = [
         words for line in blocks.splitlines() if (words := line.split("#")[0].split())[:2] == ["docker", "compose"]

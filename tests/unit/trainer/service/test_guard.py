@@ -145,6 +145,13 @@ def test_a_challenger_that_is_better_in_the_same_windows_is_promoted() -> None:
     assert decide(both[:24], Watched("other", ANNOUNCED), [Challenger("new", 0)], RULES).action == "keep"
 
 
+def test_a_refreshed_challenger_is_judged_as_trained_and_promoted_as_it_serves() -> None:
+    both = [*scores("new", 0.4, start=ANNOUNCED), *scores("other", 0.5, start=ANNOUNCED, variant="b")]
+    challenger = Challenger("other", ANNOUNCED, serving="other-3")
+    decision = decide(both, Watched("new", ANNOUNCED - HOUR), [challenger], RULES)
+    assert (decision.action, decision.version) == ("promote", "other-3")
+
+
 def test_a_rollback_comes_before_a_promotion() -> None:
     bad = [*before(), *scores("new", 0.1, start=ANNOUNCED), *scores("other", 0.5, start=ANNOUNCED, variant="b")]
     assert decide(bad, CHAMPION, [Challenger("other", ANNOUNCED)], RULES).action == "roll-back"

@@ -7,12 +7,15 @@ import pytest
 
 from schemas.bundle.files import Model
 from schemas.messages.announcement import ModelAnnouncement
+from tests.unit.trainer.service import test_cycle
 from tests.unit.trainer.service.test_cycle import NOW, Trainer, history
-from trainer.errors import AnnounceError, LeaseError
+from trainer.errors import AnnounceError, LeaseError, RegistryError
 from trainer.service.champion import Championship
+from trainer.service.click_log import ClickLogFolder, TopicIdentity
 from trainer.service.cycle import Cycle, CycleResult
+from trainer.service.guarding import Trained
 from trainer.service.refresh import Refresh
-from trainer.service.registry import REFRESHED_KEPT
+from trainer.service.registry import REFRESHED_KEPT, PublishedModel
 from trainer.service.settings import TrainerRoot, TrainerSettings, root_of
 
 DAY_MS = 86_400_000
@@ -81,6 +84,19 @@ def test_without_new_clicks_nothing_is_published(trainer: Trainer) -> None:
     assert len(trainer.registry.versions()) == 2
 
 
+def test_a_log_that_has_only_begun_replaces_no_counts(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As behind a champion of `trainer fit`: its files were years, the click log is minutes."""
+    first = trained(trainer)
+    trainer.log = ClickLogFolder(trainer.folder / "another log")
+    trainer.log.folder.mkdir()
+    monkeypatch.setattr(test_cycle, "TOPIC", TopicIdentity("clicks", "another"))
+    trainer.collect(history(20, until=NOW + DAY_MS))
+    assert "a refresh needs half as many" in refresh(trainer).reasons[0]
+    assert champion(trainer).version == first
+    trainer.collect(history(300, until=NOW + 2 * DAY_MS))
+    assert refresh(trainer).outcome == "announced"
+
+
 def test_a_refresh_of_a_refresh_goes_on_from_what_was_trained(trainer: Trainer) -> None:
     first = trained(trainer)
     known = len(opened(trainer, first).vocabulary)
@@ -91,6 +107,19 @@ def test_a_refresh_of_a_refresh_goes_on_from_what_was_trained(trainer: Trainer) 
     assert new.states_of == first
     assert new.manifest.training["refreshed"]["trained_items"] == known
     assert new.manifest.training["refreshed"]["from"] != first
+
+
+def test_a_guard_that_starts_later_knows_whose_the_removed_refreshes_were(trainer: Trainer) -> None:
+    first = trained(trainer)
+    made = []
+    for day in range(1, REFRESHED_KEPT + 3):
+        trainer.collect(history(20, until=NOW + day * DAY_MS))
+        made.append(refresh(trainer).version or "")
+        trainer.cycle().tidy()
+    assert trainer.registry.find(made[0]) is None
+    whose = Trained(trainer.registry)
+    whose.learn([made[0], champion(trainer).version, "elsewhere"])
+    assert [whose(version) for version in (*made, first, "elsewhere")] == [*[first] * len(made), first, "elsewhere"]
 
 
 def test_to_roll_back_is_to_return_to_another_model(trainer: Trainer) -> None:
@@ -109,6 +138,52 @@ def test_to_roll_back_is_to_return_to_another_model(trainer: Trainer) -> None:
     assert [entry.action for entry in standing.entries] == ["promoted", "refreshed", "promoted", "refreshed"]
     assert {first, second} < {entry.version for entry in standing.entries}
     assert championship(trainer).roll_back().version == refreshed
+
+
+def test_a_model_that_was_rolled_back_during_its_refresh_stays_rolled_back(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the guard, which waits for no trainer."""
+    first = trained(trainer)
+    trainer.collect(history(300, until=NOW + DAY_MS))
+    second = trainer.cycle().run().version
+    trainer.collect(history(100, until=NOW + 2 * DAY_MS))
+    publish = trainer.registry.publish
+
+    def meanwhile(bundle: Path) -> PublishedModel:
+        rolled_back_once(trainer, second)
+        return publish(bundle)
+
+    monkeypatch.setattr(trainer.registry, "publish", meanwhile)
+    with pytest.raises(RegistryError, match=f"{second} is no longer the champion, {first} is; nothing is announced"):
+        refresh(trainer)
+    assert championship(trainer).standing().line == [first]
+
+
+def test_a_challenger_of_a_champion_that_was_rolled_back_meanwhile_is_not_announced(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was judged against the bad model and started from it."""
+    first = trained(trainer)
+    trainer.collect(history(300, until=NOW + DAY_MS))
+    second = trainer.cycle().run().version
+    trainer.collect(history(300, until=NOW + 2 * DAY_MS))
+    fit = Cycle._fit
+
+    def meanwhile(self: Cycle, *args: Any) -> Any:
+        rolled_back_once(trainer, second)
+        return fit(self, *args)
+
+    monkeypatch.setattr(Cycle, "_fit", meanwhile)
+    with pytest.raises(RegistryError, match=f"{second} is no longer the champion, {first} is; nothing is announced"):
+        trainer.cycle().run()
+    assert champion(trainer).version == first
+    assert "new sessions, a cycle needs" in trainer.cycle().run().reasons[0]  # nor by the next one
+
+
+def rolled_back_once(trainer: Trainer, version: str | None) -> None:
+    if champion(trainer).version == version:
+        championship(trainer).roll_back("the guard: worse")
 
 
 def test_the_newest_refreshed_versions_stay_and_count_for_themselves(trainer: Trainer) -> None:
