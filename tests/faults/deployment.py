@@ -251,6 +251,7 @@ class Deployment:
             "NEXTCLICK_TOPICS__MODELS": self.topics.models,
             "NEXTCLICK_TOPICS__ITEMS": self.topics.items,
             "NEXTCLICK_TOPICS__RULES": self.topics.rules,
+            "NEXTCLICK_TOPICS__SCORES": self.topics.scores,
             "NEXTCLICK_TOPICS__PARTITIONS": str(PARTITIONS),
             "NEXTCLICK_WORKER__APP_ID": self.app_id,
             "NEXTCLICK_WORKER__SESSION_TIMEOUT": str(SESSION_TIMEOUT),

@@ -125,7 +125,7 @@ class SecureDeployment(Deployment):
     def create_topics(self) -> None:
         """By the command, which logs in, too."""
         out, err = finished(self.begin(self.environment(), "stream_app", "topics", "--json"))
-        assert len(json.loads(out)["created"]) == 5, err
+        assert len(json.loads(out)["created"]) == 6, err
 
     def begin(self, environment: Mapping[str, str], *arguments: str) -> "subprocess.Popen[str]":
         """Start a command in the deployment's folder."""

@@ -147,7 +147,7 @@ def test_two_workers_in_one_folder_are_told_so(scenes: dict[str, Scene]) -> None
     assert exit_code(second) == EXIT_REFUSED
     told = " ".join(second.output().split())
     assert f"the process {first.process.pid} is using" in told
-    assert "give each worker a worker.data_dir of its own" in told
+    assert "give each process a worker.data_dir of its own" in told
     assert "Traceback" not in told
     assert first.process.poll() is None
 
