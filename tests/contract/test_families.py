@@ -1,10 +1,13 @@
 """Every family, from a few sessions to what a worker answers: one contract for all."""
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import torch
 from pydantic import BaseModel
@@ -14,15 +17,19 @@ from schemas.config.settings_keys import section_of
 from stream_app.core.session import SessionRules
 from tests.contract.test_evaluation_is_serving import ITEMS, served, sessions_to_serve
 from tests.unit.trainer.builders import random_sessions
+from tests.unit.trainer.models.test_encoders import SESSIONS
 from trainer.data.lanes import follow
 from trainer.errors import TrainingSettingsError
 from trainer.evaluation.model_scorer import ModelScorer
 from trainer.evaluation.protocol import NetworkScorer, evaluate, ranks_of
 from trainer.export.bundle import read_network, save_bundle
+from trainer.export.encoders import encoder_graph
 from trainer.export.parity import check_parity
 from trainer.models.registry import FAMILIES, settings_class
-from trainer.models.settings import LearnedSettings, NetworkSettings, TrainingSettings
+from trainer.models.settings import LearnedSettings, NetworkSettings, TrainingSettings, WindowSettings
+from trainer.models.window import WindowNetwork
 from trainer.training.fit import FitResult
+from trainer.training.networks import initial_network
 from trainer.training.train import train
 from trainer.training.warm_start import fits, warm_start
 
@@ -57,6 +64,13 @@ def trained(family: str) -> FitResult:
     return train(LEARNED, settings_of(family, memory="all"))
 
 
+@pytest.fixture(scope="module")
+def bundle_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The bundle of a trained family, written once."""
+    folder = tmp_path_factory.mktemp("bundles")
+    return cache(lambda family: saved(folder / family, trained(family)))
+
+
 def saved(folder: Path, result: FitResult) -> Path:
     return save_bundle(
         folder,
@@ -70,10 +84,10 @@ def saved(folder: Path, result: FitResult) -> Path:
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, *MIXED])
-def test_a_family_is_trained_exported_judged_and_served_alike(tmp_path: Path, family: str) -> None:
+def test_a_family_is_trained_exported_judged_and_served_alike(bundle_of: Callable[[str], Path], family: str) -> None:
     result = trained(family)
     assert result.memory
-    model = open_bundle(saved(tmp_path, result))
+    model = open_bundle(bundle_of(family))
     assert model.manifest.family == family
     assert check_parity(result.weights, model, NEWER, memory=result.memory) > 100
     # Torch and the bundle; then the bundle in the evaluation and in the worker: longer than the window and than rows,
@@ -96,9 +110,9 @@ def test_a_family_is_trained_exported_judged_and_served_alike(tmp_path: Path, fa
 @pytest.mark.parametrize(
     "family", [name for name in (*FAMILIES, *MIXED) if issubclass(settings_class(name), LearnedSettings)]
 )
-def test_a_network_starts_the_next_one(tmp_path: Path, family: str) -> None:
+def test_a_network_starts_the_next_one(bundle_of: Callable[[str], Path], family: str) -> None:
     result = trained(family)
-    read = read_network(saved(tmp_path, result))
+    read = read_network(bundle_of(family))
     tensors = result.network.tensors()
     assert {name: torch.equal(tensor, tensors[name]) for name, tensor in read.tensors().items()} == dict.fromkeys(
         tensors, True
@@ -108,6 +122,40 @@ def test_a_network_starts_the_next_one(tmp_path: Path, family: str) -> None:
     carried = warm_start(read, LEARNED.item_ids, (*LEARNED.item_ids, "new"), settings)
     assert torch.equal(carried.output[:ITEMS], result.network.output)
     assert not fits(read, settings.changed(lambda _: {"hidden_size": 10}))
+
+
+WINDOWS = [name for name in FAMILIES if issubclass(settings_class(name), WindowSettings)]
+# Of a transformer's kinds the one that has the parts of all others.
+ALL_PARTS = ("transformer", {"architecture": "xlnet", "objective": "plm"})
+
+
+@pytest.mark.parametrize(("family", "told"), [*((name, {}) for name in (*WINDOWS, *MIXED)), ALL_PARTS])
+def test_the_graph_of_a_window_network_is_plain_and_has_its_own_numbers(family: str, told: dict[str, Any]) -> None:
+    """It is traced once for all networks of its kind, whatever their numbers and their catalogue."""
+    settings = settings_of(family, memory="none", **told)
+    assert isinstance(settings, LearnedSettings)
+    generator = torch.Generator().manual_seed(3)
+    for items in (12, 20):
+        drawn = initial_network(items, settings, generator)
+        network = drawn.with_tensors(  # shaken, so that zeros of the start hide nothing
+            {
+                name: tensor + 0.3 * torch.randn(tensor.shape, generator=generator)
+                for name, tensor in drawn.tensors().items()
+            }
+        )
+        assert isinstance(network, WindowNetwork)
+        graph = encoder_graph(network)
+        model = onnx.load_from_string(graph.encode or b"")
+        assert {entry.domain for entry in model.opset_import} <= {""}
+        assert {node.op_type for node in model.graph.node}.isdisjoint({"If", "Loop", "Scan"})
+        assert not model.functions
+        session = onnxruntime.InferenceSession(graph.encode, providers=["CPUExecutionProvider"])
+        for sessions in (*([one] for one in SESSIONS), SESSIONS):
+            for width in {max(map(len, sessions)), network.window}:
+                padded = torch.tensor([[*one, *[-1] * (width - len(one))] for one in sessions])
+                length = torch.tensor([len(one) for one in sessions])
+                (found,) = session.run(None, {"items": padded.numpy(), "length": length.numpy()})
+                np.testing.assert_allclose(found, network.query(padded, length).numpy(), rtol=1e-3, atol=1e-4)
 
 
 def test_another_familys_items_are_a_start() -> None:

@@ -8,6 +8,7 @@ network's is traced by torch from its encoder. Every tensor is an initializer un
 import contextlib
 import io
 import logging
+import pickle
 import warnings
 from dataclasses import dataclass
 
@@ -110,12 +111,12 @@ def _advance_graph(weights: Weights) -> bytes:
 
 
 class _Encode(nn.Module):
-    """A window network's encoder with its item rows."""
+    """A window network's encoder with its item rows: two of them, as the graph is the same for any number."""
 
     def __init__(self, network: WindowNetwork) -> None:
         super().__init__()
         self.encoder = network.encoder
-        self.register_buffer("input", network.input)
+        self.register_buffer("input", torch.zeros(2, network.input.shape[1]))
 
     def forward(self, items: Tensor, length: Tensor) -> Tensor:
         """int64[B, T], int64[B] -> [B, D]."""
@@ -125,6 +126,53 @@ class _Encode(nn.Module):
 
 
 def _encode_graph(network: WindowNetwork) -> bytes:
+    program = torch.onnx.ONNXProgram(_traced(network), None)
+    own = {"input": network.input, **network.tensors()}
+    for name, value in program.model.graph.initializers.items():
+        if name in own:
+            value.const_value = ir.tensor(own[name].numpy(), name=name)
+            value.shape = ir.Shape(own[name].shape)
+    program.optimize()
+    graph = program.model.graph
+    for node in graph.all_nodes():
+        node.metadata_props.clear()  # where in our code it was made
+    # The optimiser turns matrices round and renames them: for a warm start they are there once more.
+    for name, tensor in network.tensors().items():
+        if name not in graph.initializers and not name.startswith("output"):
+            graph.register_initializer(ir.val(name, const_value=ir.tensor(tensor.numpy(), name=name)))
+    proto = ir.to_proto(program.model)
+    onnx.checker.check_model(proto)
+    return bytes(proto.SerializeToString(deterministic=True))
+
+
+_traces: dict[bytes, ir.Model] = {}
+
+
+def _traced(network: WindowNetwork) -> ir.Model:
+    """A copy of the graph of such an encoder, with the numbers of the first one that this process exported.
+
+    Tracing takes seconds, and a trainer publishes the same encoder with other numbers again and again.
+    """
+    structure = _structure(network)
+    if structure not in _traces:
+        _traces[structure] = _trace(network)
+    return _traces[structure].clone()
+
+
+def _structure(network: WindowNetwork) -> bytes:
+    """All that makes an encoder's graph, which is everything but the numbers in its weights."""
+    weights = {id(tensor) for tensor in network.encoder.state_dict(keep_vars=True).values()}
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, part: object) -> object:
+            return (tuple(part.shape), str(part.dtype)) if isinstance(part, Tensor) and id(part) in weights else None
+
+    written = io.BytesIO()
+    Pickler(written).dump((network.window, network.input.shape[1], network.encoder))
+    return written.getvalue()
+
+
+def _trace(network: WindowNetwork) -> ir.Model:
     most = network.window
     batch, clicks = torch.export.Dim("batch", min=1), torch.export.Dim("clicks", min=1, max=most)
     seen = min(3, most)
@@ -139,16 +187,8 @@ def _encode_graph(network: WindowNetwork) -> bytes:
             input_names=["items", "length"],
             output_names=["query"],
             dynamic_shapes=({0: batch, 1: clicks}, {0: batch}),
+            optimize=False,  # which looks at the weights
             verbose=False,
         )
     assert program is not None
-    graph = program.model.graph
-    for node in graph.all_nodes():
-        node.metadata_props.clear()  # where in our code it was made
-    # The exporter turns matrices round and renames them: for a warm start they are there once more.
-    for name, tensor in network.tensors().items():
-        if name not in graph.initializers and not name.startswith("output"):
-            graph.register_initializer(ir.val(name, const_value=ir.tensor(tensor.numpy(), name=name)))
-    proto = ir.to_proto(program.model)
-    onnx.checker.check_model(proto)
-    return bytes(proto.SerializeToString(deterministic=True))
+    return program.model

@@ -1,14 +1,9 @@
 """What holds of the encoder of every family whose queries come from a session's last items."""
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Protocol, cast
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
@@ -32,12 +27,6 @@ KINDS: dict[str, tuple[dict[str, object], ...]] = {
         {"architecture": "xlnet", "objective": "rtd"},
     ),
 }
-KINDS_EXPORTED: dict[str, tuple[dict[str, object], ...]] = {
-    "cl4srec": (),
-    "transformer": (KINDS["transformer"][6],),
-}
-"""An export takes seconds: where kinds have the parts of others, those that have all parts between them."""
-
 UNMEASURED = frozenset({"rbm"})
 """Families whose loss says nothing about what was learned; their own tests do."""
 
@@ -80,7 +69,6 @@ def cases(kinds: dict[str, tuple[dict[str, object], ...]]) -> list[Case]:
 
 
 every_family = pytest.mark.parametrize("case", cases(KINDS), ids=repr)
-every_graph = pytest.mark.parametrize("case", cases(KINDS | KINDS_EXPORTED), ids=repr)
 
 SESSIONS = ([3], [3, 5], [1, 7, 1], [0, 4, 2, 11, 4, 4], [9, 8, 7, 6], [5, 5, 5, 5, 5], [2, 10, 3, 8, 0, 6])
 
@@ -238,56 +226,3 @@ def test_thirty_steps_learn_a_small_log_and_the_same_seed_is_the_same_bits(case:
     passed = losses(case, 30)
     assert case.family in UNMEASURED or np.mean(passed[-5:]) < 0.85 * np.mean(passed[:5])
     assert losses(case, 3) == passed[:3]
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """The exporter's own remarks are not this project's warnings."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)
-
-
-def exported(case: Case) -> onnx.ModelProto:
-    encoder = case.encoder()
-    batch, width = torch.export.Dim("batch", min=1), torch.export.Dim("width", min=1, max=WINDOW)
-    with quiet():
-        program = torch.onnx.export(
-            encoder,
-            batch_of(encoder, SESSIONS[1:3], 3),
-            dynamo=True,
-            opset_version=18,
-            input_names=["rows", "items", "length"],
-            output_names=["query"],
-            dynamic_shapes=({0: batch, 1: width}, {0: batch, 1: width}, {0: batch}),
-            verbose=False,
-        )
-    assert program is not None
-    return program.model_proto
-
-
-@every_graph
-@pytest.mark.filterwarnings("ignore:# The axis name:UserWarning")
-@pytest.mark.filterwarnings("ignore:_check_is_size:FutureWarning", "ignore:The .grad attribute:UserWarning")  # a GRU's
-def test_the_exported_graph_gives_the_same_queries(case: Case) -> None:
-    model = exported(case)
-    assert {entry.domain for entry in model.opset_import} <= {""}
-    assert {node.op_type for node in model.graph.node}.isdisjoint({"If", "Loop", "Scan"})
-    assert not model.functions
-    asked = {one.name for one in model.graph.input}
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    encoder = case.encoder()
-
-    def check(sessions: tuple[list[int], ...], width: int) -> None:
-        batch = batch_of(encoder, sessions, width)
-        named = dict(zip(("rows", "items", "length"), (tensor.numpy() for tensor in batch), strict=True))
-        (found,) = session.run(None, {name: values for name, values in named.items() if name in asked})
-        np.testing.assert_allclose(found, encoder(*batch).detach().numpy(), rtol=1e-3, atol=1e-4)
-
-    for one in SESSIONS:
-        check((one,), len(one))
-        check((one,), WINDOW)
-    check(SESSIONS, WINDOW)
