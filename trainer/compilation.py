@@ -16,8 +16,12 @@ SUMS = {"reassoc", "contract", "nsz", "arcp"}
 
 
 def compiled(function: F) -> F:
-    """Compile on first use, without the interpreter's lock; for functions that are called by compiled ones only."""
-    return cast(F, numba.njit(nogil=True, fastmath=SUMS, error_model="numpy")(function))
+    """Compile on first use, without the interpreter's lock; for functions that are called by compiled ones only.
+
+    Their entries for the interpreter and for C, of which a function with dozens of arrays has long ones, are left out.
+    """
+    alone: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    return cast(F, numba.njit(nogil=True, fastmath=SUMS, error_model="numpy", **alone)(function))
 
 
 def strictly_compiled(function: F) -> F:
@@ -33,13 +37,14 @@ def sources(module: str) -> int:
     return digest
 
 
-def kept(function: F) -> F:
+def kept(function: F, *, parallel: bool = False) -> F:
     """Compile a function for the interpreter, and keep its machine code on disk for the next process.
 
-    Numba keeps code under the file of the function that is called, and would go on using it when something changed in
-    another file that it calls: let the function be a closure of :func:`sources`, which makes that part of the key.
+    Numba keeps code under the file and the text of the function that is called, and would go on using it when something
+    changed in another file that it calls: let the function be a closure of :func:`sources`, which makes that part of
+    the key. How the function is compiled is no part of it either: a function that is kept both ways needs two numbers.
     """
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+    options: dict[str, Any] = {"nogil": True, "fastmath": SUMS, "error_model": "numpy", "parallel": parallel}
     try:
         dispatcher = numba.njit(cache=True, **options)(function)
     except RuntimeError:  # no folder to keep it in, as in a container without a home: compiled in every process
@@ -47,7 +52,7 @@ def kept(function: F) -> F:
 
     def run(*arguments: Any) -> Any:
         if not dispatcher.signatures:
-            # A minute of a processor's time: of processes that start together one compiles, the others take its code.
+            # Half a minute's work: of processes that start together one compiles, and the others take its code.
             with Path(dispatcher.stats.cache_path, "compiling.lock").open("w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 dispatcher.compile(tuple(map(numba.typeof, arguments)))

@@ -3,40 +3,32 @@
 from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
 
-from trainer.compilation import SUMS, kept, sources
+from trainer.compilation import kept, sources
 
 ZERO, ONE = np.float32(0.0), np.float32(1.0)
 
 
-def _count(scores: Any, targets: Any, below: Any, above: Any) -> bool:
-    """Of each row of scores [n, I] the numbers below and above ``targets`` [n]; whether all are finite.
-
-    Counted in float32, which is exact up to 2^24 and takes as many numbers at once as there are in a vector.
-    """
-    for i in range(len(scores)):
-        row, target = scores[i], targets[i]
-        less, more, nothing = ZERO, ZERO, ZERO
-        for j in range(len(row)):
-            less += ONE if row[j] < target else ZERO
-            more += ONE if row[j] > target else ZERO
-            nothing += row[j] * ZERO  # 0 of a finite number alone
-        if not nothing == ZERO:  # noqa: SIM201  # NaN is neither
-            return False
-        below[i], above[i] = less, more
-    return True
-
-
-_compiled_count = numba.njit(nogil=True, fastmath=SUMS, error_model="numpy")(_count)
-
-
 def _entry(of_sources: int) -> Callable[..., bool]:
-    def count_around(scores, targets, below, above):  # type: ignore[no-untyped-def]
+    def count_around(scores: Any, targets: Any, below: Any, above: Any) -> bool:
+        """Of each row of scores [n, I] the numbers below and above ``targets`` [n]; whether all are finite.
+
+        Counted in float32, which is exact up to 2^24 and takes as many numbers at once as there are in a vector.
+        """
         if of_sources == 0:  # never; but what is not used is no part of the key
             return False
-        return _compiled_count(scores, targets, below, above)
+        for i in range(len(scores)):
+            row, target = scores[i], targets[i]
+            less, more, nothing = ZERO, ZERO, ZERO
+            for j in range(len(row)):
+                less += ONE if row[j] < target else ZERO
+                more += ONE if row[j] > target else ZERO
+                nothing += row[j] * ZERO  # 0 of a finite number alone
+            if not nothing == ZERO:  # noqa: SIM201  # NaN is neither
+                return False
+            below[i], above[i] = less, more
+        return True
 
     return kept(count_around)
 

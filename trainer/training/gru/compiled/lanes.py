@@ -61,7 +61,8 @@ def score_lanes(p: int, a: int, b: int, columns: int, n: int, samples: int, scra
     np.dot(top, rows.T, scores)
     d_bias, bias, count = scratch.d_bias[p, :columns], scratch.bias[:columns], scratch.temporary[p, 2, :columns]
     d_bias[:] = ZERO
-    count[:] = scratch.weight[:columns]
+    for c in range(columns):
+        count[c] = scratch.weight[c]
     loss = 0.0
     for i in range(b - a):
         r, target, weight = scores[i], scratch.target_slot[a + i], scratch.lane_weight[a + i]
@@ -94,6 +95,14 @@ def enter_lanes(t: int, a: int, b: int, data: Data, model: Tables, scratch: Scra
 
 
 @compiled
+def copy(source: Array, target: Array) -> None:
+    """Between matrices of one shape. For an assignment Numba takes seconds, to compile what tells of other shapes."""
+    for i in range(source.shape[0]):
+        for k in range(source.shape[1]):
+            target[i, k] = source[i, k]
+
+
+@compiled
 def run_lanes(
     p: int,
     t: int,
@@ -122,7 +131,7 @@ def run_lanes(
     if options.input_threshold > 0:
         gru.drop(x, options.input_threshold, keys[0], a, options.input_scale, width)
     if options.one_hot:
-        gates[:] = x
+        copy(x, gates)
     else:
         np.dot(x, model.w.T, gates)
     np.dot(hidden, model.u.T, from_h)
@@ -137,10 +146,10 @@ def run_lanes(
     gru.backward(gates, from_h, hidden, d_out, scratch.d_b[p, 0])
     product(from_h.T, hidden, scratch.d_u[p])
     if options.one_hot:
-        d_x[:] = gates
+        copy(gates, d_x)
     else:
         product(gates.T, x, scratch.d_w[p])
         product(gates, model.w, d_x)
     if options.input_threshold > 0:
         gru.drop(d_x, options.input_threshold, keys[0], a, options.input_scale, width)
-    hidden[:] = out
+    copy(out, hidden)

@@ -3,9 +3,12 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numba
 import numpy as np
 import pytest
 import torch
@@ -193,16 +196,22 @@ def test_elementary_functions(name: str, exact: np.ufunc) -> None:
     assert np.isfinite([getattr(arithmetic, name)(np.float32(number)) for number in (-1e30, 1e30)]).all()
 
 
+def callable_from_here(compiled: Callable[..., Any]) -> Callable[..., Any]:
+    """A compiled function has no entry for the interpreter: one that calls it."""
+    entry: Callable[..., Any] = numba.njit(lambda *arguments: compiled(*arguments))  # noqa: PLW0108
+    return entry
+
+
 @pytest.mark.parametrize("width", [1, 4, 5, 16, 20, 100, 112, 113, 230, 300])
 def test_products(width: int) -> None:
     """Whole tiles and rows left over, one block of the inner index and several, either way round."""
-    random = np.random.default_rng(width)
+    random, multiply = np.random.default_rng(width), callable_from_here(product)
     for rows, depth in ((1, 1), (2, 385), (3, 7), (7, 384), (8, 800)):
         b = random.normal(size=(depth, width)).astype(np.float32)
         for a in (random.normal(size=(rows, depth)), random.normal(size=(depth, rows)).T):
             left = a.astype(np.float32, order="K")
             out = np.full((rows + 2, width), np.nan, np.float32)
-            product(left, b, out[1:-1])
+            multiply(left, b, out[1:-1])
             np.testing.assert_allclose(out[1:-1], left.astype(np.float64) @ b, rtol=1e-4, atol=1e-3)
             assert np.isnan(out[[0, -1]]).all()  # nothing beside the result
 
@@ -217,7 +226,7 @@ def test_cross_entropy_wherever_the_target_stands(own: float) -> None:
     loss = torch.nn.functional.cross_entropy(scores, torch.tensor(40))
     (gradient,) = torch.autograd.grad(loss, scores)
     d_bias = np.ones_like(r)
-    found = cross_entropy(r, bias, d_bias, 40, ZERO, ONE, np.empty_like(r))
+    found = callable_from_here(cross_entropy)(r, bias, d_bias, 40, ZERO, ONE, np.empty_like(r))
     assert found == pytest.approx(float(loss.detach()), rel=1e-5, abs=1e-6)
     np.testing.assert_allclose(r, gradient, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(d_bias, 1 + r, atol=1e-6)
@@ -225,8 +234,8 @@ def test_cross_entropy_wherever_the_target_stands(own: float) -> None:
 
 def test_masks_are_those_of_the_plain_step() -> None:
     (key,) = dropout.keys(seed=3, first_step=5, steps=1, masks=1)[0]
-    places = torch.arange(1000)
-    assert [scrambled(place, key) for place in range(1000)] == dropout.scrambled(places, int(key)).tolist()
+    places, alone = torch.arange(1000), callable_from_here(scrambled)
+    assert [alone(place, key) for place in range(1000)] == dropout.scrambled(places, int(key)).tolist()
 
 
 def test_another_code_is_kept_under_another_number(tmp_path: Path) -> None:
