@@ -29,8 +29,9 @@ demo: $(VENV)/.installed  ## Kafka, worker, trainer and a simulated shop for fiv
 	@$(BIN)/python -m deploy.demo $(if $(CLICKS),--clicks "$(CLICKS)") $(DEMO)
 
 # Most of the time tests wait for sessions, restarts and elections: three at a time on two cores, each with its own Kafka.
+# In the order of their folders: those that wait the longest come before the many short ones, which fill the gaps.
 test: $(VENV)/.installed  ## every test, on a real Kafka; TEST=path runs some
-	$(BIN)/pytest -n $(JOBS) --dist loadscope $(TEST)
+	$(BIN)/pytest -n $(JOBS) --dist loadscope --no-loadscope-reorder $(TEST)
 
 # Tests of properties alone; `make test` tries the same few examples of them in every run.
 fuzz: $(VENV)/.installed  ## properties with fresh examples, for a scheduled run; EXAMPLES=n a test (1000), TEST=path runs some

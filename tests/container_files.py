@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -85,6 +86,7 @@ def interpolate(text: str, values: Mapping[str, str]) -> str:
     return _VARIABLE.sub(lambda match: values.get(match[1]) or match[2] or "", text)
 
 
+@cache
 def compose() -> dict[str, Any]:
     """docker-compose.yml with its anchors and merges resolved, variables as they stand."""
     loaded: dict[str, Any] = yaml.safe_load(COMPOSE_FILE.read_text())

@@ -13,7 +13,6 @@ import numpy.typing as npt
 import torch
 from numpy.polynomial import chebyshev
 from scipy import sparse
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from trainer.data.lanes import follow
@@ -194,6 +193,8 @@ def _features(
 
 def _span(network: SessionModel, predictions: Predictions) -> tuple[float, float]:
     """The least and the greatest α to consider: around the best one for the network alone."""
+    from scipy.optimize import minimize_scalar
+
     some = predictions.chunk(0, chunk_size(network.items))
     z = network.scores(some.query)
     target = z.gather(1, some.targets[:, None]).squeeze(1)  # [C]

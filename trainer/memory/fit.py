@@ -25,7 +25,6 @@ import numpy as np
 import torch
 from numpy.polynomial import chebyshev
 from scipy import sparse
-from scipy.optimize import minimize
 
 from trainer.data.sessions import SessionSet
 from trainer.memory.features import GROUPS, Floats, Predictions, Touched, from_alpha, touch
@@ -84,6 +83,8 @@ def memory_of(theta: Floats, tables: Mapping[str, ItemTable], *, repeat: bool) -
 
 def maximise(touched: Touched, tick: Callable[[], None] = lambda: None) -> tuple[float, Floats]:
     """α and θ float64[F]. ``tick`` is called for each look at the loss."""
+    from scipy.optimize import minimize  # here: it takes a tenth of the time that a command needs to start
+
     x = np.concatenate([[sum(touched.span) / 2], np.zeros(touched.features.shape[1])])
     bounds = [touched.span, *[(None, None)] * (len(x) - 1)]
     for power, tolerance in ((0.0, _ROUGH), (POWER, _FINE)):

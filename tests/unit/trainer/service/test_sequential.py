@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import norm
 
 from schemas.messages.score import Moments, Totals
 from trainer.service.sequential import Sample, evidence, log_mixture, sample
@@ -12,6 +11,8 @@ from trainer.service.sequential import Sample, evidence, log_mixture, sample
 
 @pytest.mark.parametrize(("score", "information"), [(0.0, 1.0), (30.0, 400.0), (-50.0, 400.0), (300.0, 5000.0)])
 def test_the_mixture_is_the_integral_that_it_stands_for(score: float, information: float) -> None:
+    from scipy.stats import norm  # here: a second's import, which every process that collects the tests would pay
+
     rho = 2.5
     drifts = np.linspace(0, 20 / math.sqrt(rho), 400_001)
     density = 2 * norm.pdf(drifts, scale=1 / math.sqrt(rho))

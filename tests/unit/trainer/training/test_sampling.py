@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-from scipy import stats
 
 from trainer.training.sampling import NegativeSampler
 
@@ -16,9 +15,11 @@ def drawn(
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
 def test_items_are_drawn_by_their_support_to_the_alpha(alpha: float) -> None:
+    from scipy.stats import chisquare  # here: a second's import, which every process that collects the tests would pay
+
     ids = drawn(alpha, steps=600)  # more than one pool
     p = SUPPORT**alpha / (SUPPORT**alpha).sum()
-    test = stats.chisquare(np.bincount(ids, minlength=len(SUPPORT)), p * len(ids))
+    test = chisquare(np.bincount(ids, minlength=len(SUPPORT)), p * len(ids))
     assert test.pvalue > 1e-3
 
 
