@@ -25,8 +25,10 @@ from trainer.export.counting_graph import counting_rank
 from trainer.export.encoders import EncoderGraph, encoder_graph, network_of
 from trainer.export.graph import constant, new_graph, serialized
 from trainer.export.memory_graph import Sessions, add_memory, memory_of_tensors
-from trainer.export.shortlist import LEAST_ITEMS, Catalogue, Head, best_of_shortlist
+from trainer.export.shortlist import LEAST_ITEMS, best_of_shortlist
+from trainer.export.shortlist_catalogue import Catalogue
 from trainer.export.shortlist_memory import ListedMemory
+from trainer.export.shortlist_scores import Head
 from trainer.memory.terms import NO_MEMORY, RECENT, SessionMemory, remember
 from trainer.memory.trained import TrainedModel
 from trainer.models.base import Network, SessionModel

@@ -22,8 +22,10 @@ from trainer.export.graph import constant, new_graph, serialized
 from trainer.export.memory_graph import Blocks, Sessions, add_memory
 from trainer.export.neighbours_graph import votes
 from trainer.export.ragged import session_column, table_rows
-from trainer.export.shortlist import LEAST_ITEMS, Catalogue, Head, best_of_shortlist
+from trainer.export.shortlist import LEAST_ITEMS, best_of_shortlist
+from trainer.export.shortlist_catalogue import Catalogue
 from trainer.export.shortlist_memory import ListedMemory
+from trainer.export.shortlist_scores import Head
 from trainer.memory.terms import NO_MEMORY, RECENT, SessionMemory, remember
 from trainer.models.bpr_mf import SessionMean
 from trainer.models.counting import CountingModel, Floats, ItemCounts

@@ -26,33 +26,27 @@ A session memory adds to the scores of a few items: to what the blocks of these 
 items' scores after step 4; see :mod:`trainer.export.shortlist_memory`. What may not be shown, and boosts, are in the
 integers before step 2, and in the items' scores after step 4; see :mod:`trainer.export.shortlist_adjust`.
 
-Shapes: B sessions, I items, H units, K = k, J blocks of C items, T tall blocks of `_TALL` blocks, S blocks on
-the longest list of the batch. Block j is the items C j to C j + C - 1; tall block t the next `_TALL` blocks.
+Shapes: B sessions, I items, H units, K = k, J blocks of C items, T tall blocks of `TALL` blocks, S blocks on
+the longest list of the batch. Block j is the items C j to C j + C - 1; tall block t the next `TALL` blocks.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 from onnx_ir import DataType
 from onnxscript import OpBuilder
 
-from trainer.export.adjust import Adjust
-from trainer.export.graph import arithmetic, constant
+from trainer.export.graph import constant
 from trainer.export.shortlist_adjust import ListedAdjust
+from trainer.export.shortlist_catalogue import TALL, TINY, Catalogue
 from trainer.export.shortlist_memory import FoundRaises, ListedMemory
+from trainer.export.shortlist_scores import NEVER, Head, completed, exact, items_of, padded_bias
 
 LEAST_ITEMS: Final = 20_000
 """Below, the float32 product is as fast; `make bench BENCH=rank`."""
-_LARGE: Final = 100_000
-"""Up to so many items all scores of a run of sessions are kept, block = item; beyond, maxima of blocks of 8."""
-_BLOCK_OF_LARGE: Final = 8
-_TALL: Final = 16
-_GROUPS: Final = 128
 _PIECE: Final = 8192
 """Items whose scores for a run of sessions fit the cache."""
 _MARGIN: Final = 1.25
@@ -61,126 +55,10 @@ _LONGEST_WITH_MEMORY: Final = 2048
 """Blocks on a list; a session with more has no proof."""
 _SCORED_WITH_MEMORY: Final = 96
 """Blocks on the second list: a memory raises many items above a threshold that does not know of it."""
-_STEPS: Final = 63
 _STATE_STEPS: Final = 127
-_MOST_EVENED: Final = 64
-_BIAS_INPUT: Final = 1 / 8
-MOST_BIAS_COLUMNS: Final = 28
-"""The bias takes so many more components that the states' own there are no larger than this, and do not make the steps
-of a state coarser: a GRU's largest is near 1. Products may come in 64s, so 128 components are no slower than 100."""
 UNPROVEN: Final = "unproven"
 """The name of the sessions without proof, int64[F, 1], in the graph."""
-_TINY: Final = float(np.finfo(np.float32).tiny)
-_NEVER: Final = -3e38
 _ROUNDING: Final = 1e-5
-
-Floats = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Head:
-    """What is ranked in a graph: `hidden` f32[B, H] by `output` f32[I, H] and `bias` f32[I]; the best `k` int64[1].
-
-    `adjust` is added to the scores.
-    """
-
-    hidden: ir.Value
-    output: ir.Value
-    bias: ir.Value
-    k: ir.Value
-    adjust: Adjust
-
-
-@dataclass(frozen=True)
-class Catalogue:
-    """`output` f32[I, H] and `bias` f32[I] of the head, in integers."""
-
-    output: Floats
-    bias: Floats
-
-    @property
-    def items(self) -> int:
-        return len(self.output)
-
-    @property
-    def block(self) -> int:
-        """C."""
-        return 1 if self.items <= _LARGE else _BLOCK_OF_LARGE
-
-    @property
-    def group(self) -> int:
-        """Tall blocks in a group."""
-        return max(1, -(-self.items // (self.block * _TALL)) // _GROUPS)
-
-    @property
-    def tall(self) -> int:
-        """T, which groups divide without rest."""
-        return self.group * -(-self.items // (self.block * _TALL * self.group))
-
-    @property
-    def blocks(self) -> int:
-        return _TALL * self.tall
-
-    @property
-    def padded(self) -> int:
-        """Items, once the last blocks are filled up."""
-        return self.block * self.blocks
-
-    @property
-    def copies(self) -> npt.NDArray[np.int64]:
-        """The items with which they are."""
-        return np.linspace(0, self.items - 1, self.padded - self.items).astype(np.int64)
-
-    @property
-    def _bias_size(self) -> float:
-        """The largest bias, in largest weights."""
-        return float(np.abs(self.bias).max(initial=0)) / max(float(np.abs(self.output).max()), _TINY)
-
-    @property
-    def bias_columns(self) -> int:
-        """Components that carry the bias, none larger than a weight."""
-        return min(MOST_BIAS_COLUMNS, int(np.ceil(self._bias_size / _BIAS_INPUT)))
-
-    @property
-    def bias_input(self) -> float:
-        """What every state has there."""
-        return self._bias_size / self.bias_columns
-
-    @cached_property
-    def evening(self) -> Floats:
-        """What a component's weights are multiplied by, and that of every state divided by: f32[H].
-
-        One step serves all components of a state, and one all weights. Families that are one model have large weights
-        for small states, or the other way round: then both steps would be coarse for one of them. By powers of two,
-        which round nothing.
-        """
-        largest = np.abs(self.output).max(axis=0, initial=_TINY)  # [H]
-        least = np.maximum(largest, largest.max() / _MOST_EVENED)  # of a component without any weight, say
-        return np.exp2(np.floor(np.log2(largest.max() / least)))
-
-    def extended(self) -> npt.NDArray[np.float64]:
-        """Weights with the bias, [I, H + columns]."""
-        columns, even = self.bias_columns, self.output.astype(np.float64)
-        even *= self.evening
-        if not columns:
-            return even
-        share = self.bias.astype(np.float64) / (columns * self.bias_input)
-        return np.hstack([even, np.repeat(share[:, None], columns, axis=1)])
-
-    @property
-    def step(self) -> float:
-        """α."""
-        return max(float(np.abs(self.extended()).max()) / _STEPS, _TINY)
-
-    def rounded(self) -> npt.NDArray[np.int8]:
-        """int8[I, H + columns] in steps of α."""
-        return np.rint(self.extended() / self.step).astype(np.int8)
-
-
-def padded_items(items: int) -> int:
-    """How many items a shortlist's integers are of, once the last blocks are filled up."""
-    catalogue = Catalogue(np.broadcast_to(np.float32(0), (items, 1)), np.zeros(0, np.float32))
-    return catalogue.padded
 
 
 @dataclass(frozen=True)
@@ -252,9 +130,9 @@ def best_of_shortlist(
         plain_tall = adjust.plain("adjust.tall", partial(_tall_maxima, catalogue, state, maxima.plain), tall)
         best = _Best(op.ReduceMax(plain_tall, axes=[1], keepdims=1), state.error)
         recent = op.Max(memory.sessions.recent, 0)  # padding as any item
-        own = _exact(op, head, recent, op.Gather(head.bias, recent))
+        own = exact(op, head, recent, op.Gather(head.bias, recent))
         raises = memory.raises(
-            op, own=own, best=best.estimate, error=state.error, block=catalogue.block, tall=_TALL, talls=catalogue.tall
+            op, own=own, best=best.estimate, error=state.error, block=catalogue.block, tall=TALL, talls=catalogue.tall
         )
         raised = raises.of_talls(tall)
         tall = adjust.with_best(
@@ -267,13 +145,13 @@ def best_of_shortlist(
         op, catalogue, state, maxima, found_tall, threshold=threshold, raises=found_raises, best=best, adjust=adjust
     )
     listed = _lists(op, catalogue, head, found, threshold=threshold, best=best)
-    item = _items(op, catalogue, listed.block)  # int64[B, C S]
-    sums = scores = _exact(op, head, op.Min(item, catalogue.items - 1), op.Gather(_padded_bias(op, catalogue), item))
+    item = items_of(op, catalogue, listed.block)  # int64[B, C S]
+    sums = scores = exact(op, head, op.Min(item, catalogue.items - 1), op.Gather(padded_bias(op, catalogue), item))
     proven = listed.short
     if found_raises is not None:
         added = scores + found_raises.of_items(scores, listed.place)
         # Where a list is shorter there is no item: what is added there is another's.
-        sums = op.Where(op.Greater(scores, _NEVER / 2), added, scores)
+        sums = op.Where(op.Greater(scores, NEVER / 2), added, scores)
         # What is added depends on the best score of all, which the list must hold as well.
         highest = op.ReduceMax(scores, axes=[1], keepdims=1)
         held = adjust.holds_best(lambda op: op.GreaterOrEqual(highest, threshold + state.error))
@@ -286,7 +164,7 @@ def best_of_shortlist(
     proven = op.And(proven, adjust.proven(reached, listed.bound))  # bool[B, 1]
     unproven = op.Transpose(op.NonZero(op.Squeeze(op.Not(proven), [1])))  # int64[F, 1]
     unproven.name = UNPROVEN
-    return _again(op, head, catalogue, index, score, sessions=unproven, memory=memory)
+    return completed(op, head, catalogue, index, score, sessions=unproven, memory=memory)
 
 
 def _state(op: OpBuilder, catalogue: Catalogue, hidden: ir.Value) -> _State:
@@ -295,7 +173,7 @@ def _state(op: OpBuilder, catalogue: Catalogue, hidden: ir.Value) -> _State:
     if catalogue.bias_columns:
         hidden = op.Pad(hidden, [0, 0, 0, catalogue.bias_columns], catalogue.bias_input)
     largest = op.ReduceMax(op.Abs(hidden), axes=[1], keepdims=1)  # [B, 1]
-    step = op.Max(largest * (1 / _STATE_STEPS), _TINY)  # β
+    step = op.Max(largest * (1 / _STATE_STEPS), TINY)  # β
     in_steps = hidden / step
     steps = op.Round(in_steps)  # p
     weights, rounded = catalogue.extended(), catalogue.rounded()
@@ -350,7 +228,7 @@ def _joined(pieces: list[ir.Value], op: OpBuilder) -> ir.Value:
 
 def _tall_maxima(catalogue: Catalogue, state: _State, blocks: ir.Value, op: OpBuilder) -> ir.Value:
     """Of the tall blocks, in scores: [B, T]."""
-    by_tall = op.Reshape(blocks, [0, catalogue.tall, _TALL])
+    by_tall = op.Reshape(blocks, [0, catalogue.tall, TALL])
     return _scaled(op, op.ReduceMax(by_tall, axes=[2], keepdims=0), state.step)
 
 
@@ -383,7 +261,7 @@ def _found(
     session = found / catalogue.tall
 
     def estimates(op: OpBuilder, blocks: ir.Value) -> ir.Value:
-        value = op.Gather(op.Reshape(blocks, [-1, _TALL]), found)
+        value = op.Gather(op.Reshape(blocks, [-1, TALL]), found)
         return _scaled(op, value, op.Gather(state.step, session))  # [n, 16]
 
     higher = value = plain = estimates(op, maxima.blocks)
@@ -400,9 +278,9 @@ def _found(
         )
     inside = op.NonZero(op.GreaterOrEqual(higher, op.Gather(threshold, session)))  # [2, n']
     number, in_tall = op.Gather(inside, 0), op.Gather(inside, 1)
-    flat = op.Gather(found, number) * _TALL + in_tall  # [n']
+    flat = op.Gather(found, number) * TALL + in_tall  # [n']
     row = flat / catalogue.blocks  # in order of rows
-    place = number * _TALL + in_tall
+    place = number * TALL + in_tall
     raised, plain = (op.Gather(op.Reshape(x, [-1]), place) if raises is not None else x for x in (value, plain))
     return _Found(row, flat - row * catalogue.blocks, place, raised, plain)
 
@@ -441,76 +319,11 @@ def _lists(
         return _Shortlist(listed, short, threshold, listed)
     # What may be the best without the memory counts as the best: what the memory adds depends on its score.
     floor = op.Gather(op.Squeeze(best.least(op), [1]), row)
-    value = op.Where(op.GreaterOrEqual(found.plain, floor), -_NEVER, found.raised)
-    values = table(value, ir.tensor([_NEVER], dtype=DataType.FLOAT))
+    value = op.Where(op.GreaterOrEqual(found.plain, floor), -NEVER, found.raised)
+    values = table(value, ir.tensor([NEVER], dtype=DataType.FLOAT))
     scored = op.Min(columns, op.Max(head.k, [_SCORED_WITH_MEMORY]))
     highest, at = op.TopK(values, scored, axis=1, sorted=0, _outputs=2)
     # A list that is not full holds all that reaches the threshold.
     bound = op.Max(threshold, op.ReduceMin(highest, axes=[1], keepdims=1))
     listed, places = (op.GatherElements(x, at, axis=1) for x in (listed, table(found.place, ir.tensor([0]))))
     return _Shortlist(listed, short, bound, places)
-
-
-def _items(op: OpBuilder, catalogue: Catalogue, blocks: ir.Value) -> ir.Value:
-    """Of the blocks int64[B, S]: int64[B, C S]."""
-    item = blocks
-    if catalogue.block > 1:
-        item = op.Unsqueeze(blocks * catalogue.block, [2]) + list(range(catalogue.block))
-    return op.Reshape(item, [0, -1])
-
-
-def _padded_bias(op: OpBuilder, catalogue: Catalogue) -> ir.Value:
-    """A place without an item has a score that is lower than any."""
-    bias = np.full(catalogue.block * (catalogue.blocks + 1), _NEVER, dtype=np.float32)
-    bias[: catalogue.items] = catalogue.bias
-    return constant(op, "shortlist.padded_bias", bias)
-
-
-def _exact(op: OpBuilder, head: Head, item: ir.Value, bias: ir.Value) -> ir.Value:
-    """Scores in float32 of some items of each session, int64[B, S], with their bias [B, S]: [B, S]."""
-    product = op.MatMul(op.Gather(head.output, item), op.Unsqueeze(head.hidden, [2]))  # [B, S, H] [B, H, 1]
-    return op.Squeeze(product, [2]) + bias
-
-
-def _again(
-    op: OpBuilder,
-    head: Head,
-    catalogue: Catalogue,
-    index: ir.Value,
-    score: ir.Value,
-    *,
-    sessions: ir.Value,
-    memory: ListedMemory | None,
-) -> tuple[ir.Value, ir.Value]:
-    """What is proven, and the sessions int64[F, 1] over the whole catalogue in float32."""
-
-    def again(op: OpBuilder) -> tuple[ir.Value, ir.Value]:
-        op.builder.push_module("again")
-        with arithmetic(op):
-            scores = _whole(op, head, catalogue, sessions)
-            if memory is not None:
-                scores = memory.whole(op, scores, catalogue.items, sessions)
-            scores = head.adjust.added(op, scores)
-            best, item = op.TopK(scores, head.k, axis=1, sorted=1, _outputs=2)
-            return op.ScatterND(index, sessions, item), op.ScatterND(score, sessions, best)
-
-    def proven(op: OpBuilder) -> tuple[ir.Value, ir.Value]:
-        op.builder.push_module("proven")
-        return op.Identity(index), op.Identity(score)
-
-    def branch(trace: Callable[[OpBuilder], tuple[ir.Value, ir.Value]]) -> ir.Graph:
-        kinds = (("index", DataType.INT64), ("score", DataType.FLOAT))
-        outputs = [ir.val(f"{trace.__name__}_{name}", kind, ["batch", None]) for name, kind in kinds]
-        return op.builder.subgraph(trace, [], outputs, name=trace.__name__)
-
-    any_unproven = op.Greater(op.Size(sessions), 0)
-    return op.If(any_unproven, then_branch=branch(again), else_branch=branch(proven), _outputs=2)
-
-
-def _whole(op: OpBuilder, head: Head, catalogue: Catalogue, sessions: ir.Value) -> ir.Value:
-    """Scores of the whole catalogue in float32 for some sessions, int64[F, 1] -> [F, I]."""
-    # The same weights under a shape that is only known while running: ONNX Runtime packs the weights of a product that
-    # it takes for constant, which would be a second copy of the catalogue, for an operator that hardly ever runs.
-    height = op.Shape(head.hidden, start=0, end=1) * 0 + catalogue.items
-    weights = op.Reshape(head.output, op.Concat(height, [catalogue.output.shape[1]], axis=0))  # [I, H]
-    return op.Gemm(op.GatherND(head.hidden, sessions), weights, head.bias, transB=1)  # [F, I]

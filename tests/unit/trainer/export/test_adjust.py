@@ -21,7 +21,7 @@ from tests.unit.trainer.builders import random_sessions
 from tests.unit.trainer.export.test_shortlist import best_items, random, weights_of
 from tests.unit.trainer.memory.test_terms import whole_memory
 from trainer.export import bundle as export
-from trainer.export import counting_graph, shortlist
+from trainer.export import counting_graph, shortlist, shortlist_catalogue
 from trainer.export.counting_graph import counting_rank, recent_size_of
 from trainer.export.shortlist import UNPROVEN
 from trainer.memory.terms import NO_MEMORY, RECENT, remember
@@ -43,7 +43,7 @@ def head(kind: str, memory: bool) -> tuple[ort.InferenceSession, dict[str, NDArr
         for module in (export, counting_graph):
             patched.setattr(module, "LEAST_ITEMS", ITEMS + 1 if kind in ("small", "bpr-mf") else 1)
         if "blocks" in kind:
-            patched.setattr(shortlist, "_LARGE", 100)
+            patched.setattr(shortlist_catalogue, "_LARGE", 100)
             patched.setattr(shortlist, "_PIECE", 512)
         return _head(kind, memory)
 
@@ -135,7 +135,7 @@ def test_most_lists_are_proven_whatever_is_left_out(
 ) -> None:
     monkeypatch.setattr(export, "LEAST_ITEMS", 1)
     if "blocks" in kind:
-        monkeypatch.setattr(shortlist, "_LARGE", 100)
+        monkeypatch.setattr(shortlist_catalogue, "_LARGE", 100)
     items = 8_000
     output, bias, hidden = random(items, seed=3, sessions=SESSIONS)
     rank = export.export(weights_of(output, bias), whole_memory(items) if memory else NO_MEMORY).rank

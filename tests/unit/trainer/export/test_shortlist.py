@@ -14,10 +14,12 @@ from onnx import TensorProto, helper
 from schemas.bundle.golden import recent_items, same_ranking
 from tests.unit.trainer.memory.test_terms import whole_memory
 from trainer.export import bundle as export
-from trainer.export import shortlist
+from trainer.export import shortlist, shortlist_catalogue
 from trainer.export.adjust import Adjust
 from trainer.export.graph import constant, new_graph, serialized
-from trainer.export.shortlist import UNPROVEN, Catalogue, Head, best_of_shortlist
+from trainer.export.shortlist import UNPROVEN, best_of_shortlist
+from trainer.export.shortlist_catalogue import Catalogue
+from trainer.export.shortlist_scores import Head
 from trainer.memory.terms import NO_MEMORY, PLACES, RECENT, RepeatTerm, SessionMemory, remember
 from trainer.models import gru4rec
 from trainer.models.gru4rec import Weights
@@ -71,7 +73,7 @@ def test_the_best_are_those_of_the_whole_catalogue(items: int) -> None:
 
 @pytest.mark.parametrize("items", [640, 1024, 1025, 5_000])
 def test_blocks_and_pieces_of_a_larger_catalogue(items: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shortlist, "_LARGE", 100)
+    monkeypatch.setattr(shortlist_catalogue, "_LARGE", 100)
     monkeypatch.setattr(shortlist, "_PIECE", 512)
     output, bias, hidden = random(items, seed=items)
     index, score, unproven = run(output, bias, hidden)
@@ -120,7 +122,7 @@ def test_small_weights_of_large_states_are_as_good_as_others(monkeypatch: pytest
     index, score, unproven = run(output / apart, bias, hidden * apart)
     assert same_ranking(by_hand(output, bias, hidden), (index, score))
     assert unproven == run(output, bias, hidden)[2]
-    monkeypatch.setattr(shortlist, "_MOST_EVENED", 1)
+    monkeypatch.setattr(shortlist_catalogue, "_MOST_EVENED", 1)
     assert run(output / apart, bias, hidden * apart)[2] > unproven
 
 
@@ -211,7 +213,7 @@ def best_items(output: Floats, bias: Floats, hidden: Floats, count: int) -> NDAr
 def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small catalogues with a shortlist, in blocks of 8 items and of 1."""
     monkeypatch.setattr(export, "LEAST_ITEMS", 1)
-    monkeypatch.setattr(shortlist, "_LARGE", request.param)
+    monkeypatch.setattr(shortlist_catalogue, "_LARGE", request.param)
 
 
 @pytest.mark.usefixtures("blocks")
