@@ -11,7 +11,7 @@ from schemas.messages.ranking import Ranking
 from stream_app.api.problems import MEDIA_TYPE, ProblemDetails
 from stream_app.api.routes import EVENT_STREAM, JSON, Accepted, Models
 from stream_app.tools.explain import Explanation
-from stream_app.tools.scores import GROUPS
+from stream_app.tools.scores import GROUPS, OF_PREDICTIONS
 
 _DURATION: Final = r"^[0-9]{1,6}(\.[0-9]{1,6})?(ms|s|m|h|d)?$"
 _RANKING: Final = msgspec.to_builtins(examples.RANKING)
@@ -178,7 +178,11 @@ def _paths(schemas: Mapping[str, Any]) -> dict[str, Any]:
                 "parameters": [
                     _query(
                         "by",
-                        {"type": "array", "items": {"enum": list(GROUPS)}},
+                        {
+                            "type": "array",
+                            "items": {"enum": list(GROUPS)},
+                            "not": {"allOf": [{"contains": {"const": name}} for name in OF_PREDICTIONS]},
+                        },
                         "Split by these; `type` and `reason` exclude each other.",
                         ["market", "window"],
                     ),

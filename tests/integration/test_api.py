@@ -328,6 +328,26 @@ def test_settings_that_are_not_safe_are_refused(settings: dict[str, str], proble
     assert "secret" not in done.stderr
 
 
+# -- the OpenAPI document ---------------------------------------------------------------------------------------------
+
+
+def test_no_request_makes_an_error_of_the_server(deployment: Deployment, tmp_path: Path) -> None:
+    """By the API's own document: what it says of parameters, answers, types and methods is true, too."""
+    # No stream: it has no end to wait for. Not that what fits the schema is accepted: a click of 1970 fits.
+    options = "--checks all --exclude-checks positive_data_acceptance --exclude-path-regex /stream$ --no-shrink"
+    bounds = "--max-time 15 --max-examples 100 --generation-deterministic --warnings off --no-color"
+    with running_api(deployment.environment(), tmp_path, "fuzzed", NEXTCLICK_API__MAX_WAIT="0.02") as api:
+        command = [sys.executable, "-m", "schemathesis.cli", "run", f"{api.url}/openapi.json"]
+        done = subprocess.run(
+            [*command, *options.split(), *bounds.split()],
+            cwd=tmp_path, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
+        assert 'status="500"' not in api.get("/metrics").text
+        tested = [float(line.split()[-1]) for line in api.get("/metrics").text.splitlines() if 'route="click"' in line]
+        assert sum(tested) > 20
+
+
 # -- the page ---------------------------------------------------------------------------------------------------------
 
 
