@@ -214,7 +214,9 @@ class Deployment:
         """Start one more worker, with settings by dotted key (`worker__chunk_clicks=64`)."""
         number = len(self.workers)
         data_dir, port = self.folder / f"{self.name}-{number}", free_port()
-        environment = self.environment(worker__data_dir=data_dir, worker__web_port=port, **self.settings | settings)
+        environment = self.environment(
+            worker__data_dir=data_dir, worker__web_port=port, **{**self.settings, **settings}
+        )
         log = self.folder / f"{self.name}-{number}.log"
         environment[BUDGET_FILE] = str(log.with_suffix(".json"))
         with log.open("wb") as output:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Final, TypeVar
 
 import redis
@@ -160,8 +161,7 @@ class Sink:
     def _starts(self, partitions: Sequence[int]) -> list[TopicPartition]:
         positions: dict[int, int | None] = {}
         for number in partitions:
-            self._positions[number] = known = self._insist(lambda number=number: self._rows.position(number))
-            positions[number] = known
+            self._positions[number] = positions[number] = self._insist(partial(self._rows.position, number))
         starts = starts_at(self._consumer, self._topic, positions, ttl_ms=self._ttl_ms)
         for start in starts:
             log.info("storing rankings", partition=start.partition, offset=start.offset)

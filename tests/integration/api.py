@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,7 +104,7 @@ def running_api(
             api.kill()
 
 
-def events(api: ApiProcess, path: str, **options: Any) -> Iterator[dict[str, str]]:
+def events(api: ApiProcess, path: str, **options: Any) -> Generator[dict[str, str], None, None]:
     """Server-sent events as they come, until the server ends the stream; comments are left out."""
     with api.get(path, stream=True, **options) as answer:
         assert answer.status_code == 200, answer.text

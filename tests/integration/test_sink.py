@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -63,9 +64,9 @@ class RedisServer:
 
     def rankings(self, prefix: str = "nextclick:") -> dict[str, bytes]:
         """Session -> JSON."""
-        keys = list(self.client.scan_iter(f"{prefix}ranking:*", count=1000))
-        values = [self.client.hget(key, "ranking") for key in keys]
-        return {key.decode().removeprefix(f"{prefix}ranking:"): value for key, value in zip(keys, values, strict=True)}
+        client: Any = self.client
+        keys = list(client.scan_iter(f"{prefix}ranking:*", count=1000))
+        return {key.decode().removeprefix(f"{prefix}ranking:"): client.hget(key, "ranking") for key in keys}
 
 
 @dataclass
