@@ -71,7 +71,7 @@ generate: $(VENV)/.installed  ## write schemas/json anew from the code
 	$(BIN)/python -m schemas
 
 lock: $(VENV)/.installed  ## resolve the locked requirements anew
-	for extra in stream trainer dev; do $(LOCK) --extra $$extra -o requirements/$$extra.txt pyproject.toml; done
+	for extra in stream api trainer dev; do $(LOCK) --extra $$extra -o requirements/$$extra.txt pyproject.toml; done
 	for alone in uv peers; do $(LOCK) -o requirements/$$alone.txt requirements/$$alone.in; done
 	$(LOCK) --no-emit-package ray -o requirements/libraries.txt requirements/libraries.in
 

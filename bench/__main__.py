@@ -22,6 +22,7 @@ BENCHMARKS = (
     "preprocessing",
     "rules",
     "scores",
+    "api",
     "guard",
 )
 EXTRA = ("ci", "capacity", "families", "tuning", "family_clicks", "family_training", "refresh", "libraries")

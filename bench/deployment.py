@@ -196,10 +196,8 @@ class Deployment:
         self.flush(producer)
         return count
 
-    def start_worker(self, **settings: object) -> Worker:
-        """Start one more worker, with settings by dotted key (`worker__chunk_clicks=64`)."""
-        number = len(self.workers)
-        data_dir, port = self.folder / f"{self.name}-{number}", free_port()
+    def environment(self, **settings: object) -> dict[str, str]:
+        """What a process of this deployment is told, and settings of its own by dotted key."""
         given = {
             "kafka__bootstrap_servers": self.bootstrap,
             **{
@@ -208,12 +206,17 @@ class Deployment:
             },
             "topics__partitions": self.partitions,
             "worker__app_id": self.name,
-            "worker__data_dir": data_dir,
-            "worker__web_port": port,
-            **self.settings,
             **settings,
         }
-        environment = os.environ | {f"NEXTCLICK_{key.upper()}": str(value) for key, value in given.items()}
+        return os.environ | {f"NEXTCLICK_{key.upper()}": str(value) for key, value in given.items()}
+
+    def start_worker(self, **settings: object) -> Worker:
+        """Start one more worker, with settings by dotted key (`worker__chunk_clicks=64`)."""
+        number = len(self.workers)
+        data_dir, port = self.folder / f"{self.name}-{number}", free_port()
+        environment = self.environment(
+            worker__data_dir=data_dir, worker__web_port=port, **{**self.settings, **settings}
+        )
         log = self.folder / f"{self.name}-{number}.log"
         environment[BUDGET_FILE] = str(log.with_suffix(".json"))
         with log.open("wb") as output:

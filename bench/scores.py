@@ -7,7 +7,6 @@ needs) is measured before and after, in this process: the limit for anything tha
     python -m bench scores
 """
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -15,7 +14,6 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from confluent_kafka import Consumer, TopicPartition
 
@@ -125,18 +123,9 @@ def _score(bootstrap: str, folder: Path, count: int) -> float:
 
 
 def _start(deployment: Deployment, folder: Path) -> "subprocess.Popen[bytes]":
-    given: dict[str, Any] = {
-        "kafka__bootstrap_servers": deployment.bootstrap,
-        **{
-            f"topics__{name}": getattr(deployment.topics, name) for name in ("clicks", "rankings", "rejected", "models")
-        },
-        "topics__scores": deployment.topics.scores,
-        "topics__partitions": deployment.partitions,
-        "worker__app_id": deployment.name,
-        "scores__data_dir": folder / f"{deployment.name}-scores",
-        "scores__web_port": free_port(),
-    }
-    environment = os.environ | {f"NEXTCLICK_{key.upper()}": str(value) for key, value in given.items()}
+    environment = deployment.environment(
+        scores__data_dir=folder / f"{deployment.name}-scores", scores__web_port=free_port()
+    )
     with (folder / f"{deployment.name}-scores.log").open("wb") as output:
         return subprocess.Popen(
             [sys.executable, "-m", "stream_app", "score"], env=environment, stdout=output, stderr=output

@@ -253,6 +253,64 @@ def score(
 
 
 @app.command()
+def api(
+    config: Config = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Local state; one folder a process.")] = None,
+    port: Annotated[int | None, typer.Option(help="Where to listen; 0 takes any free port.")] = None,
+    log_format: Annotated[str | None, typer.Option(help="human or json.")] = None,
+) -> None:
+    """Answer over HTTP: latest rankings, clicks, explanations, models and scores, until SIGTERM or Ctrl-C."""
+    from schemas.logs import configure_logs
+
+    settings = settings_of(config, {"api.data_dir": data_dir, "api.port": port, "api.log_format": log_format})
+    configure_logs(
+        settings.api.log_format,
+        settings.api.log_level,
+        quiet=dict.fromkeys(("uvicorn", "asyncio", "librdkafka"), logging.WARNING),
+    )
+    try:
+        from stream_app.api.service import main as serve
+    except ModuleNotFoundError as error:
+        raise _without_extra(error) from error
+    raise typer.Exit(serve(settings))
+
+
+@app.command()
+def sink(
+    store: Annotated[
+        str | None,
+        typer.Argument(metavar="URL", help="Redis or Valkey, as in redis://host:6379/0; else api.store_url."),
+    ] = None,
+    config: Config = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Local state; one folder a sink.")] = None,
+    web_port: Annotated[int | None, typer.Option(help="Health and metrics; 0 takes any free port.")] = None,
+    log_format: Annotated[str | None, typer.Option(help="human or json.")] = None,
+) -> None:
+    """Keep the latest ranking of each session in Redis or Valkey, until SIGTERM or Ctrl-C."""
+    from schemas.logs import configure_logs
+
+    settings = settings_of(
+        config,
+        {
+            "api.store_url": store,
+            "sink.data_dir": data_dir,
+            "sink.web_port": web_port,
+            "sink.log_format": log_format,
+        },
+    )
+    configure_logs(
+        settings.sink.log_format,
+        settings.sink.log_level,
+        quiet=dict.fromkeys(("aiohttp", "librdkafka"), logging.WARNING),
+    )
+    try:
+        from stream_app.api.sink import main as copy
+    except ModuleNotFoundError as error:
+        raise _without_extra(error) from error
+    raise typer.Exit(copy(settings))
+
+
+@app.command()
 def scores(
     config: Config = None,
     json: Json = False,
@@ -289,6 +347,10 @@ def show_settings(config: Config = None, json: Json = False) -> None:
     for one in describe(settings):
         table.add_row(one.key, str(one.value), one.origin)
     out.print(table)
+
+
+def _without_extra(error: ModuleNotFoundError) -> SchemaError:
+    return SchemaError(f"this command needs {error.name}, which is not installed: pip install 'nextclick[api]'")
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from schemas.config.duration import Duration
 from schemas.config.settings import ClickSettings, KafkaConnection, RootSettings, Section, TopicSettings
 from schemas.kafka.topics import TopicSpec, topic_table
 from schemas.messages.announcement import CHAMPION
+from stream_app.api_settings import ApiSettings, SinkSettings
 
 
 class WorkerSettings(Section):
@@ -159,6 +160,8 @@ class StreamSettings(RootSettings):
     clicks: ClickSettings = ClickSettings()
     worker: WorkerSettings = WorkerSettings()
     scores: ScoreSettings = ScoreSettings()
+    api: ApiSettings = ApiSettings()
+    sink: SinkSettings = SinkSettings()
 
     @model_validator(mode="after")
     def _rows_outlive_sessions(self) -> Self:

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from schemas.config.settings import ClickSettings, KafkaConnection, TopicSettings
 from schemas.config.settings_keys import alternatives, section_of
+from stream_app.api_settings import ApiSettings, SinkSettings
 from stream_app.settings import ScoreSettings, WorkerSettings
 from trainer.models.counting import CountingSettings
 from trainer.models.mixed import MixedSettings, mixed_settings
@@ -27,6 +28,8 @@ SECTIONS: Final[dict[str, BaseModel]] = {
     "clicks": ClickSettings(),
     "worker": WorkerSettings(),
     "scores": ScoreSettings(),
+    "api": ApiSettings(),
+    "sink": SinkSettings(),
     "trainer": TrainerSettings(),
     "trainer.training": TrainerSettings().training,
     "guard": GuardSettings(),

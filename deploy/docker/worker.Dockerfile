@@ -1,5 +1,6 @@
 # The worker, without torch. From the repository's root:
 #   docker build -f deploy/docker/worker.Dockerfile -t nextclick-worker:0.1.0 .
+# With --build-arg REQUIREMENTS=requirements/api.txt it is the image of `stream-app api` and `stream-app sink`.
 # PYTHON_IMAGE takes a digest as well (python:3.11.15-slim-bookworm@sha256:...): docs/docker.md, "Pin the base image".
 ARG PYTHON_IMAGE=python:3.11.15-slim-bookworm
 
@@ -8,11 +9,13 @@ FROM ${PYTHON_IMAGE} AS build
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 ARG PIP_FIND_LINKS
+ARG REQUIREMENTS=requirements/stream.txt
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_CACHE_DIR=/var/cache/pip
 WORKDIR /build
 # Requirements first: this layer stays while only our own code changes. Wheels only, so no compiler is needed, and pip
 # stays outside the environment that is shipped.
-COPY requirements/stream.txt deploy/docker/build.txt ./
+COPY ${REQUIREMENTS} stream.txt
+COPY deploy/docker/build.txt ./
 RUN --mount=type=cache,target=/var/cache/pip \
     python -m venv --without-pip /opt/nextclick \
     && python -m pip --python /opt/nextclick install --require-hashes --only-binary :all: -r stream.txt \

@@ -53,7 +53,7 @@ __all__ = [
 
 CONFIG_VARIABLE: Final = "NEXTCLICK_CONFIG"
 DEFAULT_FILE: Final = Path("nextclick.toml")
-SECTIONS: Final = ("kafka", "topics", "clicks", "worker", "scores", "trainer", "guard")
+SECTIONS: Final = ("kafka", "topics", "clicks", "worker", "scores", "api", "sink", "trainer", "guard")
 """The tables that a deployment's file may have, whichever command reads it."""
 _FALLBACK_VARIABLE: Final = "KAFKA_BOOTSTRAP_SERVERS"
 _MASK: Final = "********"

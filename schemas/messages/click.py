@@ -89,12 +89,15 @@ class ClickLimits:
     such clicks would never end."""
 
 
+OWN_KEY: Final = b"\xff"
+"""In place of a record's key (no UTF-8, so it is nobody's): the click is yet to be produced, under its session id."""
+
 _decoder: Final = msgspec.json.Decoder(Click)
 _encoder: Final = msgspec.json.Encoder()
 
 
 def decode_click(key: bytes | None, value: bytes | None, *, now_ms: int, limits: ClickLimits) -> Click:
-    """The click in a Kafka record.
+    """The click in a Kafka record, or in one that is to be made (``key`` is then `OWN_KEY`).
 
     `now_ms` is the worker's time in milliseconds since the epoch. Raises ClickRejectedError, and nothing else, whatever
     the bytes are.
@@ -119,7 +122,7 @@ def decode_click(key: bytes | None, value: bytes | None, *, now_ms: int, limits:
         _check_id("type", click.type)
     if click.market is not None:
         _check_id("market", click.market)
-    if key != session_id:
+    if key != session_id and key is not OWN_KEY:
         raise _key_mismatch(key, session_id)
     timestamp = click.timestamp
     if timestamp < limits.min_timestamp_ms:

@@ -72,9 +72,9 @@ class Partition:
 
     def settle(self) -> None:
         """What was published is durable: keep rows and position. Raises StoreError."""
-        if self._changed or self.position != self._rows.position:
+        if self._changed or self.position != self._rows.positions.get(self.number):
             rows = {key: None if row is None else encode_row(row) for key, row in self._changed.items()}
-            self._rows.write(rows, self.position)
+            self._rows.write(rows, {self.number: self.position})
             self._changed.clear()
         self.committed = max(self.committed, self.position)
         self.scores.settle()

@@ -245,8 +245,8 @@ class Scorer:
             log.warning("rankings were removed before they were counted", partition=number, lost=low - told.offset)
         known = known_scores(self._settings.kafka, published, number, self._rules)
         folder = Path(self._settings.scores.data_dir) / _STORE_FOLDER / str(number)
-        rows = LastRankings(folder, self._topic_id, self._store_options, self._cache)
-        position = rows.position
+        rows = LastRankings(folder, self._topic_id, self._store_options, self._cache, setting="scores.data_dir")
+        position = rows.positions.get(number)
         if position is None or not low <= position <= committed:
             rows.clear()
             position = lookback(rankings, number, low, committed, self._rules)

@@ -1,9 +1,10 @@
-"""The last ranking of each session on disk: a RocksDB for each partition of the rankings topic.
+"""The last ranking of each session on disk: a RocksDB of some partitions of the rankings topic.
 
 A cache of that topic. It says up to where it was read; a store that is lost, damaged or of another topic costs reading
-the last hour or so of rankings again (`stream_app.score.restore`).
+the last hours of rankings again.
 """
 
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,32 +19,43 @@ from stream_app.state.database import StoreOptions, open_database
 
 log = structlog.get_logger(__name__)
 
-_POSITION: Final = b"position\xff"
+_POSITIONS: Final = b"position\xff"
 """No session's id: it is not UTF-8."""
 
 
 class LastRankings:
-    """Session id (UTF-8) -> row, of one partition of one topic, by the topic's id. Raises StoreError throughout."""
+    """Session id (UTF-8) -> row, of partitions of one topic, by the topic's id. Raises StoreError throughout.
 
-    def __init__(self, path: Path, topic_id: str, options: StoreOptions, cache: Any) -> None:
+    Attributes:
+        positions: of each partition, the offset of the first ranking that is not in the rows; empty in an empty store.
+    """
+
+    positions: dict[int, int]
+
+    def __init__(self, path: Path, topic_id: str, options: StoreOptions, cache: Any, *, setting: str) -> None:
         self._path, self._topic_id = path, topic_id
         self._options, self._cache = options, cache
         damage = known_damage(path)
         if damage is None:
             try:
                 self._db = open_database(path, options, cache)
-                self.position = self._read_position()
+                self.positions = self._read_positions()
             except Exception as error:
                 if not is_damage(error, path):
-                    hint = ". Is another process using the same scores.data_dir?" if is_held(error) else ""
+                    hint = f". Is another process using the same {setting}?" if is_held(error) else ""
                     raise StoreError(f"RocksDB does not open {path}: {error}{hint}") from error
                 damage = str(error)
         if damage is not None:
             log.error("a store of last rankings is damaged and is made anew", path=str(path), error=damage)
             self._make_anew()
 
-    position: int | None
-    """The offset of the first ranking that is not in the rows; None in an empty store."""
+    def row(self, key: bytes) -> bytes | None:
+        """The row under one key."""
+        try:
+            row: bytes | None = self._db.get(key)
+        except Exception as error:
+            raise self._failed(error) from error
+        return row
 
     def rows(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The rows under `keys`, None where there is none."""
@@ -53,20 +65,21 @@ class LastRankings:
             raise self._failed(error) from error
         return rows
 
-    def write(self, rows: Mapping[bytes, bytes | None], position: int) -> None:
-        """Rows, None for one that is to go, and the position that they are of, all or none."""
+    def write(self, rows: Mapping[bytes, bytes | None], positions: Mapping[int, int]) -> None:
+        """Rows, None for one that is to go, and the positions that they are of, all or none."""
+        after = {**self.positions, **positions}
         batch = rocksdict.WriteBatch(raw_mode=True)
         for key, row in rows.items():
             if row is None:
                 batch.delete(key)
             else:
                 batch.put(key, row)
-        batch.put(_POSITION, f"{self._topic_id} {position}".encode())
+        batch.put(_POSITIONS, f"{self._topic_id} {json.dumps(after)}".encode())
         try:
             self._db.write(batch)
         except Exception as error:
             raise self._failed(error) from error
-        self.position = position
+        self.positions = after
 
     def clear(self) -> None:
         """Forget all rows."""
@@ -87,14 +100,14 @@ class LastRankings:
             self._db = open_database(self._path, self._options, self._cache)
         except Exception as error:
             raise StoreError(f"RocksDB does not open {self._path}: {error}") from error
-        self.position = None
+        self.positions = {}
 
-    def _read_position(self) -> int | None:
-        told = self._db.get(_POSITION)
-        if told is None:
-            return None
-        topic_id, position = told.decode().split(" ")
-        return int(position) if topic_id == self._topic_id else None
+    def _read_positions(self) -> dict[int, int]:
+        told = self._db.get(_POSITIONS)
+        topic_id, _, positions = (told or b"").decode().partition(" ")
+        found = json.loads(positions) if topic_id == self._topic_id else None
+        # A number alone: of a version that kept one partition a store.
+        return {int(number): offset for number, offset in found.items()} if isinstance(found, dict) else {}
 
     def _failed(self, error: Exception) -> StoreError:
         if is_damage(error, self._path):

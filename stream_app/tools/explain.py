@@ -9,6 +9,7 @@ from rich.text import Text
 
 from schemas.bundle.terms import Terms
 from stream_app.core.explain import Explained, Part, explain
+from stream_app.errors import StreamError
 from stream_app.settings import StreamSettings
 from stream_app.tools.announced import bundles
 from stream_app.tools.inspect_session import find_row, no_row
@@ -31,21 +32,22 @@ class Explanation(msgspec.Struct, frozen=True):
     items: list[Explained]
 
 
-def explain_session(
-    session_id: str, settings: StreamSettings, *, item_id: str | None, json: bool, out: Console, err: Console
-) -> int:
-    """Print the explanation; returns the exit code, 1 where there is nothing to explain."""
+class NothingToExplainError(StreamError):
+    """There is no such ranking; the message says why."""
+
+
+def explanation(session_id: str, settings: StreamSettings, *, item_id: str | None) -> Explanation:
+    """Of one item, or of those that the ranking lists. Raises NothingToExplainError, ModelError and ReadError."""
     found = find_row(session_id, settings)
     if found is None:
-        return no_row(session_id, settings, err)
+        raise NothingToExplainError(no_row(session_id, settings))
     with bundles(settings) as announced:
         version = announced.announcement.version
         model = announced.open(version)
         terms = Terms.of(model, announced.rank_graph(version))
         item = None if item_id is None else model.vocabulary.index(item_id)
         if item_id is not None and item is None:
-            err.print(f"{version} does not know the item {item_id!r}: no ranking of its can hold it", markup=False)
-            return 1
+            raise NothingToExplainError(f"{version} does not know the item {item_id!r}: no ranking of its can hold it")
         row = found.state
         items = explain(
             row,
@@ -56,13 +58,22 @@ def explain_session(
             listed=settings.worker.published,
         )
     if not items:
-        err.print(
-            f"{version} knows no item of the session {session_id!r}: its ranking is the most clicked items",
-            markup=False,
+        raise NothingToExplainError(
+            f"{version} knows no item of the session {session_id!r}: its ranking is the most clicked items"
         )
-        return 1
     replayed = model.encoder == "recurrent" and row.model_version != model.states_of
-    told = Explanation(session_id, version, row.clicks, replayed, items)
+    return Explanation(session_id, version, row.clicks, replayed, items)
+
+
+def explain_session(
+    session_id: str, settings: StreamSettings, *, item_id: str | None, json: bool, out: Console, err: Console
+) -> int:
+    """Print the explanation; returns the exit code, 1 where there is nothing to explain."""
+    try:
+        told = explanation(session_id, settings, item_id=item_id)
+    except NothingToExplainError as error:
+        err.print(str(error), markup=False, highlight=False)
+        return 1
     if json:
         print(msgspec.json.encode(told).decode())
     else:

@@ -122,7 +122,8 @@ def inspect_session(session_id: str, settings: StreamSettings, *, json: bool, ou
     """`stream-app inspect`: print the row; returns the exit code, 1 when there is none."""
     row = find_row(session_id, settings)
     if row is None:
-        return no_row(session_id, settings, err)
+        err.print(no_row(session_id, settings), markup=False, highlight=False)
+        return 1
     if json:
         print(as_json(row))
     else:
@@ -131,13 +132,10 @@ def inspect_session(session_id: str, settings: StreamSettings, *, json: bool, ou
     return 0
 
 
-def no_row(session_id: str, settings: StreamSettings, err: Console) -> int:
-    """Say that there is none, and return the exit code for it."""
+def no_row(session_id: str, settings: StreamSettings) -> str:
+    """What to say when there is none."""
     worker = settings.worker
-    err.print(
+    return (
         f"no row for session {session_id!r} in {changelog_topic(worker.app_id)}: it had no click that a worker has "
-        f"taken, or its last one is older than worker.session_ttl ({duration(worker.session_ttl)})",
-        markup=False,
-        highlight=False,
+        f"taken, or its last one is older than worker.session_ttl ({duration(worker.session_ttl)})"
     )
-    return 1

@@ -98,7 +98,7 @@ def print_scores(
     newest = max((score.window_start + score.window_ms for score in scores), default=0)
     found = lines(scores, by, since_ms=newest - last_ms if last_ms else 0)
     if json:
-        print(msgspec.json.encode([_as_json(line, by) for line in found]).decode())
+        print(msgspec.json.encode([as_json(line, by) for line in found]).decode())
     elif found:
         out.print(_as_table(found, by, k=max(score.k for score in scores)))
     if not found:
@@ -110,7 +110,8 @@ def print_scores(
     return 0 if found else 1
 
 
-def _as_json(line: Line, by: tuple[str, ...]) -> dict[str, object]:
+def as_json(line: Line, by: tuple[str, ...]) -> dict[str, object]:
+    """A line for programs."""
     return {
         **dict(zip(("model_version", *by), line.group, strict=True)),
         **({} if line.rankings is None else {"rankings": line.rankings}),

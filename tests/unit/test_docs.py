@@ -31,6 +31,7 @@ from schemas.messages.rejected import RejectedClick
 from schemas.messages.rule import Rule, RuleAction
 from schemas.messages.score import Moments, Score, Tally
 from stream_app import __main__ as stream_command
+from stream_app.api.metrics import ApiMetrics, SinkMetrics
 from stream_app.score.metrics import ScoreMetrics
 from stream_app.serve import watchdog, worker
 from stream_app.serve.metrics import Metrics
@@ -246,7 +247,13 @@ def _default(key: str) -> float:
 # -- what operators look at -------------------------------------------------------------------------------------------
 
 
-METRIC_PAGES: Final = {"operations.md": Metrics, "online-scores.md": ScoreMetrics, "guard.md": GuardMetrics}
+METRIC_PAGES: Final = {
+    "operations.md": Metrics,
+    "online-scores.md": ScoreMetrics,
+    "guard.md": GuardMetrics,
+    "api.md": ApiMetrics,
+    "sink.md": SinkMetrics,
+}
 METRICS_HEADER: Final = "| metric | type | labels | |"
 
 

@@ -51,12 +51,15 @@ KEPT_IN: dict[str, set[str]] = {
         "stream_app/state/store.py",
         "deploy/demo/oracle.py",  # the demo compares the stopped worker's rows
     },
+    "redis": {"stream_app/api/sink.py", "stream_app/api/stores.py"},
+    "starlette": {f"stream_app/api/{module}.py" for module in ("gate", "problems", "routes", "service")},
+    "uvicorn": {"stream_app/api/service.py"},
 }
 
 # The folders of each package, from the ground up: one imports only those before it.
 FLOORS = {
     "schemas": ("messages", "kafka", "config", "bundle", "click_files"),
-    "stream_app": ("core", "kafka", "state", "serve", "score", "tools"),
+    "stream_app": ("core", "kafka", "state", "serve", "score", "tools", "api"),
     "trainer": (
         "data", "models", "memory", "evaluation", "export", "training", "presets", "search", "service", "commands",
     ),
@@ -65,7 +68,7 @@ PROVIDES = packages_distributions()
 # Parts of a declared package that are distributions of their own.
 INDIRECT = {"mode-streaming", "llvmlite", "faust-streaming"}
 
-PURE = {"core/session", "core/recommend", "core/scoring", "core/state_codec", "tools/pacing"}
+PURE = {"api/latest", "core/session", "core/recommend", "core/scoring", "core/state_codec", "tools/pacing"}
 # What a pure module may take from outside: no clock, no files, no network, no threads.
 PURE_MAY_IMPORT = {
     "collections",
@@ -154,7 +157,7 @@ def test_what_few_files_may_know(outside: str) -> None:
     ("package", "extras"),
     [
         ("schemas", {"trainer"}),  # pyarrow, where Parquet files are read
-        ("stream_app", {"stream"}),
+        ("stream_app", {"stream", "api"}),
         ("trainer", {"trainer", "plot", "tune"}),
         ("deploy", {"kafka", "stream", "trainer"}),
     ],
@@ -202,6 +205,8 @@ def test_the_core_reads_no_clock_and_does_no_io(module: str) -> None:
         ),  # --help answers at once
         ("stream_app.serve.worker", {"torch", "trainer", "pyarrow"}),  # the worker's image has none of them
         ("stream_app.score.service", {"faust", "torch", "numpy", "onnxruntime", "pyarrow"}),
+        ("stream_app.api.service", {"faust", "torch", "pyarrow"}),  # the API's image has none of them
+        ("stream_app.api.sink", {"faust", "torch", "numpy", "onnxruntime", "pyarrow", "starlette"}),
         ("stream_app.tools.replay", {"faust", "torch", "pyarrow"}),  # text needs no parser of the trainer's
         ("schemas.bundle.files", {"faust", "torch", "confluent_kafka"}),
     ],

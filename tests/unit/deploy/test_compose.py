@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from deploy.kafka.jars import kafka_version
 from schemas.config.settings import load_settings
+from schemas.errors import SettingsError
 from stream_app.__main__ import app as stream_app
 from stream_app.serve import worker
 from stream_app.settings import StreamSettings
@@ -35,6 +36,8 @@ SERVICES: Final = sorted(services())
 OURS: Final = [name for name in SERVICES if dockerfile_of(services()[name])]
 ONE_SHOT: Final = "topics"
 SHELL: Final[dict[str, str]] = {}
+WITH_TOKEN: Final = {"NEXTCLICK_API__TOKEN": "secret"}
+"""Without one the API does not start."""
 
 
 def is_command(words: list[str]) -> str | None:
@@ -106,7 +109,7 @@ def test_a_command_that_does_not_exist_is_noticed() -> None:
 
 @pytest.mark.parametrize("name", OURS)
 def test_settings_are_accepted_by_both_programs(name: str) -> None:
-    environ = environment_of(services()[name], SHELL)
+    environ = environment_of(services()[name], WITH_TOKEN)
     stream = load_settings(StreamSettings, config=None, environ=environ)
     trainer = load_settings(TrainerRoot, config=None, environ=environ)
     inside = services()["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"]
@@ -116,7 +119,7 @@ def test_settings_are_accepted_by_both_programs(name: str) -> None:
 
 
 def test_variables_of_the_shell_reach_every_service_that_they_concern() -> None:
-    shell = {
+    shell = WITH_TOKEN | {
         "NEXTCLICK_TOPICS__PARTITIONS": "3",
         "NEXTCLICK_CLICKS__IDLE_GAP": "600",
         "NEXTCLICK_CLICKS__ADVANCE_ON": '["view", "cart"]',
@@ -156,6 +159,26 @@ def test_scorer_keeps_its_state_and_is_checked_where_it_listens() -> None:
     dockerfile = dockerfile_of(service)
     assert dockerfile is not None
     assert f"http://127.0.0.1:{settings.web_port}/livez" in stages(dockerfile)[-1].health_check()
+
+
+@pytest.mark.parametrize(("name", "section"), [("api", "api"), ("sink", "sink")])
+def test_api_and_sink_start_when_asked_and_are_checked_where_they_listen(name: str, section: str) -> None:
+    service = services()[name]
+    assert service["profiles"] == [name]
+    environ = environment_of(service, {"NEXTCLICK_API__TOKEN": "t"})
+    settings = load_settings(StreamSettings, config=None, environ=environ)
+    own = getattr(settings, section)
+    assert mount(service, str(own.data_dir)) == (None, False)
+    host, port = (own.host, own.port) if name == "api" else (own.web_host, own.web_port)
+    assert host == "0.0.0.0"
+    assert service["ports"][0].endswith(f":{port}")
+    dockerfile = dockerfile_of(service)
+    assert dockerfile is not None
+    assert f"http://127.0.0.1:{port}/livez" in stages(dockerfile)[-1].health_check()
+    if name == "api":
+        assert seconds(service["stop_grace_period"]) > own.stop_timeout
+        with pytest.raises(SettingsError, match="set token or token_file"):
+            load_settings(StreamSettings, config=None, environ=environment_of(service, SHELL))
 
 
 def test_guard_writes_to_the_registry_of_the_trainer() -> None:

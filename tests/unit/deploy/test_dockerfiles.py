@@ -126,12 +126,12 @@ def test_nothing_else_enters_a_build(path: str) -> None:
 
 def test_the_worker_has_no_torch() -> None:
     heavy = ("torch", "nvidia", "triton", "pyarrow", "scipy")
-    locked = {extra: pins(REPOSITORY / "requirements" / f"{extra}.txt") for extra in ("stream", "trainer")}
-    assert not [name for name in locked["stream"] if name.startswith(heavy)]
+    locked = {extra: pins(REPOSITORY / "requirements" / f"{extra}.txt") for extra in ("stream", "api", "trainer")}
+    assert not [name for name in locked["stream"] | locked["api"] if name.startswith(heavy)]
     assert {"torch", "pyarrow", "scipy"} <= set(locked["trainer"])
 
 
-@pytest.mark.parametrize("extra", ["stream", "trainer"])
+@pytest.mark.parametrize("extra", ["stream", "api", "trainer"])
 def test_requirements_hold_what_the_project_declares(extra: str) -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     declared = [*project["dependencies"], *project["optional-dependencies"][extra]]

@@ -39,7 +39,9 @@ def ranking(offset: int, session: str, item: str) -> Told:
 
 @pytest.fixture
 def rows(tmp_path: Path) -> Iterator[LastRankings]:
-    opened = LastRankings(tmp_path / "rows", "topic", StoreOptions(), block_cache(StoreOptions()))
+    opened = LastRankings(
+        tmp_path / "rows", "topic", StoreOptions(), block_cache(StoreOptions()), setting="scores.data_dir"
+    )
     yield opened
     opened.close()
 

@@ -1,0 +1,1 @@
+"""Rankings and clicks over HTTP, and the sink that keeps the latest rankings in Redis or Valkey."""

@@ -1,0 +1,196 @@
+"""The thread that reads what the API tells: rankings, announcements and scores, from all partitions, without a group.
+
+Rankings go into the embedded store, with the position behind them, and to whoever waits for them; where a sink fills
+another store they are read from now on, for those who wait.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import structlog
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from schemas.config.settings import TopicSettings
+from stream_app.api.board import Board
+from stream_app.api.latest import newest, read
+from stream_app.api.metrics import ApiMetrics
+from stream_app.api.stores import EmbeddedStore
+from stream_app.api.watchers import Watchers
+from stream_app.kafka.plain_consumer import ReadError
+
+log = structlog.get_logger(__name__)
+
+_TOGETHER: Final = 1000
+_POLL_SECONDS: Final = 0.1
+_ANSWER_SECONDS: Final = 30.0
+_SHOWN_SECONDS: Final = 5.0
+
+
+class Reader:
+    """Reads until it is stopped.
+
+    Args:
+        store: filled with rankings; None where a sink fills another one.
+        ttl_ms: older rankings are not read.
+        on_fatal: told, from the thread, of what it cannot go on with.
+
+    Attributes:
+        waiting_for: what keeps it from knowing everything that was there at the start; None once it does.
+    """
+
+    def __init__(
+        self,
+        connection: Mapping[str, Any],
+        topics: TopicSettings,
+        *,
+        store: EmbeddedStore | None,
+        ttl_ms: int,
+        watchers: Watchers,
+        board: Board,
+        metrics: ApiMetrics,
+        on_fatal: Callable[[BaseException], None],
+    ) -> None:
+        self._topics = topics
+        self._store, self._ttl_ms = store, ttl_ms
+        self._watchers, self._board, self._metrics = watchers, board, metrics
+        self._on_fatal = on_fatal
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="reader", daemon=True)
+        self._consumer = Consumer(
+            {
+                **connection,
+                "client.id": "nextclick-api",
+                "group.id": "nextclick-api",  # librdkafka asks for one; nothing is committed
+                "enable.auto.commit": False,
+                "enable.partition.eof": True,
+                "auto.offset.reset": "earliest",
+                "isolation.level": "read_committed",
+                "queued.max.messages.kbytes": 16_384,
+                "error_cb": _tell,
+            },
+            logger=logging.getLogger("librdkafka"),
+        )
+        self._unread: set[tuple[str, int]] = set()
+        self._positions: dict[int, int] = {}
+        self.waiting_for: str | None = "the topics have not been read yet"
+
+    def start(self) -> None:
+        """Start reading."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop reading."""
+        self._stopping.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            self._read()
+        except Exception as error:  # noqa: BLE001 - the thread's edge: no ranking would be told from here on
+            self._on_fatal(error)
+        finally:
+            self._consumer.close()
+
+    def _read(self) -> None:
+        starts = [*self._rankings_from(), *self._all_of(self._topics.models), *self._all_of(self._topics.scores)]
+        self._unread = {(start.topic, start.partition) for start in starts}
+        self._consumer.assign(starts)
+        shown = 0.0
+        while not self._stopping.is_set():
+            first = self._consumer.poll(_POLL_SECONDS)
+            if first is not None:
+                # Not `consume` alone: it waits for as many as it may bring, and a click waits for its ranking.
+                self._take([first, *self._consumer.consume(_TOGETHER, 0)])
+            if (now := time.monotonic()) > shown:
+                self._show_lag()
+                shown = now + _SHOWN_SECONDS
+
+    # -- where to begin -----------------------------------------------------------------------------------------------
+
+    def _partitions(self, topic: str) -> list[int]:
+        # All topics: asking for one by name may create it.
+        found = self._consumer.list_topics(timeout=_ANSWER_SECONDS).topics.get(topic)
+        return sorted(found.partitions) if found is not None else []
+
+    def _all_of(self, topic: str) -> list[TopicPartition]:
+        """From their beginning; nothing where there is no such topic (scores, where nobody counts them)."""
+        return [TopicPartition(topic, number, OFFSET_BEGINNING) for number in self._partitions(topic)]
+
+    def _rankings_from(self) -> list[TopicPartition]:
+        topic, store = self._topics.rankings, self._store
+        numbers = self._partitions(topic)
+        if not numbers:
+            raise ReadError(f"there is no topic {topic}; `stream-app topics` creates it")
+        if store is None:
+            return [TopicPartition(topic, number, OFFSET_END) for number in numbers]
+        positions = {number: store.positions.get(number) for number in numbers}
+        for number, position in positions.items():
+            low, high = self._consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=_ANSWER_SECONDS)
+            if position is not None and not low <= position <= high:
+                log.warning("the stored rankings are of other offsets and are read anew", partition=number)
+                store.clear()
+                positions = dict.fromkeys(numbers)
+                break
+        return starts_at(self._consumer, topic, positions, ttl_ms=self._ttl_ms)
+
+    # -- what comes ---------------------------------------------------------------------------------------------------
+
+    def _take(self, messages: Sequence[Message]) -> None:
+        rankings = [message for message in messages if self._is_ranking(message)]
+        if rankings:
+            positions = {message.partition(): message.offset() + 1 for message in rankings}
+            told = [(message.key(), latest) for message in rankings if (latest := read(message)) is not None]
+            if self._store is not None:
+                self._store.apply(newest(told), positions)
+            self._positions |= positions
+            self._watchers.tell(told)  # after the store: whoever is told and looks finds it there
+            self._metrics.rankings.inc(len(told))
+            self._metrics.unreadable.inc(len(rankings) - len(told))
+        if self.waiting_for is not None:  # last: what was read is stored
+            unread = {topic for topic, _ in self._unread}
+            self.waiting_for = f"not read to the end yet: {', '.join(sorted(unread))}" if unread else None
+
+    def _is_ranking(self, message: Message) -> bool:
+        """Take care of whatever is none."""
+        topic = message.topic()
+        if (error := message.error()) is not None:
+            if error.code() == KafkaError._PARTITION_EOF:
+                self._unread.discard((topic, message.partition()))
+            elif error.fatal():
+                raise KafkaException(error)
+            else:
+                log.warning("reading", topic=topic, error=error.str())
+            return False
+        if topic == self._topics.models:
+            self._board.announce(message.key(), message.value())
+        elif topic == self._topics.scores:
+            self._board.score(message.key(), message.value())
+        return bool(topic == self._topics.rankings)
+
+    def _show_lag(self) -> None:
+        for number, position in self._positions.items():
+            _, high = self._consumer.get_watermark_offsets(TopicPartition(self._topics.rankings, number), cached=True)
+            self._metrics.lag.labels(partition=str(number)).set(max(0, high - position))
+
+
+def starts_at(
+    consumer: Consumer, topic: str, positions: Mapping[int, int | None], *, ttl_ms: int
+) -> list[TopicPartition]:
+    """Each partition at its position; without one, at the first ranking that has not expired. Raises KafkaException."""
+    oldest = max(0, time.time_ns() // 1_000_000 - ttl_ms)
+    new = [number for number, position in positions.items() if position is None]
+    # First: what comes after is read, whether or not the next question finds it.
+    ends = {number: consumer.get_watermark_offsets(TopicPartition(topic, number), _ANSWER_SECONDS)[1] for number in new}
+    asked = [TopicPartition(topic, number, oldest) for number in new]
+    found = consumer.offsets_for_times(asked, timeout=_ANSWER_SECONDS) if asked else []
+    starts = {tp.partition: tp.offset if tp.offset >= 0 else ends[tp.partition] for tp in found}
+    known = {number: position for number, position in positions.items() if position is not None}
+    return [TopicPartition(topic, number, offset) for number, offset in {**known, **starts}.items()]
+
+
+def _tell(error: KafkaError) -> None:
+    log.warning("kafka", error=error.str())

@@ -1,0 +1,198 @@
+"""`stream-app api` from start to exit: the store, the thread that reads, the ASGI application and its server."""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Mount
+from starlette.staticfiles import StaticFiles
+
+from schemas.kafka.admin import check_topics
+from stream_app.api.board import Board
+from stream_app.api.clicks import ClickProducer
+from stream_app.api.gate import Gate, Guard, TokenFileError, tokens_of
+from stream_app.api.metrics import ApiMetrics
+from stream_app.api.openapi import document
+from stream_app.api.problems import ProblemError, of_bug, of_http, of_problem, unavailable
+from stream_app.api.reader import Reader
+from stream_app.api.routes import Endpoints, Parts
+from stream_app.api.stores import EmbeddedStore, RedisStore, Store
+from stream_app.api.watchers import Watchers
+from stream_app.api_settings import ApiSettings
+from stream_app.errors import StoreError, StreamError
+from stream_app.settings import StreamSettings
+from stream_app.state.data_lock import DataLock
+from stream_app.state.topic_identity import topic_ids
+
+log = structlog.get_logger(__name__)
+
+EXIT_OK: Final = 0
+EXIT_FAILED: Final = 1
+PAGE: Final = Path(__file__).parent / "page"
+"""Files served at `/`, where there are any."""
+_MOST_KEPT_SECONDS: Final = 75
+
+
+def application(endpoints: Endpoints, guard: Guard, metrics: ApiMetrics, cors_origins: tuple[str, ...]) -> Starlette:
+    """The routes, and what a request passes on its way to them."""
+    described = document(version=version("nextclick"), with_tokens=guard.has_tokens)
+    routes: list[BaseRoute] = [*endpoints.routes(described)]
+    if PAGE.is_dir():
+        routes.append(Mount("/", StaticFiles(directory=PAGE, html=True), name="page"))
+    middleware = [Middleware(Gate, guard=guard, metrics=metrics)]
+    if cors_origins:
+        cors = Middleware(
+            CORSMiddleware,
+            allow_origins=cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["authorization", "content-type", "last-event-id"],
+            expose_headers=["retry-after"],
+            max_age=600,
+        )
+        middleware.insert(0, cors)  # outside: a browser asks without a token whether it may ask
+    handlers: Any = {ProblemError: of_problem, StreamError: _of_outage, HTTPException: of_http, Exception: of_bug}
+    return Starlette(routes=routes, middleware=middleware, exception_handlers=handlers)
+
+
+async def _of_outage(_: Request, error: Exception) -> Response:
+    """Handler of what Kafka or a store did not do."""
+    log.warning("a request was not answered", error=str(error), kind=type(error).__name__)
+    return unavailable("unavailable", str(error)).response()
+
+
+class Server(uvicorn.Server):
+    """Ends streams before it waits for requests to end; signals are the service's."""
+
+    def __init__(self, config: uvicorn.Config, watchers: Watchers) -> None:
+        super().__init__(config)
+        self._watchers = watchers
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Nothing: the service has handlers of its own."""
+        yield
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        """Answer what waits for rankings, then stop as ever."""
+        self._watchers.close()
+        await super().shutdown(sockets)
+
+
+async def run_api(settings: StreamSettings) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit code. Raises StreamError and SchemaError before it serves."""
+    api = settings.api
+    tokens = _tokens(api)
+    needed = {settings.topics.clicks, settings.topics.rankings, settings.topics.models}
+    specs = [spec for spec in settings.topic_specs() if spec.name in needed]
+    for difference in await asyncio.to_thread(check_topics, settings.kafka, specs):
+        log.warning("topic differs", difference=str(difference))
+    metrics, watchers = ApiMetrics(), Watchers()
+    board = Board(lambda text: log.warning("a record is passed over", why=text))
+    ttl_ms = round(settings.worker.session_ttl * 1000)
+    embedded = None if api.store_url is not None else await asyncio.to_thread(_embedded, settings, ttl_ms)
+    store: Store = embedded or RedisStore(_secret(api), api.store_prefix)
+    connection = settings.kafka.librdkafka()
+    clicks = ClickProducer(connection, settings.topics.clicks, timeout_ms=round(api.delivery_timeout * 1000))
+    failures: list[BaseException] = []
+
+    def fail(error: BaseException) -> None:
+        failures.append(error)
+        log.error("the API cannot go on", error=str(error), kind=type(error).__name__)
+        server.should_exit = True
+
+    reader = Reader(
+        connection, settings.topics,
+        store=embedded, ttl_ms=ttl_ms, watchers=watchers, board=board, metrics=metrics, on_fatal=fail,
+    )  # fmt: skip
+
+    def readiness() -> Mapping[str, str | None]:
+        return {"topics": reader.waiting_for}
+
+    endpoints = Endpoints(Parts(settings, store, clicks, watchers, board, metrics, readiness))
+    app = application(endpoints, Guard(tokens, api.rate_limit), metrics, api.cors_origins)
+    server = Server(_server_config(app, api), watchers)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, lambda: setattr(server, "should_exit", True))
+    reader.start()
+    clicks.start()
+    try:
+        await _serve(server)
+    finally:
+        await asyncio.to_thread(reader.stop)
+        await asyncio.to_thread(clicks.stop)
+        await store.close()
+    return EXIT_FAILED if failures else EXIT_OK
+
+
+async def _serve(server: Server) -> None:
+    serving = asyncio.create_task(server.serve())
+    while not server.started and not serving.done():
+        await asyncio.sleep(0.01)
+    for one in server.servers:
+        for socket in one.sockets:
+            host, port = socket.getsockname()[:2]
+            log.info("answering", url=f"http://{host}:{port}")
+    await serving
+
+
+def _server_config(app: Starlette, api: ApiSettings) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        host=api.host,
+        port=api.port,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+        timeout_keep_alive=_MOST_KEPT_SECONDS,
+        timeout_graceful_shutdown=max(1, round(api.stop_timeout)),
+        http="httptools",
+        ws="none",
+    )
+
+
+def _embedded(settings: StreamSettings, ttl_ms: int) -> EmbeddedStore:
+    data_dir, rankings = settings.api.data_dir, settings.topics.rankings
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        DataLock(data_dir, setting="api.data_dir")  # until the process ends
+    except OSError as error:
+        raise StoreError(f"api.data_dir {data_dir} cannot be written: {error}") from error
+    topic_id = topic_ids(settings.kafka, [rankings])[rankings]
+    return EmbeddedStore(data_dir, topic_id, ttl_ms=ttl_ms, cache_mb=settings.api.store_cache_mb)
+
+
+def _tokens(api: ApiSettings) -> list[str]:
+    """All of them. Raises TokenFileError."""
+    tokens = [] if api.token is None else [api.token.get_secret_value()]
+    if api.token_file is not None:
+        try:
+            tokens += tokens_of(api.token_file.read_text().splitlines())
+        except (OSError, UnicodeError, TokenFileError) as error:
+            raise TokenFileError(f"api.token_file {api.token_file}: {error}") from error
+    return tokens
+
+
+def _secret(api: ApiSettings) -> str:
+    assert api.store_url is not None
+    return api.store_url.get_secret_value()
+
+
+def main(settings: StreamSettings) -> int:
+    """`stream-app api`; returns the exit code."""
+    import uvloop
+
+    return uvloop.run(run_api(settings))

@@ -1,0 +1,240 @@
+"""`stream-app sink`: copies the latest ranking of each session to Redis or Valkey.
+
+One consumer group for all sinks. Where a partition begins is not the group's offset but the position in the store,
+which is written with the rows (`stream_app/api/redis_rows.py`); the group's offsets only tell Kafka's tools the lag.
+"""
+
+import asyncio
+import logging
+import signal
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Final, TypeVar
+
+import redis
+import structlog
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from schemas.kafka.admin import check_topics
+from stream_app.api.latest import newest, read
+from stream_app.api.metrics import SinkMetrics
+from stream_app.api.reader import starts_at
+from stream_app.api.redis_rows import RedisRows
+from stream_app.api.stores import plain_url
+from stream_app.errors import DeliveryError, StoreError, StreamError
+from stream_app.serve.web import Web
+from stream_app.settings import StreamSettings
+from stream_app.state.data_lock import DataLock
+from stream_app.state.member import member_id
+from stream_app.state.topic_identity import topic_ids
+
+log = structlog.get_logger(__name__)
+
+EXIT_OK: Final = 0
+EXIT_FAILED: Final = 1
+_TOGETHER: Final = 1000
+_POLL_SECONDS: Final = 0.1
+_ANSWER_SECONDS: Final = 10.0
+_RETRY_SECONDS: Final = 0.5
+_TOLD_SECONDS: Final = 1.0
+
+T = TypeVar("T")
+
+
+def group_of(app_id: str) -> str:
+    """The consumer group of a deployment's sinks."""
+    return f"{app_id}-sink"
+
+
+class Sink:
+    """One process of the sinks' group; all of it runs on the thread that calls `run`."""
+
+    def __init__(self, settings: StreamSettings, metrics: SinkMetrics, url: str, *, member: str, topic_id: str) -> None:
+        self._metrics = metrics
+        self._topic = settings.topics.rankings
+        self._patience = settings.sink.store_timeout
+        self._ttl_ms = round(settings.worker.session_ttl * 1000)
+        client = redis.Redis.from_url(
+            plain_url(url), socket_timeout=_ANSWER_SECONDS, socket_connect_timeout=_ANSWER_SECONDS
+        )
+        self._rows = RedisRows(client, settings.api.store_prefix, topic_id, ttl_ms=self._ttl_ms)
+        group, timeout = group_of(settings.worker.app_id), settings.sink.session_timeout
+        self._consumer = Consumer(
+            {
+                **settings.kafka.librdkafka(),
+                "client.id": group,
+                "error_cb": lambda error: log.warning("kafka", error=error.str()),
+                "group.id": group,
+                "group.instance.id": member,
+                "partition.assignment.strategy": "cooperative-sticky",
+                "enable.auto.commit": False,
+                "auto.offset.reset": "earliest",
+                "isolation.level": "read_committed",
+                "session.timeout.ms": int(timeout * 1000),
+                "heartbeat.interval.ms": int(min(3.0, timeout / 5) * 1000),
+                # A store that is away is waited for between two polls.
+                "max.poll.interval.ms": round(1000 * max(300.0, 2 * self._patience)),
+                "queued.max.messages.kbytes": 16_384,
+            },
+            logger=logging.getLogger("librdkafka"),
+        )
+        self._positions: dict[int, int | None] = {}
+        self.assigned = False
+        self.waiting_for: str | None = None
+
+    def run(self, stopping: Callable[[], bool]) -> None:
+        """Copy until told to stop. Raises StreamError for whatever it cannot go on with."""
+        self._stopping = stopping
+        self._consumer.subscribe([self._topic], on_assign=self._assign, on_revoke=self._leave, on_lost=self._leave)
+        told = 0.0
+        try:
+            while not stopping():
+                first = self._consumer.poll(_POLL_SECONDS)
+                if first is not None:
+                    self._take([first, *self._consumer.consume(_TOGETHER, 0)])
+                if (now := time.monotonic()) > told:
+                    self._tell_kafka()
+                    told = now + _TOLD_SECONDS
+        finally:
+            self._consumer.close()
+
+    def _take(self, messages: Sequence[Message]) -> None:
+        by_partition: dict[int, list[Message]] = defaultdict(list)
+        for message in messages:
+            if (error := message.error()) is None:
+                by_partition[message.partition()].append(message)
+            elif error.fatal():
+                raise DeliveryError(f"{self._topic} cannot be read any more: {error.str()}")
+            elif error.code() != KafkaError._PARTITION_EOF:
+                log.warning("reading rankings", error=error.str())
+        for partition, records in by_partition.items():
+            if partition in self._positions:
+                self._store(partition, records)
+
+    def _store(self, partition: int, records: Sequence[Message]) -> None:
+        told = [(record.key(), latest) for record in records if (latest := read(record)) is not None]
+        before, after = self._positions[partition], records[-1].offset() + 1
+        stored = self._insist(lambda: self._rows.apply(partition, newest(told), before, after))
+        if stored is None:
+            return  # told to stop
+        if stored:
+            self._positions[partition] = after
+            self._metrics.rankings.inc(len(told))
+            self._metrics.unreadable.inc(len(records) - len(told))
+            return
+        self._metrics.moved.inc()
+        log.warning("the store is at another position; going on from there", partition=partition, expected=before)
+        for start in self._starts([partition]):
+            self._consumer.seek(start)
+
+    def _insist(self, call: Callable[[], T]) -> T | None:
+        """Call until the store answers; None when told to stop meanwhile. Raises StoreError when it never does.
+
+        A batch that was stored although its answer got lost is refused when it comes again, and read again from there.
+        """
+        deadline = time.monotonic() + self._patience
+        while not self._stopping():
+            try:
+                answer = call()
+            except redis.exceptions.AuthenticationError as error:
+                raise StoreError(f"the store (api.store_url) refuses the login: {error}") from error
+            except (redis.exceptions.RedisError, OSError) as error:
+                self.waiting_for = f"the store (api.store_url) does not answer: {error}"
+                if time.monotonic() > deadline:
+                    raise StoreError(f"{self.waiting_for}; gave up after sink.store_timeout") from error
+                log.warning("waiting for the store", error=str(error))
+                time.sleep(_RETRY_SECONDS)
+            else:
+                self.waiting_for = None
+                return answer
+        return None
+
+    # -- partitions come and go, inside `poll` ------------------------------------------------------------------------
+
+    def _assign(self, consumer: Consumer, given: Sequence[TopicPartition]) -> None:
+        consumer.incremental_assign(self._starts([tp.partition for tp in given]))
+        self.assigned = True
+
+    def _starts(self, partitions: Sequence[int]) -> list[TopicPartition]:
+        positions: dict[int, int | None] = {}
+        for number in partitions:
+            self._positions[number] = positions[number] = self._insist(partial(self._rows.position, number))
+        starts = starts_at(self._consumer, self._topic, positions, ttl_ms=self._ttl_ms)
+        for start in starts:
+            log.info("storing rankings", partition=start.partition, offset=start.offset)
+        return starts
+
+    def _leave(self, consumer: Consumer, taken: Sequence[TopicPartition]) -> None:
+        for tp in taken:
+            self._positions.pop(tp.partition, None)
+        consumer.incremental_unassign(list(taken))
+
+    def _tell_kafka(self) -> None:
+        """How far it is, for whoever looks at the group."""
+        known = {number: position for number, position in self._positions.items() if position is not None}
+        if not known:
+            return
+        try:
+            self._consumer.commit(
+                offsets=[TopicPartition(self._topic, number, position) for number, position in known.items()],
+                asynchronous=True,
+            )
+        except KafkaException as error:  # a rebalance; it is told again a second later
+            log.debug("offsets were not told", error=str(error))
+        self._metrics.lag.clear()
+        for number, position in known.items():
+            _, high = self._consumer.get_watermark_offsets(TopicPartition(self._topic, number), cached=True)
+            self._metrics.lag.labels(partition=str(number)).set(max(0, high - position))
+
+
+async def run_sink(settings: StreamSettings) -> int:
+    """Copy until SIGTERM or SIGINT; returns the exit code. Raises StreamError and SchemaError before it does."""
+    if settings.api.store_url is None:
+        raise StoreError("no store is named: `stream-app sink redis://HOST:6379`, or set api.store_url")
+    stop = threading.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    rankings = settings.topics.rankings
+    specs = [spec for spec in settings.topic_specs() if spec.name == rankings]
+    for difference in await asyncio.to_thread(check_topics, settings.kafka, specs):
+        log.warning("topic differs", difference=str(difference))
+    metrics = SinkMetrics()
+    sink = await asyncio.to_thread(_sink, settings, metrics, settings.api.store_url.get_secret_value())
+    failure: str | None = None
+
+    def readiness() -> Mapping[str, str | None]:
+        waiting = None if sink.assigned else "none assigned yet"
+        return {"sink": failure, "partitions": waiting, "store": sink.waiting_for}
+
+    own = settings.sink
+    web = Web(own.web_host, own.web_port, registry=metrics.registry, readiness=readiness, refresh=lambda: None)
+    await web.start()
+    log.info("health and metrics", url=f"http://{own.web_host}:{web.port}")
+    try:
+        await asyncio.to_thread(sink.run, stop.is_set)
+    except (StreamError, KafkaException) as error:
+        failure = str(error)
+        log.error("the sink cannot go on", error=failure, kind=type(error).__name__)
+    finally:
+        await web.stop()
+    return EXIT_OK if failure is None else EXIT_FAILED
+
+
+def _sink(settings: StreamSettings, metrics: SinkMetrics, url: str) -> Sink:
+    data_dir, rankings = settings.sink.data_dir, settings.topics.rankings
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        DataLock(data_dir, setting="sink.data_dir")  # until the process ends
+        member = member_id(data_dir)
+    except OSError as error:
+        raise StoreError(f"sink.data_dir {data_dir} cannot be written: {error}") from error
+    return Sink(settings, metrics, url, member=member, topic_id=topic_ids(settings.kafka, [rankings])[rankings])
+
+
+def main(settings: StreamSettings) -> int:
+    """`stream-app sink`; returns the exit code."""
+    return asyncio.run(run_sink(settings))

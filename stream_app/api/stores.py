@@ -1,0 +1,92 @@
+"""Where lookups find the latest ranking of a session: in this process's RocksDB, or in the Redis that a sink fills."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import redis.asyncio
+from redis.exceptions import RedisError
+
+from stream_app.api.latest import Latest, decode_row, encode_row, value_of
+from stream_app.api.redis_rows import RANKING, ranking_key
+from stream_app.errors import StoreError
+from stream_app.state.database import StoreOptions, block_cache
+from stream_app.state.last_rankings import LastRankings
+
+_FOLDER: Final = "rankings"
+_ANSWER_SECONDS: Final = 2.0
+
+
+class Store(Protocol):
+    """What lookups ask."""
+
+    async def ranking(self, session: bytes) -> bytes | None:
+        """The JSON of a session's latest ranking, None without one. Raises StoreError."""
+
+    async def close(self) -> None:
+        """Leave it."""
+
+
+class EmbeddedStore:
+    """RocksDB, in this process alone. Filled by the thread that reads rankings, asked by the event loop."""
+
+    def __init__(self, data_dir: Path, topic_id: str, *, ttl_ms: int, cache_mb: int) -> None:
+        options = StoreOptions(cache_mb=cache_mb, ttl_seconds=max(1, ttl_ms // 1000))
+        self._rows = LastRankings(data_dir / _FOLDER, topic_id, options, block_cache(options), setting="api.data_dir")
+        self._ttl_ms = ttl_ms
+
+    @property
+    def positions(self) -> Mapping[int, int]:
+        """Of each partition of rankings, the first offset that is not in the store."""
+        return self._rows.positions
+
+    def clear(self) -> None:
+        """Forget everything. Raises StoreError."""
+        self._rows.clear()
+
+    def apply(self, changes: Mapping[bytes, Latest], positions: Mapping[int, int]) -> None:
+        """What a batch of rankings comes to, and the positions behind it: all or nothing. Raises StoreError."""
+        keys = list(changes)
+        rows: dict[bytes, bytes | None] = {}
+        for key, row in zip(keys, self._rows.rows(keys), strict=True):
+            latest = changes[key]
+            if latest.replaces(None if row is None else decode_row(row)):
+                rows[key] = None if latest.is_forgotten else encode_row(latest)
+        self._rows.write(rows, positions)
+
+    async def ranking(self, session: bytes) -> bytes | None:
+        """The JSON of a session's latest ranking."""
+        row = self._rows.row(session)  # some µs: a thread would cost more
+        return None if row is None else value_of(row, since_ms=time.time_ns() // 1_000_000 - self._ttl_ms)
+
+    async def close(self) -> None:
+        """Let another process have the folder. Raises StoreError."""
+        self._rows.close()
+
+
+class RedisStore:
+    """Redis or Valkey, which `stream-app sink` fills."""
+
+    def __init__(self, url: str, prefix: str) -> None:
+        self._client: Any = redis.asyncio.Redis.from_url(
+            plain_url(url), socket_timeout=_ANSWER_SECONDS, socket_connect_timeout=_ANSWER_SECONDS
+        )
+        self._prefix = prefix.encode()
+
+    async def ranking(self, session: bytes) -> bytes | None:
+        """The JSON of a session's latest ranking."""
+        try:
+            value: bytes | None = await self._client.hget(ranking_key(self._prefix, session), RANKING)
+        except (RedisError, OSError) as error:
+            raise StoreError(f"the store of rankings (api.store_url) does not answer: {error}") from error
+        return value
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+
+def plain_url(url: str) -> str:
+    """As the client reads it, which knows Valkey under Redis's name."""
+    return "redis" + url.removeprefix("valkey") if url.startswith("valkey") else url

@@ -1,0 +1,149 @@
+"""What the endpoints say when something is missing or too much: the application, with fakes for Kafka and store."""
+
+import asyncio
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+
+from stream_app.api.board import Board
+from stream_app.api.gate import Guard, RateLimit
+from stream_app.api.metrics import ApiMetrics
+from stream_app.api.routes import Endpoints, Parts
+from stream_app.api.service import application
+from stream_app.api.watchers import Watchers
+from stream_app.api_settings import ApiSettings
+from stream_app.errors import DeliveryError, StoreError
+from stream_app.settings import StreamSettings
+
+CLICK = {"session_id": "s", "item_id": "i", "timestamp": 1_767_225_600_000}
+
+
+@dataclass
+class Fake:
+    """A store with one ranking, and a producer of clicks."""
+
+    fails: bool = False
+    produced: list[bytes] = field(default_factory=list)
+
+    async def ranking(self, session: bytes) -> bytes | None:
+        if self.fails:
+            raise StoreError("the store is away")
+        return b"{}" if session == b"s" else None
+
+    async def produce(self, session: bytes, value: bytes) -> tuple[int, int]:
+        if self.fails:
+            raise DeliveryError("Kafka is away")
+        self.produced.append(value)
+        return 3, 4711
+
+
+def app_of(fake: Fake, waiting_for: str | None = None, **settings: Any) -> Starlette:
+    api = StreamSettings(api=ApiSettings(**settings))
+    metrics = ApiMetrics()
+    outside: Any = fake
+    parts = Parts(api, outside, outside, Watchers(), Board(print), metrics, lambda: {"topics": waiting_for})
+    return application(Endpoints(parts), Guard([], api.api.rate_limit), metrics, api.api.cors_origins)
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+async def ask(
+    app: Starlette, path: str, body: bytes | None = None, *, slowly: bool = False, sent: list[Any] | None = None
+) -> Answer:
+    """One request, without a server; `slowly`: its body never comes."""
+    path, _, query = path.partition("?")
+    scope = {
+        "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1",
+        "method": "GET" if body is None else "POST", "scheme": "http", "path": path, "query_string": query.encode(),
+        "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")], "client": ("127.0.0.1", 1),
+    }  # fmt: skip
+    sent = [] if sent is None else sent
+
+    async def receive() -> dict[str, Any]:
+        if slowly:
+            await asyncio.sleep(60)
+        return {"type": "http.request", "body": body or b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await app(scope, receive, send)
+    return answered(sent)
+
+
+def answered(sent: list[Any]) -> Answer:
+    """What the application sent."""
+    headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+    return Answer(sent[0]["status"], headers, b"".join(message.get("body", b"") for message in sent[1:]))
+
+
+def kind(answer: Answer) -> str:
+    assert answer.headers["content-type"] == "application/problem+json"
+    return str(json.loads(answer.body)["type"].removeprefix("urn:nextclick:problem:"))
+
+
+@pytest.mark.parametrize("path", ["/v1/sessions/s/ranking", "/v1/sessions/s/stream", "/v1/models", "/v1/scores"])
+async def test_lookups_wait_until_everything_was_read(path: str) -> None:
+    answer = await ask(app_of(Fake(), "not read yet"), path)
+    assert (answer.status, kind(answer), answer.headers["retry-after"]) == (503, "not-ready", "1")
+    health = await ask(app_of(Fake(), "not read yet"), "/healthz")
+    assert (health.status, json.loads(health.body)["topics"]) == (503, "not read yet")
+
+
+async def test_clicks_need_no_store() -> None:
+    fake = Fake()
+    answer = await ask(app_of(fake, "not read yet"), "/v1/clicks", json.dumps(CLICK).encode())
+    assert (answer.status, json.loads(answer.body)["source"]["offset"]) == (202, 4711)
+    assert [json.loads(value) for value in fake.produced] == [CLICK]
+
+
+async def test_what_kafka_or_the_store_does_not_do_is_no_bug_of_the_server() -> None:
+    app = app_of(Fake(fails=True))
+    assert (await ask(app, "/v1/sessions/s/ranking")).status == 503
+    answer = await ask(app, "/v1/clicks", json.dumps(CLICK).encode())
+    assert (answer.status, kind(answer)) == (503, "unavailable")
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for_for_ever() -> None:
+    answer = await ask(app_of(Fake(), request_timeout=0.1), "/v1/clicks", b"{}", slowly=True)
+    assert (answer.status, kind(answer)) == (503, "timed-out")
+
+
+async def test_no_more_wait_than_may() -> None:
+    app = app_of(Fake(), max_open=1, max_wait=30)
+    waiting = asyncio.create_task(ask(app, "/v1/clicks?wait=30s", json.dumps(CLICK).encode()))
+    await asyncio.sleep(0)
+    while b"nextclick_api_open 1.0" not in (await ask(app, "/metrics")).body:
+        await asyncio.sleep(0.01)
+    answer = await ask(app, "/v1/clicks?wait=1s", json.dumps(CLICK).encode())
+    assert (answer.status, kind(answer)) == (503, "too-many-open")
+    waiting.cancel()
+
+
+async def test_an_error_that_nobody_expected_is_a_problem_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    fake = Fake()
+    monkeypatch.setattr(fake, "ranking", fail)
+    sent: list[Any] = []
+    with pytest.raises(ZeroDivisionError):  # for the server's log, behind the answer
+        await ask(app_of(fake), "/v1/sessions/s/ranking", sent=sent)
+    answer = answered(sent)
+    assert (answer.status, kind(answer)) == (500, "internal-server-error")
+
+
+def test_a_client_may_ask_so_often_and_another_one_too() -> None:
+    limit = RateLimit(2.0)
+    assert [limit.wait(b"a", 10.0) for _ in range(3)] == [0, 0, 0.5]
+    assert limit.wait(b"b", 10.0) == 0
+    assert [limit.wait(b"a", 10.5), limit.wait(b"a", 10.5)] == [0, 0.5]
+    assert [limit.wait(b"a", 99.0) for _ in range(3)] == [0, 0, 0.5]
