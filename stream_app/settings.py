@@ -37,9 +37,13 @@ class WorkerSettings(Section):
     rule_attributes: tuple[str, ...] = Field(
         default=(), description="Attributes of items that rules may match; a rule that matches another is refused."
     )
-    hide: Literal["none", "clicked"] = Field(
+    hide: Literal["none", "clicked", "purchased"] = Field(
         default="none",
-        description="clicked leaves out of a session's rankings the items among its last worker.recent_items clicks.",
+        description="clicked leaves out of a session's rankings the items among its last worker.recent_items clicks, "
+        "purchased the last worker.recent_items items that it purchased.",
+    )
+    purchase_type: str = Field(
+        default="purchase", min_length=1, max_length=256, description="Type of the clicks that are purchases."
     )
 
     max_per_category: int = Field(
@@ -121,6 +125,11 @@ class WorkerSettings(Section):
                 "choose from"
             )
         return self
+
+    @property
+    def hide_type(self) -> str | None:
+        """The type of clicks whose items a session is not shown again."""
+        return self.purchase_type if self.hide == "purchased" else None
 
     @property
     def diversifies(self) -> bool:

@@ -19,6 +19,7 @@ from schemas.messages.click import Click
 from schemas.messages.item import Item, decode_item, encode_item
 from schemas.messages.ranking import Applied, Ranking, decode_ranking
 from schemas.messages.rule import Match, Rule, RuleAction, encode_rule
+from stream_app.core.state_codec import decode_state
 from tests.conftest import REPOSITORY, KafkaUnderTest
 from tests.contract.tiny_model import TinyModel
 from tests.doc_pages import blocks
@@ -196,6 +197,41 @@ def test_what_a_session_clicked_is_hidden(shop: Deployment, tmp_path: Path) -> N
         assert listed <= left
         assert len(listed) == min(PUBLISHED, len(left))
     assert len(found) == 300
+
+
+def test_what_a_session_purchased_is_hidden_whatever_was_killed(shop: Deployment, tmp_path: Path) -> None:
+    publish(shop, tmp_path, *[Item(item_id=item_id) for item_id in ITEMS[:30]])
+    began, kinds = int(time.time() * 1000), ("view", "purchase", "purchase", "view")  # purchases move no session on
+    bought = [
+        Click(session_id=f"s{n // 4}", item_id=ITEMS[7 * n % 30], timestamp=began + n, type=kinds[n % 4])
+        for n in range(1200)
+    ]
+    hides = {"NEXTCLICK_WORKER__HIDE": "purchased", "NEXTCLICK_CLICKS__ADVANCE_ON": '["view"]'}
+    worker = shop.start_ready(**hides)
+    shop.send(bought)
+    shop.wait(lambda: shop.records(shop.topics.rankings) > 200, "under way")
+    worker.kill()
+    again = shop.start_ready(**hides)
+    shop.wait_until_acknowledged()
+    purchased: dict[str, list[str]] = {}
+    hidden: dict[int, list[str]] = {}
+    for click in bought:
+        own = purchased.setdefault(click.session_id, [])
+        own += [click.item_id] if click.type == "purchase" else []
+        hidden[click.timestamp] = list(own)
+    found = rankings(shop)
+    assert {ranking.click_timestamp for ranking in found} == hidden.keys()
+    for ranking in found:
+        listed = {item.item_id for item in ranking.items}
+        assert len(listed) == PUBLISHED
+        assert listed.isdisjoint(hidden[ranking.click_timestamp])
+    # Seen again where nobody bought it: it is not the item that is gone.
+    assert set(ITEMS[:30]) == {item.item_id for ranking in found for item in ranking.items}
+    assert again.stop() == 0
+    changelog = read_topic(shop.connection.librdkafka(), shop.changelog)
+    rows = {record.key().decode(): decode_state(record.value()) for record in changelog}
+    assert {session_id: list(row.purchased) for session_id, row in rows.items()} == purchased
+    assert {row.clicks for row in rows.values()} == {2}
 
 
 def test_lists_are_diverse_and_say_so(shop: Deployment, tmp_path: Path) -> None:
