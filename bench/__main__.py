@@ -25,7 +25,17 @@ BENCHMARKS = (
     "api",
     "guard",
 )
-EXTRA = ("ci", "capacity", "families", "tuning", "family_clicks", "family_training", "refresh", "libraries")
+EXTRA = (
+    "ci",
+    "capacity",
+    "families",
+    "tuning",
+    "family_clicks",
+    "family_training",
+    "refresh",
+    "libraries",
+    "diversity",
+)
 """Run only when named: parts of the others, what computes rather than measures, and what takes hours."""
 
 

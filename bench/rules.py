@@ -1,8 +1,8 @@
 """What do items and rules cost: a click's processor time, and reading a catalogue when a worker starts?
 
 Processor time of plan, query and ranking together, in turn: with everything off, and with 1, 50 and 99 % of the
-catalogue left out, a boost for a tenth of it, clicked items hidden, an item changed before each batch. Then a million
-items, from a real Kafka into a process of its own.
+catalogue left out, a boost for a tenth of it, clicked items hidden, an item changed before each batch, and lists that
+are diverse. Then a million items, from a real Kafka into a process of its own.
 
     make bench BENCH=rules
     CATALOGUES=5000,37000,330000 make bench BENCH=rules
@@ -35,6 +35,7 @@ from schemas.kafka.topics import topic_table
 from schemas.messages.item import Item, encode_item
 from schemas.messages.rule import Match, Rule, RuleAction
 from stream_app.core.catalogue import Catalogue
+from stream_app.core.diversity import DiversityRules
 from stream_app.core.plan import SourcedClick
 from stream_app.core.recommend import recommend
 from stream_app.core.session import SessionRules
@@ -63,7 +64,8 @@ def measure(catalogues: tuple[int, ...], batches: tuple[int, ...], *, rounds: in
     with tempfile.TemporaryDirectory(prefix="nextclick-bench-") as name:
         for items in catalogues:
             folder = bundle(Path(name), items)
-            off, on = (open_bundle(folder, adjusts=adjusts).ranking(PUBLISHED) for adjusts in (False, True))
+            off = open_bundle(folder).ranking(PUBLISHED)
+            on = open_bundle(folder, adjusts=True, rows=True).ranking(PUBLISHED)
             for batch in batches:
                 cases = _cases(off, on, batch)
                 spent: dict[str, list[float]] = {case: [] for case in cases}
@@ -93,18 +95,25 @@ def _cases(off: Model, on: Model, batch: int) -> dict[str, Call]:
     rng = np.random.default_rng(0)
     clicks = [SourcedClick(click, n) for n, click in enumerate(shop_clicks(batch, len(ids), open_sessions=10**9))]
 
-    def of(share: float, *rules: Rule, hide: bool = False, changing: bool = False) -> Call:
+    def of(
+        share: float,
+        *rules: Rule,
+        hide: bool = False,
+        changing: bool = False,
+        diversity: DiversityRules | None = None,
+        categories: int = 10,
+    ) -> Call:
         shown = rng.random(len(ids)) >= share
         catalogue = Catalogue()
         catalogue.put_items(
             [
-                (item_id, Item(item_id=item_id, available=bool(there), categories=(f"c{n % 10}",)))
+                (item_id, Item(item_id=item_id, available=bool(there), categories=(f"c{n % categories}",)))
                 for n, (item_id, there) in enumerate(zip(ids, shown, strict=True))
             ]
         )
         for rule in rules:
             catalogue.put_rule(rule.rule_id, rule)
-        live = LiveCatalogue(catalogue)
+        live = LiveCatalogue(catalogue, diversity)
         kept = SessionRules(hide=hide)
 
         def call() -> None:
@@ -126,6 +135,10 @@ def _cases(off: Model, on: Model, batch: int) -> dict[str, Call]:
         "10 % boosted": of(0.0, boost),
         "clicked hidden": of(0.0, hide=True),
         "an item changes": of(0.5, changing=True),
+        "2 of a category": of(0.0, diversity=DiversityRules(max_per_category=2), categories=100),
+        "MMR among 50": of(0.0, diversity=DiversityRules(mmr_lambda=0.8, mmr_candidates=50)),
+        "MMR among 100": of(0.0, diversity=DiversityRules(mmr_lambda=0.8)),
+        "both": of(0.0, diversity=DiversityRules(2, 0.8), categories=100),
     }
 
 

@@ -38,9 +38,27 @@ class WorkerSettings(Section):
     rule_attributes: tuple[str, ...] = Field(
         default=(), description="Attributes of items that rules may match; a rule that matches another is refused."
     )
-    hide: Literal["none", "clicked"] = Field(
+    hide: Literal["none", "clicked", "purchased"] = Field(
         default="none",
-        description="clicked leaves out of a session's rankings the items among its last worker.recent_items clicks.",
+        description="clicked leaves out of a session's rankings the items among its last worker.recent_items clicks, "
+        "purchased the last worker.recent_items items that it purchased.",
+    )
+    purchase_type: str = Field(
+        default="purchase", min_length=1, max_length=256, description="Type of the clicks that are purchases."
+    )
+
+    max_per_category: int = Field(
+        default=0, ge=0, description="A ranking holds at most so many items of a category; 0: any number."
+    )
+    mmr_lambda: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="Below 1, items are also chosen by how unlike the others of the list they are (MMR): the "
+        "lower, the more so.",
+    )
+    mmr_candidates: int = Field(
+        default=100, ge=1, le=1000, description="MMR chooses among so many of the highest scores."
     )
 
     recent_items: int = Field(
@@ -100,12 +118,29 @@ class WorkerSettings(Section):
             )
         if self.rule_attributes and not (self.items and self.rules):
             raise ValueError("rule_attributes needs items = true and rules = true: rules match what the items have")
+        if self.max_per_category and not self.items:
+            raise ValueError("max_per_category needs items = true: the topic of items says which categories they have")
+        if self.mmr_lambda < 1 and self.mmr_candidates < self.published:
+            raise ValueError(
+                f"mmr_candidates {self.mmr_candidates} is below published {self.published}: there would be too few to "
+                "choose from"
+            )
         return self
 
     @property
+    def hide_type(self) -> str | None:
+        """The type of clicks whose items a session is not shown again."""
+        return self.purchase_type if self.hide == "purchased" else None
+
+    @property
+    def diversifies(self) -> bool:
+        """Whether a list need not be that of the highest scores."""
+        return self.max_per_category > 0 or self.mmr_lambda < 1
+
+    @property
     def adjusts(self) -> bool:
-        """Whether rankings may hold less than everything."""
-        return self.items or self.rules or self.hide != "none"
+        """Whether rankings may be others than the highest scores of everything."""
+        return self.items or self.rules or self.hide != "none" or self.diversifies
 
 
 class ScoreSettings(Section):

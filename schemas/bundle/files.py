@@ -41,7 +41,7 @@ from schemas.bundle.manifest import (
     files_of,
 )
 from schemas.bundle.onnx_file import check_onnx_file
-from schemas.bundle.runtime import Model, check_popularity, open_graphs
+from schemas.bundle.runtime import Model, check_popularity, item_rows, open_graphs
 from schemas.bundle.store import check_file, check_manifest_sha256, fetch, local_path, read_file, remove_bundle, sha256
 from schemas.bundle.vocabulary import Vocabulary
 from schemas.errors import BundleError, BundleExistsError, VocabularyError
@@ -70,6 +70,7 @@ def open_bundle(
     cache_dir: Path | None = None,
     threads: int = 1,
     adjusts: bool = False,
+    rows: bool = False,
     limits: BundleLimits = DEFAULT_LIMITS,
 ) -> Model:
     """A verified model from a bundle's folder: a local path, or an fsspec URL that is copied into `cache_dir` first.
@@ -78,7 +79,8 @@ def open_bundle(
     other file, that the graphs keep no data outside, have finite weights, operators of ONNX alone and the agreed inputs
     and outputs, that vocabulary, popularity and manifest agree, and that the answers to the golden pair are right and
     finite. `threads` is ONNX Runtime's for one run of a graph. With `adjusts` the model can leave items out and boost
-    them (see `Model.rank`), which bundles of older releases cannot. Raises BundleError saying which file and why.
+    them (see `Model.rank`), which bundles of older releases cannot; with `rows` it has its item rows, which models that
+    count have not. Raises BundleError saying which file and why.
     """
     folder = bundle_folder(uri, manifest_sha256=manifest_sha256, cache_dir=cache_dir, limits=limits)
     manifest_bytes = read_file(folder, MANIFEST, limits.manifest_bytes)
@@ -95,7 +97,8 @@ def open_bundle(
     for name in GRAPHS[manifest.encoder]:
         check_onnx_file(name, data[name], catalogue_size=manifest.catalogue_size)
     graphs = open_graphs(manifest, data, threads=threads, adjusts=adjusts)
-    model = Model(manifest, vocabulary, popularity, graphs, adjusts=adjusts)
+    of_items = item_rows(manifest, data[RANK]) if rows else None
+    model = Model(manifest, vocabulary, popularity, graphs, adjusts=adjusts, rows=of_items)
     check_answers(model, golden)
     return model
 

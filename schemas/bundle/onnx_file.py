@@ -89,6 +89,22 @@ def turned_on(name: str, data: bytes, constant: str) -> bytes | None:
     return None
 
 
+def float_tensor(name: str, data: bytes, tensor: str) -> NDArray[np.float32] | None:
+    """The graph's float32 tensor of this name; None if it has none. Raises BundleError naming `name`."""
+    for raw in _tensors(name, memoryview(data), "ModelProto", 0):
+        fields = list(_fields(name, raw))
+        names = [value for number, value in fields if number == _NAME and isinstance(value, memoryview)]
+        if [bytes(one) for one in names] != [tensor.encode()]:
+            continue
+        found = _read_tensor(name, raw)
+        for number, value in fields:
+            if found.data_type == _FLOAT and number in (_RAW_DATA, _FLOAT_DATA):
+                values = _floats(name, _FLOAT, number, value)
+                if values is not None and len(values) == int(np.prod(found.dims, dtype=object)):
+                    return values.astype(np.float32, copy=False).reshape(found.dims)
+    return None
+
+
 def float_tensors(name: str, data: bytes) -> dict[str, tuple[int, ...]]:
     """The graph's float32 tensors: name -> shape. Raises BundleError naming `name`."""
     found = (_read_tensor(name, raw) for raw in _tensors(name, memoryview(data), "ModelProto", 0))

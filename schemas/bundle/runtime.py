@@ -14,9 +14,9 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from schemas.bundle.adjust import ADJUST, ADJUSTS
+from schemas.bundle.adjust import ADJUST, ADJUSTS, ITEM_ROWS
 from schemas.bundle.manifest import ADVANCE, ENCODE, GRAPHS, MANIFEST, POPULARITY, RANK, Encoder, Manifest
-from schemas.bundle.onnx_file import turned_on
+from schemas.bundle.onnx_file import float_tensor, turned_on
 from schemas.bundle.vocabulary import Vocabulary
 from schemas.errors import BundleError
 
@@ -59,12 +59,14 @@ class Model:
         *,
         k: int | None = None,
         adjusts: bool = False,
+        rows: Floats | None = None,
     ) -> None:
         self.manifest: Final = manifest
         self.vocabulary: Final = vocabulary
         self.popularity: Final = popularity  # int64[N], clicks in the training window
         self.k: Final = manifest.k if k is None else k  # length of the lists of `rank` and `popular`
         self.popular: Final = most_popular(popularity, self.k)
+        self.rows: Final = rows  # f32[N, D], of length 1 each: where it was opened with them
         for shared in (popularity, *self.popular):
             shared.setflags(write=False)
         self._graphs = graphs
@@ -78,7 +80,9 @@ class Model:
     def ranking(self, k: int) -> "Model":
         """The same model with lists of `k` items, or of as many as there are: what is ranked beyond costs time."""
         k = min(k, self.manifest.k)
-        return Model(self.manifest, self.vocabulary, self.popularity, self._graphs, k=k, adjusts=self.adjusts)
+        return Model(
+            self.manifest, self.vocabulary, self.popularity, self._graphs, k=k, adjusts=self.adjusts, rows=self.rows
+        )
 
     def with_rank(self, rank: ort.InferenceSession, *, k: int) -> "Model":
         """The same model with another rank graph, and lists of `k` items, which may be more than the manifest's."""
@@ -336,10 +340,27 @@ def _adjusting(rank: bytes) -> bytes:
     turned = turned_on(RANK, rank, ADJUSTS)
     if turned is None:
         raise BundleError(
-            f"{RANK}: cannot leave items out or boost them, as worker.items, worker.rules and worker.hide ask for: it "
-            "was exported by an older release. Train the model again, or turn these settings off"
+            f"{RANK}: cannot leave items out, boost them or rank more than it lists, as worker.items, worker.rules, "
+            "worker.hide, worker.max_per_category and worker.mmr_lambda ask for: it was exported by an older release. "
+            "Train the model again, or turn these settings off"
         )
     return turned
+
+
+def item_rows(manifest: Manifest, rank: bytes) -> Floats:
+    """f32[N, D] of a rank graph: each item's row made as long as 1, so that a product of two is their cosine.
+
+    A row of zeros stays one. Raises BundleError.
+    """
+    rows = float_tensor(RANK, rank, ITEM_ROWS)
+    if rows is None or rows.ndim != 2 or len(rows) != manifest.catalogue_size:
+        raise BundleError(
+            f"{RANK}: has no rows of items (a float32 tensor {ITEM_ROWS!r} with a row for each), by which "
+            f"worker.mmr_lambda compares them: models that count have none, and this one is of the family "
+            f"{manifest.family}. Set worker.mmr_lambda to 1, or train a family that learns"
+        )
+    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(rows / np.maximum(length, np.finfo(np.float32).tiny), dtype=np.float32)
 
 
 def zeros(shape: tuple[int, ...]) -> ort.OrtValue:

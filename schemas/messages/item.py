@@ -25,7 +25,12 @@ class Item(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=Tr
     markets: (
         Annotated[_Texts, msgspec.Meta(description="Where it may be shown; everywhere without this field.")] | None
     ) = None
-    categories: Annotated[_Texts, msgspec.Meta(description="What rules may match; compared as they are.")] = ()
+    categories: Annotated[
+        _Texts,
+        msgspec.Meta(
+            description="What rules may match, and what a list may hold only so many of; compared as they are."
+        ),
+    ] = ()
     created_at: Annotated[_Time, msgspec.Meta(description="When the shop took it in.")] | None = None
     attributes: Annotated[
         dict[str, Any], msgspec.Meta(description="Whatever else there is: title, image, price.", max_length=1000)

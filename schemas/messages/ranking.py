@@ -23,6 +23,15 @@ class RankingReason(StrEnum):
     """The model answers this click with numbers that are not finite: the most popular items."""
 
 
+class Diversified(StrEnum):
+    """What made a list another than that of the highest scores."""
+
+    CATEGORY_CAP = "category-cap"
+    """An item of the highest scores was passed over, as the list held enough of a category of it."""
+    MMR = "mmr"
+    """Items were chosen by how unlike the others of the list they are as well; scores may rise from place to place."""
+
+
 class RankedItem(msgspec.Struct, frozen=True, gc=False):
     """One item of a ranking. Scores compare within one ranking only."""
 
@@ -60,6 +69,10 @@ class Ranking(msgspec.Struct, frozen=True, omit_defaults=True):
     applied: Annotated[Applied, msgspec.Meta(description="State of `items` and `rules` that it keeps to.")] | None = (
         None
     )
+    diversity: Annotated[
+        tuple[Diversified, ...],
+        msgspec.Meta(description="What made this list another than that of the highest scores."),
+    ] = ()
     type: Annotated[str | None, msgspec.Meta(description="The click's own type; without one it is a `view`.")] = None
     market: Annotated[str | None, msgspec.Meta(description="The click's own market.")] = None
     variant: Annotated[str | None, msgspec.Meta(description="The variant of an experiment that ranked.")] = None

@@ -16,6 +16,7 @@ from schemas.bundle.adjust import EXCLUDED
 from schemas.bundle.runtime import Model
 from schemas.messages.rule import MOST_BOOST, Rule, RuleAction
 from stream_app.core.catalogue import NEVER, NOWHERE, Catalogue, Indices, Interned, Truths, scalar
+from stream_app.core.diversity import Diversity, DiversityRules
 
 Floats = NDArray[np.float32]
 
@@ -27,11 +28,12 @@ _LEAST_DUE: Final = 1024  # times to come, before those that do not count any mo
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """An item that a rule puts at a place, 1 being the first."""
+    """An item that a rule puts at a place, 1 being the first; its categories where their number counts."""
 
     place: int
     item_id: str
     rule_id: str
+    categories: tuple[str, ...] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -42,6 +44,7 @@ class Offer:
         adjust: float32[N] for the rank graph; None without items and rules.
         boosted_by: int32[N], numbers of `rule_sets`: the boosts of each item; None without any.
         pins: by place, items that may be shown alone.
+        diversity: what a list of it has to be like; None for the best items.
     """
 
     share: Floats
@@ -49,6 +52,7 @@ class Offer:
     boosted_by: NDArray[np.int32] | None = None
     rule_sets: Interned = field(default_factory=lambda: Interned(()))
     pins: tuple[Pin, ...] = ()
+    diversity: Diversity | None = None
     epoch: int = -1
     steps: int = 0
     pins_of: int = -1
@@ -79,18 +83,24 @@ class Offers:
     for: of what was over before, nothing needs to be watched.
     """
 
-    def __init__(self, model: Model, catalogue: Catalogue | None, now_ms: int = 0) -> None:
+    def __init__(
+        self, model: Model, catalogue: Catalogue | None, now_ms: int = 0, diversity: DiversityRules | None = None
+    ) -> None:
         self.version = model.version
         self._vocabulary = model.vocabulary
         self._catalogue = catalogue
         self._share = (model.popularity / max(int(model.popularity.sum()), 1)).astype(np.float32)
         self._offers: dict[str | None, Offer] = {}
         self._most_offers = max(_OFFER_BYTES // (4 * max(len(self._share), 1)), _LEAST_OFFERS)
+        rows = model.rows if diversity is not None and diversity.uses_rows else None
+        self._diversity = None if diversity is None else Diversity(diversity, rows)
         if catalogue is None:
-            self._offers[None] = Offer(self._share, epoch=0)
+            self._offers[None] = Offer(self._share, diversity=self._diversity, epoch=0)
             return
         self._changes = catalogue.watch()
         self._place_of: Indices = self._places()
+        self._capped = diversity is not None and diversity.max_per_category is not None
+        self._categorise()
         self._epoch = 0  # is raised when all is to be made anew
         self._steps: list[Indices] = []  # what has changed since
         self._version = 0  # of items that may be pinned, and are perhaps none of the model's
@@ -135,7 +145,7 @@ class Offers:
         if self._catalogue is None:
             return self._offers[None]
         known = market if market in self._known_markets() else None
-        offer = self._offers.pop(known, None) or Offer(self._share)
+        offer = self._offers.pop(known, None) or Offer(self._share, diversity=self._diversity)
         self._offers[known] = offer  # the last one used is the last
         if len(self._offers) > self._most_offers:
             del self._offers[next(iter(self._offers))]
@@ -157,6 +167,19 @@ class Offers:
         place = self._catalogue.place.get
         items = self._vocabulary.items
         return np.fromiter((place(item_id, NOWHERE) for item_id in items), dtype=np.int64, count=len(items))
+
+    def _categorise(self, index: Indices | None = None) -> None:
+        """Look up the categories of all items, or of int64[n] ``index``, where their number counts."""
+        catalogue, diversity = self._catalogue, self._diversity
+        if not self._capped or diversity is None or catalogue is None:
+            return
+        places = self._place_of if index is None else self._place_of[index]
+        found = np.zeros(len(places), dtype=np.int32)  # the combination of no categories
+        found[places >= 0] = catalogue.categories[places[places >= 0]]
+        if index is None:
+            diversity.categories, diversity.category_sets = found, catalogue.category_sets.values
+        elif diversity.categories is not None:
+            diversity.categories[index] = found
 
     def _timeline(self) -> None:
         """Every time to come at which an item may be shown, or not any more."""
@@ -183,6 +206,7 @@ class Offers:
         """These items are others now; all of them without any."""
         if item_ids is None or len(item_ids) > len(self._share) // 2:
             self._place_of = self._places()
+            self._categorise()
             self._timeline()
             self._anew()
             return
@@ -192,6 +216,7 @@ class Offers:
         index = index[index >= 0]
         if len(index):
             self._place_of[index] = [place(items[one], NOWHERE) for one in index.tolist()]
+            self._categorise(index)
             for due in self._times(index):
                 heapq.heappush(self._due, due)
             # An item that changes again and again leaves its earlier times behind.
@@ -289,9 +314,18 @@ class Offers:
                     times = (int(catalogue.begin[place]), int(catalogue.end[place]))
                     due = min([due, *(time for time in times if time > self._now)])
                 if self._may_pin(item_id, place, market):
-                    pins.append(Pin(rule.place + number, item_id, rule.rule_id))
+                    pins.append(Pin(rule.place + number, item_id, rule.rule_id, self._counted(place)))
         offer.pins = tuple(sorted(pins, key=lambda pin: (pin.place, pin.rule_id)))
         offer.pins_due = due
+
+    def _counted(self, place: int) -> tuple[str, ...]:
+        """The categories of the item at a place, where their number counts."""
+        assert self._catalogue is not None
+        if not self._capped or place < 0:
+            return ()
+        found = self._catalogue.category_sets.values[self._catalogue.categories[place]]
+        assert isinstance(found, tuple)
+        return found
 
     def _may_pin(self, item_id: str, place: int, market: str | None) -> bool:
         """Whether an item may be shown, one that the model does not know too."""

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.bundle.runtime import Model
-from schemas.messages.click import Click
+from schemas.messages.click import VIEW, Click
 from stream_app.core.session import Forgotten, Row, SessionRules, SessionState, is_over, is_redelivered, moves_on
 
 
@@ -43,6 +43,7 @@ class Evolving(msgspec.Struct, gc=False):
     last_click: int
     clicks: int
     recent: list[str]
+    purchased: list[str]
     chain: int | None = None  # None until there is a click to rank: nothing is replayed in vain
     changed: bool = False  # whether there is a new click
     forgotten: Forgotten | None = None  # and has not begun anew
@@ -101,7 +102,7 @@ def plan(
         moves = moves_on(click, rules)
         if moves and session.clicks and is_over(session.last_click, click.timestamp, rules):
             session.row, session.chain = None, None
-            session.clicks, session.recent, session.last_click = 0, [], click.timestamp
+            session.clicks, session.recent, session.purchased, session.last_click = 0, [], [], click.timestamp
 
         index = index_of(click.item_id)
         if recurrent:
@@ -128,8 +129,18 @@ def plan(
             chunk.unmoved.append(len(chunk.clicks))
         chunk.clicks.append(sourced)
         chunk.unknown.append(moves and index is None)
+        session.purchased = _purchased(session.purchased, click, rules)
         _look_back(chunk, session, model, rules)
     return chunk
+
+
+def _purchased(before: list[str], click: Click, rules: SessionRules) -> list[str]:
+    """What a session has purchased after a click, each item once; nothing where nobody asks."""
+    if rules.hide_type is None:
+        return []
+    if (click.type or VIEW) != rules.hide_type:
+        return before
+    return [*(item_id for item_id in before if item_id != click.item_id), click.item_id][-rules.recent_items :]
 
 
 def _look_back(chunk: Plan, session: Evolving, model: Model, rules: SessionRules) -> None:
@@ -138,6 +149,8 @@ def _look_back(chunk: Plan, session: Evolving, model: Model, rules: SessionRules
     chunk.recents.append((_known(session.recent[-model.recent_size :], model), session.clicks))
     if rules.hide:
         chunk.hidden.append(session.recent)
+    elif rules.hide_type is not None:
+        chunk.hidden.append(session.purchased)
     if model.window:
         chunk.windows.append(_known(session.recent[-model.window :], model))
 
@@ -156,8 +169,16 @@ def _forget(chunk: Plan, rows: Mapping[str, Row], request: SourcedForget) -> Non
 def _open(row: Row | None) -> Evolving:
     """The session as its row has it."""
     if not isinstance(row, SessionState):
-        return Evolving(row=None, offset=-1 if row is None else row.offset, last_click=0, clicks=0, recent=[])
-    return Evolving(row=row, offset=row.offset, last_click=row.last_click, clicks=row.clicks, recent=list(row.recent))
+        offset = -1 if row is None else row.offset
+        return Evolving(row=None, offset=offset, last_click=0, clicks=0, recent=[], purchased=[])
+    return Evolving(
+        row=row,
+        offset=row.offset,
+        last_click=row.last_click,
+        clicks=row.clicks,
+        recent=list(row.recent),
+        purchased=list(row.purchased),
+    )
 
 
 def _known(item_ids: Sequence[str], model: Model) -> list[int]:

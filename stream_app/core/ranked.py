@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from schemas.bundle.runtime import Model, finite_rows
 from schemas.messages.click import Click
-from schemas.messages.ranking import RankingReason
+from schemas.messages.ranking import Diversified, RankingReason
 from stream_app.core.offer import Pin
 from stream_app.core.plan import Plan
 from stream_app.core.query import Queries
@@ -18,10 +18,11 @@ class RankedClick(msgspec.Struct, frozen=True, gc=False):
     """The ranking that answers one click.
 
     Attributes:
-        top_index: k item indices, best first; fewer where fewer may be shown.
+        top_index: k item indices in the order of the list; fewer where fewer may be shown.
         top_score: their scores.
         pins: items to be put in between.
         rules: ids of the rules that put an item into the list or raised or lowered one of it.
+        diversity: what made it another list than that of the best.
     """
 
     click: Click
@@ -31,6 +32,7 @@ class RankedClick(msgspec.Struct, frozen=True, gc=False):
     reason: RankingReason
     pins: tuple[Pin, ...] = ()
     rules: tuple[str, ...] = ()
+    diversity: tuple[Diversified, ...] = ()
 
 
 def ranked_of_all(plans: Sequence[Plan], asked: Queries, model: Model) -> list[list[RankedClick]]:

@@ -13,7 +13,7 @@ A model with the encoder none needs no query. One ``rank`` call answers all clic
 these calls.
 
 A click of a type that does not move its session on is ranked from what the session is without it, and its row keeps
-nothing of it but the offset.
+nothing of it but the offset, and that the item was purchased where the rules ask for that.
 """
 
 from collections.abc import Mapping, Sequence
@@ -111,5 +111,6 @@ def _rows(one: Plan, hidden: NDArray[np.float16], kept: Sequence[bool], model: M
                 recent=tuple(session.recent),
                 # A copy: a view would keep the whole batch's states alive for as long as one row is in flight.
                 hidden=hidden[:, chain].copy() if has_state else None,
+                purchased=tuple(session.purchased),
             )
     return rows

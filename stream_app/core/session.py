@@ -25,6 +25,8 @@ class SessionState(msgspec.Struct, frozen=True, gc=False):
         hidden: float16[L, H], or None when no click so far was on an item that the model knows, or the model has no
             hidden state. Half precision is what a row keeps; every click leaves the state rounded to it, so a session's
             rankings are the same whichever of its clicks shared a chunk, and whether a restart lay between them.
+        purchased: the most recent item ids that the session purchased, oldest first, each once; none where the rules do
+            not ask for them.
     """
 
     model_version: str
@@ -33,6 +35,7 @@ class SessionState(msgspec.Struct, frozen=True, gc=False):
     clicks: int
     recent: tuple[str, ...]
     hidden: NDArray[np.float16] | None
+    purchased: tuple[str, ...] = ()
 
 
 class Forgotten(msgspec.Struct, frozen=True, gc=False):
@@ -53,12 +56,15 @@ class SessionRules:
         recent_items: how many item ids a row remembers.
         advance_on: the types of clicks that move a session on; None for all. Of others a row keeps the offset alone.
         hide: whether a ranking leaves out the items that its row remembers.
+        hide_type: the type of clicks whose items a row remembers, apart from others, and a ranking leaves out; clicks
+            that do not move the session on count as well.
     """
 
     idle_gap_ms: int = 30 * 60 * 1000
     recent_items: int = 30
     advance_on: frozenset[str] | None = None
     hide: bool = False
+    hide_type: str | None = None
 
 
 def is_redelivered(applied: int, offset: int) -> bool:

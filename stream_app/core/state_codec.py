@@ -5,6 +5,12 @@ version u8, number of recent items u8, source offset i64, last click i64, clicks
 how the item ids follow, u8; the item ids; the hidden state (float16[L, H]). Item ids follow as numbers, u32 (4) or u64
 (8) each, where all of them are plain decimal numbers; else (0) as the length of each less 1, u8, and the ids in UTF-8.
 30 ids of nine digits take 120 bytes instead of 330.
+
+Where a session has purchased something that is to be remembered, what stands in the place of the hidden state is one of
+other layers and units, which holds: the hidden state; how the ids of purchased items follow, u8, and these; zeros; and
+last hidden layers u8, hidden size u16, number of purchased items u8, and the mark FF FF FF FF, which is no two finite
+numbers. A worker that does not know of this finds a state of a size that no model of its has, and takes it for that of
+another model: it rebuilds the state from the recent items, and forgets what was purchased.
 """
 
 import struct
@@ -22,6 +28,9 @@ FORMAT_VERSION: Final = 2
 _HEAD = struct.Struct("<BBHBBqqI")
 _OFFSET = struct.Struct("<q")
 _OFFSET_AT = 6
+_TAIL = struct.Struct("<BHB4s")
+_MARK: Final = b"\xff" * 4
+_MOST_UNITS: Final = 65_535
 _TEXT: Final = 0
 _NUMBERS: Final = {4: "I", 8: "Q"}
 
@@ -34,7 +43,7 @@ def encode_state(state: SessionState) -> bytes:
     """
     try:
         version = state.model_version.encode()
-        layers, size = (0, 0) if state.hidden is None else _shape(state.hidden)
+        layers, size, units = _encode_units(state)
         return b"".join(
             (
                 _HEAD.pack(
@@ -49,11 +58,25 @@ def encode_state(state: SessionState) -> bytes:
                 ),
                 version,
                 _encode_items(state.recent),
-                b"" if state.hidden is None else state.hidden.astype("<f2", copy=False).tobytes(),
+                units,
             )
         )
     except (struct.error, ValueError) as error:
         raise RowError(f"a session state does not fit a row: {error}") from error
+
+
+def _encode_units(state: SessionState) -> tuple[int, int, bytes]:
+    """Layers, units, and what they hold: the hidden state, or more than that."""
+    layers, size = (0, 0) if state.hidden is None else _shape(state.hidden)
+    hidden = b"" if state.hidden is None else state.hidden.astype("<f2", copy=False).tobytes()
+    if not state.purchased and not hidden.endswith(_MARK):
+        return layers, size, hidden
+    held = hidden + _encode_items(state.purchased)
+    units = -(-(len(held) + _TAIL.size) // 2)
+    wide = -(-units // _MOST_UNITS)
+    long = -(-units // wide)
+    tail = _TAIL.pack(layers, size, len(state.purchased), _MARK)
+    return wide, long, held.ljust(2 * wide * long - _TAIL.size, b"\0") + tail
 
 
 def _shape(hidden: NDArray[np.float16]) -> tuple[int, int]:
@@ -93,14 +116,23 @@ def decode_state(row: bytes) -> SessionState:
         version = row[at : at + n_version].decode()
         at += n_version
         recent, at = _decode_items(row, at, n_items)
+        if len(row) != at + 2 * layers * size:
+            raise RowError(f"a session row is damaged: {len(row)} bytes where {at + 2 * layers * size} were expected")
+        purchased: tuple[str, ...] = ()
+        if 2 * layers * size >= _TAIL.size and row.endswith(_MARK):
+            tail = len(row) - _TAIL.size
+            layers, size, n_purchased, _ = _TAIL.unpack_from(row, tail)
+            purchased, end = _decode_items(row, at + 2 * layers * size, n_purchased)
+            if end > tail:
+                raise RowError(f"a session row is damaged: its purchased items end {end - tail} bytes too late")
     except (struct.error, UnicodeDecodeError, IndexError) as error:
         raise RowError(f"a session row of {len(row)} bytes is damaged: {error}") from error
     if bool(layers) != bool(size):
         raise RowError(f"a session row is damaged: it has a hidden state of {layers} layers of {size} units")
-    if len(row) != at + 2 * layers * size:
-        raise RowError(f"a session row is damaged: {len(row)} bytes where {at + 2 * layers * size} were expected")
-    hidden = np.frombuffer(row, dtype="<f2", offset=at).reshape(layers, size) if layers else None  # [L, H]
-    return SessionState(version, offset, last_click, clicks, recent, hidden)
+    hidden = None
+    if layers:
+        hidden = np.frombuffer(row, dtype="<f2", count=layers * size, offset=at).reshape(layers, size)  # [L, H]
+    return SessionState(version, offset, last_click, clicks, recent, hidden, purchased)
 
 
 def _decode_items(row: bytes, at: int, n_items: int) -> tuple[tuple[str, ...], int]:

@@ -192,6 +192,7 @@ def _pipeline(
                 recent_items=worker.recent_items,
                 advance_on=settings.clicks.moving,
                 hide=worker.hide == "clicked",
+                hide_type=worker.hide_type,
             ),
             limits=settings.clicks.limits,
         ),

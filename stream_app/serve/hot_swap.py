@@ -124,6 +124,7 @@ class ModelWatcher:
         warm_up_batches: tuple[int, ...],
         on_fatal: Callable[[BaseException], None],
         catalogue: LiveCatalogue | None = None,
+        rows: bool = False,
     ) -> None:
         self._config = {
             **consumer_config,
@@ -146,6 +147,7 @@ class ModelWatcher:
         self._warm_up_batches = warm_up_batches
         self._on_fatal = on_fatal
         self._catalogue = catalogue
+        self._rows = rows  # whether models have to have item rows
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="model-watcher", daemon=True)
         self.waiting_for = "the models topic has not been read yet"
@@ -306,6 +308,7 @@ class ModelWatcher:
             cache_dir=self._cache_dir,
             threads=self._threads,
             adjusts=self._catalogue is not None,
+            rows=self._rows,
         )
         if model.version != announcement.version:
             raise BundleError(f"manifest.json: holds version {model.version}, announced was {announcement.version}")

@@ -19,6 +19,7 @@ from schemas.messages.ranking import Applied
 from schemas.messages.refused import RecordRefusedError, RefuseReason
 from schemas.messages.rule import Rule, decode_rule
 from stream_app.core.catalogue import Catalogue
+from stream_app.core.diversity import DiversityRules
 from stream_app.core.offer import Offer, Offers
 from stream_app.errors import StreamError
 from stream_app.serve.metrics import Metrics
@@ -52,8 +53,9 @@ class Offered:
 class LiveCatalogue:
     """The newest state of items and rules; the follower changes it while others ask, in turns."""
 
-    def __init__(self, catalogue: Catalogue | None) -> None:
+    def __init__(self, catalogue: Catalogue | None, diversity: DiversityRules | None = None) -> None:
         self._catalogue = catalogue
+        self._diversity = diversity
         self._lock = threading.Lock()
         self._offers: Offers | None = None
         self._prepared: Offers | None = None
@@ -61,7 +63,7 @@ class LiveCatalogue:
     def prepare(self, model: Model, now_ms: int) -> None:
         """Look the model's items up before it serves; that takes a tenth of a second for 300,000."""
         with self._lock:
-            self._prepared = Offers(model, self._catalogue, now_ms)
+            self._prepared = Offers(model, self._catalogue, now_ms, self._diversity)
 
     def offered(self, model: Model, markets: Collection[str | None], now_ms: int) -> Offered:
         """What may be shown now. For whoever computes, between two batches."""
@@ -77,7 +79,7 @@ class LiveCatalogue:
         if self._offers is None or self._offers.version != model.version:
             prepared, self._prepared = self._prepared, None
             fits = prepared is not None and prepared.version == model.version
-            self._offers = prepared if fits else Offers(model, self._catalogue, now_ms)
+            self._offers = prepared if fits else Offers(model, self._catalogue, now_ms, self._diversity)
         assert self._offers is not None
         return self._offers
 

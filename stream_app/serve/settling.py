@@ -279,6 +279,7 @@ def _ranking(answer: RankedClick, tp: TP, model: Model, now_ms: int, applied: Ap
         produced_at=now_ms,
         reason=answer.reason,
         rules=answer.rules,
+        diversity=answer.diversity,
         applied=applied,
         type=click.type,
         market=click.market,

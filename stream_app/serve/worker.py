@@ -14,6 +14,7 @@ import uvloop
 from schemas.kafka.admin import check_topics
 from schemas.kafka.topics import changelog_topic
 from stream_app.core.catalogue import Catalogue
+from stream_app.core.diversity import DiversityRules
 from stream_app.errors import StalledError, StoreError, StreamError
 from stream_app.kafka.lag import Lag
 from stream_app.kafka.transport import ChunkConsumer
@@ -82,6 +83,7 @@ class Worker:
             warm_up_batches=(1, worker.chunk_clicks),
             on_fatal=self.fail,
             catalogue=self._catalogue,
+            rows=worker.mmr_lambda < 1,
         )
         self._web = Web(
             worker.web_host,
@@ -279,9 +281,12 @@ def _catalogue(
     worker, topics = settings.worker, settings.topics
     if not worker.adjusts:
         return None, None
+    diversity = None
+    if worker.diversifies:
+        diversity = DiversityRules(worker.max_per_category or None, worker.mmr_lambda, worker.mmr_candidates)
     if not (worker.items or worker.rules):
-        return LiveCatalogue(None), None
-    live = LiveCatalogue(Catalogue(attributes=worker.rule_attributes, keeps_items=worker.items))
+        return LiveCatalogue(None, diversity), None
+    live = LiveCatalogue(Catalogue(attributes=worker.rule_attributes, keeps_items=worker.items), diversity)
     return live, CatalogueFollower(
         consumer_config=consumer_config,
         items_topic=topics.items if worker.items else None,

@@ -81,6 +81,7 @@ def as_json(row: FoundRow) -> str:
             "clicks": state.clicks,
             "last_click": state.last_click,
             "recent": state.recent,
+            **({"purchased": state.purchased} if state.purchased else {}),
             "hidden": None
             if state.hidden is None
             else {"layers": state.hidden.shape[0], "units": state.hidden.shape[1], "norm": _norms(state)},
@@ -102,6 +103,8 @@ def as_table(row: FoundRow, rules: SessionRules, now_ms: int) -> Table:
     # A row of clicks that did not move the session on (clicks.advance_on) has no time.
     table.add_row("last click", f"{utc(state.last_click)} ({ago} ago{ended})" if state.clicks else "none yet")
     table.add_row(f"last {len(state.recent)} items", Text("  ").join(shown(item_id) for item_id in state.recent))
+    if state.purchased:
+        table.add_row("purchased", Text("  ").join(shown(item_id) for item_id in state.purchased))
     table.add_row("model", state.model_version or "none: its model knows no item of it, or keeps no hidden state")
     if state.hidden is not None:
         layers, units = state.hidden.shape

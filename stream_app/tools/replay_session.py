@@ -184,6 +184,7 @@ def replay_session(
         idle_gap_ms=settings.clicks.idle_gap_ms,
         recent_items=settings.worker.recent_items,
         advance_on=settings.clicks.moving,
+        hide_type=settings.worker.hide_type,
     )
     with bundles(settings) as announced:
         found = replayed(upto, rankings, lambda v: announced.open(v).ranking(settings.worker.published), rules, home)
@@ -205,6 +206,7 @@ def _as_json(found: Replayed) -> str:
                 "clicks": row.clicks,
                 "last_click": row.last_click,
                 "recent": row.recent,
+                **({"purchased": row.purchased} if row.purchased else {}),
                 "model_version": row.model_version or None,
                 "hidden": None if row.hidden is None else row.hidden.astype(np.float32).tolist(),
             },
@@ -226,6 +228,8 @@ def _show(found: Replayed, click: SourcedClick, out: Console) -> None:
     table.add_row("answered by", f"{ranking.model_version} ({ranking.reason.value})")
     table.add_row("clicks", f"{row.clicks:,}")
     table.add_row(f"last {len(row.recent)} items", Text("  ").join(shown(item_id) for item_id in row.recent))
+    if row.purchased:
+        table.add_row("purchased", Text("  ").join(shown(item_id) for item_id in row.purchased))
     ranked = (Text.assemble(shown(item.item_id), f" {item.score:.4f}") for item in ranking.items)
     table.add_row("ranking", Text("  ").join(ranked))
     table.add_row("published", found.agreement)

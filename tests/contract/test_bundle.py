@@ -115,8 +115,30 @@ def test_a_model_leaves_out_and_boosts_what_it_is_told(tmp_path: Path) -> None:
 def test_a_bundle_of_an_older_release_is_served_but_not_adjusted(tmp_path: Path, tiny: TinyModel) -> None:
     folder = tiny.write(tmp_path)
     open_bundle(folder)
-    with pytest.raises(BundleError, match="cannot leave items out or boost them, as worker"):
+    with pytest.raises(BundleError, match="cannot leave items out, boost them or rank more than it lists, as worker"):
         open_bundle(folder, adjusts=True)
+
+
+@pytest.mark.parametrize("items", [40, 20_001], ids=["all ranked", "with a shortlist"])
+def test_a_model_is_opened_with_its_items_rows_where_it_has_some(tmp_path: Path, items: int) -> None:
+    folder = random_bundle(tmp_path, "v1", [f"item-{n}" for n in range(items)], units=8, seed=0)
+    [rows] = [
+        onnx.numpy_helper.to_array(tensor)
+        for tensor in onnx.load(folder / "rank.onnx").graph.initializer
+        if tensor.name == "output"
+    ]
+    model = open_bundle(folder, rows=True)
+    assert model.rows is not None
+    np.testing.assert_allclose(model.rows, rows / np.linalg.norm(rows, axis=1, keepdims=True), rtol=1e-5)
+    assert model.ranking(5).rows is model.rows
+    assert open_bundle(folder).rows is None
+
+
+@pytest.mark.parametrize("tiny", [NONE, TINY], ids=["counts", "has columns instead"])
+def test_a_model_without_rows_of_items_is_served_but_not_for_mmr(tmp_path: Path, tiny: TinyModel) -> None:
+    folder = tiny.write(tmp_path)
+    with pytest.raises(BundleError, match=r"rank\.onnx: has no rows of items .* Set worker\.mmr_lambda to 1, or train"):
+        open_bundle(folder, rows=True)
 
 
 @pytest.mark.parametrize("inputs", [["k"], ["adjust"], ["k", "adjust"]])

@@ -3,12 +3,18 @@
 Bytes that must change are a new `FORMAT_VERSION`, which must read or refuse the old ones; say so in the changelog.
 """
 
+import struct
+
 import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from stream_app.core.session import SessionState
+from schemas.messages.click import Click
+from stream_app.core.plan import SourcedClick
+from stream_app.core.recommend import recommend
+from stream_app.core.session import SessionRules, SessionState
 from stream_app.core.state_codec import FORMAT_VERSION, decode_state, encode_state, row_offset
+from tests.unit.models import exact_model
 
 FULL = SessionState(
     model_version="2026-01-01T00",
@@ -22,6 +28,9 @@ UNKNOWN = SessionState("", 0, 0, 1, ("a",), None)
 
 NUMBERS = replace(FULL, recent=("214716935", "0", "7"))
 LARGE_NUMBERS = replace(UNKNOWN, recent=(str(2**64 - 1),))
+
+PURCHASED = replace(FULL, purchased=("käse", "7"))
+PURCHASED_WITHOUT_A_STATE = replace(UNKNOWN, purchased=("214716935",))
 
 GOLDEN = {
     "a row with all there is": (
@@ -42,6 +51,16 @@ GOLDEN = {
         LARGE_NUMBERS,
         "02 00 0000 00 01 0000000000000000 0000000000000000 0100000008ffffffffffffffff",
     ),
+    "a row of a session that purchased": (
+        PURCHASED,
+        "02 01 0f00 0d 03 cb04fb711f010000 00a8da769b010000 21000000"
+        "323032362d30312d3031543030000408046bc3a473653231343731363933356bc3"
+        "a47365003800bc00001914004000800004006bc3a47365370002030002ffffffff",
+    ),
+    "a row of a session that purchased, without a hidden state": (
+        PURCHASED_WITHOUT_A_STATE,
+        "02 01 0700 00 01 0000000000000000 0000000000000000 01000000000061040752cc0c0000000001ffffffff",
+    ),
 }
 
 
@@ -55,3 +74,55 @@ def test_a_row_as_it_was(state: SessionState, text: str) -> None:
 
 def test_the_golden_rows_are_of_this_version() -> None:
     assert [bytes.fromhex(text)[0] for _, text in GOLDEN.values()] == [FORMAT_VERSION] * len(GOLDEN)
+
+
+def as_the_version_before_reads_it(row: bytes) -> SessionState:
+    """A row of texts by the reader that knew of no purchases, written down anew: it must not change with ours."""
+    version, layers, size, n_version, n_items, offset, last_click, clicks = struct.unpack_from("<BBHBBqqI", row)
+    assert version == 2
+    at = 26 + n_version
+    assert row[at] == 0
+    lengths = [less_one + 1 for less_one in row[at + 1 : at + 1 + n_items]]
+    begin, recent = at + 1 + n_items, []
+    for length in lengths:
+        recent.append(row[begin : begin + length].decode())
+        begin += length
+    assert bool(layers) == bool(size)
+    assert len(row) == begin + 2 * layers * size  # else it stops, and the worker with it
+    hidden = np.frombuffer(row, dtype="<f2", offset=begin).reshape(layers, size) if layers else None
+    return SessionState(row[26:at].decode(), offset, last_click, clicks, tuple(recent), hidden)
+
+
+@pytest.mark.parametrize("state", [PURCHASED, PURCHASED_WITHOUT_A_STATE, replace(FULL, purchased=("x" * 256,) * 255)])
+def test_the_version_before_reads_a_row_with_purchases_and_lacks_the_state_alone(state: SessionState) -> None:
+    read = as_the_version_before_reads_it(encode_state(state))
+    assert replace(read, hidden=None) == replace(state, hidden=None, purchased=())
+    assert read.hidden is not None
+    assert state.hidden is None or read.hidden.size > state.hidden.size  # so it is of no model's shape
+    plain = encode_state(replace(state, purchased=()))
+    assert repr(as_the_version_before_reads_it(plain)) == repr(replace(state, purchased=()))
+
+
+def test_a_session_goes_through_the_version_before_and_back() -> None:
+    """Each click by one of the two versions: rankings are the same, but for what was purchased before an old one."""
+    model, now = exact_model("v1", ("a", "b", "c", "d", "e")), 1_767_225_600_000
+    clicks = [
+        SourcedClick(Click("s", item, now + n, type=kind), n)
+        for n, (item, kind) in enumerate([("a", None), ("b", "purchase"), ("c", None), ("d", "purchase"), ("e", None)])
+    ]
+    new, old = SessionRules(hide_type="purchase"), SessionRules()
+    row: bytes | None = None
+    alone: SessionState | None = None
+    rebuilt, purchased = [], []
+    for click, rules in zip(clicks, (new, new, old, new, new), strict=True):
+        read = None if row is None else (as_the_version_before_reads_it if rules is old else decode_state)(row)
+        done = recommend({} if read is None else {"s": read}, [click], model, rules)
+        plain = recommend({} if alone is None else {"s": alone}, [click], model, old)
+        alone = plain.rows["s"]
+        assert replace(done.rows["s"], purchased=(), hidden=None) == replace(alone, hidden=None)
+        assert repr(done.rows["s"].hidden) == repr(alone.hidden)
+        rebuilt.append(done.rebuilt)
+        purchased.append(done.rows["s"].purchased)
+        row = encode_state(done.rows["s"])
+    assert rebuilt == [0, 0, 1, 0, 0]
+    assert purchased == [(), ("b",), (), ("d",), ("d",)]

@@ -4,9 +4,11 @@ Every ranking tells how far its worker had read the two topics. So each is compa
 """
 
 import json
+import re
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from schemas.messages.click import Click
 from schemas.messages.item import Item, decode_item, encode_item
 from schemas.messages.ranking import Applied, Ranking, decode_ranking
 from schemas.messages.rule import Match, Rule, RuleAction, encode_rule
+from stream_app.core.state_codec import decode_state
 from tests.conftest import REPOSITORY, KafkaUnderTest
 from tests.contract.tiny_model import TinyModel
 from tests.doc_pages import blocks
@@ -196,6 +199,62 @@ def test_what_a_session_clicked_is_hidden(shop: Deployment, tmp_path: Path) -> N
     assert len(found) == 300
 
 
+def test_what_a_session_purchased_is_hidden_whatever_was_killed(shop: Deployment, tmp_path: Path) -> None:
+    publish(shop, tmp_path, *[Item(item_id=item_id) for item_id in ITEMS[:30]])
+    began, kinds = int(time.time() * 1000), ("view", "purchase", "purchase", "view")  # purchases move no session on
+    bought = [
+        Click(session_id=f"s{n // 4}", item_id=ITEMS[7 * n % 30], timestamp=began + n, type=kinds[n % 4])
+        for n in range(1200)
+    ]
+    hides = {"NEXTCLICK_WORKER__HIDE": "purchased", "NEXTCLICK_CLICKS__ADVANCE_ON": '["view"]'}
+    worker = shop.start_ready(**hides)
+    shop.send(bought)
+    shop.wait(lambda: shop.records(shop.topics.rankings) > 200, "under way")
+    worker.kill()
+    again = shop.start_ready(**hides)
+    shop.wait_until_acknowledged()
+    purchased: dict[str, list[str]] = {}
+    hidden: dict[int, list[str]] = {}
+    for click in bought:
+        own = purchased.setdefault(click.session_id, [])
+        own += [click.item_id] if click.type == "purchase" else []
+        hidden[click.timestamp] = list(own)
+    found = rankings(shop)
+    assert {ranking.click_timestamp for ranking in found} == hidden.keys()
+    for ranking in found:
+        listed = {item.item_id for item in ranking.items}
+        assert len(listed) == PUBLISHED
+        assert listed.isdisjoint(hidden[ranking.click_timestamp])
+    # Seen again where nobody bought it: it is not the item that is gone.
+    assert set(ITEMS[:30]) == {item.item_id for ranking in found for item in ranking.items}
+    assert again.stop() == 0
+    changelog = read_topic(shop.connection.librdkafka(), shop.changelog)
+    rows = {record.key().decode(): decode_state(record.value()) for record in changelog}
+    assert {session_id: list(row.purchased) for session_id, row in rows.items()} == purchased
+    assert {row.clicks for row in rows.values()} == {2}
+
+
+def test_lists_are_diverse_and_say_so(shop: Deployment, tmp_path: Path) -> None:
+    categories = {item_id: f"c{n % 8}" for n, item_id in enumerate(ITEMS)}
+    publish(shop, tmp_path, *[Item(item_id=item_id, categories=(own,)) for item_id, own in categories.items()])
+    shop.put(shop.topics.rules, "top", rule("top", RuleAction.PIN, ITEMS[0], ITEMS[8], ITEMS[16], place=2))  # all of c0
+    diverse = {"MAX_PER_CATEGORY": "2", "MMR_LAMBDA": "0.5", "MMR_CANDIDATES": "30"}
+    worker = shop.start_ready(**{f"NEXTCLICK_WORKER__{name}": value for name, value in diverse.items()})
+    shop.send(clicks()[:300])
+    shop.wait_until_acknowledged()
+    found = rankings(shop)
+    assert len(found) == 300
+    for ranking in found:
+        listed = [item.item_id for item in ranking.items]
+        assert listed[1:4] == [ITEMS[0], ITEMS[8], ITEMS[16]]
+        # Two of each of seven categories, and all three that are pinned of the eighth.
+        assert Counter(categories[item_id] for item_id in listed) == {"c0": 3, **{f"c{n}": 2 for n in range(1, 8)}}
+        assert "category-cap" in ranking.diversity
+    assert any("mmr" in ranking.diversity for ranking in found)
+    assert any([i.score for i in r.items] != sorted((i.score for i in r.items), reverse=True) for r in found)
+    assert worker.stop() == 0
+
+
 def test_a_worker_waits_for_items_and_refuses_a_bundle_that_cannot_leave_any_out(
     shop: Deployment, tmp_path: Path
 ) -> None:
@@ -228,21 +287,27 @@ def test_the_items_command_reads_csv_and_json_lines(shop: Deployment, tmp_path: 
     assert list(states(shop, shop.topics.rules)[-1]) == ["r"]
 
 
-def test_the_commands_of_the_page_work(shop: Deployment, tmp_path: Path) -> None:
+def test_the_commands_of_the_pages_work(shop: Deployment, tmp_path: Path) -> None:
     page = REPOSITORY / "docs" / "items-and-rules.md"
     item, rule_of_page = (json.dumps(json.loads(block)) for block in blocks(page, "json"))
     (tmp_path / "catalogue.csv").write_text("item_id,categories\ncamera-7,cameras|cameras/compact\n")
     (tmp_path / "rules.jsonl").write_text(rule_of_page)
-    [commands] = blocks(page, "sh")
+    [commands], [diverse] = blocks(page, "sh"), blocks(REPOSITORY / "docs" / "diversity.md", "sh")
     program = f'stream-app() {{ {sys.executable} -m stream_app "$@"; }}\n'
     environment = shop.environment() | {"PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(
-        ["bash", "-ec", program + commands], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        ["bash", "-ec", program + commands + diverse],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert list(states(shop, shop.topics.items)[-1]) == ["camera-7"]
     assert list(states(shop, shop.topics.rules)[-1]) == ["summer-sale"]
     assert decode_item(b"camera-7", item.encode()).item_id == "camera-7"
+    assert re.search(r"worker\.mmr_lambda\W+0\.8\W+environment", done.stdout)
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,9 @@ def test_the_trainers_settings_in_the_same_file_are_its_own(tmp_path: Path) -> N
         ("published", 0),
         ("recent_items", 0),
         ("recent_items", 256),  # the row's format counts them in one byte
+        ("max_per_category", -1),
+        ("max_per_category", 3),  # without worker.items
+        ("mmr_lambda", 1.1),
         ("session_ttl", 1799),  # below the idle gap
         ("chunk_clicks", 0),
         ("chunks_in_flight", 0),
@@ -103,6 +106,12 @@ def test_rules_of_clicks_in_a_programs_own_table_are_told_where_they_belong(
     variable, there = f"NEXTCLICK_{table}__{name}".upper(), f"NEXTCLICK_CLICKS__{now}".upper()
     with pytest.raises(SettingsError, match=rf"{variable}: no such setting; did you mean {there}\?"):
         load_settings(program, config=None, environ={variable: "60"})
+
+
+def test_mmr_needs_as_many_candidates_as_are_published() -> None:
+    assert not load({}, **{"worker.mmr_candidates": 10}).worker.diversifies
+    with pytest.raises(SettingsError, match="mmr_candidates 10 is below published 20"):
+        load({}, **{"worker.mmr_candidates": 10, "worker.mmr_lambda": 0.5})
 
 
 def test_rows_must_outlive_the_idle_gap() -> None:

@@ -36,7 +36,7 @@ from tests.unit.models import (
 
 GAP = 1000
 MOVING = frozenset({"view", "cart"})
-RULES = SessionRules(idle_gap_ms=GAP, recent_items=5, advance_on=MOVING)
+RULES = SessionRules(idle_gap_ms=GAP, recent_items=5, advance_on=MOVING, hide_type="purchase")
 ITEMS = ("a", "b", "c", "d", "e", "f")
 V1 = exact_model("v1", ITEMS)
 V2 = exact_model("v2", ("x", "c", "b", "a", "y", "käse"), salt=1)  # other items, and other indices for the same
@@ -95,13 +95,17 @@ def one_by_one(rows: Rows, clicks: Sequence[SourcedClick], model: Model) -> tupl
 def _apply(row: SessionState | None, sourced: SourcedClick, model: Model) -> tuple[SessionState, Answer]:
     now, known = sourced.click, model.vocabulary.index(sourced.click.item_id)
     if moves := now.type in (None, "view", "cart"):
-        if row is None or now.timestamp > row.last_click + GAP:
+        if row is None or (row.clicks and now.timestamp > row.last_click + GAP):
             row = SessionState("", sourced.offset, now.timestamp, 0, (), None)
         last_click, clicks = max(row.last_click, now.timestamp), row.clicks + 1
         recent = (*row.recent, now.item_id)[-RULES.recent_items :]
     else:
         row, known = row or SessionState("", sourced.offset, 0, 0, (), None), None
         last_click, clicks, recent = row.last_click, row.clicks, row.recent
+    purchased = row.purchased
+    if now.type == RULES.hide_type:
+        others = tuple(item_id for item_id in purchased if item_id != now.item_id)
+        purchased = (*others, now.item_id)[-RULES.recent_items :]
     if model.encoder == "recurrent":
         hidden, asked = _after_step(row, known, model)
     else:
@@ -113,6 +117,7 @@ def _apply(row: SessionState | None, sourced: SourcedClick, model: Model) -> tup
         clicks=clicks,
         recent=recent,
         hidden=hidden,
+        purchased=purchased,
     )
     finite = asked.finite and (asked.query is None or bool(np.isfinite(asked.query).all()))
     index, score, reason = *model.popular, RankingReason.POPULARITY if finite else RankingReason.NOT_FINITE
@@ -294,26 +299,39 @@ def test_a_rollback_replays_what_the_row_remembers() -> None:
 
 def test_a_click_that_does_not_move_its_session_on_is_answered_and_leaves_its_offset_alone() -> None:
     before, ranked = after({}, [click("s", "a", 0, 5)])
-    rows, unmoved = after(before, [click("s", "b", 1, 9 * GAP, "purchase")])
+    rows, unmoved = after(before, [click("s", "b", 1, 9 * GAP, "paid")])
     assert [(one.top_index, one.reason) for one in unmoved] == [(ranked[0].top_index, RankingReason.MODEL)]
     assert rows == {"s": encode_state(replace(decode_state(before["s"]), offset=1))}
-    done = recommend({"s": decode_state(rows["s"])}, [click("s", "b", 1, 9 * GAP, "purchase")], V1, RULES)
+    done = recommend({"s": decode_state(rows["s"])}, [click("s", "b", 1, 9 * GAP, "paid")], V1, RULES)
     assert (done.rows, done.redelivered, done.unmoved) == ({}, 1, 0)
 
 
 def test_the_clock_of_a_session_is_that_of_the_clicks_that_move_it_on() -> None:
     """A purchase half an hour later neither holds a session open nor ends it."""
-    chunk = [click("s", "a", 0), click("s", "a", 1, GAP, "purchase"), click("s", "b", 2, GAP + 1)]
+    chunk = [click("s", "a", 0), click("s", "a", 1, GAP, "paid"), click("s", "b", 2, GAP + 1)]
     assert decode_state(after({}, chunk)[0]["s"]).recent == ("b",)
-    chunk = [click("s", "a", 0), click("s", "a", 1, 9 * GAP, "purchase"), click("s", "b", 2, GAP)]
+    chunk = [click("s", "a", 0), click("s", "a", 1, 9 * GAP, "paid"), click("s", "b", 2, GAP)]
     assert decode_state(after({}, chunk)[0]["s"]).recent == ("a", "b")
+
+
+def test_what_a_session_purchased_is_kept_until_it_starts_anew_or_nobody_asks() -> None:
+    bought = [click("s", "a", 0), click("s", "b", 1, 9 * GAP, "purchase"), click("s", "b", 2, 0, "purchase")]
+    rows, _ = after({}, [*bought, click("s", "c", 3, 1)])
+    assert decode_state(rows["s"]).purchased == ("b",)
+    bought = [click("s", item, 4 + n, 2, "purchase") for n, item in enumerate("acdecb")]
+    rows, _ = after(rows, bought)
+    assert decode_state(rows["s"]).purchased == ("a", "d", "e", "c", "b")  # five, each once, the newest last
+    [state] = recommend({"s": decode_state(rows["s"])}, [click("s", "a", 10, 3)], V1, SessionRules()).rows.values()
+    assert state.purchased == ()
+    again, _ = after(rows, [click("s", "a", 10, 9 * GAP)])
+    assert decode_state(again["s"]).purchased == ()
+    first, _ = after({}, [click("t", "a", 0, 5, "purchase"), click("t", "b", 1, 5)])
+    assert decode_state(first["t"]).purchased == ("a",)
 
 
 def test_a_session_that_nothing_has_moved_on_is_answered_by_popularity() -> None:
     for model in ALL:
-        rows, ranked = after(
-            {}, [click("s", "b", 3, 7, "purchase"), click("s", "never heard of", 4, 7, "other")], model
-        )
+        rows, ranked = after({}, [click("s", "b", 3, 7, "paid"), click("s", "never heard of", 4, 7, "other")], model)
         assert [one.reason for one in ranked] == [RankingReason.POPULARITY] * 2
         assert decode_state(rows["s"]) == SessionState("", 4, 0, 0, (), None)
         later, _ = after(rows, [click("s", "b", 5, 3)], model)
@@ -322,7 +340,7 @@ def test_a_session_that_nothing_has_moved_on_is_answered_by_popularity() -> None
 
 def test_a_click_that_does_not_move_its_session_on_is_answered_by_a_new_model_too() -> None:
     rows, _ = after({}, [click("s", "a", 0), click("s", "b", 1)], V1)
-    done = recommend({"s": decode_state(rows["s"])}, [click("s", "c", 2, 0, "purchase")], V2, RULES)
+    done = recommend({"s": decode_state(rows["s"])}, [click("s", "c", 2, 0, "paid")], V2, RULES)
     assert (done.rebuilt, done.unmoved) == (1, 1)
     assert done.rows["s"].model_version == "v2"
     np.testing.assert_array_equal(done.rows["s"].hidden, _replay(("a", "b"), V2))

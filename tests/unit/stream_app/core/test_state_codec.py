@@ -35,6 +35,7 @@ states = st.builds(
     | st.lists(numbers.map(str), max_size=255).map(tuple)
     | st.lists(st.sampled_from("abc"), max_size=255).map(tuple),
     hidden=st.none() | hidden_states(),
+    purchased=st.just(()) | st.lists(ids, max_size=8).map(tuple) | st.just(("x" * 256,) * 255),
 )
 
 
@@ -43,6 +44,8 @@ states = st.builds(
 @example(replace(ROW, recent=("x",) * 255))
 @example(replace(ROW, recent=("🧀" * 64,) * 255, hidden=None))
 @example(replace(ROW, hidden=np.zeros((255, 65_535 // 64), dtype=np.float16)))
+@example(replace(ROW, hidden=np.zeros((255, 65_535 // 64), dtype=np.float16), purchased=("a",)))
+@example(replace(ROW, hidden=np.frombuffer(b"\xff" * 16, dtype="<f2").reshape(2, 4)))  # ends as no finite state does
 def test_what_is_written_is_read(state: SessionState) -> None:
     row = encode_state(state)
     read = decode_state(row)
@@ -116,6 +119,8 @@ def test_another_format_version_tells_the_operator_what_to_do(row: bytes) -> Non
         replace(ROW, recent=("a",) * 256),
         replace(ROW, recent=("a" * 257,)),
         replace(ROW, recent=("",)),
+        replace(ROW, purchased=("a",) * 256),
+        replace(ROW, purchased=("",)),
         replace(ROW, recent=("\ud800",)),
         replace(ROW, model_version="v" * 256),
         replace(ROW, offset=2**63),

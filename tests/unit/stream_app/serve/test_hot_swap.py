@@ -138,6 +138,7 @@ class Watched:
     fatal: list[BaseException] = field(default_factory=list)
     bundle_timeout: float = 3600.0
     bundle_locations: tuple[str, ...] = ()
+    rows: bool = False
 
     def bundle(self, version: str, seed: int = 0, k: int = 5, recent_size: int = 6) -> Path:
         return TinyModel(seed=seed, k=k, recent_size=recent_size).write(self.registry, version)
@@ -163,6 +164,7 @@ class Watched:
             bundle_locations=self.bundle_locations,
             warm_up_batches=(1, 3),
             on_fatal=self.fatal.append,
+            rows=self.rows,
         )
         told = FakeConsumer(watcher, self.live, list(story), list(topics or [metadata()]))
         self.monkeypatch.setattr(hot_swap, "Consumer", lambda *_, **__: told)
@@ -206,6 +208,14 @@ def test_a_model_that_ranks_too_few_items_is_refused(watched: Watched) -> None:
     assert told.served == ["v1", "v1"]
     assert watched.count("nextclick_refused_bundles_total") == 1
     assert "worker.published asks for 4" in told.waited_for[-1]
+
+
+def test_a_model_without_rows_of_items_is_refused_where_they_are_compared(watched: Watched) -> None:
+    watched.rows = True
+    watched.bundle("v1")
+    told = watched.follow(watched.announce("v1"), END, IDLE)
+    assert told.served == [None]
+    assert "Set worker.mmr_lambda to 1" in told.waited_for[-1]
 
 
 def test_a_model_that_looks_at_more_clicks_than_rows_keep_is_refused(watched: Watched) -> None:
