@@ -41,6 +41,10 @@ class WorkerSettings(Section):
         default="none",
         description="clicked leaves out of a session's rankings the items among its last worker.recent_items clicks.",
     )
+    splits: bool = Field(
+        default=False,
+        description="Whether the topic topics.splits says which models rank for which shares of the sessions.",
+    )
 
     recent_items: int = Field(
         default=30,
@@ -178,4 +182,5 @@ class StreamSettings(RootSettings):
             idle_gap_ms=self.clicks.idle_gap_ms,
             items=self.worker.items,
             rules=self.worker.rules,
+            splits=self.worker.splits,
         )
