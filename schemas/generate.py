@@ -23,6 +23,7 @@ from schemas.messages.ranking import Ranking
 from schemas.messages.rejected import RejectedClick
 from schemas.messages.rule import Rule
 from schemas.messages.score import Score
+from schemas.messages.split import Split
 
 FOLDER: Final = Path(__file__).parent / "json"
 ASYNCAPI: Final = "asyncapi.json"
@@ -40,6 +41,7 @@ _SCHEMAS: Final[Mapping[str, Any]] = {
     "model-announcement.schema.json": ModelAnnouncement,
     "item.schema.json": Item,
     "rule.schema.json": Rule,
+    "split.schema.json": Split,
     "score.schema.json": Score,
     "manifest.schema.json": Manifest,
 }
@@ -52,6 +54,7 @@ _MESSAGES: Final[Mapping[str, tuple[Any, msgspec.Struct, str, str]]] = {
     "models": (ModelAnnouncement, examples.MODEL_ANNOUNCEMENT, "Every worker.", "The trainer."),
     "items": (Item, examples.ITEM, "Every worker with `worker.items`.", "The shop."),
     "rules": (Rule, examples.RULE, "Every worker with `worker.rules`.", "The shop."),
+    "splits": (Split, examples.SPLIT, "Every worker with `worker.splits`.", "`trainer split`."),
     "scores": (Score, examples.SCORE, "Whoever watches how good the models are; the guard.", "The scorer."),
 }
 
@@ -85,7 +88,7 @@ def stale(folder: Path = FOLDER) -> list[str]:
 def asyncapi() -> dict[str, Any]:
     """The AsyncAPI 3 document of all topics, as a deployment with every feature has them."""
     topics = TopicSettings()
-    table = topic_table(topics, "nextclick", session_ttl_ms=_HOUR_MS, items=True, rules=True)
+    table = topic_table(topics, "nextclick", session_ttl_ms=_HOUR_MS, items=True, rules=True, splits=True)
     specs = {spec.name: spec for spec in table}
     kinds = [kind for kind, _, _, _ in _MESSAGES.values()]
     _, components = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")

@@ -60,6 +60,10 @@ class WorkerSettings(Section):
     mmr_candidates: int = Field(
         default=100, ge=1, le=1000, description="MMR chooses among so many of the highest scores."
     )
+    splits: bool = Field(
+        default=False,
+        description="Whether the topic topics.splits says which models rank for which shares of the sessions.",
+    )
 
     recent_items: int = Field(
         default=30,
@@ -216,4 +220,5 @@ class StreamSettings(RootSettings):
             idle_gap_ms=self.clicks.idle_gap_ms,
             items=self.worker.items,
             rules=self.worker.rules,
+            splits=self.worker.splits,
         )

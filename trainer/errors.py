@@ -77,6 +77,14 @@ class AnnounceError(ServiceError):
     """The models topic cannot be read or written."""
 
 
+class NoTopicError(AnnounceError):
+    """A topic that does not exist."""
+
+
+class SplitError(ServiceError):
+    """A split that workers could not serve; the message says why."""
+
+
 class KafkaAwayError(CollectError, AnnounceError):
     """The brokers cannot be reached, or are not ready; trying again later may help."""
 

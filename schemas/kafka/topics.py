@@ -51,8 +51,9 @@ def topic_table(
     idle_gap_ms: int = 30 * _MINUTE_MS,
     items: bool = False,
     rules: bool = False,
+    splits: bool = False,
 ) -> tuple[TopicSpec, ...]:
-    """Every topic of a deployment, `clicks` first; those of `items` and `rules` where they are in use.
+    """Every topic of a deployment, `clicks` first; those of `items`, `rules` and `splits` where they are in use.
 
     `session_ttl_ms` is how long a row outlives its last click in RocksDB: the changelog's retention, so that ended
     sessions leave both. It must not be below the idle gap.
@@ -66,6 +67,7 @@ def topic_table(
     optional = (
         (items, topics.items, "item_id", "What the shop says of its items; the newest record of an item counts."),
         (rules, topics.rules, "rule_id", "What the shop wants of its rankings; the newest record of a rule counts."),
+        (splits, topics.splits, "worker.app_id", "Which model ranks for which share of the sessions."),
     )
     return (
         *_click_topics(topics, common),

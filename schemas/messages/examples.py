@@ -10,6 +10,7 @@ from schemas.messages.rejected import RejectedClick
 from schemas.messages.rule import Match, Rule, RuleAction
 from schemas.messages.score import Moments, Score, Tally
 from schemas.messages.source import Source
+from schemas.messages.split import Split, Variant
 
 CLICK: Final = Click(session_id="s-4711", item_id="camera-7", timestamp=1_767_225_600_000, event_id="e-1", type="view")
 
@@ -42,6 +43,8 @@ RULE: Final = Rule(
     begin=1_782_864_000_000,
     until=1_785_542_400_000,
 )
+
+SPLIT: Final = Split(app_id="nextclick", variants=(Variant(CHAMPION, 90.0), Variant("challenger", 10.0)), salt="1")
 
 REJECTED_CLICK: Final = RejectedClick(
     reason=RejectReason.WRONG_TYPE,

@@ -1,4 +1,4 @@
-"""Why a record of the topics `items` and `rules` was refused; its key keeps the last value that was good."""
+"""Why a record of the topics `items`, `rules` and `splits` was refused; its key keeps the last value that was good."""
 
 from enum import StrEnum
 from typing import Final, TypeVar
@@ -17,7 +17,7 @@ _DETAIL_CHARACTERS: Final = 300
 
 
 class RefuseReason(StrEnum):
-    """Why a record is no item, or no rule."""
+    """Why a record is no item, no rule or no split."""
 
     TOO_LARGE = "too-large"
     """The value is over 65,536 bytes."""
@@ -33,6 +33,8 @@ class RefuseReason(StrEnum):
     """It ends before it begins."""
     BAD_RULE = "bad-rule"
     """The rule's fields do not fit its action, or ask for what this worker does not keep."""
+    BAD_SPLIT = "bad-split"
+    """The shares do not add up to 100, have more than two decimals, or are of too many models."""
 
 
 class RecordRefusedError(MessageError):

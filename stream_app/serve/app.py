@@ -23,6 +23,7 @@ from stream_app.serve.live_catalogue import LiveCatalogue
 from stream_app.serve.metrics import Metrics
 from stream_app.serve.pipeline import Pipeline, PipelineSettings
 from stream_app.serve.settling import SettlingSettings
+from stream_app.serve.splits import LiveSplit
 from stream_app.settings import StreamSettings
 from stream_app.state.database import StoreOptions
 from stream_app.state.table import SessionTable
@@ -110,7 +111,7 @@ def _click_reader(settings: StreamSettings, delivery: Delivery) -> ClickReader:
 def create_app(
     settings: StreamSettings,
     *,
-    live: LiveModel,
+    live: LiveModel | LiveSplit,
     delivery: Delivery,
     metrics: Metrics,
     on_fatal: Callable[[BaseException], None],
@@ -121,7 +122,7 @@ def create_app(
 
     Args:
         settings: of the worker.
-        live: the model that serves.
+        live: the model that serves, or several.
         delivery: what sends rankings and changelog.
         metrics: what is counted.
         on_fatal: told what the worker cannot go on with, from any thread.
@@ -171,7 +172,7 @@ def _pipeline(
     settings: StreamSettings,
     app: RecommenderApp,
     *,
-    live: LiveModel,
+    live: LiveModel | LiveSplit,
     delivery: Delivery,
     metrics: Metrics,
     consumer: ChunkConsumer,

@@ -22,6 +22,7 @@ from schemas.errors import AnnouncementError, BundleError
 from schemas.messages.announcement import ModelAnnouncement, decode_announcement
 from stream_app.serve.live_catalogue import LiveCatalogue
 from stream_app.serve.metrics import Metrics
+from stream_app.serve.serving import Serves, Serving
 
 log = structlog.get_logger(__name__)
 
@@ -44,6 +45,11 @@ class LiveModel:
     def current(self) -> Model | None:
         """The serving model; None before the first one."""
         return self._model
+
+    def serving(self) -> Serving:
+        """Who ranks in a batch that is begun now."""
+        assert self._model is not None, "the app does not start before there is a model"
+        return Serving((Serves(self._model),))
 
     def replace(self, model: Model) -> None:
         """Serve `model` from the next chunk on."""
@@ -105,6 +111,10 @@ class ModelWatcher:
     """Follows the announcements of one alias; loads, verifies and warms each announced bundle beside that.
 
     The newest announcement is the one that counts, whatever those before it are still waiting for.
+
+    Attributes:
+        waiting_for: why there is no model yet.
+        is_settled: whether what was announced at the start serves, or was refused once, or nothing was.
     """
 
     def __init__(
@@ -125,6 +135,7 @@ class ModelWatcher:
         on_fatal: Callable[[BaseException], None],
         catalogue: LiveCatalogue | None = None,
         rows: bool = False,
+        is_variant: bool = False,
     ) -> None:
         self._config = {
             **consumer_config,
@@ -148,9 +159,11 @@ class ModelWatcher:
         self._on_fatal = on_fatal
         self._catalogue = catalogue
         self._rows = rows  # whether models have to have item rows
+        self._is_variant = is_variant
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="model-watcher", daemon=True)
         self.waiting_for = "the models topic has not been read yet"
+        self.is_settled = False
 
     def start(self) -> None:
         """Start following."""
@@ -192,6 +205,7 @@ class ModelWatcher:
     def _attempt(self, pending: _Pending | None) -> _Pending | None:
         """Load what is announced, if it is due; returns what is still to be loaded."""
         if pending is None:
+            self.is_settled = True
             if not self._live.is_loaded:
                 self._wait(f"no {self._alias!r} is announced on the topic {self._topic}")
             return None
@@ -239,7 +253,7 @@ class ModelWatcher:
     def _wait(self, reason: str) -> None:
         if reason != self.waiting_for:
             self.waiting_for = reason
-            if not self._live.is_loaded:
+            if not self._live.is_loaded and not self._is_variant:
                 log.warning("waiting for a model; no click is consumed until there is one", reason=reason)
 
     def _read(self, key: bytes | None, value: bytes | None) -> ModelAnnouncement | None:
@@ -270,12 +284,14 @@ class ModelWatcher:
         serving = self._live.current
         self._live.replace(model)
         self._metrics.swaps.inc()
-        self._metrics.model_info.clear()
-        self._metrics.model_info.labels(version=model.version).set(1)
-        created = model.manifest.created_at / 1000
-        self._metrics.model_age_seconds.set_function(lambda: time.time() - created)
+        if not self._is_variant:
+            self._metrics.model_info.clear()
+            self._metrics.model_info.labels(version=model.version).set(1)
+            created = model.manifest.created_at / 1000
+            self._metrics.model_age_seconds.set_function(lambda: time.time() - created)
         log.info(
             "model in service",
+            alias=self._alias,
             version=model.version,
             before=serving.version if serving else None,
             items=len(model.vocabulary),
@@ -298,6 +314,7 @@ class ModelWatcher:
                 serving=serving.version if serving else None,
             )
         self.waiting_for = reason
+        self.is_settled = True
         pause = min(_RETRY_SECONDS * 2 ** min(pending.tries, 30), _LONGEST_RETRY_SECONDS)
         return _Pending(announcement, pending.tries + 1, time.monotonic() + pause)
 

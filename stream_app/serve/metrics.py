@@ -57,8 +57,19 @@ class Metrics:
         self.rules = Gauge("nextclick_rules", "Rules that have not been ended.", registry=registry)
         self.refused_records = Counter(
             "nextclick_refused_records",
-            "Records of items and rules that were refused, by reason.",
+            "Records of items, rules and splits that were refused, by reason.",
             ["topic", "reason"],
+            registry=registry,
+        )
+        self.variant_share = Gauge(
+            "nextclick_variant_share",
+            "Percent of the sessions by the split.",
+            ["variant"],
+            registry=registry,
+        )
+        self.variant_fallbacks = Counter(
+            "nextclick_variant_fallbacks",
+            "Clicks of a variant without a model, ranked by worker.model_alias.",
             registry=registry,
         )
         self.lag = Gauge(

@@ -17,11 +17,12 @@ from faust.types import TP, Message
 from schemas.bundle.runtime import Model
 from schemas.messages.click import ClickLimits, ClickRejectedError, decode_click
 from schemas.messages.forget import decode_forget
+from schemas.messages.ranking import Applied
 from schemas.messages.rejected import RejectedClick, reject
 from schemas.messages.source import Source
 from stream_app.core.plan import SourcedClick, SourcedForget, plan
 from stream_app.core.query import queries
-from stream_app.core.recommend import rank
+from stream_app.core.recommend import Recommended, rank
 from stream_app.core.session import Row, SessionRules
 from stream_app.errors import StalledError, StoreError
 from stream_app.kafka.transport import Chunk, ChunkConsumer, Fetch
@@ -31,7 +32,9 @@ from stream_app.serve.hot_swap import LiveModel
 from stream_app.serve.in_flight import InFlight, Part, Partition
 from stream_app.serve.live_catalogue import LiveCatalogue
 from stream_app.serve.metrics import Metrics
+from stream_app.serve.serving import Records, Serving
 from stream_app.serve.settling import Computed, Settling, SettlingSettings
+from stream_app.serve.splits import LiveSplit
 from stream_app.state.table import SessionTable
 
 _LOG_APPEND_TIME: Final = 1
@@ -57,6 +60,20 @@ class PipelineSettings:
     limits: ClickLimits = field(default_factory=ClickLimits)
 
 
+class _Seconds:
+    """How long each step of a batch took, those of several models together."""
+
+    def __init__(self) -> None:
+        self.taken: dict[str, float] = {}
+        self._since = time.perf_counter()
+
+    def of(self, step: str) -> None:
+        """What has passed since the last step was this one's."""
+        now = time.perf_counter()
+        self.taken[step] = self.taken.get(step, 0.0) + now - self._since
+        self._since = now
+
+
 class Pipeline:
     """Takes chunks from the agent and sees each of them through.
 
@@ -67,7 +84,7 @@ class Pipeline:
         self,
         settings: PipelineSettings,
         *,
-        live: LiveModel,
+        live: LiveModel | LiveSplit,
         table: SessionTable,
         delivery: Delivery,
         metrics: Metrics,
@@ -180,11 +197,10 @@ class Pipeline:
             try:
                 self._take(taken)
                 if parts := list(taken.values()):
-                    model = self._live.current
-                    assert model is not None, "the app does not start before there is a model"
+                    serving = self._live.serving()
                     clicks = sum(len(chunk.records) for part in parts for chunk, _ in part.chunks)
                     # By model: the first clicks of a new one have rows to rebuild.
-                    kind, call = f"compute by {model.version}", partial(self._compute, parts, model)
+                    kind, call = f"compute by {serving.kind}", partial(self._compute, parts, serving)
                     computed = self._computing.run(kind, clicks, call, may_wait=self._delivery.may_wait)
                     self._begun.append((parts, computed))
             except Exception as error:  # noqa: BLE001 - as above
@@ -223,57 +239,65 @@ class Pipeline:
             partition = self._partitions[chunk.tp] = Partition(chunk.generation)
         return partition
 
-    def _compute(self, parts: Sequence[Part], model: Model) -> None:
+    def _compute(self, parts: Sequence[Part], serving: Serving) -> None:
         if self._broken_off:
             raise StalledError("the clicks before these could not be computed")
         self._broken_off = True  # unless it comes to its end
-        metrics, settings = self._metrics, self._settings
+        metrics, seconds = self._metrics, _Seconds()
         now_ms = time.time_ns() // 1_000_000
-        started = time.perf_counter()
         decoded = [self._decode(part, now_ms) for part in parts]
         clicks = [theirs for theirs, _ in decoded]
-        parsed = time.perf_counter()
+        seconds.of("decode")
         states = [
             self._read(part.last, theirs, part.partition.pending) for part, theirs in zip(parts, clicks, strict=True)
         ]
-        read = time.perf_counter()
-        plans = [plan(rows, theirs, model, settings.rules) for rows, theirs in zip(states, clicks, strict=True)]
-        asked = queries(plans, model)
-        moved = time.perf_counter()
-        offered = None
-        if self._catalogue is not None:
-            markets = {sourced.click.market for one in plans for sourced in one.clicks}
-            offered = self._catalogue.offered(model, markets, now_ms)
-        results = rank(plans, asked, model, None if offered is None else offered.by_market)
-        ranked = time.perf_counter()
-        for part, result in zip(parts, results, strict=True):
-            part.states = {**result.rows, **result.forgotten}
+        seconds.of("read")
+        divided, without = serving.divided(clicks)
+        computed: list[Computed] = []
+        for n, (serves, theirs) in enumerate(divided):
+            results, applied = self._recommend(serves.model, states, theirs, now_ms, seconds)
+            for part, result, (_, rejected) in zip(parts, results, decoded, strict=True):
+                part.states |= {**result.rows, **result.forgotten}
+                computed.append(Computed(part, result, serves, () if n else rejected, applied))
+        for part in parts:
             part.partition.pending.update(part.states)
-        self._settling.send(
-            [Computed(part, result, parked) for part, result, (_, parked) in zip(parts, results, decoded, strict=True)],
-            model,
-            now_ms,
-            None if offered is None else offered.applied,
-        )
+        self._settling.send(computed, now_ms)
 
-        steps = {
-            "decode": parsed - started,
-            "read": read - parsed,
-            "advance": moved - read,
-            "rank": ranked - moved,
-        }
-        for step, seconds in steps.items():
-            metrics.step(step).observe(seconds)
+        for step, taken in seconds.taken.items():
+            metrics.step(step).observe(taken)
         records = sum(len(chunk.records) for part in parts for chunk, _ in part.chunks)
         metrics.clicks.inc(records)
         metrics.chunk_clicks.observe(records)
-        if redelivered := sum(result.redelivered for result in results):
+        if redelivered := sum(one.result.redelivered for one in computed):
             metrics.redelivered.inc(redelivered)
-        if unmoved := sum(result.unmoved for result in results):
+        if unmoved := sum(one.result.unmoved for one in computed):
             metrics.unmoved.inc(unmoved)
-        if rebuilt := sum(result.rebuilt for result in results):
+        if rebuilt := sum(one.result.rebuilt for one in computed):
             metrics.rebuilt_rows.inc(rebuilt)
+        if without:
+            metrics.variant_fallbacks.inc(without)
         self._broken_off = False
+
+    def _recommend(
+        self,
+        model: Model,
+        states: Sequence[Mapping[str, Row]],
+        clicks: Sequence[Records],
+        now_ms: int,
+        seconds: _Seconds,
+    ) -> tuple[list[Recommended], Applied | None]:
+        """One model's rankings and rows of each partition, and the state of items and rules that they keep to."""
+        plans = [plan(rows, theirs, model, self._settings.rules) for rows, theirs in zip(states, clicks, strict=True)]
+        asked = queries(plans, model)
+        seconds.of("advance")
+        if self._catalogue is None:
+            results, applied = rank(plans, asked, model), None
+        else:
+            markets = {sourced.click.market for one in plans for sourced in one.clicks}
+            offered = self._catalogue.offered(model, markets, now_ms)
+            results, applied = rank(plans, asked, model, offered.by_market), offered.applied
+        seconds.of("rank")
+        return results, applied
 
     def _decode(self, part: Part, now_ms: int) -> tuple[list[SourcedClick | SourcedForget], list[RejectedClick]]:
         clicks: list[SourcedClick | SourcedForget] = []

@@ -18,7 +18,6 @@ from typing import Final
 
 from faust.types import TP
 
-from schemas.bundle.runtime import Model
 from schemas.messages.ranking import Applied, RankedItem, Ranking, encode_ranking
 from schemas.messages.rejected import RejectedClick, encode_rejected
 from schemas.messages.source import Source
@@ -32,6 +31,7 @@ from stream_app.serve.computing import Computing
 from stream_app.serve.delivery import Delivery, Record, Sending
 from stream_app.serve.in_flight import InFlight, Part
 from stream_app.serve.metrics import Metrics
+from stream_app.serve.serving import Serves
 from stream_app.state.table import SessionTable
 
 _HEARTBEAT_CHECK_SECONDS: Final = 0.05
@@ -58,16 +58,19 @@ class SettlingSettings:
 
 @dataclass(frozen=True, slots=True)
 class Computed:
-    """What was made of a part's clicks.
+    """What a model made of a part's clicks.
 
     Attributes:
         result: rankings and rows.
         rejected: records that are no click.
+        applied: state of items and rules that the rankings keep to.
     """
 
     part: Part
     result: Recommended
-    rejected: Sequence[RejectedClick]
+    serves: Serves
+    rejected: Sequence[RejectedClick] = ()
+    applied: Applied | None = None
 
 
 class Settling:
@@ -210,16 +213,16 @@ class Settling:
 
     # -- in turn with what computes -----------------------------------------------------------------------------------
 
-    def send(self, computed: Sequence[Computed], model: Model, now_ms: int, applied: Applied | None = None) -> None:
-        """Hand the model's rankings to librdkafka; `settle` has to follow on the event loop, in the same order."""
+    def send(self, computed: Sequence[Computed], now_ms: int) -> None:
+        """Hand the models' rankings to librdkafka; `settle` has to follow on the event loop, in the same order."""
         started = time.perf_counter()
         topics = self._settings
         [rankings] = computed[0].part.rankings  # shared by all
         for one in computed:
             part, tp = one.part, one.part.last.tp
             rankings.send(topics.rejected, [(parked.key, encode_rejected(parked)) for parked in one.rejected])
-            rankings.send(topics.rankings, answers(one.result, tp, model, now_ms, applied))
-            part.reasons = [answer.reason.value for answer in one.result.ranked]
+            rankings.send(topics.rankings, answers(one.result, tp, one.serves, now_ms, one.applied))
+            part.reasons += [answer.reason.value for answer in one.result.ranked]
         rankings.seal()
         self._delivery.serve()
         self._metrics.step("encode").observe(time.perf_counter() - started)
@@ -248,14 +251,14 @@ class Settling:
                     del pending[session_id]  # RocksDB has it now
 
 
-def answers(result: Recommended, tp: TP, model: Model, now_ms: int, applied: Applied | None) -> list[Record]:
-    """The rankings of a partition's clicks, and where a session was forgotten its key without a value.
+def answers(result: Recommended, tp: TP, serves: Serves, now_ms: int, applied: Applied | None) -> list[Record]:
+    """A model's rankings of a partition's clicks, and where a session was forgotten its key without a value.
 
     That stands behind the session's last ranking and before the first one of a session that begins anew: whoever keeps
     the latest one learns that there is none, and must not go on from it.
     """
     records: list[Record] = [
-        (answer.click.session_id.encode(), encode_ranking(_ranking(answer, tp, model, now_ms, applied)))
+        (answer.click.session_id.encode(), encode_ranking(_ranking(answer, tp, serves, now_ms, applied)))
         for answer in result.ranked
     ]
     for request in reversed(result.requests):  # what stands before them keeps its place
@@ -264,8 +267,8 @@ def answers(result: Recommended, tp: TP, model: Model, now_ms: int, applied: App
     return records
 
 
-def _ranking(answer: RankedClick, tp: TP, model: Model, now_ms: int, applied: Applied | None) -> Ranking:
-    click = answer.click
+def _ranking(answer: RankedClick, tp: TP, serves: Serves, now_ms: int, applied: Applied | None) -> Ranking:
+    click, model = answer.click, serves.model
     item = model.vocabulary.items.__getitem__  # a top k holds no negative index
     items = tuple(map(RankedItem, map(item, answer.top_index), answer.top_score))
     return Ranking(
@@ -283,4 +286,5 @@ def _ranking(answer: RankedClick, tp: TP, model: Model, now_ms: int, applied: Ap
         applied=applied,
         type=click.type,
         market=click.market,
+        variant=serves.variant,
     )

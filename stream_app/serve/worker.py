@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Hashable, Mapping
+from functools import partial
 from typing import Any, Final, NoReturn, cast
 
 import structlog
@@ -20,9 +21,11 @@ from stream_app.kafka.lag import Lag
 from stream_app.kafka.transport import ChunkConsumer
 from stream_app.serve.app import RecommenderApp, create_app, tables_folder
 from stream_app.serve.delivery import Delivery, producer_config
+from stream_app.serve.following import TopicFollower
 from stream_app.serve.hot_swap import LiveModel, ModelWatcher
 from stream_app.serve.live_catalogue import CatalogueFollower, LiveCatalogue
 from stream_app.serve.metrics import Metrics
+from stream_app.serve.splits import LiveSplit, SplitFollower
 from stream_app.serve.watchdog import Deadline, Probe, Watchdog
 from stream_app.serve.web import Web
 from stream_app.settings import StreamSettings
@@ -67,14 +70,12 @@ class Worker:
             on_fatal=self.fail,
         )
         consumer_config = {**settings.kafka.librdkafka(), "client.id": client_id}
-        self._catalogue, self._follower = _catalogue(settings, consumer_config, self._metrics, self.fail)
-        self._watcher = ModelWatcher(
+        self._catalogue, follower = _catalogue(settings, consumer_config, self._metrics, self.fail)
+        watch = partial(
+            ModelWatcher,
             consumer_config=consumer_config,
             topic=settings.topics.models,
-            alias=worker.model_alias,
-            live=self._live,
             metrics=self._metrics,
-            cache_dir=worker.data_dir / "bundles",
             threads=worker.model_threads,
             published=worker.published,
             recent_items=worker.recent_items,
@@ -85,6 +86,12 @@ class Worker:
             catalogue=self._catalogue,
             rows=worker.mmr_lambda < 1,
         )
+        self._watcher = watch(alias=worker.model_alias, live=self._live, cache_dir=worker.data_dir / "bundles")
+        self._followers: list[TopicFollower] = [] if follower is None else [follower]
+        self._split: LiveSplit | None = None
+        if worker.splits:
+            self._split, split_follower = _split(settings, watch, self._live, self._metrics, self.fail)
+            self._followers.append(split_follower)
         self._web = Web(
             worker.web_host,
             worker.web_port,
@@ -126,11 +133,11 @@ class Worker:
         log.info("health and metrics", url=f"http://{settings.worker.web_host}:{self._web.port}")
         self._delivery.start()
         self._watcher.start()
-        if self._follower is not None:
-            self._follower.start()
+        for follower in self._followers:
+            follower.start()
         self._watchdog.start()
         try:
-            while not (self._live.is_loaded and self._items_are_read) and not self._stop.is_set():
+            while not (self._live.is_loaded and self._topics_are_read) and not self._stop.is_set():
                 await asyncio.sleep(_MODEL_POLL_SECONDS)
             if not self._stop.is_set():
                 await self._serve()
@@ -141,8 +148,8 @@ class Worker:
         return EXIT_OK if self._failure is None else EXIT_FAILED
 
     @property
-    def _items_are_read(self) -> bool:
-        return self._follower is None or self._follower.is_ready
+    def _topics_are_read(self) -> bool:
+        return all(follower.is_ready for follower in self._followers)
 
     def _check_store(self) -> None:
         settings, data_dir = self._settings, self._settings.worker.data_dir
@@ -164,7 +171,7 @@ class Worker:
     async def _serve(self) -> None:
         app = self._app = create_app(
             self._settings,
-            live=self._live,
+            live=self._split or self._live,
             delivery=self._delivery,
             metrics=self._metrics,
             on_fatal=self.fail,
@@ -200,8 +207,8 @@ class Worker:
         # After a failure nothing is acknowledged any more, and what is still to be sent would be sent again.
         await asyncio.to_thread(self._delivery.stop, limit if self._failure is None else 0.0)
         await asyncio.to_thread(self._watcher.stop)
-        if self._follower is not None:
-            await asyncio.to_thread(self._follower.stop)
+        for follower in self._followers:
+            await asyncio.to_thread(follower.stop)
 
     def _on_started(self, starting: "asyncio.Task[None]") -> None:
         if starting.cancelled():
@@ -224,10 +231,9 @@ class Worker:
     def readiness(self) -> Mapping[str, str | None]:
         """What must be true before clicks are served, each with None or why it is not."""
         app = self._app
-        follows = {} if self._follower is None else {"items and rules": self._follower.waiting_for}
         return {
             "model": None if self._live.is_loaded else self._watcher.waiting_for,
-            **follows,
+            **{follower.what: follower.waiting_for for follower in self._followers},
             "tables": None if app is not None and app.tables.actives_ready else "not recovered yet",
             "worker": None if self._failure is None else str(self._failure),
         }
@@ -292,6 +298,31 @@ def _catalogue(
         items_topic=topics.items if worker.items else None,
         rules_topic=topics.rules if worker.rules else None,
         live=live,
+        metrics=metrics,
+        on_fatal=on_fatal,
+    )
+
+
+def _split(
+    settings: StreamSettings,
+    watch: "partial[ModelWatcher]",
+    live: LiveModel,
+    metrics: Metrics,
+    on_fatal: Callable[[BaseException], None],
+) -> tuple[LiveSplit, SplitFollower]:
+    """Who serves which sessions, and who follows that."""
+    worker = settings.worker
+
+    def watch_variant(alias: str, live: LiveModel) -> ModelWatcher:
+        # A folder of its own: a watcher removes copies of bundles that it does not serve.
+        return watch(alias=alias, live=live, cache_dir=worker.data_dir / "variants" / alias, is_variant=True)
+
+    split = LiveSplit(worker.model_alias, live, watch_variant, metrics)
+    return split, SplitFollower(
+        consumer_config=watch.keywords["consumer_config"],
+        topic=settings.topics.splits,
+        app_id=worker.app_id,
+        live=split,
         metrics=metrics,
         on_fatal=on_fatal,
     )

@@ -13,7 +13,7 @@ from schemas.generate import ASYNCAPI, FOLDER, asyncapi, documents, stale, write
 from tests.contract.tiny_model import TinyModel
 
 GOLDEN = Path(__file__).parent / "golden"
-MESSAGES = ("click", "ranking", "rejected-click", "model-announcement", "item", "rule")
+MESSAGES = ("click", "ranking", "rejected-click", "model-announcement", "item", "rule", "split")
 
 
 def schema(name: str) -> dict[str, Any]:
@@ -81,6 +81,8 @@ def test_a_manifest_fits(tmp_path: Path) -> None:
         ("rule", {"boost": 1e9}),
         ("rule", {"match": {"item": ["camera-7"]}}),
         ("rule", {"begin": 1}),
+        ("split", {"variants": [{"alias": "a", "share": 0}]}),
+        ("split", {"variants": [{"alias": "../a", "share": 100}]}),
         ("model-announcement", {"manifest_sha256": "abc"}),
     ],
 )
@@ -124,7 +126,7 @@ def test_asyncapi_has_what_the_specification_requires() -> None:
     assert document["asyncapi"] == "3.0.0"
     assert {"title", "version"} <= document["info"].keys()
     assert {channel["address"] for channel in document["channels"].values()} == {
-        "clicks", "rankings", "clicks.rejected", "models", "items", "rules", "scores",
+        "clicks", "rankings", "clicks.rejected", "models", "items", "rules", "splits", "scores",
     }  # fmt: skip
     assert len(document["operations"]) == 2 * len(document["channels"])
     for operation in document["operations"].values():

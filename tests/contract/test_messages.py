@@ -23,6 +23,7 @@ from schemas.messages.rejected import KEPT_BYTES, RejectedClick, decode_rejected
 from schemas.messages.rule import decode_rule, encode_rule
 from schemas.messages.score import Moments, Score, Tally, decode_score, encode_score, score_key
 from schemas.messages.source import Source
+from schemas.messages.split import decode_split, encode_split
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -63,6 +64,11 @@ def test_item_as_it_was() -> None:
 def test_rule_as_it_was() -> None:
     assert encode_rule(examples.RULE) == golden("rule.json")
     assert decode_rule(examples.RULE.rule_id.encode(), golden("rule.json")) == examples.RULE
+
+
+def test_split_bytes() -> None:
+    assert encode_split(examples.SPLIT) == golden("split.json")
+    assert decode_split(examples.SPLIT.app_id.encode(), golden("split.json")) == examples.SPLIT
 
 
 def test_rejected_click_as_it_was() -> None:

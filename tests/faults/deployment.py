@@ -30,6 +30,7 @@ from schemas.kafka.topics import changelog_topic, topic_table
 from schemas.messages.announcement import ModelAnnouncement, encode_announcement
 from schemas.messages.click import Click, encode_click
 from schemas.messages.item import Item, encode_item
+from schemas.messages.split import Split, Variant, encode_split
 from stream_app.core.session import SessionRules
 from stream_app.tools.click_file import read_click_file
 from tests.committed import committed
@@ -185,6 +186,7 @@ class Deployment:
             models=f"{self.prefix}-models",
             items=f"{self.prefix}-items",
             rules=f"{self.prefix}-rules",
+            splits=f"{self.prefix}-splits",
             scores=f"{self.prefix}-scores",
             partitions=PARTITIONS,
         )
@@ -225,17 +227,17 @@ class Deployment:
         self.models[version] = open_bundle(path)
         return path
 
-    def announce(self, path: Path, *, uri: str | None = None) -> None:
-        """Make a bundle the champion, as if it lay at `uri`."""
+    def announce(self, path: Path, *, uri: str | None = None, alias: str = "champion") -> None:
+        """Make a bundle the champion, or another alias, as if it lay at `uri`."""
         announcement = ModelAnnouncement(
-            alias="champion",
+            alias=alias,
             version=path.name,
             uri=uri or str(path),
             manifest_sha256=manifest_digest(path),
             announced_at=int(time.time() * 1000),
             why="test",
         )
-        self._producer.produce(self.topics.models, encode_announcement(announcement), b"champion")
+        self._producer.produce(self.topics.models, encode_announcement(announcement), alias.encode())
         assert self._producer.flush(30) == 0
 
     # -- workers ------------------------------------------------------------------------------------------------------
@@ -251,6 +253,7 @@ class Deployment:
             "NEXTCLICK_TOPICS__MODELS": self.topics.models,
             "NEXTCLICK_TOPICS__ITEMS": self.topics.items,
             "NEXTCLICK_TOPICS__RULES": self.topics.rules,
+            "NEXTCLICK_TOPICS__SPLITS": self.topics.splits,
             "NEXTCLICK_TOPICS__SCORES": self.topics.scores,
             "NEXTCLICK_TOPICS__PARTITIONS": str(PARTITIONS),
             "NEXTCLICK_WORKER__APP_ID": self.app_id,
@@ -321,6 +324,17 @@ class Deployment:
             self._producer.produce(self.topics.items, encode_item(Item(item_id=item_id)), item_id.encode())
             self._producer.poll(0)
         self.flush()
+
+    def use_splits(self) -> None:
+        """Workers started from now on follow splits."""
+        self.extra |= {"NEXTCLICK_WORKER__SPLITS": "true"}
+        ensure_topics(self.connection, topic_table(self.topics, self.app_id, session_ttl_ms=6 * 3_600_000, splits=True))
+
+    def split(self, **shares: float) -> None:
+        """Publish a split; none without shares."""
+        variants = tuple(Variant(alias, share) for alias, share in shares.items())
+        value = encode_split(Split(app_id=self.app_id, variants=variants)) if shares else None
+        self.put(self.topics.splits, self.app_id, value)
 
     def put(self, topic: str, key: str, value: bytes | None) -> int:
         """Produce one record of another topic; returns its offset once it is durable."""

@@ -38,6 +38,7 @@ class Deployment:
             rejected=f"{self.prefix}-rejected",
             models=f"{self.prefix}-models",
             scores=f"{self.prefix}-scores",
+            splits=f"{self.prefix}-splits",
             partitions=PARTITIONS,
         )
 

@@ -359,6 +359,7 @@ def test_the_messages_are_those_of_the_schemas() -> None:
         as_json(examples.MODEL_ANNOUNCEMENT),
     ]
     assert messages(DOCS / "items-and-rules.md") == [as_json(examples.ITEM), as_json(examples.RULE)]
+    assert messages(DOCS / "experiments.md") == [as_json(examples.SPLIT)]
 
 
 def test_the_items_page_has_every_field_and_reason() -> None:
@@ -367,7 +368,8 @@ def test_the_items_page_has_every_field_and_reason() -> None:
         fields = [name for row in table(page, header) for name in re.findall(r"`(\w+)`", row[0])]
         assert fields == [field.encode_name for field in msgspec.structs.fields(struct)]
     assert [row[0].strip("`") for row in table(page, "| action | |")] == list(RuleAction)
-    assert [row[0].strip("`") for row in table(page, "| reason | |")] == list(RefuseReason)
+    reasons = [reason for reason in RefuseReason if reason != RefuseReason.BAD_SPLIT]
+    assert [row[0].strip("`") for row in table(page, "| reason | |")] == reasons
 
 
 def test_the_messages_page_has_every_field_and_reason() -> None:
@@ -400,7 +402,7 @@ def _table_after(page: Path, heading: str, header: str) -> list[list[str]]:
 def test_the_messages_page_has_every_topic() -> None:
     settings = StreamSettings()
     specs = topic_table(
-        settings.topics, settings.worker.app_id, session_ttl_ms=1, idle_gap_ms=1, items=True, rules=True
+        settings.topics, settings.worker.app_id, session_ttl_ms=1, idle_gap_ms=1, items=True, rules=True, splits=True
     )
     rows = table(DOCS / "messages.md", "| topic | setting | key | who writes | who reads |")
     assert [(row[0].strip("`"), row[2].replace("session id", "session_id")) for row in rows] == [

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from schemas.messages.announcement import ModelAnnouncement
+from schemas.messages.split import shares_of
 from trainer.commands.settings import Config, Json, logged_settings_of
 
 _DECISIONS_READ: Final = 20
@@ -34,15 +35,24 @@ class ListedModel:
     metrics: dict[str, Any]
     guard: list[ModelAnnouncement] = field(default_factory=list)
     """What the guard announced of it: its promotions, and rollbacks to it."""
+    aliases: list[str] = field(default_factory=list)
+    """Which mean this version now."""
+    share: float | None = None
+    """Percent of the sessions that the split gives to these aliases; None without a split."""
 
 
 def models(config: Config = None, json: Json = False) -> None:
-    """List the published versions: metrics, training window, the gate's verdict, and who is champion."""
-    from trainer.service.assembly import championship_of, registry_of
+    """List the published versions: metrics, training window, the gate's verdict, who is champion, and who serves."""
+    from trainer.service.assembly import championship_of, registry_of, split_topic_of
+    from trainer.service.split import told
 
     root = logged_settings_of(config)
     registry = registry_of(root)
-    standing = championship_of(root, registry).standing()
+    championship = championship_of(root, registry)
+    standing, split = championship.standing(), split_topic_of(root).current_if_used()
+    shares = {} if split is None else shares_of(split.variants)
+    meant = {alias: announcement.version for alias, announcement in championship.announced().items()}
+    aliases = {model: sorted(alias for alias in meant if meant[alias] == model) for model in set(meant.values())}
     champion = standing.champion.version if standing.champion else None
     guarded = [
         made
@@ -62,6 +72,8 @@ def models(config: Config = None, json: Json = False) -> None:
             window=model.manifest.training.get("window", {}),
             metrics=model.manifest.metrics,
             guard=[made for made in guarded if made.version == model.version],
+            aliases=aliases.get(model.version, []),
+            share=sum(shares.get(alias, 0) for alias in aliases.get(model.version, [])) / 100 if shares else None,
         )
         for model in registry.versions()
     ]
@@ -73,6 +85,8 @@ def models(config: Config = None, json: Json = False) -> None:
         verdict = model.metrics.get("gate")
         if verdict is not None and not verdict["passed"]:
             typer.echo(f"{model.version} was refused: {verdict['reasons'][0]}")
+    if split is not None and split.variants:
+        typer.echo(f"split: {told(split)}")
     for made in guarded:
         typer.echo(f"{made.version} was announced by the guard: {made.why}")
     if champion is None:
@@ -84,6 +98,9 @@ def models(config: Config = None, json: Json = False) -> None:
 def promote(
     version: Annotated[str, typer.Argument(help="As `trainer models` lists it.")],
     why: Annotated[str, typer.Option(help="For the people who read the announcement.")] = "promoted by hand",
+    alias: Annotated[
+        str | None, typer.Option(help="Instead of trainer.model_alias: `challenger`, for an experiment.")
+    ] = None,
     config: Config = None,
     json: Json = False,
 ) -> None:
@@ -92,7 +109,7 @@ def promote(
 
     root = logged_settings_of(config)
     registry = registry_of(root)
-    _tell(championship_of(root, registry).promote(registry.get(version), why), json=json)
+    _tell(championship_of(root, registry, alias).promote(registry.get(version), why), json=json)
 
 
 def rollback(config: Config = None, json: Json = False) -> None:
@@ -136,8 +153,11 @@ def _table(listed: list[ListedModel], k: int) -> Table:
 
 
 def _standing(model: ListedModel) -> str:
+    others = [] if model.champion else model.aliases
     if model.refreshed is not None:
-        return "champion, refreshed" if model.champion else "refreshed"
+        return ", ".join(["champion"] * model.champion + others + ["refreshed"])
+    if others:
+        return ", ".join(others)
     return "champion" if model.champion else "announced" if model.announced else _gate(model.metrics.get("gate"))
 
 

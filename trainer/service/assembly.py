@@ -2,24 +2,34 @@
 
 from collections.abc import Callable
 
+from schemas.messages.announcement import is_version
+from trainer.errors import RegistryError
 from trainer.service.announce import ModelsTopic
 from trainer.service.champion import Championship
 from trainer.service.click_log import ClickLogFolder
 from trainer.service.collect import Collected, Collector
 from trainer.service.registry import Registry
 from trainer.service.settings import TrainerRoot
+from trainer.service.split import SplitTopic
 
 
 def registry_of(root: TrainerRoot, writer: str | None = None) -> Registry:
     return Registry(root.trainer.registry, cache_dir=root.trainer.work_dir / "cache", writer=writer)
 
 
-def championship_of(root: TrainerRoot, registry: Registry) -> Championship:
+def championship_of(root: TrainerRoot, registry: Registry, alias: str | None = None) -> Championship:
+    """Of `trainer.model_alias`, or of another alias. RegistryError for what cannot name one."""
     settings = root.trainer
-    topic = ModelsTopic(
-        root.kafka, root.topics.models, settings.model_alias, delivery_seconds=settings.delivery_timeout
-    )
+    alias = settings.model_alias if alias is None else alias
+    if not is_version(alias):  # it names a folder, too
+        raise RegistryError(f"{alias!r} is no alias: letters, digits, dots, hyphens and underscores name one")
+    topic = ModelsTopic(root.kafka, root.topics.models, alias, delivery_seconds=settings.delivery_timeout)
     return Championship(registry, topic)
+
+
+def split_topic_of(root: TrainerRoot) -> SplitTopic:
+    settings = root.trainer
+    return SplitTopic(root.kafka, root.topics.splits, settings.app_id, delivery_seconds=settings.delivery_timeout)
 
 
 def collector_of(

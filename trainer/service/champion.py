@@ -66,6 +66,10 @@ class Championship:
         """Ask the models topic and the history. Raises AnnounceError and RegistryError."""
         return self._standing(self._topic.alias, self._topic.announced())
 
+    def announced(self) -> Mapping[str, ModelAnnouncement]:
+        """By alias, what each one means now."""
+        return self._topic.announced()
+
     def others(self) -> list[Standing]:
         """The same for each other alias than ours that is announced."""
         announced = self._topic.announced()

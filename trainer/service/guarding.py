@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_serv
 
 from schemas.errors import BundleError
 from trainer.errors import AnnounceError, RegistryError, StopRequested
-from trainer.service.assembly import championship_of, registry_of
+from trainer.service.assembly import championship_of, registry_of, split_topic_of
 from trainer.service.champion import Championship, Standing
 from trainer.service.guard import Challenger, Decision, GuardRules, Watched, as_trained, decide
 from trainer.service.lease import Lease
@@ -22,6 +22,7 @@ from trainer.service.outage import sleep, waiting_out
 from trainer.service.registry import Registry, refreshes_before
 from trainer.service.scores import ScoresTopic
 from trainer.service.settings import GuardSettings, TrainerRoot
+from trainer.service.split import SplitTopic
 
 log = structlog.get_logger(__name__)
 
@@ -67,7 +68,9 @@ def guard(
             lease = Lease(registry.store, f"{root.trainer.model_alias}.guard", registry.writer, stopping=stopping)
             held.enter_context(lease)
         topic = held.enter_context(ScoresTopic(root.kafka, root.topics.scores, keep_ms=keep_ms))
-        guard = _Guard(topic, championship_of(root, registry), registry, rules, metrics)
+        guard = _Guard(
+            topic, championship_of(root, registry), registry, rules, metrics=metrics, split=split_topic_of(root)
+        )
         while not stopping():
             standing, decision = waiting_out(guard.look, stopping)
             if decision is not None and (guard.is_new(decision) or once):
@@ -75,6 +78,7 @@ def guard(
             if lease is not None:
                 lease.check()
                 guard.act(standing)
+                guard.end_split(standing)
             if once:
                 return
             sleep(settings.every, stopping)
@@ -89,11 +93,13 @@ class _Guard:
         championship: Championship,
         registry: Registry,
         rules: GuardRules,
+        *,
         metrics: GuardMetrics,
+        split: SplitTopic,
     ) -> None:
         self._topic, self._championship, self._registry = topic, championship, registry
         self._trained = Trained(registry)
-        self._rules, self._metrics = rules, metrics
+        self._rules, self._metrics, self._split = rules, metrics, split
         self._decision: Decision | None = None
         self._known: object = None
         self._alarms: dict[str, str] = {}
@@ -164,6 +170,26 @@ class _Guard:
             self._wait_until = time.monotonic() + _RETRY_SECONDS
             return
         log.warning("announced by the guard", version=made.version, why=made.why)
+
+    def end_split(self, standing: Standing) -> None:
+        """End a split that a promotion by the guard has decided: all its aliases mean the champion.
+
+        Not together with the announcement, but at the next look, so that a kill between the two does no harm.
+        """
+        champion = standing.champion
+        if champion is None or champion.evidence is None or standing.entries[-1].action != "promoted":
+            return
+        try:
+            split = self._split.current_if_used()
+            if split is None or not split.variants:
+                return
+            announced = self._championship.announced()
+            meant = {announced[variant.alias].version for variant in split.variants if variant.alias in announced}
+            if meant == {champion.version}:
+                self._split.put(None)
+                log.warning("split ended by the guard", decided=champion.version)
+        except AnnounceError as error:
+            log.error("the decided split is not ended; trying again", error=str(error))
 
     def _show(self, raised: dict[str, str]) -> None:
         for alarm in raised.keys() | self._alarms.keys():

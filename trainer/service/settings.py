@@ -41,6 +41,12 @@ class TrainerSettings(Section):
         description="Alias under which models are announced.",
     )
 
+    app_id: str = Field(
+        default="nextclick",
+        pattern=r"^[A-Za-z0-9._-]{1,100}$",
+        description="The workers whose sessions `trainer split` divides: their worker.app_id.",
+    )
+
     every: Duration = Field(default=3600.0, gt=0, description="Time from the start of one cycle to the next.")
     refresh_every: Duration = Field(
         default=0.0, ge=0, description="How often `trainer run` refreshes the champion between two cycles; 0: never."

@@ -1,6 +1,7 @@
 """The app as it is put together: chunks through Faust's own agent, rows in a real RocksDB, only Kafka is a fake."""
 
 import asyncio
+import itertools
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -15,21 +16,25 @@ import pytest
 from confluent_kafka import KafkaError, Producer
 from faust.types import TP
 
+from schemas.bundle.runtime import Model
 from schemas.messages.click import Click, encode_click
 from schemas.messages.ranking import decode_ranking
 from schemas.messages.rejected import decode_rejected
+from schemas.messages.split import Split, Variant
 from stream_app.core.plan import SourcedClick
 from stream_app.core.recommend import recommend
-from stream_app.core.session import SessionRules
+from stream_app.core.session import Row, SessionRules, SessionState
 from stream_app.core.state_codec import decode_state
 from stream_app.errors import DeliveryError, StoreError
 from stream_app.kafka.transport import Chunk, ChunkConsumer, ChunkSchema, Fetch
 from stream_app.serve import settling
 from stream_app.serve.app import RecommenderApp, create_app
 from stream_app.serve.delivery import Delivery, Sending
-from stream_app.serve.hot_swap import LiveModel
+from stream_app.serve.hot_swap import LiveModel, ModelWatcher
 from stream_app.serve.metrics import Metrics
 from stream_app.serve.pipeline import Pipeline
+from stream_app.serve.serving import place_of
+from stream_app.serve.splits import LiveSplit
 from stream_app.settings import StreamSettings, WorkerSettings
 from tests.unit.models import exact_model
 
@@ -169,7 +174,9 @@ async def _until_idle(loop: Any) -> None:
 
 
 @asynccontextmanager
-async def _running(data_dir: Path, *, few: int = 0, **worker: int) -> AsyncIterator[Running]:
+async def _running(
+    data_dir: Path, *, few: int = 0, split: Callable[[LiveModel, Metrics], LiveSplit] | None = None, **worker: int
+) -> AsyncIterator[Running]:
     """`few` clicks wait for company before they are made durable; here none does, but where that is the question."""
     live, kafka, metrics, fatal = LiveModel(), FakeKafka(), Metrics(), list[BaseException]()
     live.replace(exact_model("v1", tuple("abcdef")))
@@ -178,7 +185,7 @@ async def _running(data_dir: Path, *, few: int = 0, **worker: int) -> AsyncItera
         patch.setattr(settling, "_FEW_CLICKS", few)
         app = create_app(
             StreamSettings(worker=WorkerSettings(data_dir=data_dir, **worker)),
-            live=live,
+            live=live if split is None else split(live, metrics),
             delivery=cast(Delivery, kafka),
             metrics=metrics,
             on_fatal=fatal.append,
@@ -349,6 +356,22 @@ class HeldReads:
         return self._read(*arguments)
 
 
+class Watcher:
+    """In a watcher's place: has the variant's model at once, or never."""
+
+    is_settled = True
+
+    def __init__(self, live: LiveModel, model: Model | None) -> None:
+        self._live, self._model = live, model
+
+    def start(self) -> None:
+        if self._model is not None:
+            self._live.replace(self._model)
+
+    def stop(self) -> None:
+        """Nothing runs."""
+
+
 @asynccontextmanager
 async def two_begun(
     data_dir: Path, between: Callable[[Running], None] = lambda _: None
@@ -381,9 +404,61 @@ async def test_one_whole_batch_is_begun_behind_the_one_that_is_computed(tmp_path
         assert (running.recent("s"), kafka.acked) == (("a", "b", "c", "d", "e", "f"), [1, 3, 5])
 
 
+async def test_each_session_is_its_variants_and_is_rebuilt_when_that_changes(tmp_path: Path) -> None:
+    """Compared click by click with a worker of one model that replays what a row of another's remembers."""
+    models = {"champion": exact_model("v1", tuple("abcdef")), "b": exact_model("v2", tuple("abcdef"), salt=5)}
+
+    def split(live: LiveModel, metrics: Metrics) -> LiveSplit:
+        def watch(alias: str, of: LiveModel) -> ModelWatcher:
+            return cast(ModelWatcher, Watcher(of, models.get(alias)))
+
+        return LiveSplit("champion", live, watch, metrics)
+
+    lines: list[dict[str, float]] = [
+        {},
+        {"champion": 60, "b": 40},
+        {"champion": 20, "b": 40, "none": 40},
+        {"b": 100},
+        {},
+    ]
+    rows: dict[str, Row] = {}
+    expected = []
+    async with _running(tmp_path, split=split) as running:
+        live = cast(LiveSplit, running.app.pipeline._live)
+        for n, line in enumerate(lines):
+            variants = tuple(Variant(alias, share) for alias, share in line.items())
+            live.put(Split(app_id="nextclick", variants=variants) if line else None)
+            clicks = [(f"s{m % 20}", "abcdef"[(m + n) % 6]) for m in range(40)]
+            await running.take(*clicks, at=100 * n)
+            await running.ended()
+            for offset, (session, item) in enumerate(clicks, start=100 * n):
+                ends = list(itertools.accumulate(line.values()))
+                place = place_of(session, "") / 100
+                alias = next((a for a, end in zip(line, ends, strict=True) if place < end), "champion")
+                alias = alias if alias in models else "champion"
+                click = SourcedClick(Click(session, item, timestamp=BEGAN + offset), offset)
+                done = recommend(rows, [click], models[alias], SessionRules())
+                rows |= done.rows
+                expected.append((offset, alias if line else None, tuple(done.ranked[0].top_score)))
+        found = [decode_ranking(value) for value in running.kafka.on_topic(RANKINGS)]
+        seen = [(one.source.offset, one.variant, tuple(item.score for item in one.items)) for one in found]
+        assert sorted(seen, key=lambda one: one[0]) == expected
+        assert {variant for _, variant, _ in seen} == {None, "champion", "b"}
+        sample = running.metrics.registry.get_sample_value
+        assert 0 < (sample("nextclick_variant_fallbacks_total") or 0) < 40
+        assert (sample("nextclick_rebuilt_rows_total") or 0) > 20
+        stored = running.app.sessions.states(CLICKS.partition, list(rows))
+        assert {name: row.recent for name, row in stored.items()} == {
+            name: row.recent for name, row in rows.items() if isinstance(row, SessionState)
+        }
+
+
 async def test_a_swap_between_two_batches_that_are_begun(tmp_path: Path) -> None:
     second = exact_model("v2", tuple("abcdef"), salt=5)
-    async with two_begun(tmp_path, lambda running: running.app.pipeline._live.replace(second)) as (running, reads):
+    async with two_begun(tmp_path, lambda running: cast(LiveModel, running.app.pipeline._live).replace(second)) as (
+        running,
+        reads,
+    ):
         kafka = running.kafka
         reads.leave.set()
         await running.ended()

@@ -79,6 +79,7 @@ class FakeConsumer:
     metadata: list[Any]
     served: list[str | None] = field(default_factory=list)
     waited_for: list[str] = field(default_factory=list)
+    settled: list[bool] = field(default_factory=list)
 
     def list_topics(self, *_: Any, **__: Any) -> Any:
         answer = self.metadata.pop(0)
@@ -110,6 +111,7 @@ class FakeConsumer:
             assert load.announcement.uri.startswith("hangs://") or load.ended.wait(PATIENCE)
 
     def note(self) -> None:
+        self.settled.append(self.watcher.is_settled)
         self.served.append(self.live.current.version if self.live.current else None)
         self.waited_for.append(self.watcher.waiting_for)
 
@@ -185,6 +187,7 @@ def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Watched:
 def test_nothing_announced(watched: Watched) -> None:
     told = watched.follow(END, IDLE)
     assert told.served == [None]
+    assert told.settled == [True]  # nothing is on its way
     assert told.waited_for == ["no 'champion' is announced on the topic models"]
     assert not watched.live.is_loaded
 
@@ -243,6 +246,7 @@ def test_history_is_read_to_its_end_and_only_the_newest_is_loaded(watched: Watch
     # The older bundles are gone from the registry, as a clean-up leaves it.
     told = watched.follow(watched.announce("v1"), IDLE, watched.announce("v2"), IDLE, watched.announce("v3"), END, IDLE)
     assert told.served == [None, None, "v3"]
+    assert told.settled == [False, False, True]
     assert watched.count("nextclick_refused_bundles_total") == 0
 
 
@@ -323,6 +327,7 @@ def test_what_cannot_serve_is_refused_and_the_old_model_serves_on(
     watched.live.replace(open_bundle(watched.registry / "v1"))
     told = watched.follow(END, IDLE, refused(watched), IDLE, IDLE, IDLE)
     assert told.served == ["v1"] * 4
+    assert told.settled[-1]
     assert " was refused: " in told.waited_for[-1]
     assert watched.count("nextclick_refused_bundles_total") == 1  # however often it is tried again
     assert watched.fatal == []

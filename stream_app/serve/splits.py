@@ -1,0 +1,132 @@
+"""The split of a running experiment: the thread that follows its topic, and the models of its variants.
+
+A variant's model is followed as that of `worker.model_alias` is, by a watcher of its own, which ends with its part in
+the split.
+"""
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import structlog
+from confluent_kafka import Message
+
+from schemas.messages.refused import RecordRefusedError
+from schemas.messages.split import Split, decode_split, places_of, shares_of
+from stream_app.serve.following import TopicFollower
+from stream_app.serve.hot_swap import LiveModel, ModelWatcher
+from stream_app.serve.metrics import Metrics
+from stream_app.serve.serving import Serves, Serving
+
+log = structlog.get_logger(__name__)
+
+Watch = Callable[[str, LiveModel], ModelWatcher]
+
+
+class LiveSplit:
+    """Who serves which sessions now. The follower changes it; whoever begins a batch asks."""
+
+    def __init__(self, alias: str, live: LiveModel, watch: Watch, metrics: Metrics) -> None:
+        """`live` is the model of `alias`, which serves whatever is nobody else's; `watch` makes a variant's watcher."""
+        self._alias = alias
+        self._watch = watch
+        self._metrics = metrics
+        self._live = {alias: live}
+        self._watchers: dict[str, ModelWatcher] = {}
+        self._split: Split | None = None
+        self._lock = threading.Lock()
+
+    def put(self, split: Split | None) -> None:
+        """Serve by this split from the next batch on; None is none. Waits for the watchers that it ends."""
+        shares = {} if split is None else shares_of(split.variants)
+        added = {alias: LiveModel() for alias in shares if alias not in self._live}
+        with self._lock:
+            gone = [alias for alias in self._watchers if alias not in shares]
+            ended = [self._watchers.pop(alias) for alias in gone]
+            self._live = {alias: live for alias, live in self._live.items() if alias not in gone} | added
+            self._watchers |= {alias: self._watch(alias, live) for alias, live in added.items()}
+            self._split = split
+        for alias in added:
+            self._watchers[alias].start()
+        for watcher in ended:
+            watcher.stop()
+        self._metrics.variant_share.clear()
+        for alias, places in shares.items():
+            self._metrics.variant_share.labels(variant=alias).set(places / 100)
+        log.info("split of the sessions", percent={alias: places / 100 for alias, places in shares.items()})
+
+    def serving(self) -> Serving:
+        """A snapshot; `worker.model_alias` must have a model by now."""
+        with self._lock:
+            split, live = self._split, self._live
+        model = live[self._alias].current
+        assert model is not None, "the app does not start before there is a model"
+        if split is None or not split.variants:
+            return Serving((Serves(model),))
+        models = [Serves(model, self._alias)]
+        place: dict[str, int] = {self._alias: 0}
+        ends, owners, end = [], [], 0
+        for variant in split.variants:
+            end += places_of(variant)
+            ends.append(end)
+            if variant.alias not in place and (other := live[variant.alias].current) is not None:
+                place[variant.alias] = len(models)
+                models.append(Serves(other, variant.alias))
+            owners.append(place.get(variant.alias))
+        return Serving(tuple(models), tuple(ends), tuple(owners), split.salt)
+
+    @property
+    def waiting_for(self) -> str | None:
+        """Why a variant has no model that may have one in a moment; None when all have, or will not have soon."""
+        with self._lock:
+            watchers = dict(self._watchers)
+        waits = (f"{alias}: {watcher.waiting_for}" for alias, watcher in watchers.items() if not watcher.is_settled)
+        return next(waits, None)
+
+    def stop(self) -> None:
+        """Stop the watchers."""
+        for watcher in self._watchers.values():
+            watcher.stop()
+
+
+class SplitFollower(TopicFollower):
+    """Follows the topic of splits; records of other applications are passed over."""
+
+    def __init__(
+        self,
+        *,
+        consumer_config: Mapping[str, Any],
+        topic: str,
+        app_id: str,
+        live: LiveSplit,
+        metrics: Metrics,
+        on_fatal: Callable[[BaseException], None],
+    ) -> None:
+        super().__init__(
+            consumer_config=consumer_config, what="splits", topics=[topic], metrics=metrics, on_fatal=on_fatal
+        )
+        self._key = app_id.encode()
+        self._live = live
+
+    def _take_in(self, records: list[Message]) -> None:
+        newest: list[Split | None] = []
+        for message in records:
+            self._applied[message.topic()] = message.offset()
+            if message.key() != self._key:
+                continue
+            value = message.value()
+            try:
+                newest = [None if value is None else decode_split(self._key, value)]
+            except RecordRefusedError as error:
+                self._refuse(message, error)
+        for split in newest:
+            self._live.put(split)
+
+    def _missing(self) -> str | None:
+        # Its sessions would be rebuilt for worker.model_alias, and once more a moment later.
+        return self._live.waiting_for
+
+    def stop(self) -> None:
+        """Stop following, and the watchers of the variants."""
+        super().stop()
+        self._live.stop()

@@ -1,0 +1,107 @@
+"""The follower of splits, on records that a test makes, and what it has the models' watchers do."""
+
+from typing import Any
+
+from schemas.messages.split import Split, Variant, encode_split
+from stream_app.serve.hot_swap import LiveModel
+from stream_app.serve.metrics import Metrics
+from stream_app.serve.splits import LiveSplit, SplitFollower
+from tests.unit.models import exact_model
+from tests.unit.stream_app.serve.test_live_catalogue import Record
+
+CHAMPION = exact_model("v1", ("a",))
+
+
+class Watcher:
+    """Loads its model when the test says so."""
+
+    def __init__(self, alias: str, live: LiveModel) -> None:
+        self.alias, self.live = alias, live
+        self.runs = self.is_settled = False
+        self.waiting_for = "is being loaded"
+
+    def start(self) -> None:
+        self.runs = True
+
+    def stop(self) -> None:
+        self.runs = False
+
+    def load(self, version: str) -> None:
+        self.live.replace(exact_model(version, ("a",)))
+        self.is_settled = True
+
+
+class Following:
+    """A follower, and all watchers that there ever were."""
+
+    def __init__(self) -> None:
+        self.watchers: list[Watcher] = []
+        self.metrics, champion = Metrics(), LiveModel()
+        champion.replace(CHAMPION)
+        self.live = LiveSplit("champion", champion, self._watch, self.metrics)
+        self.follower = SplitFollower(
+            consumer_config={},
+            topic="splits",
+            app_id="shop",
+            live=self.live,
+            metrics=self.metrics,
+            on_fatal=lambda _: None,
+        )
+        self.offset = 0
+
+    def _watch(self, alias: str, live: LiveModel) -> Any:
+        self.watchers.append(Watcher(alias, live))
+        return self.watchers[-1]
+
+    def take_in(self, *values: bytes | None, key: bytes = b"shop") -> None:
+        self.offset += 1
+        self.follower._take_in([Record("splits", self.offset, key, value) for value in values])
+
+    def serve(self) -> list[tuple[str, str | None]]:
+        return [(serves.model.version, serves.variant) for serves in self.live.serving().models]
+
+
+def split(**shares: float) -> bytes:
+    return encode_split(Split(app_id="shop", variants=tuple(Variant(*one) for one in shares.items())))
+
+
+def test_a_variant_serves_as_soon_as_its_model_is_there_and_as_long_as_the_split_names_it() -> None:
+    one = Following()
+    assert one.serve() == [("v1", None)]
+    one.take_in(split(champion=90, b=10))
+    [watcher] = one.watchers
+    assert watcher.runs
+    assert one.serve() == [("v1", "champion")]
+    assert one.live.serving().owners == (0, None)
+    assert one.follower._missing() == "b: is being loaded"  # a worker that starts waits for it
+    watcher.load("v2")
+    assert one.follower._missing() is None
+    assert one.serve() == [("v1", "champion"), ("v2", "b")]
+    assert (one.live.serving().ends, one.live.serving().owners) == ((9000, 10_000), (0, 1))
+    one.take_in(split(champion=50, b=50))
+    assert len(one.watchers) == 1  # the same goes on
+    one.take_in(split(c=100))
+    assert not watcher.runs
+    assert one.serve() == [("v1", "champion")]
+    one.take_in(None)
+    assert [other.runs for other in one.watchers] == [False, False]
+    assert one.serve() == [("v1", None)]
+
+
+def test_a_bad_record_is_counted_and_the_last_good_split_stays() -> None:
+    one = Following()
+    one.take_in(split(champion=50, b=50), b"{", b'{"app_id":"shop","variants":[{"alias":"b","share":50}]}')
+    one.take_in(None, key=b"another shop")
+    [watcher] = one.watchers
+    watcher.load("v2")
+    assert one.serve() == [("v1", "champion"), ("v2", "b")]
+    sample = one.metrics.registry.get_sample_value
+    for reason in ("not-json", "bad-split"):
+        assert sample("nextclick_refused_records_total", {"topic": "splits", "reason": reason}) == 1
+    assert sample("nextclick_variant_share", {"variant": "b"}) == 50
+
+
+def test_of_records_that_come_together_the_newest_counts_alone() -> None:
+    one = Following()
+    one.take_in(split(champion=50, b=50), split(champion=50, c=50), None, split(d=100))
+    assert [watcher.alias for watcher in one.watchers] == ["d"]
