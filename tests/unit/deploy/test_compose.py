@@ -306,5 +306,5 @@ def test_commands_of_the_page_exist() -> None:
                 given = [word for word in words[3:] if not word.startswith("-")]
                 assert set(given[:1] if verb == "exec" else given) <= set(SERVICES), words
     passed_on = set(re.findall(r"`(NEXTCLICK_\w+)`", page))
-    known = {name for service in services().values() for name in service["environment"]}
+    known = {name for service in services().values() for name in service.get("environment", ())}
     assert passed_on <= known

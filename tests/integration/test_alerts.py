@@ -1,0 +1,159 @@
+"""The shipped alerts on metrics of real processes: worker, scorer and guard of one deployment, of which parts break.
+
+A part breaks, a page of each process is read before and after, and promtool runs the shipped rules over both. So this
+shows that the metrics, with their names and labels, move as the rules expect; that rules wait as long as they say is in
+`deploy/prometheus/rules.test.yml`. Reading pages and telling who answers is Prometheus' own work.
+"""
+
+import math
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Producer
+
+from deploy.kafka.ports import free_port
+from schemas.messages.click import Click, encode_click
+from tests.conftest import KafkaUnderTest
+from tests.faults.deployment import NEVER_TAKEN_FOR_DEAD, REPOSITORY, Deployment
+from tests.promtool import assert_firing, promtool
+
+ITEMS = [f"item-{number}" for number in range(40)]
+MANY = 300
+"""More than alerts take for nothing."""
+
+
+class Shop:
+    """A deployment and its three processes."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self.deployment = deployment
+        self.worker = deployment.start()
+        self.ports = {"nextclick": self.worker.web_port, "nextclick-score": free_port(), "nextclick-guard": free_port()}
+        environ = deployment.environment() | {
+            "NEXTCLICK_SCORES__INTERVAL": "0.1",
+            "NEXTCLICK_SCORES__DATA_DIR": str(deployment.root / "scores"),
+            "NEXTCLICK_SCORES__WEB_PORT": str(self.ports["nextclick-score"]),
+            "NEXTCLICK_GUARD__EVERY": "1s",
+            "NEXTCLICK_GUARD__MIN_SESSIONS": "100",
+            "NEXTCLICK_GUARD__METRICS_PORT": str(self.ports["nextclick-guard"]),
+            "NEXTCLICK_TRAINER__REGISTRY": str(deployment.root / "registry"),
+            "NEXTCLICK_TRAINER__WORK_DIR": str(deployment.root / "work"),
+        }
+        self._others = []
+        for words in (("stream_app", "score"), ("trainer", "guard")):
+            with (deployment.root / f"{words[1]}.log").open("wb") as log:
+                self._others.append(
+                    subprocess.Popen(
+                        [sys.executable, "-m", *words], cwd=REPOSITORY, env=environ, stdout=log, stderr=log
+                    )
+                )
+
+    def pages(self) -> dict[str, str]:
+        """The metrics of every process that answers, by the job's name."""
+        found = {}
+        for job, port in self.ports.items():
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+                    found[job] = answer.read().decode()
+            except OSError:
+                continue
+        return found
+
+    def wait_for(self, metric: str, at_least: float = -1.0, at_most: float = math.inf) -> dict[str, str]:
+        """Wait until the sum of a metric lies between these; returns the pages that say so."""
+        found: dict[str, str] = {}
+
+        def is_reached() -> bool:
+            found.update(self.pages())
+            lines = [line for page in found.values() for line in page.splitlines() if line.startswith(metric)]
+            return at_least <= sum(float(line.rsplit(" ", 1)[1]) for line in lines) <= at_most
+
+        self.deployment.wait(is_reached, f"{metric} from {at_least:g} to {at_most:g}")
+        return found
+
+    def send(self, sessions: Iterable[str], items: Iterable[str]) -> None:
+        """One click a session and item."""
+        now = time.time_ns() // 1_000_000
+        self.deployment.send(Click(session, item, now + n) for session in sessions for n, item in enumerate(items))
+
+    def stop(self) -> None:
+        self.deployment.stop_all()
+        for process in self._others:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def shop(kafka: KafkaUnderTest, topic_prefix: str, tmp_path: Path) -> Iterator[Shop]:
+    promtool("--version")  # skips where there is none
+    deployment = Deployment(kafka.bootstrap_servers, topic_prefix, tmp_path, ITEMS, extra=dict(NEVER_TAKEN_FOR_DEAD))
+    deployment.use_items_and_rules(ITEMS)
+    deployment.announce(deployment.bundle("v1"))
+    shop = Shop(deployment)
+    yield shop
+    shop.stop()
+
+
+def open_transaction(shop: Shop, topic: str, value: bytes) -> Producer:
+    """Many records of which nobody knows yet whether they count."""
+    producer = Producer({**shop.deployment.connection.librdkafka(), "transactional.id": topic})
+    producer.init_transactions(60)
+    producer.begin_transaction()
+    for _ in range(MANY):
+        producer.produce(topic, value, b"open", partition=0)
+    assert producer.flush(60) == 0
+    return producer
+
+
+def test_each_alert_fires_when_its_part_breaks(shop: Shop, tmp_path: Path) -> None:
+    deployment, topics = shop.deployment, shop.deployment.topics
+    shop.send(["s"], ITEMS[:20])
+    shop.wait_for("nextclick_scores_rankings_total", 20)
+    deployment.wait(lambda: len(shop.pages()) == 3, "all processes answer")
+    well = shop.pages()
+    assert_firing([], well, well, tmp_path)
+
+    def breaks(after: dict[str, str], *alerts: str) -> None:
+        assert_firing(alerts, well, after, tmp_path)
+        well.update(shop.pages())
+
+    deployment.announce(deployment.bundle("v2"), uri="/nowhere/v2")
+    breaks(shop.wait_for("nextclick_refused_bundles_total", 1), "NextclickRefusedBundle")
+    deployment.announce(deployment.root / "registry" / "v1")
+
+    deployment.put(topics.items, "item-1", b"{}")
+    breaks(shop.wait_for("nextclick_refused_records_total{", 1), "NextclickRefusedRecord")
+
+    for _ in range(MANY):
+        deployment.send_raw(b"s", b"no click")
+    deployment.flush()
+    # Nothing but garbage came: so nothing was answered either.
+    shop.wait_for("nextclick_rejected_total", MANY)
+    after = shop.wait_for("nextclick_lag_clicks{", at_most=0)
+    breaks(after, "NextclickRejected", "NextclickNoRankings")
+
+    click = Click("open", ITEMS[0], time.time_ns() // 1_000_000)
+    producer = open_transaction(shop, topics.clicks, encode_click(click))
+    breaks(shop.wait_for("nextclick_lag_clicks{", MANY), "NextclickLag")
+    producer.abort_transaction(60)
+    well.update(shop.wait_for("nextclick_lag_clicks{", at_most=0))
+    producer = open_transaction(shop, topics.rankings, b"no ranking")
+    breaks(shop.wait_for("nextclick_scores_lag{", MANY), "NextclickScoresLag")
+    producer.commit_transaction(60)
+    well.update(shop.wait_for("nextclick_scores_lag{", at_most=1))  # the transaction's mark
+
+    # A drifted model: two clicks of each session, on items that have come since it was made.
+    shop.send((f"new-{n}" for n in range(200)), ["new-item-1", "new-item-2"])
+    shop.wait_for('nextclick_guard_alarm{alarm="unknown-items"}', 1)
+    breaks(shop.wait_for("nextclick_lag_clicks{", at_most=0), "NextclickUnknownItems")
+
+    shop.worker.kill()
+    left = shop.pages()
+    assert "nextclick" not in left
+    job = "nextclick"  # alone: the guard's alarm goes on
+    assert_firing(["NextclickDown", "NextclickNoWorker"], {job: well[job]}, left, tmp_path)
