@@ -8,7 +8,6 @@ network's is traced by torch from its encoder. Every tensor is an initializer un
 import contextlib
 import io
 import logging
-import pickle
 import warnings
 from dataclasses import dataclass
 
@@ -145,7 +144,7 @@ def _encode_graph(network: WindowNetwork) -> bytes:
     return bytes(proto.SerializeToString(deterministic=True))
 
 
-_traces: dict[bytes, ir.Model] = {}
+_traces: dict[str, ir.Model] = {}
 
 
 def _traced(network: WindowNetwork) -> ir.Model:
@@ -159,17 +158,21 @@ def _traced(network: WindowNetwork) -> ir.Model:
     return _traces[structure].clone()
 
 
-def _structure(network: WindowNetwork) -> bytes:
+def _structure(network: WindowNetwork) -> str:
     """All that makes an encoder's graph, which is everything but the numbers in its weights."""
-    weights = {id(tensor) for tensor in network.encoder.state_dict(keep_vars=True).values()}
-
-    class Pickler(pickle.Pickler):
-        def persistent_id(self, part: object) -> object:
-            return (tuple(part.shape), str(part.dtype)) if isinstance(part, Tensor) and id(part) in weights else None
-
-    written = io.BytesIO()
-    Pickler(written).dump((network.window, network.input.shape[1], network.encoder))
-    return written.getvalue()
+    encoder, of_any_module = network.encoder, vars(nn.Module()).keys()
+    weights = encoder.state_dict()
+    parts: list[object] = [network.window, network.input.shape[1]]
+    for name, module in encoder.named_modules():
+        own = {
+            key: value.tolist() if isinstance(value, Tensor) else value
+            for key, value in vars(module).items()
+            if key not in of_any_module
+        }
+        parts.append((name, type(module), own))
+    parts += [(name, tensor.shape, tensor.dtype) for name, tensor in weights.items()]
+    parts += [(name, buffer.tolist()) for name, buffer in encoder.named_buffers() if name not in weights]
+    return repr(parts)
 
 
 def _trace(network: WindowNetwork) -> ir.Model:
