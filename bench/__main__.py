@@ -24,7 +24,7 @@ BENCHMARKS = (
     "scores",
     "guard",
 )
-EXTRA = ("ci", "capacity", "families", "tuning", "family_clicks", "family_training", "refresh", "libraries")
+EXTRA = ("ci", "capacity", "families", "tuning", "family_clicks", "family_training", "refresh", "tail", "libraries")
 """Run only when named: parts of the others, what computes rather than measures, and what takes hours."""
 
 
