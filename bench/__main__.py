@@ -33,6 +33,7 @@ EXTRA = (
     "family_clicks",
     "family_training",
     "refresh",
+    "tail",
     "libraries",
     "diversity",
 )

@@ -104,6 +104,13 @@ class Manifest(msgspec.Struct, frozen=True):
         ),
     ]
     files: dict[str, FileEntry]
+    pruned_items: Annotated[
+        SizeOrZero,
+        msgspec.Meta(
+            description="Items that a ranking does not score where a bound on their scores keeps them off the list. 0 "
+            "unless the catalogue is very large and its weights allow it; the rankings are the same either way."
+        ),
+    ] = 0
     git_revision: str | None = None
     states_of: Annotated[
         Annotated[str, msgspec.Meta(pattern=VERSION_PATTERN)] | None,

@@ -25,8 +25,9 @@ from trainer.export.counting_graph import counting_rank
 from trainer.export.encoders import EncoderGraph, encoder_graph, network_of
 from trainer.export.graph import constant, new_graph, serialized
 from trainer.export.memory_graph import Sessions, add_memory, memory_of_tensors
-from trainer.export.shortlist import LEAST_ITEMS, best_of_shortlist
-from trainer.export.shortlist_catalogue import Catalogue
+from trainer.export.sample import sample_of
+from trainer.export.shortlist import LEAST_ITEMS, best_of_shortlist, with_tail
+from trainer.export.shortlist_catalogue import LEAST_WITH_TAIL, Catalogue
 from trainer.export.shortlist_memory import ListedMemory
 from trainer.export.shortlist_scores import Head
 from trainer.memory.terms import NO_MEMORY, RECENT, SessionMemory, remember
@@ -48,6 +49,7 @@ class Exported:
     query_size: int
     k: int
     recent_size: int
+    pruned_items: int
 
 
 def export(
@@ -56,19 +58,24 @@ def export(
     *,
     k: int = TrainingSettings.model_fields["list_length"].default,
     recent_size: int = RECENT,
+    prune: bool = False,
     seed: int = 0,
 ) -> Exported:
     """Build the graphs. ``k`` is lowered to the catalogue's size where that is smaller.
 
+    With ``prune`` a very large catalogue gets a tail where that pays: see :mod:`trainer.export.tail`.
     ``recent_size`` clicks are what the memory looks at; without one the bundle asks for as few as there can be.
     """
     k, recent_size = min(k, network.items), recent_size if memory else 1
     if isinstance(network, RowModel):
         recent_size = network.recent_size
         rank, query_size = counting_rank(network.counted, k=k, memory=memory, recent_size=recent_size), 0
+        pruned_items = 0
     else:
         learned = cast(Network, network)
-        rank, query_size = _rank_graph(learned, memory, k, recent_size), learned.output.shape[1]
+        catalogue = catalogue_of(learned, memory, k=k, prune=prune, seed=seed)
+        rank, query_size = rank_graph(catalogue, memory, k, recent_size), learned.output.shape[1]
+        pruned_items = catalogue.items - catalogue.front
     return Exported(
         encoder=encoder_graph(network),
         rank=rank,
@@ -76,6 +83,7 @@ def export(
         query_size=query_size,
         k=k,
         recent_size=recent_size,
+        pruned_items=pruned_items,
     )
 
 
@@ -128,9 +136,17 @@ def _golden_sessions(items: int, memory: SessionMemory, rng: np.random.Generator
     return sessions
 
 
-def _rank_graph(network: Network, memory: SessionMemory, k: int, recent_size: int) -> bytes:
-    output, bias = network.output.numpy(), network.output_bias.numpy()
-    items, query_size = output.shape
+def catalogue_of(network: Network, memory: SessionMemory, *, k: int, prune: bool, seed: int) -> Catalogue:
+    """What a rank graph ranks k items of; with ``prune`` it has a tail if it is very large and that pays."""
+    catalogue = Catalogue(network.output.numpy(), network.output_bias.numpy())
+    if not prune or catalogue.items < LEAST_WITH_TAIL:
+        return catalogue
+    return with_tail(catalogue, sample_of(network, k=k, seed=seed), memory=bool(memory))
+
+
+def rank_graph(catalogue: Catalogue, memory: SessionMemory, k: int, recent_size: int) -> bytes:
+    """The ONNX file of the graph that ranks a catalogue."""
+    items, query_size = catalogue.output.shape
     with new_graph("rank") as op:
         query = op.builder.input("query", DataType.FLOAT, ["batch", query_size])
         # Part of every bundle's interface; without a session memory they are not looked at.
@@ -143,8 +159,8 @@ def _rank_graph(network: Network, memory: SessionMemory, k: int, recent_size: in
         default_k = ir.tensor([k], dtype=DataType.INT64, name="k")
         head = Head(
             query,
-            constant(op, "output", output),
-            constant(op, "output_bias", bias),
+            constant(op, "output", catalogue.output),
+            constant(op, "output_bias", catalogue.bias),
             op.builder.input("k", DataType.INT64, [1], const_value=default_k),
             Adjust.input(op),
         )
@@ -152,7 +168,7 @@ def _rank_graph(network: Network, memory: SessionMemory, k: int, recent_size: in
             index, score = best_of_shortlist(
                 op,
                 head,
-                Catalogue(output, bias),
+                catalogue,
                 memory=ListedMemory(memory, sessions) if memory else None,
             )
         else:
@@ -177,7 +193,7 @@ def save_bundle(
     states_of: str | None = None,
 ) -> Path:
     """Export a model and write it as the bundle ``parent/version``; see :func:`schemas.bundle.files.write_bundle`."""
-    exported = export(model.weights, model.memory, k=model.settings.list_length)
+    exported = export(model.weights, model.memory, k=model.settings.list_length, prune=model.settings.prune)
     return write_bundle(
         parent,
         version=version,
@@ -194,6 +210,7 @@ def save_bundle(
         window=exported.encoder.window,
         k=exported.k,
         recent_size=exported.recent_size,
+        pruned_items=exported.pruned_items,
         training=training,
         metrics=metrics,
         created_at=created_at,

@@ -26,8 +26,12 @@ A session memory adds to the scores of a few items: to what the blocks of these 
 items' scores after step 4; see :mod:`trainer.export.shortlist_memory`. What may not be shown, and boosts, are in the
 integers before step 2, and in the items' scores after step 4; see :mod:`trainer.export.shortlist_adjust`.
 
-Shapes: B sessions, I items, H units, K = k, J blocks of C items, T tall blocks of `TALL` blocks, S blocks on
-the longest list of the batch. Block j is the items C j to C j + C - 1; tall block t the next `TALL` blocks.
+A very large catalogue may have a tail, items without integers: bounds of their scores stand for maxima from step 3 on.
+What is not on the list is below t there as well, so step 5 proves the same; see :mod:`trainer.export.tail`.
+
+Shapes: B sessions, I items, H units, K = k, J blocks of C places, T tall blocks of `TALL` blocks, S blocks on
+the longest list of the batch. Block j is the places C j to C j + C - 1; tall block t the next `TALL` blocks. Which item
+is at a place: :mod:`trainer.export.shortlist_catalogue`.
 """
 
 from dataclasses import dataclass, replace
@@ -40,10 +44,22 @@ from onnx_ir import DataType
 from onnxscript import OpBuilder
 
 from trainer.export.graph import constant
+from trainer.export.sample import Sample
 from trainer.export.shortlist_adjust import ListedAdjust
 from trainer.export.shortlist_catalogue import TALL, TINY, Catalogue
-from trainer.export.shortlist_memory import FoundRaises, ListedMemory
-from trainer.export.shortlist_scores import NEVER, Head, completed, exact, items_of, padded_bias
+from trainer.export.shortlist_memory import FoundRaises, ListedMemory, Raises
+from trainer.export.shortlist_scores import (
+    NEVER,
+    Head,
+    completed,
+    exact,
+    items_at,
+    items_by_place,
+    places_of,
+    scores_at,
+    scores_of_blocks,
+)
+from trainer.export.tail import tail_of
 
 LEAST_ITEMS: Final = 20_000
 """Below, the float32 product is as fast; `make bench BENCH=rank`."""
@@ -51,6 +67,7 @@ _PIECE: Final = 8192
 """Items whose scores for a run of sessions fit the cache."""
 _MARGIN: Final = 1.25
 _LONGEST: Final = 256
+_LONGEST_WITH_TAIL: Final = 1024
 _LONGEST_WITH_MEMORY: Final = 2048
 """Blocks on a list; a session with more has no proof."""
 _SCORED_WITH_MEMORY: Final = 96
@@ -63,8 +80,9 @@ _ROUNDING: Final = 1e-5
 
 @dataclass(frozen=True)
 class _State:
-    """Of each session: steps p u8[B, H + columns], α β [B, 1], ε [B, 1]."""
+    """Of each session: h evened f32[B, H], steps p u8[B, H + columns], α β [B, 1], ε [B, 1]."""
 
+    evened: ir.Value
     integers: ir.Value
     step: ir.Value
     error: ir.Value
@@ -79,8 +97,18 @@ class _Maxima:
 
 
 @dataclass(frozen=True)
+class _Talls:
+    """What the items of each tall block have at most, in scores [B, T]: adjusted, and `plain`, which is not. In
+    integers it is off by ε; of a tail it is a bound.
+    """
+
+    adjusted: ir.Value
+    plain: ir.Value
+
+
+@dataclass(frozen=True)
 class _Best:
-    """The highest s' of all, [B, 1], which is off by ε at most, nothing adjusted and nothing added."""
+    """The highest s' of the front, [B, 1], which is off by ε at most, nothing adjusted and nothing added."""
 
     estimate: ir.Value
     error: ir.Value
@@ -105,14 +133,25 @@ class _Found:
 
 @dataclass(frozen=True)
 class _Shortlist:
-    """The listed blocks int64[B, S], J where a list is shorter; bool[B, 1], whether nothing was left out that can reach
-    `bound` [B, 1]; and `place` int64[B, S], the blocks among those of all the tall blocks found.
+    """The listed blocks int64[B, S], where a list is shorter the one behind the last; bool[B, 1], whether nothing was
+    left out that can reach `bound` [B, 1]; `place` int64[B, S], the blocks among those of all the tall blocks found;
+    and `slot` int64[n], where on one line of B S each block found is: None where a memory chose among them.
     """
 
     block: ir.Value
     short: ir.Value
     bound: ir.Value
     place: ir.Value
+    slot: ir.Value | None
+
+
+def with_tail(catalogue: Catalogue, sample: Sample, *, memory: bool) -> Catalogue:
+    """The catalogue with a tail, if that makes the rankings of a sample cheaper; with or without a session memory."""
+    longest = _SCORED_WITH_MEMORY if memory else _LONGEST_WITH_TAIL
+    # The other half of a list is for blocks of the front.
+    listed, size = longest // 2 // TALL, catalogue.block * TALL
+    tail = tail_of(catalogue.output, catalogue.bias, catalogue.evening, sample, size=size, listed=listed)
+    return replace(catalogue, tail=tail)
 
 
 def best_of_shortlist(
@@ -120,44 +159,51 @@ def best_of_shortlist(
 ) -> tuple[ir.Value, ir.Value]:
     """The best k items of each session and their scores, int64[B, K] and f32[B, K]."""
     state = _state(op, catalogue, head.hidden)
-    adjust = ListedAdjust(op, head.adjust, state.step, catalogue.copies, catalogue.block)
+    items = None if catalogue.tail is None else items_by_place(op, catalogue)
+    adjust = ListedAdjust(op, head.adjust, state.step, catalogue, items)
     state = replace(state, error=adjust.error(state.error))
     maxima = _maxima(op, catalogue, state, adjust, plain=memory is not None)
-    tall = _tall_maxima(catalogue, state, maxima.blocks, op)  # [B, T]
-    threshold = adjust.threshold(_threshold(op, catalogue, head, tall, state))  # [B, 1]
-    best = raises = None
+    front = _tall_maxima(catalogue, state, maxima.blocks, op)  # [B, T] but for those of a tail
+    threshold = adjust.threshold(_threshold(op, catalogue, head, front, state))  # [B, 1]
+    plain_front = front
     if memory is not None:
-        plain_tall = adjust.plain("adjust.tall", partial(_tall_maxima, catalogue, state, maxima.plain), tall)
-        best = _Best(op.ReduceMax(plain_tall, axes=[1], keepdims=1), state.error)
-        recent = op.Max(memory.sessions.recent, 0)  # padding as any item
-        own = exact(op, head, recent, op.Gather(head.bias, recent))
-        raises = memory.raises(
-            op, own=own, best=best.estimate, error=state.error, block=catalogue.block, tall=TALL, talls=catalogue.tall
+        plain_front = adjust.plain("adjust.tall", partial(_tall_maxima, catalogue, state, maxima.plain), front)
+    talls = _with_bounds(op, catalogue, state, adjust, _Talls(front, plain_front))
+    most, best, raises = talls.adjusted, None, None
+    if memory is not None:
+        best = _Best(op.ReduceMax(plain_front, axes=[1], keepdims=1), state.error)
+        raises = _raises(op, head, catalogue, memory, best)
+        raised = raises.of_talls(talls.adjusted)
+        most = adjust.with_best(
+            "adjust.raised", raised, talls.plain, least=best.least, off=lambda op: op.Identity(raised)
         )
-        raised = raises.of_talls(tall)
-        tall = adjust.with_best(
-            "adjust.raised", raised, plain_tall, least=best.least, off=lambda op: op.Identity(raised)
-        )
-    reaching = op.NonZero(op.Reshape(op.GreaterOrEqual(tall, threshold), [-1]))  # [1, n]
+    reaching = op.NonZero(op.Reshape(op.GreaterOrEqual(most, threshold), [-1]))  # [1, n]
     found_tall = op.Squeeze(reaching, [0])
-    found_raises = raises.among(found_tall, tall) if raises is not None else None
+    found_raises = raises.among(found_tall, most) if raises is not None else None
     found = _found(
-        op, catalogue, state, maxima, found_tall, threshold=threshold, raises=found_raises, best=best, adjust=adjust
+        op,
+        catalogue,
+        state,
+        maxima,
+        talls=talls,
+        found=found_tall,
+        threshold=threshold,
+        raises=found_raises,
+        best=best,
+        adjust=adjust,
     )
     listed = _lists(op, catalogue, head, found, threshold=threshold, best=best)
-    item = items_of(op, catalogue, listed.block)  # int64[B, C S]
-    sums = scores = exact(op, head, op.Min(item, catalogue.items - 1), op.Gather(padded_bias(op, catalogue), item))
-    proven = listed.short
-    if found_raises is not None:
-        added = scores + found_raises.of_items(scores, listed.place)
-        # Where a list is shorter there is no item: what is added there is another's.
-        sums = op.Where(op.Greater(scores, NEVER / 2), added, scores)
-        # What is added depends on the best score of all, which the list must hold as well.
-        highest = op.ReduceMax(scores, axes=[1], keepdims=1)
-        held = adjust.holds_best(lambda op: op.GreaterOrEqual(highest, threshold + state.error))
+    place = places_of(op, catalogue, listed.block)  # int64[B, C S]
+    sums, proven = _listed_scores(op, head, catalogue, found, listed, place=place), listed.short
+    if found_raises is not None and best is not None:
+        sums, held = _remembered(
+            op, catalogue, sums, listed, raises=found_raises, best=best, adjust=adjust, threshold=threshold
+        )
         proven = op.And(proven, held)
-    score, place = op.TopK(adjust.added(sums, item), head.k, axis=1, sorted=1, _outputs=2)
-    index = op.GatherElements(item, place, axis=1)
+    score, at = op.TopK(adjust.added(sums, place), head.k, axis=1, sorted=1, _outputs=2)
+    index = op.GatherElements(place, at, axis=1)
+    if catalogue.tail is not None:
+        index = items_at(op, catalogue, index)
     worst = op.Gather(score, head.k - 1, axis=1)  # [B, 1]
     # Not `Less`: a NaN proves nothing.
     reached = op.GreaterOrEqual(worst, listed.bound + state.error)
@@ -170,6 +216,7 @@ def best_of_shortlist(
 def _state(op: OpBuilder, catalogue: Catalogue, hidden: ir.Value) -> _State:
     if (catalogue.evening != 1).any():
         hidden = hidden * constant(op, "shortlist.evening", 1 / catalogue.evening)
+    evened = hidden
     if catalogue.bias_columns:
         hidden = op.Pad(hidden, [0, 0, 0, catalogue.bias_columns], catalogue.bias_input)
     largest = op.ReduceMax(op.Abs(hidden), axes=[1], keepdims=1)  # [B, 1]
@@ -185,7 +232,7 @@ def _state(op: OpBuilder, catalogue: Catalogue, hidden: ir.Value) -> _State:
     )  # of β p, of h - β p
     error = length * (lost * (1 + _ROUNDING) + longest * _ROUNDING) + rest * (longest * (1 + _ROUNDING))
     integers = op.Cast(steps + float(_STATE_STEPS + 1), to=DataType.UINT8)
-    return _State(integers, step * catalogue.step, error)
+    return _State(evened, integers, step * catalogue.step, error)
 
 
 def _maxima(op: OpBuilder, catalogue: Catalogue, state: _State, adjust: ListedAdjust, *, plain: bool) -> _Maxima:
@@ -194,7 +241,7 @@ def _maxima(op: OpBuilder, catalogue: Catalogue, state: _State, adjust: ListedAd
     items = catalogue.padded
     # The last blocks are filled up with items from all over the catalogue: copies of one would raise many maxima if it
     # is among the best, and with them the threshold. Their scores in float32 are never the best.
-    filled = rounded[np.concatenate([np.arange(catalogue.items), catalogue.copies])]
+    filled = rounded[np.concatenate([np.arange(catalogue.front), catalogue.copies])]
     zero = constant(op, "shortlist.zero", np.uint8(_STATE_STEPS + 1))
     parts, plains = [], []
     size = _PIECE if block > 1 else items
@@ -227,7 +274,7 @@ def _joined(pieces: list[ir.Value], op: OpBuilder) -> ir.Value:
 
 
 def _tall_maxima(catalogue: Catalogue, state: _State, blocks: ir.Value, op: OpBuilder) -> ir.Value:
-    """Of the tall blocks, in scores: [B, T]."""
+    """Of the tall blocks in integers, in scores: [B, ..]."""
     by_tall = op.Reshape(blocks, [0, catalogue.tall, TALL])
     return _scaled(op, op.ReduceMax(by_tall, axes=[2], keepdims=0), state.step)
 
@@ -245,28 +292,67 @@ def _threshold(op: OpBuilder, catalogue: Catalogue, head: Head, tall: ir.Value, 
     return op.ReduceMin(best, axes=[1], keepdims=1) - state.error * _MARGIN
 
 
+def _with_bounds(op: OpBuilder, catalogue: Catalogue, state: _State, adjust: ListedAdjust, front: _Talls) -> _Talls:
+    """The tall blocks in integers, and those of a tail."""
+    if catalogue.tail is None:
+        return front
+    bounds = catalogue.tail.bounds(op, state.evened)
+    return _Talls(
+        op.Concat(front.adjusted, adjust.bounds(bounds, catalogue.tail), axis=1),
+        op.Concat(front.plain, bounds, axis=1),
+    )
+
+
+def _raises(op: OpBuilder, head: Head, catalogue: Catalogue, memory: ListedMemory, best: _Best) -> Raises:
+    recent = op.Max(memory.sessions.recent, 0)  # padding as any item
+    own = exact(op, head, recent, op.Gather(head.bias, recent))
+    places = None
+    if catalogue.tail is not None:
+        place = np.zeros(catalogue.items, np.int32)
+        taken = np.flatnonzero(catalogue.at >= 0)
+        place[catalogue.at[taken]] = taken
+        places = constant(op, "shortlist.places", place)
+    return memory.raises(
+        op,
+        own=own,
+        best=best.estimate,
+        error=best.error,
+        block=catalogue.block,
+        tall=TALL,
+        talls=catalogue.talls,
+        places=places,
+    )
+
+
 def _found(
     op: OpBuilder,
     catalogue: Catalogue,
     state: _State,
     maxima: _Maxima,
-    found: ir.Value,
     *,
+    talls: _Talls,
+    found: ir.Value,
     threshold: ir.Value,
     raises: FoundRaises | None,
     best: _Best | None,
     adjust: ListedAdjust,
 ) -> _Found:
     """Of the tall blocks ``found`` int64[n], the blocks that reach the threshold."""
-    session = found / catalogue.tall
+    session = found / catalogue.talls
 
-    def estimates(op: OpBuilder, blocks: ir.Value) -> ir.Value:
-        value = op.Gather(op.Reshape(blocks, [-1, TALL]), found)
-        return _scaled(op, value, op.Gather(state.step, session))  # [n, 16]
+    def estimates(op: OpBuilder, blocks: ir.Value, bounds: ir.Value) -> ir.Value:
+        by_tall = op.Reshape(blocks, [-1, TALL])
+        if catalogue.tail is None:
+            return _scaled(op, op.Gather(by_tall, found), op.Gather(state.step, session))  # [n, 16]
+        tall, last = found - session * catalogue.talls, catalogue.tall - 1
+        value = op.Gather(by_tall, session * catalogue.tall + op.Min(tall, last))
+        in_integers = op.Unsqueeze(op.LessOrEqual(tall, last), [1])
+        bound = op.Unsqueeze(op.Gather(op.Reshape(bounds, [-1]), found), [1])  # of all its blocks alike
+        return op.Where(in_integers, _scaled(op, value, op.Gather(state.step, session)), bound)
 
-    higher = value = plain = estimates(op, maxima.blocks)
+    higher = value = plain = estimates(op, maxima.blocks, talls.adjusted)
     if raises is not None and best is not None:
-        plain = adjust.plain("adjust.plain", partial(estimates, blocks=maxima.plain), value)
+        plain = adjust.plain("adjust.plain", partial(estimates, blocks=maxima.plain, bounds=talls.plain), value)
         value = raised = raises.of_blocks(value)
         # What a memory lowers may still have the best score, on which the repeat term depends.
         higher = adjust.with_best(
@@ -279,10 +365,11 @@ def _found(
     inside = op.NonZero(op.GreaterOrEqual(higher, op.Gather(threshold, session)))  # [2, n']
     number, in_tall = op.Gather(inside, 0), op.Gather(inside, 1)
     flat = op.Gather(found, number) * TALL + in_tall  # [n']
-    row = flat / catalogue.blocks  # in order of rows
+    blocks = TALL * catalogue.talls
+    row = flat / blocks  # in order of rows
     place = number * TALL + in_tall
     raised, plain = (op.Gather(op.Reshape(x, [-1]), place) if raises is not None else x for x in (value, plain))
-    return _Found(row, flat - row * catalogue.blocks, place, raised, plain)
+    return _Found(row, flat - row * blocks, place, raised, plain)
 
 
 def _lists(
@@ -297,7 +384,8 @@ def _lists(
     """The blocks found as lists; with a memory, where there is a ``best``, the highest of them."""
     row = found.row
     # Lists of different length as the rows of a table: block number l of a session's goes to its column l.
-    longest = _LONGEST if best is None else _LONGEST_WITH_MEMORY
+    without_memory = _LONGEST if catalogue.tail is None else _LONGEST_WITH_TAIL
+    longest = without_memory if best is None else _LONGEST_WITH_MEMORY
     batch = op.Shape(head.hidden, start=0, end=1)
     ones = op.ConstantOfShape(op.Shape(row), value=ir.tensor([1]))
     none = op.ConstantOfShape(batch, value=ir.tensor([0]))
@@ -314,9 +402,9 @@ def _lists(
         empty = op.ConstantOfShape(batch * columns, value=fill)
         return op.Reshape(op.ScatterElements(empty, slot, values, axis=0), shape)  # [B, S]
 
-    listed = table(found.block, ir.tensor([catalogue.blocks]))
+    listed = table(found.block, ir.tensor([TALL * catalogue.talls]))
     if best is None:
-        return _Shortlist(listed, short, threshold, listed)
+        return _Shortlist(listed, short, threshold, listed, slot)
     # What may be the best without the memory counts as the best: what the memory adds depends on its score.
     floor = op.Gather(op.Squeeze(best.least(op), [1]), row)
     value = op.Where(op.GreaterOrEqual(found.plain, floor), -NEVER, found.raised)
@@ -326,4 +414,38 @@ def _lists(
     # A list that is not full holds all that reaches the threshold.
     bound = op.Max(threshold, op.ReduceMin(highest, axes=[1], keepdims=1))
     listed, places = (op.GatherElements(x, at, axis=1) for x in (listed, table(found.place, ir.tensor([0]))))
-    return _Shortlist(listed, short, bound, places)
+    return _Shortlist(listed, short, bound, places, slot=None)
+
+
+def _listed_scores(
+    op: OpBuilder, head: Head, catalogue: Catalogue, found: _Found, listed: _Shortlist, *, place: ir.Value
+) -> ir.Value:
+    """Scores in float32 of what is at the listed places int64[B, C S], lower than any where a list is shorter."""
+    if catalogue.tail is None or listed.slot is None:
+        return scores_at(op, head, catalogue, place)
+    kept = op.Squeeze(op.NonZero(op.Gather(op.Squeeze(listed.short, [1]), found.row)), [0])
+    row, block, slot = (op.Gather(x, kept) for x in (found.row, found.block, listed.slot))
+    return scores_of_blocks(op, head, catalogue, row=row, block=block, slot=slot, lists=listed.block)
+
+
+def _remembered(
+    op: OpBuilder,
+    catalogue: Catalogue,
+    scores: ir.Value,
+    listed: _Shortlist,
+    *,
+    raises: FoundRaises,
+    best: _Best,
+    adjust: ListedAdjust,
+    threshold: ir.Value,
+) -> tuple[ir.Value, ir.Value]:
+    """Scores [B, C S] with what a memory adds, and whether the list holds the best of all, on which that depends."""
+    added = scores + raises.of_items(scores, listed.place)
+    # Where a list is shorter there is no item: what is added there is another's.
+    sums = op.Where(op.Greater(scores, NEVER / 2), added, scores)
+    highest = op.ReduceMax(scores, axes=[1], keepdims=1)
+    held = adjust.holds_best(lambda op: op.GreaterOrEqual(highest, threshold + best.error))
+    if catalogue.tail is not None:
+        # Blocks were raised as if the best of the front were the best of all; an item of the tail may be better.
+        held = op.And(held, op.LessOrEqual(highest, best.estimate + best.error))
+    return sums, held

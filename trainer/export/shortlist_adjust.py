@@ -8,6 +8,8 @@ others is proven whatever their scores are, however few there are.
 What a session memory adds depends on the best of all scores, shown or not. So its item is sought in the estimates
 without any of this, and listed beside the others.
 
+To the bound of a tall block in a tail the highest number of its items is added.
+
 All of it stands in branches that ONNX Runtime removes where nothing is adjusted: :mod:`trainer.export.adjust`.
 Shapes as in :mod:`trainer.export.shortlist`.
 """
@@ -15,14 +17,14 @@ Shapes as in :mod:`trainer.export.shortlist`.
 from functools import cached_property
 from typing import Final
 
-import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 from onnx_ir import DataType
 from onnxscript import OpBuilder
 
 from schemas.bundle.adjust import EXCLUDED
 from trainer.export.adjust import Adjust, Traced, either
+from trainer.export.shortlist_catalogue import Catalogue
+from trainer.export.tail import Tail
 
 _LEFT_OUT: Final = -(2**30)
 """Steps; no item that is shown has as few: products are below 2^24, boosts clipped at 2^28."""
@@ -35,31 +37,35 @@ _HIGH: Final = 3e38
 class ListedAdjust:
     """The numbers of one run. ``step`` f32[B, 1]: what a step of each session's estimates is in scores.
 
-    Behind the catalogue's items there are ``copies`` int64[P - I] of some to fill up the last of blocks of ``block``.
+    P places are in integers. ``items`` int32 are at the places of a catalogue with a tail, -1 where there is none.
     """
 
     def __init__(
-        self, op: OpBuilder, adjust: Adjust, step: ir.Value, copies: npt.NDArray[np.int64], block: int
+        self, op: OpBuilder, adjust: Adjust, step: ir.Value, catalogue: Catalogue, items: ir.Value | None
     ) -> None:
-        self._op, self._adjust, self._step, self._copies, self._block = op, adjust, step, copies, block
+        self._op, self._adjust, self._step, self._catalogue, self._items = op, adjust, step, catalogue, items
 
     @cached_property
     def _prepared(self) -> list[ir.Value]:
-        """int32[P] the most that an estimate may be, f32[P] boosts, f32[P + C] adjust, f32[1] the largest boost."""
+        """int32[P] the most that an estimate may be, f32[P] boosts, f32 adjust by place, f32[1] the largest boost."""
+        copies = self._catalogue.copies
 
         def on(op: OpBuilder) -> list[ir.Value]:
-            values = self._adjust.values
-            filled = (
-                op.Concat(values, op.Gather(values, self._copies.tolist()), axis=0) if len(self._copies) else values
-            )
+            values, by_place = self._adjust.values, None
+            if self._items is not None:
+                # The 0 at the end is that of places without an item.
+                by_place = op.Gather(op.Concat(values, [0.0], axis=0), self._items)
+                values = op.Slice(by_place, [0], [self._catalogue.front], [0])
+            filled = op.Concat(values, op.Gather(values, copies.tolist()), axis=0) if len(copies) else values
             left_out = op.LessOrEqual(filled, EXCLUDED / 2)
             most = op.Where(left_out, _LEFT_OUT, 2**31 - 1)
             boosts = op.Where(left_out, 0.0, filled)
-            no_items = op.ConstantOfShape(
-                [len(self._copies) + self._block], value=ir.tensor([0.0], dtype=DataType.FLOAT)
-            )
+            if by_place is None:
+                empty = len(copies) + self._catalogue.block
+                no_items = op.ConstantOfShape([empty], value=ir.tensor([0.0], dtype=DataType.FLOAT))
+                by_place = op.Concat(values, no_items, axis=0)
             largest = op.ReduceMax(op.Abs(boosts), keepdims=1)
-            return [op.Cast(most, to=DataType.INT32), boosts, op.Concat(values, no_items, axis=0), largest]
+            return [op.Cast(most, to=DataType.INT32), boosts, by_place, largest]
 
         def off(op: OpBuilder) -> list[ir.Value]:
             kinds = [DataType.INT32, DataType.FLOAT, DataType.FLOAT, DataType.FLOAT]
@@ -74,8 +80,8 @@ class ListedAdjust:
 
         def piece(op: OpBuilder, values: ir.Value) -> ir.Value:
             values = op.Slice(values, [begin], [begin + size], [0])
-            if self._block > 1:
-                values = op.Reshape(op.Transpose(op.Reshape(values, [-1, self._block]), perm=[1, 0]), [-1])
+            if (block := self._catalogue.block) > 1:
+                values = op.Reshape(op.Transpose(op.Reshape(values, [-1, block]), perm=[1, 0]), [-1])
             return values
 
         def on(op: OpBuilder) -> ir.Value:
@@ -112,10 +118,27 @@ class ListedAdjust:
             lambda op: op.Identity(threshold),
         )
 
-    def added(self, sums: ir.Value, item: ir.Value) -> ir.Value:
-        """To the scores [B, S] of some places int64[B, S]."""
+    def bounds(self, bounds: ir.Value, tail: Tail) -> ir.Value:
+        """Those of the tall blocks of a tail, [B, T].
+
+        The highest number of its items is added to each. While one of them may be shown, it stays above what an item
+        has that may not.
+        """
+        begin = self._catalogue.padded
+
+        def on(op: OpBuilder) -> ir.Value:
+            values = op.Slice(self._prepared[2], [begin], [begin + tail.size * tail.talls], [0])
+            highest = op.ReduceMax(op.Reshape(values, [1, tail.talls, tail.size]), axes=[2], keepdims=0)  # [1, T]
+            shown = op.Max(bounds + highest, self._step * float(-_MOST_STEPS))
+            adjusted: ir.Value = op.Where(op.LessOrEqual(highest, EXCLUDED / 2), EXCLUDED, shown)
+            return adjusted
+
+        return self._either("adjust.bounds", on, lambda op: op.Identity(bounds))
+
+    def added(self, sums: ir.Value, place: ir.Value) -> ir.Value:
+        """To the scores [B, S] of what is at some places int64[B, S]."""
         return self._either(
-            "adjust.added", lambda op: op.Add(sums, op.Gather(self._prepared[2], item)), lambda op: op.Identity(sums)
+            "adjust.added", lambda op: op.Add(sums, op.Gather(self._prepared[2], place)), lambda op: op.Identity(sums)
         )
 
     def proven(self, reached: ir.Value, bound: ir.Value) -> ir.Value:

@@ -9,7 +9,7 @@ the highest is known, and the right values take their places.
 Shapes as in :mod:`trainer.export.shortlist`; E entries are what all terms add in the batch, n tall blocks were found.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 from onnxscript import OpBuilder
@@ -31,14 +31,28 @@ class ListedMemory:
         return None if repeat is None or not float(repeat.score) else repeat_score(op, repeat)
 
     def raises(
-        self, op: OpBuilder, *, own: ir.Value, best: ir.Value, error: ir.Value, block: int, tall: int, talls: int
+        self,
+        op: OpBuilder,
+        *,
+        own: ir.Value,
+        best: ir.Value,
+        error: ir.Value,
+        block: int,
+        tall: int,
+        talls: int,
+        places: ir.Value | None,
     ) -> "Raises":
         """``own`` f32[B, R] are the recent items' scores, ``best`` [B, 1] the highest s' of all, ``error`` ε [B, 1].
 
-        A session has ``talls`` tall blocks of ``tall`` blocks of ``block`` items each.
+        A session has ``talls`` tall blocks of ``tall`` blocks of ``block`` places each. Item i is at ``places`` [I], or
+        at place i without.
         """
         width = block * tall * talls
         terms = memory_terms(op, self.memory, self.sessions, width=width, own=own, best=best)
+        if places is not None:
+            line = terms.index / width * width
+            place = op.Cast(op.Gather(places, terms.index - line), to=ir.DataType.INT64)
+            terms = replace(terms, index=line + place)
         weight = self.of_score(op)
         most = terms.value if weight is None else terms.value + self.of_repeat(op, terms, error * op.Abs(weight))
         return Raises(op, self, terms, most, best, block, tall, talls)

@@ -35,19 +35,53 @@ class Head:
     adjust: Adjust
 
 
-def items_of(op: OpBuilder, catalogue: Catalogue, blocks: ir.Value) -> ir.Value:
+def places_of(op: OpBuilder, catalogue: Catalogue, blocks: ir.Value) -> ir.Value:
     """Of the blocks int64[B, S]: int64[B, C S]."""
-    item = blocks
+    place = blocks
     if catalogue.block > 1:
-        item = op.Unsqueeze(blocks * catalogue.block, [2]) + list(range(catalogue.block))
-    return op.Reshape(item, [0, -1])
+        place = op.Unsqueeze(blocks * catalogue.block, [2]) + list(range(catalogue.block))
+    return op.Reshape(place, [0, -1])
 
 
-def padded_bias(op: OpBuilder, catalogue: Catalogue) -> ir.Value:
+def items_at(op: OpBuilder, catalogue: Catalogue, place: ir.Value) -> ir.Value:
+    """The items at places, int64 of any shape; any item where there is none."""
+    if catalogue.tail is None:
+        return op.Min(place, catalogue.items - 1)
+    return op.Max(op.Cast(op.Gather(items_by_place(op, catalogue), place), to=DataType.INT64), 0)
+
+
+def items_by_place(op: OpBuilder, catalogue: Catalogue) -> ir.Value:
+    """Of a catalogue with a tail, int32; -1 where there is none."""
+    return constant(op, "shortlist.items", catalogue.at)
+
+
+def scores_at(op: OpBuilder, head: Head, catalogue: Catalogue, place: ir.Value) -> ir.Value:
+    """Scores in float32 of what is at the places int64[B, S] of each session, lower than any where there is nothing."""
+    return exact(op, head, items_at(op, catalogue, place), _bias_at(op, catalogue, place))
+
+
+def scores_of_blocks(
+    op: OpBuilder, head: Head, catalogue: Catalogue, *, row: ir.Value, block: ir.Value, slot: ir.Value, lists: ir.Value
+) -> ir.Value:
+    """The same for the blocks int64[n] of sessions ``row``: at ``slot`` of the ``lists`` int64[B, S], on one line.
+
+    One session's long list lengthens no other's: that takes half the time where a few sessions reach far into a tail.
+    """
+    # There may be none, of states that are not finite, so no shape is left to be inferred.
+    place = op.Unsqueeze(block * catalogue.block, [1]) + list(range(catalogue.block))  # [n, C]
+    rows = op.Gather(head.output, items_at(op, catalogue, place))  # [n, C, H]
+    product = op.MatMul(rows, op.Unsqueeze(op.Gather(head.hidden, row), [2]))  # [n, C, 1]
+    lines = op.Concat(op.Unsqueeze(op.Size(lists), [0]), [catalogue.block], axis=0)
+    nothing = op.ConstantOfShape(lines, value=ir.tensor([NEVER], dtype=DataType.FLOAT))
+    scores = op.Squeeze(product, [2]) + _bias_at(op, catalogue, place)
+    table = op.ScatterND(nothing, op.Unsqueeze(slot, [1]), scores)  # [B S, C]
+    return op.Reshape(table, op.Shape(lists) * [1, catalogue.block])
+
+
+def _bias_at(op: OpBuilder, catalogue: Catalogue, place: ir.Value) -> ir.Value:
     """A place without an item has a score that is lower than any."""
-    bias = np.full(catalogue.block * (catalogue.blocks + 1), NEVER, dtype=np.float32)
-    bias[: catalogue.items] = catalogue.bias
-    return constant(op, "shortlist.padded_bias", bias)
+    bias = np.where(catalogue.at < 0, np.float32(NEVER), catalogue.bias[catalogue.at])
+    return op.Gather(constant(op, "shortlist.padded_bias", bias), place)
 
 
 def exact(op: OpBuilder, head: Head, item: ir.Value, bias: ir.Value) -> ir.Value:

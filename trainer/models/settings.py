@@ -118,6 +118,11 @@ class TrainingSettings(BaseModel):
         description="weights of the clicks to predict, by type, for example `cart=2,purchase=5`; 1 for types that are "
         "not named, 0: not predicted in training",
     )
+    prune: bool = Field(
+        False,
+        description="leave items unscored that a bound keeps off the list: for more than 100,000 items, if workers "
+        "may show most of them",
+    )
     seed: int = Field(42, ge=0, lt=2**63)
 
     @property
@@ -128,7 +133,7 @@ class TrainingSettings(BaseModel):
 
     def record(self) -> dict[str, Any]:
         """As a manifest keeps them: without what is not asked for and a trainer of before does not know."""
-        return _without_empty_weights(self.model_dump())
+        return _without_defaults(self.model_dump())
 
     @field_validator("family", mode="before")
     @classmethod
@@ -414,11 +419,11 @@ def window_numbers(settings: NetworkSettings, window: int, items: int) -> int:
     return settings.members * (items * encoder.input_size + own)
 
 
-def _without_empty_weights(values: Mapping[str, Any]) -> dict[str, Any]:
+def _without_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        name: _without_empty_weights(value) if isinstance(value, dict) else value
+        name: _without_defaults(value) if isinstance(value, dict) else value
         for name, value in values.items()
-        if (name, value) != ("target_weights", "")
+        if (name, value) not in (("target_weights", ""), ("prune", False))
     }
 
 

@@ -19,9 +19,10 @@ from schemas.bundle.manifest import RANK
 from schemas.bundle.onnx_file import turned_on
 from tests.unit.trainer.builders import random_sessions
 from tests.unit.trainer.export.test_shortlist import best_items, random, weights_of
+from tests.unit.trainer.export.test_tail import small_tails, trained, trained_network
 from tests.unit.trainer.memory.test_terms import whole_memory
 from trainer.export import bundle as export
-from trainer.export import counting_graph, shortlist, shortlist_catalogue
+from trainer.export import counting_graph, shortlist, shortlist_catalogue, tail
 from trainer.export.counting_graph import counting_rank, recent_size_of
 from trainer.export.shortlist import UNPROVEN
 from trainer.memory.terms import NO_MEMORY, RECENT, remember
@@ -33,7 +34,8 @@ ITEMS, SESSIONS, K = 1_500, 12, 10
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
-HEADS = ["small", "shortlist", "shortlist in blocks", "pop", "item-knn", "vs-knn", "bpr-mf", "bpr-mf in blocks"]
+LISTED = ["shortlist", "shortlist in blocks", "shortlist with a tail"]
+HEADS = ["small", *LISTED, "pop", "item-knn", "vs-knn", "bpr-mf", "bpr-mf in blocks"]
 
 
 @cache
@@ -45,16 +47,22 @@ def head(kind: str, memory: bool) -> tuple[ort.InferenceSession, dict[str, NDArr
         if "blocks" in kind:
             patched.setattr(shortlist_catalogue, "_LARGE", 100)
             patched.setattr(shortlist, "_PIECE", 512)
+        if "tail" in kind:
+            small_tails(patched)
+            patched.setattr(tail, "_LISTED_COST", 1)  # of so few items a tail saves little
         return _head(kind, memory)
 
 
 def _head(kind: str, memory: bool) -> tuple[ort.InferenceSession, dict[str, NDArray[Any]], Floats]:
-    output, bias, hidden = random(ITEMS, seed=1, sessions=SESSIONS)
+    output, bias, hidden = (trained if "tail" in kind else random)(ITEMS, seed=1, sessions=SESSIONS)
     known = whole_memory(ITEMS) if memory else NO_MEMORY
     clicked = best_items(output, bias, hidden, 6)
     size = RECENT if memory else 1
-    if kind in ("small", "shortlist", "shortlist in blocks"):
-        rank = export.export(weights_of(output, bias), known, k=K).rank
+    if kind in ("small", *LISTED):
+        network = (trained_network if "tail" in kind else weights_of)(output, bias)
+        exported = export.export(network, known, k=K, prune="tail" in kind)
+        rank = exported.rank
+        assert (exported.pruned_items > 0) == ("tail" in kind)
         recent, counts, clicks = recent_items(clicked, size)
         scores = hidden @ output.T + bias
     else:

@@ -32,7 +32,12 @@ Ranking = tuple[NDArray[np.int64], Floats]
 
 
 def run(output: Floats, bias: Floats, hidden: Floats) -> tuple[NDArray[np.int64], Floats, int]:
+    return ranked(Catalogue(output, bias), hidden)
+
+
+def ranked(catalogue: Catalogue, hidden: Floats) -> tuple[NDArray[np.int64], Floats, int]:
     """Indices, scores, and how many sessions were computed again."""
+    output, bias = catalogue.output, catalogue.bias
     with new_graph("rank") as op:
         head = Head(
             op.builder.input("hidden", ir.DataType.FLOAT, ["batch", output.shape[1]]),
@@ -41,7 +46,7 @@ def run(output: Floats, bias: Floats, hidden: Floats) -> tuple[NDArray[np.int64]
             constant(op, "k", np.array([K])),
             Adjust.input(op),
         )
-        top_index, top_score = best_of_shortlist(op, head, Catalogue(output, bias))
+        top_index, top_score = best_of_shortlist(op, head, catalogue)
         unproven = next(value for node in op.builder.graph for value in node.outputs if value.name == UNPROVEN)
         model = serialized(op, {"top_index": top_index, "top_score": top_score, UNPROVEN: unproven})
     session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
@@ -176,7 +181,13 @@ def test_rows_of_zeros_and_negative_scores() -> None:
 
 
 def remembered(
-    weights: Weights, memory: SessionMemory, hidden: Floats, clicked: NDArray[np.int64], *, first_length: float = 6
+    weights: Weights,
+    memory: SessionMemory,
+    hidden: Floats,
+    clicked: NDArray[np.int64],
+    *,
+    first_length: float = 6,
+    prune: bool = False,
 ) -> tuple[Ranking, Ranking, int]:
     """The rankings by hand and by the graph of an export, and how many sessions were computed again.
 
@@ -187,7 +198,7 @@ def remembered(
     recent[1:2] = -1
     z = torch.from_numpy(hidden @ weights.output.numpy().T + weights.output_bias.numpy())
     scores = remember(memory, z, *map(torch.from_numpy, (recent, counts, clicks))).numpy()
-    rank = onnx.load_from_string(export.export(weights, memory).rank)
+    rank = onnx.load_from_string(export.export(weights, memory, prune=prune).rank)
     rank.graph.output.append(helper.make_tensor_value_info(UNPROVEN, TensorProto.INT64, ["unproven", 1]))
     session = ort.InferenceSession(rank.SerializeToString(), providers=["CPUExecutionProvider"])
     inputs = {"query": hidden, "recent": recent, "counts": counts, "clicks": clicks}

@@ -103,15 +103,17 @@ def test_weights_of_targets_are_written_in_one_way() -> None:
     assert Gru4RecSettings().weight_of_type == {}
 
 
-def test_a_record_holds_weights_of_targets_only_where_there_are_some() -> None:
-    """A trainer of before there were any refuses settings that it does not know, and with them a bundle."""
+def test_a_record_holds_what_older_trainers_do_not_know_only_where_it_is_set() -> None:
+    """They refuse settings that they do not know, and with them a bundle."""
     for family in ("gru4rec", "sasrec", "gru4rec+sasrec"):
         settings = TrainingSettings.parse({"family": family})
         assert "target_weights" not in str(settings.record())
+        assert "prune" not in str(settings.record())
         assert TrainingSettings.parse(settings.record()) == settings
-        weighed = TrainingSettings.parse({"family": family, "target_weights": "purchase=5"})
+        weighed = TrainingSettings.parse({"family": family, "target_weights": "purchase=5", "prune": True})
         assert TrainingSettings.parse(weighed.record()) == weighed
         assert weighed.record()["target_weights"] == "purchase=5"
+        assert weighed.record()["prune"] is True
 
 
 @pytest.mark.parametrize("family", ["rbm", "pop", "stan", "bpr-mf"])
