@@ -3,7 +3,7 @@
 Deliberately naive and apart from the worker's own code: no chunks, no waves, batches of one. Faults must not show.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,6 +113,7 @@ def recompute(
     rules: SessionRules | None = None,
     limits: ClickLimits | None = None,
     check_every: int = 1,
+    missing: Callable[[Ranking], str | None] = lambda _: None,
 ) -> Expected:
     """Compute every session one click at a time, each click with the model that its ranking names.
 
@@ -123,6 +124,7 @@ def recompute(
         rules: the worker's idle gap and memory.
         limits: the worker's limits; a click from the future counts as accepted when it was answered.
         check_every: compare the ranking of each n-th click.
+        missing: the item that a ranking must not hold, if any.
     """
     rules, limits = rules or SessionRules(), limits or ClickLimits()
     expected = Expected()
@@ -145,7 +147,7 @@ def recompute(
         model = models[ranking.model_version]
         state = _after(expected.rows.get(click.session_id), click, position[1], model, rules)
         expected.rows[click.session_id] = state
-        if expected.clicks % check_every == 0 and not _is_answer(ranking, state, model):
+        if expected.clicks % check_every == 0 and not _is_answer(ranking, state, model, missing(ranking)):
             expected.wrong_rankings.append(position)
     return expected
 
@@ -278,7 +280,7 @@ def _query(state: SessionState, model: Model) -> tuple[bool, NDArray[np.float32]
     return True, model.encode(np.array([items], dtype=np.int64), np.array([len(items)], dtype=np.int64))
 
 
-def _is_answer(ranking: Ranking, state: SessionState, model: Model) -> bool:
+def _is_answer(ranking: Ranking, state: SessionState, model: Model, missing: str | None) -> bool:
     is_known, query = _query(state, model)
     if not is_known:
         index, score = model.popular
@@ -291,6 +293,8 @@ def _is_answer(ranking: Ranking, state: SessionState, model: Model) -> bool:
         counts[0, : len(known)] = [last.count(item) for item in known]
         indices, scores = model.rank(query, recent, counts, np.array([state.clicks], dtype=np.float32))
         index, score = indices[0], scores[0]
+    if missing is not None and (gone := model.vocabulary.index(missing)) is not None:
+        index, score = index[index != gone], score[index != gone]
     # Neighbours whose scores are all but equal may change places between batches: the scores must agree place by place.
     published = np.array([item.score for item in ranking.items], dtype=np.float32)
     if not np.allclose(published, score[: len(published)], rtol=1e-3, atol=_SCORE_TOLERANCE):

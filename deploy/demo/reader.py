@@ -18,6 +18,7 @@ from schemas.messages.ranking import Ranking, decode_ranking
 from schemas.messages.score import Score, Totals, decode_score, totals_by_model
 
 _RECENT_SECONDS: Final = 10.0
+_RECENT_RANKINGS: Final = 500
 _DRAWN_SECONDS: Final = 0.5
 _SHOWN_SESSIONS: Final = 4
 _SHOWN_ITEMS: Final = 4
@@ -30,6 +31,7 @@ class RankingsReader:
     Attributes:
         models: what the scorer says of the models that served, in the order of their versions.
         count: rankings so far, each click's once.
+        recent: the last rankings.
     """
 
     def __init__(
@@ -45,6 +47,8 @@ class RankingsReader:
         self._page, self._event = page, event
         self.models: dict[str, Totals] = {}
         self.count = 0
+        self.recent: deque[Ranking] = deque(maxlen=_RECENT_RANKINGS)
+        self._applied: list[tuple[int, int]] = []  # newest item known, and when the first such ranking was made
         self._scores: dict[bytes | None, Score] = {}
         self._last: OrderedDict[str, Ranking] = OrderedDict()
         self._served: set[str] = set()
@@ -76,6 +80,10 @@ class RankingsReader:
     def scored(self) -> int:
         """Rankings that the scorer has counted."""
         return sum(totals.rankings for totals in self.models.values())
+
+    def first_applied(self, offset: int) -> int | None:
+        """When the first ranking was made that knew of this record on the topic of items, in ms; None: none yet."""
+        return next((made_ms for items, made_ms in list(self._applied) if items >= offset), None)
 
     def clicked(self, click: Click) -> None:
         """A click that was sent, to be shown beside its session's ranking."""
@@ -115,6 +123,9 @@ class RankingsReader:
         if len(self._last) > _REMEMBERED_SESSIONS:
             self._last.popitem(last=False)
         self.count += 1
+        self.recent.append(ranking)
+        if ranking.applied is not None and (not self._applied or ranking.applied.items > self._applied[-1][0]):
+            self._applied.append((ranking.applied.items, ranking.produced_at))
         self._recent.append((time.monotonic(), message.timestamp()[1] - ranking.click_timestamp))
         if ranking.model_version not in self._served:
             self._learn_offline(ranking.model_version)

@@ -18,6 +18,7 @@ from deploy.demo.processes import Commands
 from deploy.demo.progress import Plan, Progress
 from deploy.demo.reader import RankingsReader
 from deploy.demo.sources import ClickSource
+from deploy.demo.stock import Stock
 from deploy.demo.tempo import Tempo
 from deploy.demo.verdict import Verdict, judge
 from deploy.demo.view import Page, View
@@ -78,7 +79,8 @@ class Demo:
         # Its own log lines would tear the page apart; what matters is raised or seen in the processes' logs.
         self._kafka = {**KafkaConnection(bootstrap_servers=bootstrap).librdkafka(), "log_level": 0}
         prefix = f"demo-{int(time.time())}-{os.getpid()}"
-        self._topics = {name: f"{prefix}.{name}" for name in ("clicks", "rankings", "rejected", "models", "scores")}
+        names = ("clicks", "rankings", "rejected", "models", "scores", "items")
+        self._topics = {name: f"{prefix}.{name}" for name in names}
         self._app_id = prefix
         left: list[str] = []
         self._stack.callback(self._remove_topics, left)
@@ -92,6 +94,7 @@ class Demo:
         self._producer = Producer(
             {**self._kafka, "partitioner": "murmur2_random", "enable.idempotence": True, "linger.ms": 5}
         )
+        self._stock = Stock(self._producer, self._topics["items"], self._event)
 
     @contextmanager
     def _running_commands(self, bootstrap: str) -> Iterator[Commands]:
@@ -119,6 +122,7 @@ class Demo:
             "NEXTCLICK_WORKER__APP_ID": self._app_id,
             "NEXTCLICK_WORKER__DATA_DIR": str(self._data_dir),
             "NEXTCLICK_WORKER__WEB_PORT": str(self._port),
+            "NEXTCLICK_WORKER__ITEMS": "true",
             "NEXTCLICK_SCORES__DATA_DIR": str(self._root / "scorer"),
             "NEXTCLICK_SCORES__WEB_PORT": "0",
             **{f"NEXTCLICK_TRAINER__{name}": value for name, value in trainer.items()},
@@ -128,6 +132,7 @@ class Demo:
         self._phase("training the first model on what was clicked before")
         count = 0
         for click in self._source.history(_now_ms()):
+            self._stock.offer(click.item_id)
             self._send(click)
             count += 1
         self._flush()
@@ -187,11 +192,13 @@ class Demo:
                 break
             lost_ms = round(tempo.lost * 1000)
             for click in batch.clicks:
+                self._stock.offer(click.item_id)
                 self._send(replace(click, timestamp=click.timestamp + lost_ms))
                 reader.clicked(click)
             self._page.clicks += len(batch.clicks)
             self._producer.poll(0)
             tempo.adapt(self._page.clicks, reader.count)
+            self._stock.update((time.monotonic() - began) / self._plan.live, reader, _now_ms())
             self._check()
         if self._picture is not None:
             self._view.save(self._picture)
@@ -228,6 +235,7 @@ class Demo:
             served=self._reader.models,
             offline=self._page.offline,
             needed=self._plan.predictions,
+            sold_out=self._stock.sold_out,
         )
         for line in verdict.wrong_rows[:5]:
             self._event(f"mismatch: {line}")

@@ -1,7 +1,8 @@
 """The demo's last line: every session computed anew and compared, and what the models reached."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -9,8 +10,9 @@ import numpy as np
 from confluent_kafka import Message
 
 from deploy.demo.oracle import Position, Published, mismatches, read_topic, recompute, stored_rows
+from deploy.demo.stock import SoldOut
 from schemas.bundle.files import open_bundle
-from schemas.messages.ranking import decode_ranking
+from schemas.messages.ranking import Ranking, decode_ranking
 from schemas.messages.score import Totals
 
 _CHECKED_RANKINGS: Final = 25
@@ -40,8 +42,15 @@ class Verdict:
             self.result["lost"],
             max((m["online"]["predictions"] for m in self.result["models"][1:]), default=0),
         )
+        sold_out = self.result["sold_out"]
         return [
             *([f"{lost} clicks have no ranking"] if lost else []),
+            *(
+                []
+                if sold_out and sold_out["rankings_meanwhile"]
+                else ["no ranking was made while an item was sold out"]
+            ),
+            *([f"a sold-out item was shown: {sold_out}"] if sold_out and sold_out["shown_meanwhile"] else []),
             *([f"{self.wrong_rankings} rankings are wrong"] if self.wrong_rankings else []),
             *([f"{len(self.wrong_rows)} rows are wrong"] if self.wrong_rows else []),
             *(["no new model came into service"] if not self.result["swaps"] else []),
@@ -64,6 +73,7 @@ def judge(
     served: Mapping[str, Totals],
     offline: Mapping[str, tuple[float, float]],
     needed: int,
+    sold_out: SoldOut | None,
 ) -> Verdict:
     """Judge a run whose worker has stopped.
 
@@ -77,6 +87,7 @@ def judge(
         served: online scores by version, in the order of their service.
         offline: Recall@20 and MRR@20 on the holdout, by version.
         needed: predictions that a new model must have made.
+        sold_out: the item that was out of stock for a while.
     """
 
     def clicks() -> Iterator[Message]:
@@ -88,14 +99,12 @@ def judge(
         (record.partition(), record.offset()): record.timestamp()[1] for record in clicks()
     }
     rankings = list(read_topic(kafka, topics["rankings"]))
-    latencies = []
-    for record in rankings:
-        source = decode_ranking(record.value() or b"").source
-        latencies.append(record.timestamp()[1] - appended[source.partition, source.offset])
+    latencies = _latencies(rankings, appended)
     published = Published.of(rankings)
     versions = {ranking.model_version for ranking in published.last.values()}
     models = {version: open_bundle(registry / version) for version in versions}
-    expected = recompute(clicks(), published, models, check_every=_CHECKED_RANKINGS)
+    missing = partial(_missing, sold_out)
+    expected = recompute(clicks(), published, models, check_every=_CHECKED_RANKINGS, missing=missing)
     wrong = mismatches(expected.rows, stored_rows(data_dir))
     p50, p99 = np.percentile(latencies, [50, 99]) if latencies else (0.0, 0.0)
     result = {
@@ -106,11 +115,39 @@ def judge(
         "lost": len(expected.lost),
         "state_mismatches": len(wrong),
         "swaps": max(0, len(served) - 1),
+        "sold_out": None if sold_out is None else _while_sold_out(sold_out, published),
         "models": [_told(version, score, *offline[version]) for version, score in served.items()],
         "latency_ms": {"p50": float(p50), "p99": float(p99)},
         "clicks_per_second": len(appended) / seconds,
     }
     return Verdict(result, len(expected.wrong_rankings), wrong, needed)
+
+
+def _latencies(rankings: Sequence[Message], appended: Mapping[Position, int]) -> list[int]:
+    """From the time at which each click was appended to its topic to that of its ranking, ms."""
+    found = []
+    for record in rankings:
+        source = decode_ranking(record.value() or b"").source
+        found.append(record.timestamp()[1] - appended[source.partition, source.offset])
+    return found
+
+
+def _missing(sold_out: SoldOut | None, ranking: Ranking) -> str | None:
+    """The item that a ranking must not hold."""
+    return sold_out.item_id if sold_out is not None and sold_out.counts_for(ranking) else None
+
+
+def _while_sold_out(sold_out: SoldOut, published: Published) -> dict[str, object]:
+    """How many rankings held the item, and how many were made by workers that knew it sold out."""
+    rankings = published.last.values()
+    meanwhile = [ranking for ranking in rankings if sold_out.counts_for(ranking)]
+    shown = sum(map(sold_out.holds, meanwhile))
+    return {
+        "item_id": sold_out.item_id,
+        "shown": sum(map(sold_out.holds, rankings)) - shown,
+        "rankings_meanwhile": len(meanwhile),
+        "shown_meanwhile": shown,
+    }
 
 
 def _told(version: str, score: Totals, recall: float, mrr: float) -> dict[str, object]:

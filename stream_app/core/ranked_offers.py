@@ -39,7 +39,10 @@ def ranked_offers(
     ]
     hidden = [_known(of_click, model) for of_click in item_ids]
     batch = _Batch(plans, asked, model, offered, hidden)
-    lists = _best(batch) if not offered or offered[0].diversity is None else _diverse(batch, pins)
+    if not offered or offered[0].diversity is None:
+        lists = batch.best(range(len(clicks)), model.k)
+    else:
+        lists = _diverse(batch, pins)
     failed = (asked.has_state | ~asked.finite).tolist()
     answers = []
     for number, sourced in enumerate(clicks):
@@ -151,10 +154,6 @@ class _Batch:
         return tops
 
 
-def _best(batch: _Batch) -> dict[int, _Listed]:
-    return batch.best(range(len(batch.offered)), batch.model.k)
-
-
 def _diverse(batch: _Batch, pins: Sequence[Sequence[Pin]]) -> dict[int, _Listed]:
     """Lists that keep to the rules of diversity, each from as much of its ranking as it takes."""
     model, offered = batch.model, batch.offered
@@ -164,7 +163,7 @@ def _diverse(batch: _Batch, pins: Sequence[Sequence[Pin]]) -> dict[int, _Listed]
     diversity = offered[0].diversity
     assert diversity is not None
     lists: dict[int, _Listed] = {}
-    left, depth = list(range(len(offered))), diversity.rules.depth(model.k)
+    left, depth = set(range(len(offered))), diversity.rules.depth(model.k)
     while left:
         best = batch.best(left, depth)
         for click, ranked in best.items():
@@ -173,7 +172,7 @@ def _diverse(batch: _Batch, pins: Sequence[Sequence[Pin]]) -> dict[int, _Listed]
             places, touched = diversity.chosen(index, score, offered[click].adjust, model.k, categories)
             top = [index[place] for place in places], [score[place] for place in places]
             lists[click] = _Listed(top, ranked.by_model, touched)
-        left = [click for click in left if len(lists[click].top[0]) < model.k and len(best[click].top[0]) == depth]
+        left = {click for click in left if len(lists[click].top[0]) < model.k and len(best[click].top[0]) == depth}
         depth *= _DEEPER
     return lists
 

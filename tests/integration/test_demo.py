@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -25,6 +26,12 @@ def test_the_demo_swaps_a_model_and_loses_nothing(kafka: KafkaUnderTest, tmp_pat
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     _check(result)
+    for told in (
+        r"out of stock: (\S+), which \d+ of",
+        r"(\S+) is in no ranking any more, \d+ ms",
+        r"back in stock: (\S+)",
+    ):
+        assert re.findall(told, done.stderr) == [result["sold_out"]["item_id"]]
 
 
 def test_the_demo_replays_a_click_file(kafka: KafkaUnderTest, tmp_path: Path, shared_data: Path) -> None:
@@ -123,6 +130,11 @@ def _check(result: dict[str, object]) -> None:
     assert result["state_mismatches"] == 0
     assert result["duplicates"] == 0
     assert result["rejected"] == 0
+    sold_out = result["sold_out"]
+    assert isinstance(sold_out, dict)
+    assert sold_out["shown"] > 0
+    assert sold_out["rankings_meanwhile"] > 100
+    assert sold_out["shown_meanwhile"] == 0
     clicks, swaps, models = result["clicks"], result["swaps"], result["models"]
     assert isinstance(clicks, int)
     assert isinstance(swaps, int)

@@ -57,6 +57,7 @@ def demo(sent: list[Click], monkeypatch: pytest.MonkeyPatch) -> Any:
     demo: Any = Demo(shop(clicks_per_second=2000, seed=7), plan)
     demo._kafka, demo._topics, demo._registry = {}, {"clicks": "clicks", "rankings": "rankings"}, None
     demo._trained_in = 1.0
+    demo._stock = SimpleNamespace(offer=lambda _: None, update=lambda *_: None)
     demo._commands = SimpleNamespace(check=lambda: None, stop=lambda _: 0)
     demo._producer = SimpleNamespace(
         produce=lambda _topic, value, key: sent.append(msgspec.json.decode(value, type=Click)),

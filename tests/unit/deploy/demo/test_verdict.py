@@ -8,11 +8,19 @@ import pytest
 from deploy.demo.verdict import Verdict
 
 
-def verdict(*, lost: int = 0, predictions: tuple[int, ...] = (9000, 2000), rankings: int = 0, rows: int = 0) -> Verdict:
+def verdict(
+    *,
+    lost: int = 0,
+    predictions: tuple[int, ...] = (9000, 2000),
+    rankings: int = 0,
+    rows: int = 0,
+    sold_out: tuple[int, int] | None = (700, 0),
+) -> Verdict:
     models: list[dict[str, Any]] = [
         {"version": f"v{n}", "online": {"predictions": p}} for n, p in enumerate(predictions)
     ]
-    result = {"lost": lost, "swaps": len(models) - 1, "models": models}
+    told = sold_out and dict(zip(("rankings_meanwhile", "shown_meanwhile"), sold_out, strict=True))
+    result = {"lost": lost, "swaps": len(models) - 1, "models": models, "sold_out": told}
     return Verdict(result, wrong_rankings=rankings, wrong_rows=["s: no row"] * rows, needed=2000)
 
 
@@ -29,6 +37,9 @@ def test_nothing_lost_or_wrong_and_a_new_model_that_was_seen_at_work_is_good(pre
         (verdict(predictions=(9000, 0)), "made 0 predictions, too few.* 2,000 are needed"),
         (verdict(predictions=(9000, 1999)), "made 1,999 predictions, too few"),
         (verdict(rankings=1), "1 rankings are wrong"),
+        (verdict(sold_out=(700, 1)), "a sold-out item was shown"),
+        (verdict(sold_out=(0, 0)), "no ranking was made while"),
+        (verdict(sold_out=None), "no ranking was made while"),
         (verdict(rows=1), "1 rows are wrong"),
     ],
 )
