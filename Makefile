@@ -36,7 +36,7 @@ test: $(VENV)/.installed  ## every test, on a real Kafka; TEST=path runs some
 fuzz: $(VENV)/.installed  ## properties with fresh examples, for a scheduled run; EXAMPLES=n a test (1000), TEST=path runs some
 	EXAMPLES=$(or $(EXAMPLES),1000) $(BIN)/pytest -n $(JOBS) -m hypothesis --hypothesis-profile=fresh $(TEST)
 
-proof: $(VENV)/.installed  ## every order of crashes, cut-offs and rebalances around a few clicks; about ten minutes (docs/proof.md)
+proof: $(VENV)/.installed  ## every order of crashes, cut-offs and rebalances around a few clicks (docs/proof.md)
 	$(BIN)/python -m tests.proof
 
 check: $(VENV)/.installed  ## ruff and mypy strict

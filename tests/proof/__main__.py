@@ -8,17 +8,14 @@ import structlog
 from tests.proof.protocol import Scope, explore
 
 SCOPES = (
+    Scope("aAa", expelled=1),
+    Scope("aba", rebalances=1),
+    Scope("aa", expelled=1, crashes=1),
+    Scope("aa", expelled=1, at_once=1),
+    Scope("aba", workers=1, crashes=1, wipes=1),
+    Scope("aba", expelled=1),
     Scope("abaa", workers=1, swaps=1),
     Scope("aba", crashes=1, swaps=1),
-    Scope("aba", workers=1, crashes=2, wipes=1),
-    Scope("abAa", workers=1, crashes=1),
-    Scope("abaa", rebalances=1),
-    Scope("aa", rebalances=1, crashes=1),
-    Scope("ab", expelled=2),
-    Scope("aAa", expelled=1),
-    Scope("aba", expelled=1),
-    Scope("aa", expelled=1, crashes=1),
-    Scope("aa", expelled=1, at_once=1, workers=3),
 )
 
 

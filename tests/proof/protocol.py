@@ -26,7 +26,7 @@ from stream_app.kafka.click_reader import Record
 from tests.proof.worker import MODELS, Broken, Input, Lived, Records, Start, Store, click_log, live, restored
 from tests.unit.records import record
 
-_NAMES = "ABC"
+_NAMES = "AB"
 _BY_VERSION = {model.version: model for model in MODELS}
 
 
@@ -36,7 +36,7 @@ class Scope:
 
     Attributes:
         clicks: see `click_log`.
-        workers: of which one has the partition.
+        workers: one or two, of which one has the partition.
         crashes: kills, each followed by a start.
         wipes: crashes with which the data folder is lost or goes back to the worker's last rest.
         expelled: workers that are frozen or cut off until another has their partition.
