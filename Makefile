@@ -11,7 +11,7 @@ LOCK   := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz check bench docs pictures kafka lock generate clean
+.PHONY: help demo test fuzz proof check bench docs pictures kafka lock generate clean
 
 help:  ## print this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ test: $(VENV)/.installed  ## every test, on a real Kafka; TEST=path runs some
 # Tests of properties alone; `make test` tries the same few examples of them in every run.
 fuzz: $(VENV)/.installed  ## properties with fresh examples, for a scheduled run; EXAMPLES=n a test (1000), TEST=path runs some
 	EXAMPLES=$(or $(EXAMPLES),1000) $(BIN)/pytest -n $(JOBS) -m hypothesis --hypothesis-profile=fresh $(TEST)
+
+proof: $(VENV)/.installed  ## every order of crashes, cut-offs and rebalances around a few clicks (docs/proof.md)
+	$(BIN)/python -m tests.proof
 
 check: $(VENV)/.installed  ## ruff and mypy strict
 	$(BIN)/ruff format --check .

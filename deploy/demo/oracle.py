@@ -137,7 +137,7 @@ def recompute(
             if request is None:
                 expected.rejected.add(position)
             else:
-                expected.rows.pop(request.session_id, None)
+                expected.rows[request.session_id] = SessionState("", position[1], 0, 0, (), None)
             continue
         expected.clicks += 1
         ranking = published.last.get(position)
@@ -199,7 +199,7 @@ def restored_rows(data_dir: Path, changelog: Iterable[Message]) -> dict[str, Ses
         if record.offset() <= covered.get(record.partition(), -1):
             continue
         if value is None:
-            rows.pop(key.decode(), None)  # it was forgotten
+            rows.pop(key.decode(), None)  # an operator deleted it
             continue
         state = decode_state(value)
         if key.decode() not in rows or rows[key.decode()].offset <= state.offset:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from schemas.bundle.runtime import Model
 from schemas.messages.click import VIEW, Click
-from stream_app.core.session import Forgotten, Row, SessionRules, SessionState, is_over, is_redelivered, moves_on
+from stream_app.core.session import SessionRules, SessionState, forgotten, is_over, is_redelivered, moves_on
 
 
 # One of each a click: a frozen dataclass takes seven to ten times as long to make as a struct.
@@ -45,8 +45,7 @@ class Evolving(msgspec.Struct, gc=False):
     recent: list[str]
     purchased: list[str]
     chain: int | None = None  # None until there is a click to rank: nothing is replayed in vain
-    changed: bool = False  # whether there is a new click
-    forgotten: Forgotten | None = None  # and has not begun anew
+    changed: bool = False  # whether there is a new click, or request to forget it
 
 
 @dataclass(slots=True)
@@ -77,7 +76,7 @@ class Plan:
 
 
 def plan(
-    rows: Mapping[str, Row],
+    rows: Mapping[str, SessionState],
     clicks: Sequence[SourcedClick | SourcedForget],
     model: Model,
     rules: SessionRules,
@@ -119,7 +118,7 @@ def plan(
                 chain = Chain(start=None, steps=_known(session.recent, model))
                 chains.append(chain)
             chain.ranked_after.append((len(chain.steps), len(chunk.clicks)))
-        session.changed, session.forgotten = True, None
+        session.changed = True
         session.offset = sourced.offset
         if moves:
             session.last_click = max(session.last_click, click.timestamp)
@@ -155,22 +154,21 @@ def _look_back(chunk: Plan, session: Evolving, model: Model, rules: SessionRules
         chunk.windows.append(_known(session.recent[-model.window :], model))
 
 
-def _forget(chunk: Plan, rows: Mapping[str, Row], request: SourcedForget) -> None:
+def _forget(chunk: Plan, rows: Mapping[str, SessionState], request: SourcedForget) -> None:
     """The session is as one that never was; what was ranked for it before, in this chunk too, is out all the same."""
     session = chunk.sessions.get(request.session_id) or _open(rows.get(request.session_id))
     if is_redelivered(session.offset, request.offset):
         chunk.redelivered += 1
         return
     chunk.requests.append(request)
-    forgotten = Forgotten(request.offset)
-    chunk.sessions[request.session_id] = msgspec.structs.replace(_open(forgotten), forgotten=forgotten)
+    session = chunk.sessions[request.session_id] = _open(forgotten(request.offset))
+    session.changed = True
 
 
-def _open(row: Row | None) -> Evolving:
+def _open(row: SessionState | None) -> Evolving:
     """The session as its row has it."""
-    if not isinstance(row, SessionState):
-        offset = -1 if row is None else row.offset
-        return Evolving(row=None, offset=offset, last_click=0, clicks=0, recent=[], purchased=[])
+    if row is None:
+        return Evolving(row=None, offset=-1, last_click=0, clicks=0, recent=[], purchased=[])
     return Evolving(
         row=row,
         offset=row.offset,

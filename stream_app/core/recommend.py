@@ -28,7 +28,7 @@ from stream_app.core.plan import Plan, SourcedClick, SourcedForget, plan
 from stream_app.core.query import Queries, queries
 from stream_app.core.ranked import RankedClick, ranked_of_all
 from stream_app.core.ranked_offers import ranked_offers
-from stream_app.core.session import Forgotten, Row, SessionRules, SessionState
+from stream_app.core.session import SessionRules, SessionState
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +36,7 @@ class Recommended:
     """What a chunk leads to.
 
     Attributes:
-        rows: the new row of every session with at least one new click.
-        forgotten: the sessions that were forgotten, and have not begun anew.
+        rows: the new row of every session with at least one new click, or request to forget it.
         requests: to forget a session, those of sessions that have begun anew too, in their order.
         ranked: one ranking for each new click, in the order of the clicks.
         redelivered: clicks that their rows had passed already.
@@ -47,7 +46,6 @@ class Recommended:
     """
 
     rows: dict[str, SessionState]
-    forgotten: dict[str, Forgotten]
     requests: list[SourcedForget]
     ranked: list[RankedClick]
     redelivered: int
@@ -57,7 +55,7 @@ class Recommended:
 
 
 def recommend(
-    rows: Mapping[str, Row],
+    rows: Mapping[str, SessionState],
     clicks: Sequence[SourcedClick | SourcedForget],
     model: Model,
     rules: SessionRules,
@@ -87,9 +85,8 @@ def rank(
         theirs = slice(chain, chain + len(one.chains))
         rows = _rows(one, asked.hidden[:, theirs], asked.kept[theirs].tolist(), model)
         chain += len(one.chains)
-        forgotten = {name: one.forgotten for name, one in one.sessions.items() if one.forgotten is not None}
         counts = one.redelivered, one.rebuilt, asked.waves, len(one.unmoved)
-        done.append(Recommended(rows, forgotten, one.requests, ranked, *counts))
+        done.append(Recommended(rows, one.requests, ranked, *counts))
     return done
 
 

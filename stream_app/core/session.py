@@ -38,13 +38,13 @@ class SessionState(msgspec.Struct, frozen=True, gc=False):
     purchased: tuple[str, ...] = ()
 
 
-class Forgotten(msgspec.Struct, frozen=True, gc=False):
-    """In the place of a row: the session was forgotten by the request at this source offset, and its row is deleted."""
+def forgotten(offset: int) -> SessionState:
+    """The row of a session that was forgotten by the request at this source offset: nothing of it but that.
 
-    offset: int
-
-
-Row = SessionState | Forgotten
+    Without a row, clicks before the request that are delivered again would count as new, and a row that a worker had
+    appended when it was cut off as the newest.
+    """
+    return SessionState(model_version="", offset=offset, last_click=0, clicks=0, recent=(), hidden=None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import structlog
 from faust.types import Message
 
-from stream_app.core.session import Row
+from stream_app.core.session import SessionState
 from stream_app.kafka.transport import Chunk
 from stream_app.serve.delivery import Sending
 from stream_app.serve.metrics import Metrics
@@ -26,7 +26,7 @@ class Partition:
     """
 
     generation: int
-    pending: dict[str, Row] = field(default_factory=dict)
+    pending: dict[str, SessionState] = field(default_factory=dict)
     given_up: bool = False
 
 
@@ -44,8 +44,8 @@ class Part:
     partition: Partition
     rankings: list[Sending]
     chunks: list[tuple[Chunk, Message]] = field(default_factory=list)
-    states: dict[str, Row] = field(default_factory=dict)
-    rows: dict[bytes, bytes | None] = field(default_factory=dict)
+    states: dict[str, SessionState] = field(default_factory=dict)
+    rows: dict[bytes, bytes] = field(default_factory=dict)
     reasons: list[str] = field(default_factory=list)
 
     @property

@@ -23,7 +23,7 @@ from schemas.messages.source import Source
 from stream_app.core.plan import SourcedClick, SourcedForget, plan
 from stream_app.core.query import queries
 from stream_app.core.recommend import Recommended, rank
-from stream_app.core.session import Row, SessionRules
+from stream_app.core.session import SessionRules, SessionState
 from stream_app.errors import StalledError, StoreError
 from stream_app.kafka.transport import Chunk, ChunkConsumer, Fetch
 from stream_app.serve.computing import Computing
@@ -257,7 +257,7 @@ class Pipeline:
         for n, (serves, theirs) in enumerate(divided):
             results, applied = self._recommend(serves.model, states, theirs, now_ms, seconds)
             for part, result, (_, rejected) in zip(parts, results, decoded, strict=True):
-                part.states |= {**result.rows, **result.forgotten}
+                part.states |= result.rows
                 computed.append(Computed(part, result, serves, () if n else rejected, applied))
         for part in parts:
             part.partition.pending.update(part.states)
@@ -281,7 +281,7 @@ class Pipeline:
     def _recommend(
         self,
         model: Model,
-        states: Sequence[Mapping[str, Row]],
+        states: Sequence[Mapping[str, SessionState]],
         clicks: Sequence[Records],
         now_ms: int,
         seconds: _Seconds,
@@ -322,10 +322,10 @@ class Pipeline:
         return clicks, rejected
 
     def _read(
-        self, chunk: Chunk, clicks: list[SourcedClick | SourcedForget], pending: Mapping[str, Row]
-    ) -> dict[str, Row]:
+        self, chunk: Chunk, clicks: list[SourcedClick | SourcedForget], pending: Mapping[str, SessionState]
+    ) -> dict[str, SessionState]:
         session_ids = {one.session_id if isinstance(one, SourcedForget) else one.click.session_id for one in clicks}
-        states: dict[str, Row] = {session_id: pending[session_id] for session_id in session_ids & pending.keys()}
+        states = {session_id: pending[session_id] for session_id in session_ids & pending.keys()}
         stored = self._table.states(chunk.tp.partition, session_ids - states.keys())
         furthest = max((state.offset for state in stored.values()), default=-1)
         if chunk.end_offset is not None and furthest >= max(chunk.end_offset, chunk.records[-1].offset + 1):

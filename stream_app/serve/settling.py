@@ -24,7 +24,6 @@ from schemas.messages.source import Source
 from stream_app.core.ranked import RankedClick
 from stream_app.core.ranked_offers import with_pins
 from stream_app.core.recommend import Recommended
-from stream_app.core.session import SessionState
 from stream_app.core.state_codec import encode_state
 from stream_app.kafka.transport import ChunkConsumer
 from stream_app.serve.computing import Computing
@@ -230,10 +229,7 @@ class Settling:
     def _send_changelogs(self, changelogs: Sequence[tuple[Part, Sending]]) -> None:
         for part, changelog in changelogs:
             # Only now: of the rows that came meanwhile the newest of each session is enough.
-            part.rows = {
-                session_id.encode(): encode_state(state) if isinstance(state, SessionState) else None
-                for session_id, state in part.states.items()
-            }
+            part.rows = {session_id.encode(): encode_state(state) for session_id, state in part.states.items()}
             changelog.send(self._settings.changelog, list(part.rows.items()), partition=part.last.tp.partition)
             changelog.seal()
         self._delivery.serve()

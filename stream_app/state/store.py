@@ -84,16 +84,7 @@ class SessionStore(rocksdb.Store):
                 continue
             known[key] = offset
             newest[key] = row
-        batch = rocksdict.WriteBatch(raw_mode=True)
-        for key, row in newest.items():
-            if row is None:
-                batch.delete(key)
-            else:
-                batch.put(key, row)
-        if last >= 0:
-            batch.put(self.offset_key, str(last).encode())
-        with self._lock, self._marking_damage(partition):
-            self._db_for_partition(partition).write(batch)
+        self.write_rows(partition, newest, last if last >= 0 else None)
         return stale
 
     def live_rows(self) -> int:

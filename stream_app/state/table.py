@@ -64,7 +64,7 @@ class SessionTable(faust.Table):
         rows = self.data.rows(partition, [session_id.encode() for session_id in ids])
         return {session_id: decode_state(row) for session_id, row in zip(ids, rows, strict=True) if row is not None}
 
-    def write(self, partition: int, rows: Mapping[bytes, bytes | None], changelog_offset: int) -> None:
+    def write(self, partition: int, rows: Mapping[bytes, bytes], changelog_offset: int) -> None:
         """Write rows whose changelog records are durable, the last of them at `changelog_offset`.
 
         The store then covers the changelog up to there, and a restore begins behind it; but only if all records up to
@@ -133,14 +133,23 @@ class SessionTable(faust.Table):
         covered = {tp.partition: self.data.persisted_offset(tp) for tp in ends}
         log.info("restoring tables", covered={partition: covered[partition] for partition in sorted(covered)})
         for tp, end in ends.items():
-            stored = covered[tp.partition]
-            # Clicks come only when all below the end is restored. What comes behind it until then is others'.
-            self._seen[tp.partition] = max(-1 if stored is None else stored, (end or 0) - 1)
-            if stored is not None and end is not None and stored >= end:
-                raise StoreError(
-                    f"the local store of {tp.topic} partition {tp.partition} covers the changelog up to offset "
-                    f"{stored}, but the changelog ends at {end}: the topic was deleted and created again, or the "
-                    f"brokers lost records that they had confirmed. Delete {self.data.partition_path(tp.partition)} to "
-                    f"restore the partition from what the changelog has; if the clicks topic was created anew too, "
-                    f"start with a new worker.app_id"
-                )
+            self.begin_restore(tp, covered[tp.partition], end)
+
+    def begin_restore(self, tp: TP, covered: int | None, end: int | None) -> None:
+        """Note what will have been seen when the changelog is restored up to its end; raises StoreError.
+
+        Args:
+            tp: the changelog's partition.
+            covered: the changelog offset that the store covers; None if it is new.
+            end: the changelog's end offset; None if it is not known.
+        """
+        # Clicks come only when all below the end is restored. What comes behind it until then is others'.
+        self._seen[tp.partition] = max(-1 if covered is None else covered, (end or 0) - 1)
+        if covered is not None and end is not None and covered >= end:
+            raise StoreError(
+                f"the local store of {tp.topic} partition {tp.partition} covers the changelog up to offset "
+                f"{covered}, but the changelog ends at {end}: the topic was deleted and created again, or the "
+                f"brokers lost records that they had confirmed. Delete {self.data.partition_path(tp.partition)} to "
+                f"restore the partition from what the changelog has; if the clicks topic was created anew too, "
+                f"start with a new worker.app_id"
+            )

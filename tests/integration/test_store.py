@@ -168,7 +168,7 @@ def test_a_restored_row_never_goes_back(tmp_path: Path) -> None:
     assert store.apply_changelog(0, [(b"s", row(9), 3), (b"t", row(3), 4), (b"t", row(4), 5)]) == 1
     assert store.rows(0, [b"s", b"t", b"u"]) == [row(10), row(4), None]
     assert persisted(store) == 5
-    # A tombstone is an operator's: the session is forgotten, and what follows is new.
+    # A tombstone is an operator's, or an earlier release's: what follows is new.
     assert store.apply_changelog(0, [(b"s", None, 6), (b"t", None, 7), (b"t", row(1), 8)]) == 0
     assert store.rows(0, [b"s", b"t"]) == [None, row(1)]
     assert persisted(store) == 8

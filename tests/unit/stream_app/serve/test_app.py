@@ -23,7 +23,7 @@ from schemas.messages.rejected import decode_rejected
 from schemas.messages.split import Split, Variant
 from stream_app.core.plan import SourcedClick
 from stream_app.core.recommend import recommend
-from stream_app.core.session import Row, SessionRules, SessionState
+from stream_app.core.session import SessionRules, SessionState
 from stream_app.core.state_codec import decode_state
 from stream_app.errors import DeliveryError, StoreError
 from stream_app.kafka.transport import Chunk, ChunkConsumer, ChunkSchema, Fetch
@@ -421,7 +421,7 @@ async def test_each_session_is_its_variants_and_is_rebuilt_when_that_changes(tmp
         {"b": 100},
         {},
     ]
-    rows: dict[str, Row] = {}
+    rows: dict[str, SessionState] = {}
     expected = []
     async with _running(tmp_path, split=split) as running:
         live = cast(LiveSplit, running.app.pipeline._live)

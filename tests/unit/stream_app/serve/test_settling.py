@@ -7,7 +7,7 @@ from schemas.messages.click import Click
 from schemas.messages.ranking import decode_ranking
 from stream_app.core.plan import SourcedClick, SourcedForget
 from stream_app.core.recommend import recommend
-from stream_app.core.session import Row, SessionRules
+from stream_app.core.session import SessionRules, SessionState
 from stream_app.serve.serving import Serves
 from stream_app.serve.settling import answers
 from tests.unit.models import exact_model
@@ -25,11 +25,11 @@ def test_the_mark_of_a_forgotten_session_stands_between_what_was_and_what_begins
         SourcedForget(session, offset) if click is None else SourcedClick(Click(session, "a", 1_000 + offset), offset)
         for offset, (session, click) in enumerate(told)
     ]
-    rows: dict[str, Row] = {}
+    rows: dict[str, SessionState] = {}
     found: list[tuple[str, int | None]] = []
     for part in (chunk[:cut], chunk[cut:]):
         done = recommend(rows, part, MODEL, SessionRules())
-        rows |= {**done.rows, **done.forgotten}
+        rows |= done.rows
         for key, value in answers(done, TP("clicks", 0), Serves(MODEL), 0, None):
             assert key is not None
             found.append((key.decode(), None if value is None else decode_ranking(value).source.offset))
