@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import signal
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
@@ -145,6 +146,9 @@ async def _serve(server: Server) -> None:
         for socket in one.sockets:
             host, port = socket.getsockname()[:2]
             log.info("answering", url=f"http://{host}:{port}")
+    # What has been made by now stays: to go through all of it, at any request, takes as long as hundreds of lookups.
+    gc.collect()
+    gc.freeze()
     await serving
 
 
