@@ -17,7 +17,7 @@ from stream_app.errors import StreamError
 
 _MOST_CLIENTS: Final = 10_000
 _GUARDED: Final = ("/v1/", "/metrics")
-"""Health, the OpenAPI document and the page tell nothing of sessions, and need no token."""
+"""Health, the OpenAPI document and the page tell nothing of sessions: they need no token, and have no limit."""
 
 
 class TokenFileError(StreamError):
@@ -63,11 +63,12 @@ class Guard:
 
     def problem(self, scope: Scope) -> ProblemError | None:
         """Why a request may not go on; None where it may."""
-        client, path = b"", scope["path"]
-        if not self._digests:
-            if not _is_for_here(_header(scope, b"host")):
-                return ProblemError(403, "forbidden", "without tokens only requests to localhost are answered")
-        elif path.startswith(_GUARDED):
+        if not self._digests and not _is_for_here(_header(scope, b"host")):
+            return ProblemError(403, "forbidden", "without tokens only requests to localhost are answered")
+        if not scope["path"].startswith(_GUARDED):
+            return None
+        client = str((scope.get("client") or ("",))[0]).encode()
+        if self._digests:
             scheme, _, token = _header(scope, b"authorization").partition(b" ")
             client = hashlib.sha256(token.strip()).digest()
             # All are compared, each in constant time: how long it takes tells nothing of a token.
@@ -75,11 +76,9 @@ class Guard:
             if scheme.lower() != b"bearer" or not known:
                 detail = "send a token that the server knows, as in `Authorization: Bearer TOKEN`"
                 return ProblemError(401, "unauthorized", detail, headers={"WWW-Authenticate": "Bearer"})
-        if self._rate is not None:
-            client = client or str((scope.get("client") or ("",))[0]).encode()
-            if early := self._rate.wait(client, time.monotonic()):
-                detail = f"too many requests; the next one is welcome in {early:.3f} s"
-                return ProblemError(429, "too-many-requests", detail, headers={"Retry-After": str(int(early) + 1)})
+        if self._rate is not None and (early := self._rate.wait(client, time.monotonic())):
+            detail = f"too many requests; the next one is welcome in {early:.3f} s"
+            return ProblemError(429, "too-many-requests", detail, headers={"Retry-After": str(int(early) + 1)})
         return None
 
 

@@ -37,7 +37,7 @@ class Latest:
         return not self.value
 
     def replaces(self, stored: "Latest | None") -> bool:
-        """Whether it is of a later click than what is stored, or of another cluster's clicks."""
+        """Whether it is of a later click than what is stored; offsets of another partition tell nothing."""
         return stored is None or self.anew or stored.partition != self.partition or stored.offset < self.offset
 
 

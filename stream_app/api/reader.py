@@ -127,6 +127,8 @@ class Reader:
             raise ReadError(f"there is no topic {topic}; `stream-app topics` creates it")
         if store is None:
             return [TopicPartition(topic, number, OFFSET_END) for number in numbers]
+        if not store.positions:
+            store.clear()  # it is new, or its rows are of a topic that is no more
         positions = {number: store.positions.get(number) for number in numbers}
         for number, position in positions.items():
             low, high = self._consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=_ANSWER_SECONDS)

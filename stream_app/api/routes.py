@@ -35,6 +35,7 @@ from stream_app.tools.scores import GROUPS, OF_PREDICTIONS, as_json, lines
 JSON: Final = "application/json"
 EVENT_STREAM: Final = "text/event-stream"
 _KEEP_ALIVE_SECONDS: Final = 15.0
+_LONGEST_SECONDS: Final = 1e12
 _OF_THE_MOMENT: Final = {"Cache-Control": "no-store"}
 
 
@@ -115,8 +116,8 @@ class Endpoints:
         """The latest ranking of a session, and each new one, as server-sent events."""
         self._insist_on_readiness()
         session = request.path_params["session_id"].encode()
-        events = self._events(session, request.headers.get("last-event-id"))
         self._insist_on_room()
+        events = self._events(session, request.headers.get("last-event-id"))
         return StreamingResponse(events, headers=_OF_THE_MOMENT, media_type=EVENT_STREAM)
 
     async def _events(self, session: bytes, seen: str | None) -> AsyncIterator[bytes]:
@@ -290,9 +291,12 @@ def _duration(request: Request, name: str) -> float:
     if text is None:
         return 0.0
     try:
-        return float(str(parse_duration(text)))
+        seconds = float(str(parse_duration(text)))
     except ValueError as error:
         raise _wrong_parameter(f"{name}: {error}") from error
+    if seconds > _LONGEST_SECONDS:
+        raise _wrong_parameter(f"{name}: longer than {_LONGEST_SECONDS:g} s")
+    return seconds
 
 
 def _event_id(latest: Latest) -> str:

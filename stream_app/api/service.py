@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import gc
 import signal
+import socket
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -43,6 +45,10 @@ EXIT_FAILED: Final = 1
 PAGE: Final = Path(__file__).parent / "page"
 """Files served at `/`, where there are any."""
 _MOST_KEPT_SECONDS: Final = 75
+
+
+class ListenError(StreamError):
+    """There is no listening where the settings say; the message says why."""
 
 
 def application(endpoints: Endpoints, guard: Guard, metrics: ApiMetrics, cors_origins: tuple[str, ...]) -> Starlette:
@@ -94,6 +100,7 @@ async def run_api(settings: StreamSettings) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code. Raises StreamError and SchemaError before it serves."""
     api = settings.api
     tokens = _tokens(api)
+    listener = _listen(api)
     needed = {settings.topics.clicks, settings.topics.rankings, settings.topics.models}
     specs = [spec for spec in settings.topic_specs() if spec.name in needed]
     for difference in await asyncio.to_thread(check_topics, settings.kafka, specs):
@@ -129,7 +136,7 @@ async def run_api(settings: StreamSettings) -> int:
     reader.start()
     clicks.start()
     try:
-        await _serve(server)
+        await _serve(server, listener)
     finally:
         await asyncio.to_thread(reader.stop)
         await asyncio.to_thread(clicks.stop)
@@ -137,22 +144,21 @@ async def run_api(settings: StreamSettings) -> int:
     return EXIT_FAILED if failures else EXIT_OK
 
 
-async def _serve(server: Server) -> None:
-    serving = asyncio.create_task(server.serve())
+async def _serve(server: Server, listener: socket.socket) -> None:
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
     while not server.started and not serving.done():
         await asyncio.sleep(0.01)
-    for one in server.servers:
-        for socket in one.sockets:
-            host, port = socket.getsockname()[:2]
-            log.info("answering", url=f"http://{host}:{port}")
+    host, port = listener.getsockname()[:2]
+    log.info("answering", url=f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+    # What has been made by now stays: to go through all of it, at any request, takes as long as hundreds of lookups.
+    gc.collect()
+    gc.freeze()
     await serving
 
 
 def _server_config(app: Starlette, api: ApiSettings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        host=api.host,
-        port=api.port,
         log_config=None,
         access_log=False,
         lifespan="off",
@@ -162,6 +168,15 @@ def _server_config(app: Starlette, api: ApiSettings) -> uvicorn.Config:
         http="httptools",
         ws="none",
     )
+
+
+def _listen(api: ApiSettings) -> socket.socket:
+    """The socket that is listened on. Raises ListenError."""
+    family = socket.AF_INET6 if ":" in api.host else socket.AF_INET
+    try:
+        return socket.create_server((api.host.strip("[]"), api.port), family=family)
+    except OSError as error:
+        raise ListenError(f"{api.host}:{api.port} (api.host, api.port) cannot be listened on: {error}") from error
 
 
 def _embedded(settings: StreamSettings, ttl_ms: int) -> EmbeddedStore:

@@ -115,8 +115,13 @@ class Sink:
                 self._store(partition, records)
 
     def _store(self, partition: int, records: Sequence[Message]) -> None:
+        before = self._positions[partition]
+        # A partition may have left and come back since these were fetched: what lies before is stored.
+        records = [record for record in records if record.offset() >= (before or 0)]
+        if not records:
+            return
         told = [(record.key(), latest) for record in records if (latest := read(record)) is not None]
-        before, after = self._positions[partition], records[-1].offset() + 1
+        after = records[-1].offset() + 1
         stored = self._insist(lambda: self._rows.apply(partition, newest(told), before, after))
         if stored is None:
             return  # told to stop

@@ -213,7 +213,8 @@ def test_scores_are_summed_up_as_asked(api: ApiProcess, deployment: Deployment) 
     assert {(line["market"], line["predictions"]) for line in by_market} == {("", 400), ("de", 400)}
     assert is_problem(api.get("/v1/scores?by=colour"), 422, "wrong-parameter")
     assert is_problem(api.get("/v1/scores?by=type&by=reason"), 422, "wrong-parameter")
-    assert is_problem(api.get("/v1/scores?last=week"), 422, "wrong-parameter")
+    for last in ("week", "9" * 400):
+        assert is_problem(api.get(f"/v1/scores?last={last}"), 422, "wrong-parameter")
 
 
 # -- its own life -----------------------------------------------------------------------------------------------------
@@ -222,14 +223,14 @@ def test_scores_are_summed_up_as_asked(api: ApiProcess, deployment: Deployment) 
 def test_killed_at_any_time_it_goes_on_from_what_it_stored(deployment: Deployment) -> None:
     sessions = [f"kept-{n}" for n in range(40)]
     api = start_api(deployment.environment(), deployment.root, "killed")
-    for n in range(4):
+    for n in range(3):
         deployment.send(
             Click(session, ITEMS[(n + at) % 40], time.time_ns() // 1_000_000) for at, session in enumerate(sessions)
         )
         api.kill()
         api = start_api(deployment.environment(), deployment.root, "killed")
     deployment.wait_until_acknowledged()
-    newest = {session: ITEMS[(3 + at) % 40] for at, session in enumerate(sessions)}
+    newest = {session: ITEMS[(2 + at) % 40] for at, session in enumerate(sessions)}
 
     def found() -> dict[str, str]:
         return {session: (ranking(api, session) or {"item_id": ""})["item_id"] for session in sessions}
@@ -265,13 +266,18 @@ def test_told_to_stop_it_answers_what_waits_and_ends_streams(deployment: Deploym
     assert ended.wait(60)
 
 
-def test_two_processes_do_not_share_a_folder(api: ApiProcess, deployment: Deployment) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "stream_app", "api", "--data-dir", str(deployment.root / "api"), "--port", "0"],
-        cwd=REPOSITORY, env=deployment.environment(), capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert "give each process a api.data_dir of its own" in done.stderr
+def test_two_processes_share_neither_a_folder_nor_a_port(api: ApiProcess, deployment: Deployment) -> None:
+    root, taken = deployment.root, str(api.port)
+    for folder, port, problem in (
+        ("api", "0", "api.data_dir of its own"),
+        ("other", taken, f"127.0.0.1:{taken} (api.host"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "stream_app", "api", "--data-dir", str(root / folder), "--port", port],
+            cwd=REPOSITORY, env=deployment.environment(), capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 2
+        assert problem in done.stderr
 
 
 # -- who may ask ------------------------------------------------------------------------------------------------------
