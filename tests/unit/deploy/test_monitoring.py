@@ -30,7 +30,7 @@ def registered() -> set[str]:
         for process in (Metrics(), ScoreMetrics(), GuardMetrics())
         for metric in vars(process).values()
         if isinstance(metric, MetricWrapperBase)
-        for suffix in suffixes.get(metric._type, ("",))
+        for suffix in suffixes.get(str(metric._type), ("",))
     }
 
 
