@@ -4,6 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PEERS  := .venv-peers
 LIBS   := .venv-libraries
+KIT    := $(abspath .kit)
 JOBS   ?= 3
 LOCK   := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url
 
@@ -11,7 +12,7 @@ LOCK   := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz proof check bench docs pictures kafka lock generate clean
+.PHONY: help demo test fuzz proof check kit bench docs pictures kafka lock generate clean
 
 help:  ## print this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +45,17 @@ check: $(VENV)/.installed  ## ruff and mypy strict
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# Both are built from source, which takes minutes the first time; `make test` skips these tests where they are missing.
+$(KIT)/helm: export GOBIN = $(KIT)
+$(KIT)/helm:
+	go install helm.sh/helm/v3/cmd/helm@v3.22.0
+$(KIT)/kubeconform: export GOBIN = $(KIT)
+$(KIT)/kubeconform:
+	go install github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0
+
+kit: $(VENV)/.installed $(KIT)/helm $(KIT)/kubeconform  ## the Helm chart by helm and kubeconform, which are built first; needs Go
+	PATH="$(KIT):$$PATH" $(BIN)/pytest tests/unit/deploy/test_chart.py
 
 bench: $(VENV)/.installed $(if $(filter peers,$(or $(BENCH),peers)),$(PEERS)/.installed) $(if $(filter libraries family_training,$(BENCH)),$(LIBS)/.installed)  ## the benchmarks; BENCH="name name" runs some, BENCH=ci a short choice
 	@$(BIN)/python -m bench $(BENCH)
@@ -79,4 +91,4 @@ lock: $(VENV)/.installed  ## resolve the locked requirements anew
 	$(LOCK) --no-emit-package ray -o requirements/libraries.txt requirements/libraries.in
 
 clean:  ## remove what the targets made
-	rm -rf $(VENV) $(PEERS) $(LIBS) .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info build dist site .demo
+	rm -rf $(VENV) $(PEERS) $(LIBS) $(KIT) .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info build dist site .demo

@@ -5,7 +5,7 @@ They are generated from the code and checked in, so that producers and consumers
 
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from schemas.messages import examples
 from schemas.messages.announcement import ModelAnnouncement
 from schemas.messages.click import Click
 from schemas.messages.forget import Forget
+from schemas.messages.headers import TRACE, Headers, ranking_headers, rejected_headers
 from schemas.messages.item import Item
 from schemas.messages.ranking import Ranking
 from schemas.messages.rejected import RejectedClick
@@ -27,7 +28,7 @@ from schemas.messages.split import Split
 
 FOLDER: Final = Path(__file__).parent / "json"
 ASYNCAPI: Final = "asyncapi.json"
-CONTRACT_VERSION: Final = "1.1.0"
+CONTRACT_VERSION: Final = "1.2.0"
 """Of the messages, not of the program: raise the first number when a consumer or a producer must change."""
 
 _DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
@@ -46,6 +47,13 @@ _SCHEMAS: Final[Mapping[str, Any]] = {
     "manifest.schema.json": Manifest,
 }
 
+
+def _headers(headers: Headers, passed_on: Iterable[str] = ()) -> dict[str, Any]:
+    """A schema of these headers, and of those that a click may bring."""
+    names = [*(name for name, _ in headers), *passed_on]
+    return {"type": "object", "properties": {name: {"type": "string"} for name in names}}
+
+
 # topic -> (message type, its example, who receives it, who sends it)
 _MESSAGES: Final[Mapping[str, tuple[Any, msgspec.Struct, str, str]]] = {
     "clicks": (Click, examples.CLICK, "The worker, and the trainer's collector.", "The shop."),
@@ -56,6 +64,11 @@ _MESSAGES: Final[Mapping[str, tuple[Any, msgspec.Struct, str, str]]] = {
     "rules": (Rule, examples.RULE, "Every worker with `worker.rules`.", "The shop."),
     "splits": (Split, examples.SPLIT, "Every worker with `worker.splits`.", "`trainer split`."),
     "scores": (Score, examples.SCORE, "Whoever watches how good the models are; the guard.", "The scorer."),
+}
+
+_HEADERS: Final[Mapping[Any, Any]] = {
+    Ranking: _headers(ranking_headers("v1"), passed_on=TRACE),
+    RejectedClick: _headers(rejected_headers(examples.REJECTED_CLICK)),
 }
 
 
@@ -142,10 +155,12 @@ def _channel(spec: TopicSpec, kind: type) -> dict[str, Any]:
 
 
 def _message(kind: type, example: msgspec.Struct, spec: TopicSpec) -> dict[str, Any]:
+    headers = {"headers": _HEADERS[kind]} if kind in _HEADERS else {}
     return {
         "name": kind.__name__,
         "contentType": "application/json",
         "payload": {"$ref": f"#/components/schemas/{kind.__name__}"},
+        **headers,
         "bindings": {
             "kafka": {"key": {"type": "string", "description": f"{spec.key}."}, "bindingVersion": "0.5.0"},
         },

@@ -88,6 +88,10 @@ class WorkerSettings(Section):
         default="none",
         description="Compression of rankings, rejected records and the changelog; all consumers must support it.",
     )
+    headers: bool = Field(
+        default=False,
+        description="Whether rankings have Kafka headers: content type, model, and the trace context of the click.",
+    )
     delivery_timeout: float = Field(
         default=300.0, ge=1, description="How long the worker waits for an unavailable Kafka before it exits."
     )

@@ -19,6 +19,7 @@ import structlog
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 from faust.types import TP
 
+from schemas.messages.headers import Headers, trace_of
 from stream_app.errors import StreamError
 
 log = structlog.get_logger(__name__)
@@ -57,6 +58,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         timestamp: milliseconds since the epoch.
         timestamp_type: 0 if the producer set it, 1 if the broker did.
+        trace: the headers that its ranking takes over.
     """
 
     offset: int
@@ -64,6 +66,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     timestamp_type: int
     key: bytes | None
     value: bytes | None
+    trace: Headers | None = None
 
 
 class Pace:
@@ -122,6 +125,7 @@ class ClickReader:
         client_id: how the brokers name this consumer in their logs.
         most: so many clicks at most are read at once.
         on_look: called whenever it looks for clicks, every few ms as long as some come.
+        traces: whether to look for headers that rankings take over.
 
     Attributes:
         reads: how often somebody asked for clicks.
@@ -130,9 +134,17 @@ class ClickReader:
     """
 
     def __init__(
-        self, connection: Mapping[str, Any], *, group: str, client_id: str, most: int, on_look: Callable[[], None]
+        self,
+        connection: Mapping[str, Any],
+        *,
+        group: str,
+        client_id: str,
+        most: int,
+        on_look: Callable[[], None],
+        traces: bool = False,
     ) -> None:
         self._most = most
+        self._traces = traces
         self._on_look = on_look
         self._consumer = Consumer(
             {
@@ -251,7 +263,9 @@ class ClickReader:
                 kind, timestamp = message.timestamp()
                 offset = message.offset()
                 self._next[tp] = offset + 1
-                found.setdefault(tp, []).append(Record(offset, timestamp, kind - 1, message.key(), message.value()))
+                trace = trace_of(message.headers()) if self._traces else None
+                record = Record(offset, timestamp, kind - 1, message.key(), message.value(), trace)
+                found.setdefault(tp, []).append(record)
         return found
 
     def _told(self, message: Message, tp: TP | None) -> None:

@@ -105,6 +105,7 @@ def _click_reader(settings: StreamSettings, delivery: Delivery) -> ClickReader:
         client_id=f"{worker.app_id}-{os.getpid()}-clicks",
         most=worker.chunk_clicks,
         on_look=delivery.serve,
+        traces=worker.headers,
     )
 
 
@@ -185,6 +186,7 @@ def _pipeline(
                 rankings=settings.topics.rankings,
                 rejected=settings.topics.rejected,
                 changelog=changelog_topic(worker.app_id),
+                headers=worker.headers,
             ),
             clicks_in_flight=worker.chunks_in_flight * worker.chunk_clicks,
             clicks_together=worker.chunk_clicks,

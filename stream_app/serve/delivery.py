@@ -7,12 +7,14 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import repeat
 from typing import Any, Final
 
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
+from schemas.messages.headers import Headers
 from stream_app.errors import DeliveryError
 
 log = structlog.get_logger(__name__)
@@ -77,8 +79,15 @@ class Sending:
         self._error: KafkaError | None = None
         self._last_offset = -1
 
-    def send(self, topic: str, records: Sequence[Record], *, partition: int = ANY_PARTITION) -> None:
-        """Queue records; waits while librdkafka's queue is full.
+    def send(
+        self,
+        topic: str,
+        records: Sequence[Record],
+        *,
+        partition: int = ANY_PARTITION,
+        headers: Iterable[Headers | None] = repeat(None),
+    ) -> None:
+        """Queue records, `headers` being those of each; waits while librdkafka's queue is full.
 
         All at once: librdkafka does not wait for more (which took 1.2 ms off the median wait at 1,000 clicks a second),
         and the faster they come the more share a request.
@@ -87,11 +96,14 @@ class Sending:
             DeliveryError: librdkafka does not take a record at all, being too large for example.
         """
         produce, on_delivery = self._producer.produce, self._on_delivery
-        for key, value in records:
+        for (key, value), own in zip(records, headers, strict=False):  # the default has no end
             self._sent += 1
             while True:
                 try:
-                    produce(topic, value, key, partition, on_delivery)
+                    if own is None:
+                        produce(topic, value, key, partition, on_delivery)
+                    else:
+                        produce(topic, value, key, partition, on_delivery, headers=own)
                 except BufferError:
                     self._producer.poll(_POLL_SECONDS)
                 except KafkaException as error:

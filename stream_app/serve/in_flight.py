@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import structlog
 from faust.types import Message
 
+from schemas.messages.headers import Headers
 from stream_app.core.session import SessionState
 from stream_app.kafka.transport import Chunk
 from stream_app.serve.delivery import Sending
@@ -39,6 +40,7 @@ class Part:
         states: what they lead to.
         rows: the same by key, as bytes, once they are on their way to the changelog.
         reasons: one of each of their rankings.
+        traces: by the offset of a click, the headers that its ranking takes over.
     """
 
     partition: Partition
@@ -47,6 +49,7 @@ class Part:
     states: dict[str, SessionState] = field(default_factory=dict)
     rows: dict[bytes, bytes] = field(default_factory=dict)
     reasons: list[str] = field(default_factory=list)
+    traces: dict[int, Headers] = field(default_factory=dict)
 
     @property
     def last(self) -> Chunk:

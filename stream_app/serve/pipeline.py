@@ -319,6 +319,8 @@ class Pipeline:
                     self._metrics.rejected.labels(reason=error.reason.value).inc()
                 else:
                     clicks.append(SourcedClick(click, record.offset))
+                    if record.trace is not None:
+                        part.traces[record.offset] = record.trace
         return clicks, rejected
 
     def _read(

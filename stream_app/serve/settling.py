@@ -9,15 +9,17 @@ import asyncio
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
-from typing import Final
+from typing import Final, TypeVar
 
 from faust.types import TP
 
+from schemas.bundle.runtime import Model
+from schemas.messages.headers import Headers, ranking_headers, rejected_headers
 from schemas.messages.ranking import Applied, RankedItem, Ranking, encode_ranking
 from schemas.messages.rejected import RejectedClick, encode_rejected
 from schemas.messages.source import Source
@@ -33,6 +35,7 @@ from stream_app.serve.metrics import Metrics
 from stream_app.serve.serving import Serves
 from stream_app.state.table import SessionTable
 
+T = TypeVar("T")
 _HEARTBEAT_CHECK_SECONDS: Final = 0.05
 # Each partition costs a request to the changelog and a write to RocksDB, however few its rows are: as long as fewer
 # clicks than these wait, they wait so long for others. Nobody waits for them: their rankings are out.
@@ -48,11 +51,13 @@ class SettlingSettings:
         rankings: topic of the rankings.
         rejected: topic of the records that are no click.
         changelog: the table's changelog topic.
+        headers: whether rankings have headers.
     """
 
     rankings: str
     rejected: str
     changelog: str
+    headers: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,8 +224,14 @@ class Settling:
         [rankings] = computed[0].part.rankings  # shared by all
         for one in computed:
             part, tp = one.part, one.part.last.tp
-            rankings.send(topics.rejected, [(parked.key, encode_rejected(parked)) for parked in one.rejected])
-            rankings.send(topics.rankings, answers(one.result, tp, one.serves, now_ms, one.applied))
+            parked = [(record.key, encode_rejected(record)) for record in one.rejected]
+            rankings.send(topics.rejected, parked, headers=map(rejected_headers, one.rejected))
+            answered = answers(one.result, tp, one.serves, now_ms, one.applied)
+            if topics.headers:
+                headers = headers_of(one.result, part.traces, one.serves.model)
+                rankings.send(topics.rankings, answered, headers=headers)
+            else:
+                rankings.send(topics.rankings, answered)
             part.reasons += [answer.reason.value for answer in one.result.ranked]
         rankings.seal()
         self._delivery.serve()
@@ -257,10 +268,25 @@ def answers(result: Recommended, tp: TP, serves: Serves, now_ms: int, applied: A
         (answer.click.session_id.encode(), encode_ranking(_ranking(answer, tp, serves, now_ms, applied)))
         for answer in result.ranked
     ]
-    for request in reversed(result.requests):  # what stands before them keeps its place
-        at = bisect_left(result.ranked, request.offset, key=attrgetter("offset"))
-        records.insert(at, (request.session_id.encode(), None))
+    _insert_requests(records, result, [(request.session_id.encode(), None) for request in result.requests])
     return records
+
+
+def headers_of(result: Recommended, traces: Mapping[int, Headers], model: Model) -> list[Headers | None]:
+    """The headers of each record of `answers`; `traces` has those that clicks pass on, by the offset of the click."""
+    common = ranking_headers(model.version)
+    found: list[Headers | None]
+    if traces:
+        found = [common + traces.get(answer.offset, []) for answer in result.ranked]
+    else:
+        found = [common] * len(result.ranked)
+    _insert_requests(found, result, [None] * len(result.requests))
+    return found
+
+
+def _insert_requests(found: list[T], result: Recommended, marks: Sequence[T]) -> None:
+    for request, mark in zip(reversed(result.requests), reversed(marks), strict=True):  # those before keep their places
+        found.insert(bisect_left(result.ranked, request.offset, key=attrgetter("offset")), mark)
 
 
 def _ranking(answer: RankedClick, tp: TP, serves: Serves, now_ms: int, applied: Applied | None) -> Ranking:

@@ -2,24 +2,38 @@
 
 import base64
 import json
+import re
 import ssl
 import subprocess
 import threading
 import time
 import urllib.parse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from confluent_kafka.admin import AdminClient, ScramCredentialInfo, ScramMechanism, UserScramCredentialUpsertion
+from confluent_kafka.admin import (
+    AclBinding,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    ResourcePatternType,
+    ResourceType,
+    ScramCredentialInfo,
+    ScramMechanism,
+    UserScramCredentialUpsertion,
+)
 
 from deploy.kafka import LocalKafka
 from deploy.kafka.ports import free_ports
 from deploy.kafka.properties import HOST
+from deploy.strimzi.rights import Right
 
 USER = "worker"
+LEAVER = "leaver"
+"""Another user, whose password is changed."""
 PASSWORD = "open=sesame, %41 'twice'"
 """Signs that files, URLs and SCRAM's own messages give a meaning of their own."""
 KEY_PASSWORD = "the-key-of-the-key"
@@ -36,6 +50,12 @@ LISTENERS: Mapping[str, str] = {
 }
 """Name and protocol of each listener of the broker."""
 _MODULES = "org.apache.kafka.common.security"
+_UPPER = re.compile(r"(?<!^)(?=[A-Z])")
+_RESOURCES = {
+    "topic": ResourceType.TOPIC,
+    "group": ResourceType.GROUP,
+    "transactionalId": ResourceType.TRANSACTIONAL_ID,
+}
 
 
 @dataclass(frozen=True)
@@ -108,6 +128,25 @@ class SecureKafka:
             for changed in admin.alter_user_scram_credentials([change]).values():
                 changed.result(30)
 
+    def allow(self, user: str, allowed: Iterable[Right]) -> None:
+        """Give a user rights, on every broker before this returns."""
+        rules = [
+            AclBinding(
+                _RESOURCES[right.kind],
+                right.name,
+                ResourcePatternType.PREFIXED if right.is_prefix else ResourcePatternType.LITERAL,
+                f"User:{user}",
+                "*",
+                AclOperation[_UPPER.sub("_", operation).upper()],
+                AclPermissionType.ALLOW,
+            )
+            for right in allowed
+            for operation in right.operations
+        ]
+        admin = AdminClient({"bootstrap.servers": self.addresses["PLAINTEXT"]})
+        for made in admin.create_acls(rules).values():
+            made.result(30)
+
 
 @contextmanager
 def secure_kafka(folder: Path, log_dir: Path) -> Iterator[SecureKafka]:
@@ -119,7 +158,7 @@ def secure_kafka(folder: Path, log_dir: Path) -> Iterator[SecureKafka]:
     *ports, controller = free_ports(len(LISTENERS) + 1)
     addresses = {name: f"{HOST}:{port}" for name, port in zip(LISTENERS, ports, strict=True)}
     stores = {name: _key_store(folder / f"{name}.keystore", whose) for name, whose in _identities(server, other)}
-    overrides = _listeners(addresses, controller) | _logins() | _tls(stores, authority.certificate)
+    overrides = _listeners(addresses, controller) | _logins() | _tls(stores, authority.certificate) | _authorizer()
     with LocalKafka(ports=[ports[0]], overrides=overrides, log_dir=log_dir):
         kafka = SecureKafka(addresses, authority, server, client)
         kafka.set_password(USER, PASSWORD)
@@ -162,6 +201,15 @@ def _logins() -> dict[str, str]:
     settings["listener.name.token_tls.sasl.enabled.mechanisms"] = "OAUTHBEARER"
     settings["listener.name.token_tls.oauthbearer.sasl.jaas.config"] = bearer
     return settings
+
+
+def _authorizer() -> dict[str, str]:
+    """Whoever is not among these may do what rules allow, and nothing else."""
+    everything = ("ANONYMOUS", USER, f"CN={USER}", LEAVER)
+    return {
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "super.users": ";".join(f"User:{name}" for name in everything),
+    }
 
 
 def _tls(stores: Mapping[str, Path], authority: Path) -> dict[str, str]:

@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 
+from deploy.demo.oracle import read_topic
+from schemas.messages.click import Click, encode_click
+from schemas.messages.rejected import decode_rejected
 from stream_app.errors import DeliveryError, StalledError
 from stream_app.serve.delivery import Delivery, Sending
 from tests.conftest import KafkaUnderTest
-from tests.integration.workers import DEADLINE, Group, running, until
+from tests.integration.workers import BEGAN, DEADLINE, ITEMS, Group, running, until
 
 
 class LostSending(Sending):
@@ -97,3 +100,29 @@ async def test_an_agent_that_is_cancelled_over_a_chunk_ends_the_worker(group: Gr
         await worker.consumer.commit()
         assert {type(error) for error in worker.errors} == {StalledError}
     assert group.committed() in {None, 1}
+
+
+async def test_rankings_and_rejected_records_tell_of_themselves_in_headers(group: Group, tmp_path: Path) -> None:
+    """Content type, model, the trace of the click that goes on; and what went wrong, as Kafka Streams tells it."""
+    trace = [("traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"), ("tracestate", b"shop=1")]
+    group.produce(1, session="untraced")
+    producer, click = group.producer(), Click("traced", ITEMS[0], BEGAN)
+    producer.produce(group.topics.clicks, encode_click(click), b"traced", 0, headers=[*trace, ("other", b"stays")])
+    producer.produce(group.topics.clicks, b"no click", b"bad", 0, headers=trace)
+    assert producer.flush(60) == 0
+    async with running(group.settings(tmp_path, headers=True)) as worker:
+        await until(lambda: bool(worker.errors) or group.committed() == 3, "all acknowledged")
+        assert worker.errors == []
+    config = group.connection.librdkafka()
+    headers = {record.key(): record.headers() for record in read_topic(config, group.topics.rankings)}
+    common = [("content-type", b"application/json"), ("nextclick-model", b"v1")]
+    assert headers == {b"untraced": common, b"traced": common + trace}
+    [rejected] = read_topic(config, group.topics.rejected)
+    assert dict(rejected.headers() or ()) == {
+        "content-type": b"application/json",
+        "__streams.errors.exception": b"not-json",
+        "__streams.errors.message": decode_rejected(rejected.value() or b"").detail.encode(),
+        "__streams.errors.topic": group.topics.clicks.encode(),
+        "__streams.errors.partition": b"0",
+        "__streams.errors.offset": b"2",
+    }

@@ -15,16 +15,17 @@ from typing import Any
 import pytest
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaConnectionError
-from confluent_kafka import KafkaException
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
 from pydantic import SecretStr
 
 from deploy.kafka.properties import HOST
+from deploy.strimzi.rights import rights
 from schemas.bundle.files import open_bundle
 from schemas.config.settings import KafkaConnection, load_settings
 from schemas.kafka import connection as kafka_settings
-from schemas.messages.click import Click
+from schemas.messages.click import Click, encode_click
 from stream_app.kafka.credentials import TokenError, faust_credentials
 from stream_app.settings import StreamSettings
 from tests.conftest import REPOSITORY
@@ -34,6 +35,7 @@ from tests.integration.security import (
     CLIENT_ID,
     CLIENT_SECRET,
     KEY_PASSWORD,
+    LEAVER,
     PASSWORD,
     Authority,
     SecureKafka,
@@ -389,13 +391,13 @@ async def test_a_token_endpoint_is_verified_with_the_systems_authorities(
 
 def test_a_password_that_is_no_longer_good_ends_the_worker(site: Site, tmp_path: Path) -> None:
     """librdkafka has its connections already: it is Faust that is refused."""
-    site.kafka.set_password("leaver", PASSWORD)
-    variables = SCRAM_TLS.environment(site) | WORKER | {"NEXTCLICK_KAFKA__SASL_USERNAME": "leaver"}
+    site.kafka.set_password(LEAVER, PASSWORD)
+    variables = SCRAM_TLS.environment(site) | WORKER | {"NEXTCLICK_KAFKA__SASL_USERNAME": LEAVER}
     deployment = SecureDeployment(site.kafka.addresses["PLAINTEXT"], "leaver", tmp_path, TinyModel().items, variables)
     try:
         worker = deployment.start()
         deployment.wait(lambda: "no 'champion'" in str(worker.ready()), "a worker that waits for a model", PATIENCE)
-        site.kafka.set_password("leaver", "another")
+        site.kafka.set_password(LEAVER, "another")
         deployment.announce_tiny_model()
         assert worker.process.wait(PATIENCE) == 1
     finally:
@@ -403,6 +405,65 @@ def test_a_password_that_is_no_longer_good_ends_the_worker(site: Site, tmp_path:
     assert "SaslAuthenticationFailed" in worker.output()
     assert "the worker cannot go on" in worker.output()
     assert_tells_no_secret(worker.output())
+
+
+# -- rights -----------------------------------------------------------------------------------------------------------
+
+
+def test_each_process_does_its_work_with_its_own_rights_alone(site: Site, tmp_path: Path) -> None:
+    """Those of docs/security.md, as `python -m deploy.strimzi` prints them."""
+
+    def log_in_as(process: str) -> dict[str, str]:
+        return {"NEXTCLICK_KAFKA__SASL_USERNAME": f"rights-{process}"}
+
+    class Restricted(SecureDeployment):
+        def create_topics(self) -> None:
+            allowed = rights(load_settings(StreamSettings, config=None, environ=self.environment()))
+            for process, own in allowed.items():
+                site.kafka.set_password(f"rights-{process}", PASSWORD)
+                site.kafka.allow(f"rights-{process}", own)
+            super().create_topics()
+
+    variables = SCRAM.environment(site) | WORKER | log_in_as("topics")
+    variables |= {
+        "NEXTCLICK_TRAINER__REGISTRY": str(tmp_path / "registry"),
+        "NEXTCLICK_SCORES__WEB_PORT": "0",
+        "NEXTCLICK_SCORES__INTERVAL": "0.1",
+    }
+    deployment = Restricted(site.kafka.addresses["PLAINTEXT"], "rights", tmp_path, TinyModel().items, variables)
+    running = deployment.environment()
+    scorer = deployment.begin(running | log_in_as("score"), "stream_app", "score")
+    try:
+        worker = deployment.start(**log_in_as("worker"))
+        TinyModel().write(tmp_path / "registry", "v1")
+        finished(deployment.begin(running | log_in_as("trainer"), "trainer", "promote", "v1"))
+        login = connection_of(SCRAM, site, sasl_username="rights-shop").librdkafka()
+        shop = Producer({**login, "partitioner": "murmur2_random"})
+        for n in range(CLICKS):
+            click = Click(f"s{n % 7}", f"item-{n % 12}", 1_700_000_000_000 + n)
+            shop.produce(deployment.topics.clicks, encode_click(click), click.session_id.encode())
+        assert shop.flush(60) == 0
+        collect = deployment.begin(running | log_in_as("trainer"), "trainer", "collect", "--once", "--json")
+        assert json.loads(finished(collect)[0])["clicks"] == CLICKS
+        reader = Consumer({**login, "group.id": "shop-page", "auto.offset.reset": "earliest"})
+        reader.subscribe([deployment.topics.rankings])
+        assert len(reader.consume(CLICKS, PATIENCE)) == CLICKS
+        reader.close()
+        deployment.wait(
+            lambda: scorer.poll() is not None or deployment.records(deployment.topics.scores) > 0,
+            "scores are published",
+        )
+        finished(deployment.begin(running | log_in_as("guard"), "trainer", "guard", "--once"))
+        assert worker.stop() == 0, worker.output()
+        scorer.terminate()
+        finished(scorer)
+    finally:
+        scorer.kill()
+        deployment.stop_all()
+    refused: list[KafkaError | None] = []
+    shop.produce(deployment.topics.models, b"{}", b"champion", on_delivery=lambda error, _: refused.append(error))
+    shop.flush(60)
+    assert [error.code() for error in refused if error] == [KafkaError.TOPIC_AUTHORIZATION_FAILED]
 
 
 # -- what became of the refused ---------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from deploy.demo.__main__ import demo
 from deploy.kafka.__main__ import run as run_kafka
 from deploy.kafka.jars import kafka_version
+from deploy.strimzi.__main__ import run as strimzi
 from schemas.config.settings import SECTIONS, TopicSettings, given, load_settings
 from schemas.config.settings_keys import dotted_keys, field_type, variable_of
 from schemas.kafka.topics import topic_table
@@ -70,8 +71,12 @@ KEYS: Final = {key for root in ROOTS for key in dotted_keys(root)}
 VARIABLES: Final = {variable_of(tuple(key.split("."))) for key in KEYS} | {"NEXTCLICK_CONFIG"}
 NO_SETTINGS: Final = {"NEXTCLICK_WORKER_PORT"}
 """What Kubernetes would set; the page says that it is refused."""
-MODULES: Final[dict[str, Callable[..., None]]] = {"deploy.kafka": run_kafka, "deploy.demo": demo}
-FOREIGN: Final = {".", "cat", "chmod", "curl", "docker", "git", "grep"}
+MODULES: Final[dict[str, Callable[..., None]]] = {
+    "deploy.kafka": run_kafka,
+    "deploy.demo": demo,
+    "deploy.strimzi": strimzi,
+}
+FOREIGN: Final = {".", "cat", "chmod", "cp", "curl", "docker", "git", "grep", "helm", "kubectl", "systemctl", "useradd"}
 """Programs that are not ours and whose options are not looked at."""
 COMPOSE_WITH_SERVICES: Final = ("stop", "start", "restart", "logs", "pull")
 UNITS: Final = {"": 1.0, "s": 1.0, "ms": 0.001, "min": 60.0, "minutes": 60.0, "hours": 3600.0, "days": 86_400.0}

@@ -138,7 +138,7 @@ class Collector:
         self._identity = self._identify()
         config: dict[str, Any] = {
             **self._connection.librdkafka(),
-            "group.id": "unused: partitions are assigned by hand and nothing is committed",
+            "group.id": "nextclick-trainer",  # librdkafka asks for one; nothing is committed
             "enable.auto.commit": False,
             "enable.partition.eof": True,
             "isolation.level": "read_committed",  # as the worker: a click of an aborted transaction has never been

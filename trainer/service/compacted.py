@@ -31,7 +31,7 @@ class CompactedTopic:
         consumer = Consumer(
             {
                 **self._connection.librdkafka(),
-                "group.id": "unused: partitions are assigned by hand and nothing is committed",
+                "group.id": "nextclick-trainer",  # librdkafka asks for one; nothing is committed
                 "enable.auto.commit": False,
                 "enable.partition.eof": True,
                 "auto.offset.reset": "earliest",

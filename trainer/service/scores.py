@@ -28,7 +28,7 @@ class ScoresTopic:
         self._consumer = Consumer(
             {
                 **connection.librdkafka(),
-                "group.id": "unused: partitions are assigned by hand and nothing is committed",
+                "group.id": "nextclick-trainer",  # librdkafka asks for one; nothing is committed
                 "enable.auto.commit": False,
                 "enable.partition.eof": True,
                 "isolation.level": "read_committed",

@@ -1,0 +1,60 @@
+"""What each of our processes may do on a Kafka with access rules: no more than it needs."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from stream_app.settings import StreamSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Right:
+    """One user's operations on one resource."""
+
+    kind: Literal["topic", "group", "transactionalId"]
+    name: str
+    operations: tuple[str, ...]
+    """As Kafka names them. Read and Write let one describe the resource as well."""
+    is_prefix: bool = False
+    """Whether every resource is meant whose name begins with `name`."""
+
+
+def rights(settings: StreamSettings) -> dict[str, tuple[Right, ...]]:
+    """The rights of each process by its name, for the topics that these settings use.
+
+    Whoever compares topics with the settings when it starts (worker, scorer) must see their configuration. librdkafka
+    looks for the coordinator of a group even where it joins none and commits nothing.
+    """
+    topics, app_id = settings.topics, settings.worker.app_id
+    names = [spec.name for spec in settings.topic_specs()]
+    (changelog,) = [spec.name for spec in settings.topic_specs() if spec.partitions_of]
+    shops = [name for name in (topics.items, topics.rules) if name in names]
+    unused = Right("group", "nextclick-trainer", ("Describe",))
+    return {
+        "topics": (*_topics(names, "Create", "Describe", "DescribeConfigs"),),
+        "worker": (
+            *_topics([topics.clicks, topics.models, *shops], "Read", "DescribeConfigs"),
+            *_topics([topics.rankings, topics.rejected], "Write", "DescribeConfigs"),
+            *_topics([changelog], "Read", "Write", "DescribeConfigs"),
+            Right("group", app_id, ("Read",)),
+            *(Right("group", name, ("Describe",)) for name in ("nextclick-models", "nextclick-catalogue")),
+        ),
+        "score": (
+            *_topics([topics.rankings], "Read", "DescribeConfigs"),
+            *_topics([topics.scores], "Read", "Write", "DescribeConfigs"),
+            Right("group", f"{app_id}-score", ("Read",)),
+            Right("group", f"{app_id}-score-restore", ("Describe",)),
+            Right("transactionalId", f"{app_id}-score-", ("Write",), is_prefix=True),
+        ),
+        "trainer": (*_topics([topics.clicks], "Read"), *_topics([topics.models], "Read", "Write"), unused),
+        "guard": (*_topics([topics.scores], "Read"), *_topics([topics.models], "Read", "Write"), unused),
+        "shop": (
+            *_topics([topics.clicks, *shops], "Write"),
+            *_topics([topics.rankings], "Read"),
+            Right("group", "shop-", ("Read",), is_prefix=True),
+        ),
+    }
+
+
+def _topics(names: Iterable[str], *operations: str) -> Iterable[Right]:
+    return (Right("topic", name, operations) for name in names)
