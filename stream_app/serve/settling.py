@@ -17,6 +17,7 @@ from operator import attrgetter
 from typing import Final
 
 from faust.types import TP
+from msgspec.structs import replace
 
 from schemas.messages.ranking import Applied, RankedItem, Ranking, encode_ranking
 from schemas.messages.rejected import RejectedClick, encode_rejected
@@ -221,7 +222,7 @@ class Settling:
         for one in computed:
             part, tp = one.part, one.part.last.tp
             rankings.send(topics.rejected, [(parked.key, encode_rejected(parked)) for parked in one.rejected])
-            rankings.send(topics.rankings, answers(one.result, tp, one.serves, now_ms, one.applied))
+            rankings.send(topics.rankings, answers(one.result, tp, one.serves, now_ms, applied=one.applied))
             part.reasons += [answer.reason.value for answer in one.result.ranked]
         rankings.seal()
         self._delivery.serve()
@@ -251,16 +252,24 @@ class Settling:
                     del pending[session_id]  # RocksDB has it now
 
 
-def answers(result: Recommended, tp: TP, serves: Serves, now_ms: int, applied: Applied | None) -> list[Record]:
+def answers(
+    result: Recommended,
+    tp: TP,
+    serves: Serves,
+    now_ms: int,
+    *,
+    applied: Applied | None = None,
+    follows: Sequence[int] | None = None,
+) -> list[Record]:
     """A model's rankings of a partition's clicks, and where a session was forgotten its key without a value.
 
     That stands behind the session's last ranking and before the first one of a session that begins anew: whoever keeps
-    the latest one learns that there is none, and must not go on from it.
+    the latest one learns that there is none, and must not go on from it. `follows`: see `Ranking`, of each of them.
     """
-    records: list[Record] = [
-        (answer.click.session_id.encode(), encode_ranking(_ranking(answer, tp, serves, now_ms, applied)))
-        for answer in result.ranked
-    ]
+    rankings = (_ranking(answer, tp, serves, now_ms, applied) for answer in result.ranked)
+    if follows is not None:
+        rankings = (replace(ranking, follows=offset) for ranking, offset in zip(rankings, follows, strict=True))
+    records: list[Record] = [(ranking.session_id.encode(), encode_ranking(ranking)) for ranking in rankings]
     for request in reversed(result.requests):  # what stands before them keeps its place
         at = bisect_left(result.ranked, request.offset, key=attrgetter("offset"))
         records.insert(at, (request.session_id.encode(), None))
