@@ -6,6 +6,7 @@ replays the items that the row remembers, as after a swap. It ends when the work
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, Final, NoReturn
@@ -151,6 +152,7 @@ def run(pipe: BinaryIO, ranker: ShadowRanker, models: ShadowModels, is_ready: Ca
 def main(settings: StreamSettings) -> NoReturn:
     """Follow splits, models, items and rules, and rank what comes on standard input."""
     give_way()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal's Ctrl-C the worker is told too, and closes the pipe
     metrics = Metrics()  # shown to nobody
     connection = {**settings.kafka.librdkafka(), "client.id": f"{settings.worker.app_id}-shadows-{os.getpid()}"}
     # What is lost is a statistic's: one broker's word is enough.
