@@ -52,7 +52,7 @@ def measure(cases: tuple[Case, ...], rounds: int) -> Report:
             row[f"p{percentile}_ms"] = median(one for one, _ in of)
             row[f"p{percentile}_ratio"] = median(two / one for one, two in of)
         clicks = len(without[0].due)
-        row["shadow_answered"] = median(
+        row["handed_to_shadow"] = median(
             done.shadow_clicks / (done.shadow_clicks + done.shadow_skipped or 1) for done in beside
         )
         row["cpu_ratio"] = median(
