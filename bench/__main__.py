@@ -21,6 +21,7 @@ BENCHMARKS = (
     "retraining",
     "preprocessing",
     "rules",
+    "shadow",
     "scores",
     "api",
     "guard",

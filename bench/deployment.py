@@ -29,6 +29,7 @@ from schemas.kafka.admin import ensure_topics
 from schemas.kafka.topics import changelog_topic, topic_table
 from schemas.messages.announcement import ModelAnnouncement, encode_announcement
 from schemas.messages.click import Click, encode_click
+from schemas.messages.split import Split, encode_split
 
 _RANKINGS = "nextclick_rankings_total{"
 _STEP = re.compile(r'nextclick_step_seconds_sum\{step="(\w+)"\}')
@@ -132,6 +133,8 @@ class Deployment:
             rankings=f"{self.name}-rankings",
             rejected=f"{self.name}-rejected",
             scores=f"{self.name}-scores",
+            splits=f"{self.name}-splits",
+            rankings_shadow=f"{self.name}-rankings-shadow",
             models=f"{self.name}-models",
             partitions=self.partitions,
         )
@@ -139,7 +142,9 @@ class Deployment:
         self.connection = KafkaConnection(bootstrap_servers=self.bootstrap)
         share = core_share()
         self._slow = None if share is None else SlowCore(self.name, share)
-        ensure_topics(self.connection, topic_table(self.topics, self.name, session_ttl_ms=_SESSION_TTL_MS))
+        splits = bool(self.settings.get("worker__splits"))
+        specs = topic_table(self.topics, self.name, session_ttl_ms=_SESSION_TTL_MS, splits=splits)
+        ensure_topics(self.connection, specs)
         self._errors: list[str] = []
         self._marks = Consumer({**self.connection.librdkafka(), "group.id": f"{self.name}-marks"})
 
@@ -178,11 +183,17 @@ class Deployment:
         if error is not None:
             self._errors.append(f"{message.topic()}: {error}")
 
-    def announce(self, bundle: Path) -> None:
-        """Make the bundle the champion; returns when the announcement is durable."""
+    def announce(self, bundle: Path, alias: str = "champion") -> None:
+        """Make the bundle what an alias means; returns when the announcement is durable."""
         producer = self.producer()
-        announcement = ModelAnnouncement("champion", bundle.name, str(bundle), manifest_digest(bundle), 0, "benchmark")
-        producer.produce(self.topics.models, encode_announcement(announcement), b"champion")
+        announcement = ModelAnnouncement(alias, bundle.name, str(bundle), manifest_digest(bundle), 0, "benchmark")
+        producer.produce(self.topics.models, encode_announcement(announcement), alias.encode())
+        self.flush(producer)
+
+    def split(self, split: Split) -> None:
+        """Have workers with worker.splits serve by this split."""
+        producer = self.producer()
+        producer.produce(self.topics.splits, encode_split(split), split.app_id.encode())
         self.flush(producer)
 
     def send(self, clicks: Iterable[Click]) -> int:
@@ -202,7 +213,7 @@ class Deployment:
             "kafka__bootstrap_servers": self.bootstrap,
             **{
                 f"topics__{name}": getattr(self.topics, name)
-                for name in ("clicks", "rankings", "rejected", "models", "scores")
+                for name in ("clicks", "rankings", "rejected", "models", "scores", "splits", "rankings_shadow")
             },
             "topics__partitions": self.partitions,
             "worker__app_id": self.name,

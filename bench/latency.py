@@ -30,6 +30,7 @@ from bench.deployment import Deployment
 from bench.errors import BenchmarkError
 from bench.report import Report, console
 from schemas.messages.click import Click, encode_click
+from schemas.messages.split import Split
 
 PERCENTILES = (50, 90, 99, 99.9)
 _LINGER_MS = 1
@@ -42,12 +43,13 @@ _SWAP_SECONDS = 3.0
 
 @dataclass(frozen=True)
 class Case:
-    """A rate of clicks on a catalogue; `swap` announces another model in the middle."""
+    """A rate of clicks on a catalogue; `swap` announces another model in the middle, `shadow` has one rank beside."""
 
     items: int
     rate: int
     seconds: float = 12.0
     swap: bool = False
+    shadow: bool = False
 
 
 CASES = (
@@ -86,6 +88,7 @@ class Run:
             confirmed; the rest is spent between the producer and the broker and between the broker and the consumer.
         together: mean number of clicks computed together.
         budget: of a batch, with BUDGET=1 (`bench/budget.py`).
+        shadow_clicks, shadow_skipped: clicks that were handed to a shadow, and skipped, by the last answer.
     """
 
     latency_ms: NDArray[np.float64]
@@ -98,6 +101,8 @@ class Run:
     worker_ms: float
     together: float
     budget: dict[str, Any] | None
+    shadow_clicks: int = 0
+    shadow_skipped: int = 0
 
 
 def main() -> None:
@@ -149,8 +154,12 @@ def run(bootstrap: str, case: Case, folder: Path, **settings: object) -> Run:
     sessions = rng.integers(0, case.rate * 10, len(due))  # [N]
     with Deployment(bootstrap, folder, settings=settings) as deployment:
         deployment.announce(first)
+        if case.shadow:
+            _shadow(deployment, bundle(folder, case.items, seed=2))
         worker = deployment.start_worker()
         deployment.wait_for(lambda: "tables recovered" in worker.log.read_text(), "a worker that serves")
+        if case.shadow:
+            deployment.wait_for(lambda: "alias=shadow" in worker.log.read_text(), "the shadow's model")
         with Arrivals(_ranking_consumer(deployment), len(due)) as arrivals:
             cpu = worker.cpu_seconds
             began = time.perf_counter() + 0.1
@@ -190,7 +199,15 @@ def run(bootstrap: str, case: Case, folder: Path, **settings: object) -> Run:
         worker_ms=1000 * _mean(metrics, "nextclick_end_to_end_seconds"),
         together=_mean(metrics, "nextclick_chunk_clicks"),
         budget=worker.budget,
+        shadow_clicks=int(metrics["nextclick_shadow_clicks_total"]),
+        shadow_skipped=int(metrics["nextclick_shadow_skipped_clicks_total"]),
     )
+
+
+def _shadow(deployment: Deployment, model: Path) -> None:
+    """Have workers that start from now on hand their clicks to a shadow."""
+    deployment.announce(model, alias="shadow")
+    deployment.split(Split(app_id=deployment.name, shadow=("shadow",)))
 
 
 def _mean(metrics: dict[str, float], histogram: str) -> float:

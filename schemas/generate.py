@@ -62,6 +62,7 @@ _MESSAGES: Final[Mapping[str, tuple[Any, msgspec.Struct, str, str]]] = {
     "models": (ModelAnnouncement, examples.MODEL_ANNOUNCEMENT, "Every worker.", "The trainer."),
     "items": (Item, examples.ITEM, "Every worker with `worker.items`.", "The shop."),
     "rules": (Rule, examples.RULE, "Every worker with `worker.rules`.", "The shop."),
+    "rankings_shadow": (Ranking, examples.RANKING, "The scorer with `--shadows`.", "Workers with `worker.splits`."),
     "splits": (Split, examples.SPLIT, "Every worker with `worker.splits`.", "`trainer split`."),
     "scores": (Score, examples.SCORE, "Whoever watches how good the models are; the guard.", "The scorer."),
 }

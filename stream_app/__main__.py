@@ -61,7 +61,22 @@ def worker(
         # Said at every start for what is meant so: topics are made by `stream-app topics`.
         unsaid=("Topic creation disabled!",),
     )
-    serve(settings)
+    serve(settings, config)
+
+
+@app.command(hidden=True)
+def shadows(config: Config = None, data_dir: Path | None = None) -> None:
+    """The process of a worker's shadow models; workers start it."""
+    from schemas.logs import configure_logs
+    from stream_app.serve.shadow_process import main as rank
+
+    settings = settings_of(config, {"worker.data_dir": data_dir})
+    configure_logs(
+        settings.worker.log_format,
+        settings.worker.log_level,
+        quiet=dict.fromkeys(("faust", "mode", "aiokafka", "aiohttp", "librdkafka"), logging.WARNING),
+    )
+    rank(settings)
 
 
 @app.command()
@@ -233,6 +248,7 @@ def forget(
 @app.command()
 def score(
     config: Config = None,
+    shadows: Annotated[bool, typer.Option("--shadows", help="Of shadow models, in place of those that serve.")] = False,
     data_dir: Annotated[Path | None, typer.Option(help="Local state; one folder a scorer.")] = None,
     web_port: Annotated[int | None, typer.Option(help="Health and metrics; 0 takes any free port.")] = None,
     log_format: Annotated[str | None, typer.Option(help="human or json.")] = None,
@@ -249,7 +265,7 @@ def score(
         settings.scores.log_level,
         quiet=dict.fromkeys(("aiohttp", "librdkafka"), logging.WARNING),
     )
-    raise typer.Exit(keep_scores(settings))
+    raise typer.Exit(keep_scores(settings, shadows=shadows))
 
 
 @app.command()

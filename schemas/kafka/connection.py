@@ -176,6 +176,9 @@ class TopicSettings(Section):
     items: TopicName = Field(default="items", description="Read by workers with worker.items.")
     rules: TopicName = Field(default="rules", description="Read by workers with worker.rules.")
     splits: TopicName = Field(default="splits", description="Read by workers with worker.splits.")
+    rankings_shadow: TopicName = Field(
+        default="rankings.shadow", description="Rankings of shadows; written by workers with worker.splits."
+    )
     scores: TopicName = "scores"
     partitions: int = Field(
         default=8,
@@ -198,7 +201,7 @@ class TopicSettings(Section):
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
         names = [self.clicks, self.rankings, self.rejected, self.models, self.items, self.rules, self.splits]
-        names.append(self.scores)
+        names += [self.rankings_shadow, self.scores]
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"two topics have the name {name!r}")

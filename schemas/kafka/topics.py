@@ -110,6 +110,7 @@ def topic_table(
             for used, name, key, description in optional
             if used
         ),
+        *([_shadow_topic(topics, common)] if splits else []),
     )
 
 
@@ -137,6 +138,17 @@ def _click_topics(topics: TopicSettings, common: Mapping[str, str]) -> tuple[Top
             description="Records of the clicks topic that are no clicks, with reason and position.",
             config={**common, "cleanup.policy": "delete", "retention.ms": str(topics.rejected_retention_ms)},
         ),
+    )
+
+
+def _shadow_topic(topics: TopicSettings, common: Mapping[str, str]) -> TopicSpec:
+    """Where shadow models answer."""
+    return _spec(
+        topics,
+        topics.rankings_shadow,
+        key="session_id",
+        description="What models that serve nobody would have answered to clicks; some are skipped.",
+        config={**common, "cleanup.policy": "delete", "retention.ms": str(topics.rankings_retention_ms)},
     )
 
 

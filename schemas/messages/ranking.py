@@ -76,6 +76,9 @@ class Ranking(msgspec.Struct, frozen=True, omit_defaults=True):
     type: Annotated[str | None, msgspec.Meta(description="The click's own type; without one it is a `view`.")] = None
     market: Annotated[str | None, msgspec.Meta(description="The click's own market.")] = None
     variant: Annotated[str | None, msgspec.Meta(description="The variant of an experiment that ranked.")] = None
+    follows: Annotated[
+        int | None, msgspec.Meta(description="Of a shadow: offset of the session's click before this one, -1 without.")
+    ] = None
 
 
 _decoder: Final = msgspec.json.Decoder(Ranking)

@@ -15,6 +15,8 @@ from schemas.messages.refused import RecordRefusedError, RefuseReason, decode_re
 
 PLACES: Final = 10_000
 """Of the line: hundredths of a percent."""
+SHADOW: Final = "shadow:"
+"""What the variant of a shadow's ranking begins with, before its alias; no alias has a colon."""
 MOST_PARTS: Final = 100
 MOST_MODELS: Final = 8
 """Variants and shadows of one split, by their aliases: a worker holds a model of each."""
@@ -45,6 +47,10 @@ class Split(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
         str,
         msgspec.Meta(max_length=256, description="Put before session ids: another one draws all sessions anew."),
     ] = ""
+    shadow: Annotated[
+        tuple[Alias, ...],
+        msgspec.Meta(max_length=MOST_MODELS, description="Aliases of models that rank for `rankings.shadow` alone."),
+    ] = ()
 
 
 _decoder: Final = msgspec.json.Decoder(Split)
@@ -89,6 +95,9 @@ def _problem(split: Split) -> str | None:
     total = sum(places_of(variant) for variant in split.variants)
     if split.variants and total != PLACES:
         return f"the shares of the variants add up to {total / 100:g}, and must add up to 100"
-    if (models := len(shares_of(split.variants))) > MOST_MODELS:
+    aliases = [*shares_of(split.variants), *split.shadow]
+    if twice := [alias for alias in split.shadow if aliases.count(alias) > 1]:
+        return f"{twice[0]} is named as a shadow and once more"
+    if (models := len(aliases)) > MOST_MODELS:
         return f"it names {models} aliases, {MOST_MODELS} are allowed: a worker holds a model of each"
     return None

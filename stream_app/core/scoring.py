@@ -42,6 +42,7 @@ class ScoredRanking(msgspec.Struct):
     type: str | None = None
     market: str | None = None
     variant: str | None = None
+    follows: int | None = None
 
 
 class LastRanking(msgspec.Struct, array_like=True):
@@ -127,11 +128,13 @@ class PartitionScores:
                 self.repeated += counts
                 return row
             newest = max(at, row.newest)
-            place = row.items.index(ranking.item_id) + 1 if ranking.item_id in row.items else 0
             n, h, r = (row.n, row.h, row.r) if newest // UNIT_MS == row.newest // UNIT_MS else (0, 0, 0.0)
-            if counts:
-                self._count(row, ranking, offset, place, (n, h, r))
-            n, h, r = n + 1, h + (place > 0), r + (1 / place if place else 0.0)
+            # A shadow may have skipped clicks in between: of what it predicted nothing is known then.
+            if ranking.follows is None or ranking.follows == row.offset:
+                place = row.items.index(ranking.item_id) + 1 if ranking.item_id in row.items else 0
+                if counts:
+                    self._count(row, ranking, offset, place, (n, h, r))
+                n, h, r = n + 1, h + (place > 0), r + (1 / place if place else 0.0)
             if (ranking.model_version, ranking.variant, ranking.market) != (row.model_version, row.variant, row.market):
                 n, h, r = 0, 0, 0.0
         if counts and (score := self._score(ranking.model_version, ranking.variant, ranking.market, at, offset)):

@@ -13,6 +13,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 from schemas.config.settings import KafkaConnection
 from schemas.errors import MessageError
 from schemas.messages.score import Score, decode_score
+from schemas.messages.split import SHADOW
 from stream_app.core.scoring import UNIT_MS, ScoringRules, decode_ranking
 from stream_app.kafka.plain_consumer import PlainConsumer, ReadError
 
@@ -21,9 +22,9 @@ _FURTHEST_BACK_MS: Final = 30 * 86_400_000
 
 
 def known_scores(
-    connection: KafkaConnection, scores: PlainConsumer, partition: int, rules: ScoringRules
+    connection: KafkaConnection, scores: PlainConsumer, partition: int, rules: ScoringRules, *, shadows: bool
 ) -> list[Score]:
-    """The scores of a partition of the rankings topic as they were published last.
+    """The scores of a partition of the rankings topic, or of that of shadows, as they were published last.
 
     Those of another k or window length are left out: counting goes on beside them. Raises ReadError.
     """
@@ -37,7 +38,7 @@ def known_scores(
         except MessageError as error:
             where = f"{scores.topic} partition {number}, offset {record.offset()}"
             raise ReadError(f"{where}: {error}; nobody but scorers may write there") from error
-        if score.partition == partition:
+        if score.partition == partition and (score.variant or "").startswith(SHADOW) == shadows:
             newest[record.key()] = score
     return [score for score in newest.values() if (score.k, score.window_ms) == (rules.k, rules.window_ms)]
 

@@ -41,19 +41,33 @@ _STORE_FOLDER: Final = "last-rankings"
 T = TypeVar("T")
 
 
-def group_of(app_id: str) -> str:
-    """The consumer group of a deployment's scorers."""
-    return f"{app_id}-score"
+def group_of(app_id: str, *, shadows: bool = False) -> str:
+    """The consumer group of a deployment's scorers, or of those of its shadows."""
+    return f"{app_id}-score-shadows" if shadows else f"{app_id}-score"
+
+
+def rankings_topic(settings: StreamSettings, *, shadows: bool) -> str:
+    """Whose rankings are scored."""
+    return settings.topics.rankings_shadow if shadows else settings.topics.rankings
+
+
+def scores_dir(settings: StreamSettings, *, shadows: bool) -> Path:
+    """The folder for local state; that of the shadows' scorer lies in the other's."""
+    return settings.scores.data_dir / "shadows" if shadows else settings.scores.data_dir
 
 
 class Scorer:
     """One process of the scorers' group; all of it runs on the thread that calls `run`."""
 
-    def __init__(self, settings: StreamSettings, metrics: ScoreMetrics, *, member: str, topic_id: str) -> None:
+    def __init__(
+        self, settings: StreamSettings, metrics: ScoreMetrics, *, member: str, topic_id: str, shadows: bool = False
+    ) -> None:
         self._settings, self._metrics = settings, metrics
         self._topics = settings.topics
+        self._rankings = rankings_topic(settings, shadows=shadows)
+        self._shadows = shadows
         self._topic_id = topic_id
-        self._group = group = group_of(settings.worker.app_id)
+        self._group = group = group_of(settings.worker.app_id, shadows=shadows)
         scores = settings.scores
         self._rules = ScoringRules(
             k=scores.k,
@@ -104,7 +118,7 @@ class Scorer:
                 self._score_partitions = len(scores.partitions)
             self._insist(lambda: self._producer.init_transactions(_ANSWER_SECONDS), "the transactions")
             self._consumer.subscribe(
-                [self._topics.rankings], on_assign=self._assign, on_revoke=self._revoke, on_lost=self._lose
+                [self._rankings], on_assign=self._assign, on_revoke=self._revoke, on_lost=self._lose
             )
             self._count_until(stopping)
         except BaseException:
@@ -133,7 +147,7 @@ class Scorer:
             if (error := message.error()) is None:
                 by_partition[message.partition()].append(message)
             elif error.fatal():
-                raise DeliveryError(f"{self._topics.rankings} cannot be read any more: {error.str()}")
+                raise DeliveryError(f"{self._rankings} cannot be read any more: {error.str()}")
             else:
                 log.warning("reading rankings", error=error.str())
         for number, records in by_partition.items():
@@ -162,7 +176,7 @@ class Scorer:
     def _commit(self, moved: Sequence[Partition]) -> bool:
         """One transaction; False where it was aborted and is to be tried again. Raises DeliveryError."""
         producer = self._producer
-        offsets = [TopicPartition(self._topics.rankings, part.number, part.position) for part in moved]
+        offsets = [TopicPartition(self._rankings, part.number, part.position) for part in moved]
         try:
             producer.begin_transaction()
             for part in moved:
@@ -222,29 +236,27 @@ class Scorer:
 
     def _assign(self, consumer: Consumer, given: list[TopicPartition]) -> None:
         open_topic = partial(plain_consumer, self._settings.kafka, name=f"{self._group}-restore", wait_ms=10)
-        with open_topic(self._topics.scores) as scores, open_topic(self._topics.rankings) as rankings:
+        with open_topic(self._topics.scores) as scores, open_topic(self._rankings) as rankings:
             for tp in given:
                 part = self._partitions[tp.partition] = self._restored(tp.partition, scores, rankings)
                 log.info(
                     "counting rankings", partition=part.number, offset=part.committed, read_again_from=part.position,
                     windows=len(list(part.scores.scores)),
                 )  # fmt: skip
-        starts = [
-            TopicPartition(self._topics.rankings, tp.partition, self._partitions[tp.partition].position) for tp in given
-        ]
+        starts = [TopicPartition(self._rankings, tp.partition, self._partitions[tp.partition].position) for tp in given]
         consumer.incremental_assign(starts)
         self.assigned = True
 
     def _restored(self, number: int, published: PlainConsumer, rankings: PlainConsumer) -> Partition:
-        topic = self._topics.rankings
+        topic = self._rankings
         at = TopicPartition(topic, number)
         low, high = self._consumer.get_watermark_offsets(at, timeout=_ANSWER_SECONDS)
         [told] = self._consumer.committed([at], timeout=_ANSWER_SECONDS)
         committed = told.offset if low <= told.offset <= high else low
         if 0 <= told.offset < low:
             log.warning("rankings were removed before they were counted", partition=number, lost=low - told.offset)
-        known = known_scores(self._settings.kafka, published, number, self._rules)
-        folder = Path(self._settings.scores.data_dir) / _STORE_FOLDER / str(number)
+        known = known_scores(self._settings.kafka, published, number, self._rules, shadows=self._shadows)
+        folder = scores_dir(self._settings, shadows=self._shadows) / _STORE_FOLDER / str(number)
         rows = LastRankings(folder, self._topic_id, self._store_options, self._cache, setting="scores.data_dir")
         position = rows.positions.get(number)
         if position is None or not low <= position <= committed:
@@ -273,7 +285,7 @@ class Scorer:
         self._metrics.show(score for part in self._partitions.values() for score in part.scores.scores)
         self._metrics.lag.clear()
         for part in self._partitions.values():
-            at = TopicPartition(self._topics.rankings, part.number)
+            at = TopicPartition(self._rankings, part.number)
             _, high = self._consumer.get_watermark_offsets(at, cached=True)
             if high >= 0:
                 self._metrics.lag.labels(partition=str(part.number)).set(max(0, high - part.position))

@@ -9,10 +9,11 @@ from typing import Final
 import structlog
 from confluent_kafka import KafkaException
 
+from schemas.errors import SettingsError
 from schemas.kafka.admin import check_topics
 from stream_app.errors import StoreError, StreamError
 from stream_app.score.metrics import ScoreMetrics
-from stream_app.score.scorer import Scorer
+from stream_app.score.scorer import Scorer, rankings_topic, scores_dir
 from stream_app.serve.web import Web
 from stream_app.settings import StreamSettings
 from stream_app.state.data_lock import DataLock
@@ -25,18 +26,20 @@ EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
 
 
-async def run_scorer(settings: StreamSettings) -> int:
+async def run_scorer(settings: StreamSettings, *, shadows: bool = False) -> int:
     """Count until SIGTERM or SIGINT; returns the exit code."""
     stop = threading.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    needed = {settings.topics.rankings, settings.topics.scores}
+    needed = {rankings_topic(settings, shadows=shadows), settings.topics.scores}
+    if shadows and not settings.worker.splits:
+        raise SettingsError("worker.splits is off, so no worker has shadows; set it here as for the workers")
     specs = [spec for spec in settings.topic_specs() if spec.name in needed]
     for difference in await asyncio.to_thread(check_topics, settings.kafka, specs):
         log.warning("topic differs", difference=str(difference))
     metrics = ScoreMetrics()
-    scorer = await asyncio.to_thread(_scorer, settings, metrics)
+    scorer = await asyncio.to_thread(_scorer, settings, metrics, shadows=shadows)
     failure: str | None = None
 
     def readiness() -> Mapping[str, str | None]:
@@ -56,17 +59,18 @@ async def run_scorer(settings: StreamSettings) -> int:
     return EXIT_OK if failure is None else EXIT_FAILED
 
 
-def _scorer(settings: StreamSettings, metrics: ScoreMetrics) -> Scorer:
-    data_dir, rankings = settings.scores.data_dir, settings.topics.rankings
+def _scorer(settings: StreamSettings, metrics: ScoreMetrics, *, shadows: bool) -> Scorer:
+    data_dir, rankings = scores_dir(settings, shadows=shadows), rankings_topic(settings, shadows=shadows)
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         DataLock(data_dir, setting="scores.data_dir")  # until the process ends
         member = member_id(data_dir)
     except OSError as error:
         raise StoreError(f"scores.data_dir {data_dir} cannot be written: {error}") from error
-    return Scorer(settings, metrics, member=member, topic_id=topic_ids(settings.kafka, [rankings])[rankings])
+    topic_id = topic_ids(settings.kafka, [rankings])[rankings]
+    return Scorer(settings, metrics, member=member, topic_id=topic_id, shadows=shadows)
 
 
-def main(settings: StreamSettings) -> int:
+def main(settings: StreamSettings, *, shadows: bool = False) -> int:
     """`stream-app score`; returns the exit code."""
-    return asyncio.run(run_scorer(settings))
+    return asyncio.run(run_scorer(settings, shadows=shadows))

@@ -23,6 +23,7 @@ from stream_app.serve.live_catalogue import LiveCatalogue
 from stream_app.serve.metrics import Metrics
 from stream_app.serve.pipeline import Pipeline, PipelineSettings
 from stream_app.serve.settling import SettlingSettings
+from stream_app.serve.shadows import Shadows
 from stream_app.serve.splits import LiveSplit
 from stream_app.settings import StreamSettings
 from stream_app.state.database import StoreOptions
@@ -118,6 +119,7 @@ def create_app(
     on_fatal: Callable[[BaseException], None],
     member: str | None = None,
     catalogue: LiveCatalogue | None = None,
+    shadows: Shadows | None = None,
 ) -> RecommenderApp:
     """A worker's app. A factory, because a Faust app belongs to the event loop that first touches it.
 
@@ -129,6 +131,7 @@ def create_app(
         on_fatal: told what the worker cannot go on with, from any thread.
         member: id under which the worker joins the group and takes its place again after a restart, or None.
         catalogue: what may be shown; everything without.
+        shadows: who ranks beside the models that serve.
     """
     worker = settings.worker
     app = _faust_app(settings, member)
@@ -149,9 +152,8 @@ def create_app(
     app.tables.add(app.sessions)
     # Made here: a service of Faust belongs to the thread that first asks for it, and the watchdog's asks too.
     consumer = cast(ChunkConsumer, app.consumer)
-    app.pipeline = _pipeline(
-        settings, app, live=live, delivery=delivery, metrics=metrics, consumer=consumer, catalogue=catalogue
-    )
+    pipeline = partial(Pipeline, _pipeline_settings(settings), table=app.sessions, consumer=consumer, on_fatal=on_fatal)
+    app.pipeline = pipeline(live=live, delivery=delivery, metrics=metrics, catalogue=catalogue, shadows=shadows)
     clicks = app.topic(settings.topics.clicks, schema=ChunkSchema())
     clicks.maxsize = _QUEUED_FETCHES  # its argument of that name is ignored: it would be the changelog's
 
@@ -169,41 +171,28 @@ def create_app(
     return app
 
 
-def _pipeline(
-    settings: StreamSettings,
-    app: RecommenderApp,
-    *,
-    live: LiveModel | LiveSplit,
-    delivery: Delivery,
-    metrics: Metrics,
-    consumer: ChunkConsumer,
-    catalogue: LiveCatalogue | None,
-) -> Pipeline:
+def session_rules(settings: StreamSettings) -> SessionRules:
+    """What a worker is told of sessions."""
+    return SessionRules(
+        idle_gap_ms=settings.clicks.idle_gap_ms,
+        recent_items=settings.worker.recent_items,
+        advance_on=settings.clicks.moving,
+        hide=settings.worker.hide == "clicked",
+        hide_type=settings.worker.hide_type,
+    )
+
+
+def _pipeline_settings(settings: StreamSettings) -> PipelineSettings:
     worker = settings.worker
-    return Pipeline(
-        PipelineSettings(
-            settling=SettlingSettings(
-                rankings=settings.topics.rankings,
-                rejected=settings.topics.rejected,
-                changelog=changelog_topic(worker.app_id),
-                headers=worker.headers,
-            ),
-            clicks_in_flight=worker.chunks_in_flight * worker.chunk_clicks,
-            clicks_together=worker.chunk_clicks,
-            rules=SessionRules(
-                idle_gap_ms=settings.clicks.idle_gap_ms,
-                recent_items=worker.recent_items,
-                advance_on=settings.clicks.moving,
-                hide=worker.hide == "clicked",
-                hide_type=worker.hide_type,
-            ),
-            limits=settings.clicks.limits,
+    return PipelineSettings(
+        settling=SettlingSettings(
+            rankings=settings.topics.rankings,
+            rejected=settings.topics.rejected,
+            changelog=changelog_topic(worker.app_id),
+            headers=worker.headers,
         ),
-        live=live,
-        table=app.sessions,
-        delivery=delivery,
-        metrics=metrics,
-        consumer=consumer,
-        on_fatal=app.on_fatal,
-        catalogue=catalogue,
+        clicks_in_flight=worker.chunks_in_flight * worker.chunk_clicks,
+        clicks_together=worker.chunk_clicks,
+        rules=session_rules(settings),
+        limits=settings.clicks.limits,
     )

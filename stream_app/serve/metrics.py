@@ -72,6 +72,10 @@ class Metrics:
             "Clicks of a variant without a model, ranked by worker.model_alias.",
             registry=registry,
         )
+        self.shadow_clicks = Counter("nextclick_shadow_clicks", "Clicks handed to shadows.", registry=registry)
+        self.shadow_skipped = Counter(
+            "nextclick_shadow_skipped_clicks", "Clicks that shadows had no time for.", registry=registry
+        )
         self.lag = Gauge(
             "nextclick_lag_clicks",
             "Clicks not acknowledged yet in a partition that the worker has now.",

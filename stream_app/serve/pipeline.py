@@ -34,6 +34,7 @@ from stream_app.serve.live_catalogue import LiveCatalogue
 from stream_app.serve.metrics import Metrics
 from stream_app.serve.serving import Records, Serving
 from stream_app.serve.settling import Computed, Settling, SettlingSettings
+from stream_app.serve.shadows import Shadows
 from stream_app.serve.splits import LiveSplit
 from stream_app.state.table import SessionTable
 
@@ -91,10 +92,12 @@ class Pipeline:
         consumer: ChunkConsumer,
         on_fatal: Callable[[BaseException], None],
         catalogue: LiveCatalogue | None = None,
+        shadows: Shadows | None = None,
     ) -> None:
         self._settings = settings
         self._live = live
         self._catalogue = catalogue
+        self._shadows = shadows
         self._table = table
         self._delivery = delivery
         self._metrics = metrics
@@ -262,12 +265,15 @@ class Pipeline:
         for part in parts:
             part.partition.pending.update(part.states)
         self._settling.send(computed, now_ms)
+        if self._shadows is not None:
+            for part, rows, records in zip(parts, states, clicks, strict=True):
+                self._shadows.offer(part.last.tp.topic, part.last.tp.partition, now_ms, rows, records)
 
         for step, taken in seconds.taken.items():
             metrics.step(step).observe(taken)
-        records = sum(len(chunk.records) for part in parts for chunk, _ in part.chunks)
-        metrics.clicks.inc(records)
-        metrics.chunk_clicks.observe(records)
+        count = sum(len(chunk.records) for part in parts for chunk, _ in part.chunks)
+        metrics.clicks.inc(count)
+        metrics.chunk_clicks.observe(count)
         if redelivered := sum(one.result.redelivered for one in computed):
             metrics.redelivered.inc(redelivered)
         if unmoved := sum(one.result.unmoved for one in computed):

@@ -17,6 +17,7 @@ from operator import attrgetter
 from typing import Final, TypeVar
 
 from faust.types import TP
+from msgspec.structs import replace
 
 from schemas.bundle.runtime import Model
 from schemas.messages.headers import Headers, ranking_headers, rejected_headers
@@ -226,7 +227,7 @@ class Settling:
             part, tp = one.part, one.part.last.tp
             parked = [(record.key, encode_rejected(record)) for record in one.rejected]
             rankings.send(topics.rejected, parked, headers=map(rejected_headers, one.rejected))
-            answered = answers(one.result, tp, one.serves, now_ms, one.applied)
+            answered = answers(one.result, tp, one.serves, now_ms, applied=one.applied)
             if topics.headers:
                 headers = headers_of(one.result, part.traces, one.serves.model)
                 rankings.send(topics.rankings, answered, headers=headers)
@@ -258,16 +259,24 @@ class Settling:
                     del pending[session_id]  # RocksDB has it now
 
 
-def answers(result: Recommended, tp: TP, serves: Serves, now_ms: int, applied: Applied | None) -> list[Record]:
+def answers(
+    result: Recommended,
+    tp: TP,
+    serves: Serves,
+    now_ms: int,
+    *,
+    applied: Applied | None = None,
+    follows: Sequence[int] | None = None,
+) -> list[Record]:
     """A model's rankings of a partition's clicks, and where a session was forgotten its key without a value.
 
     That stands behind the session's last ranking and before the first one of a session that begins anew: whoever keeps
-    the latest one learns that there is none, and must not go on from it.
+    the latest one learns that there is none, and must not go on from it. `follows`: see `Ranking`, of each of them.
     """
-    records: list[Record] = [
-        (answer.click.session_id.encode(), encode_ranking(_ranking(answer, tp, serves, now_ms, applied)))
-        for answer in result.ranked
-    ]
+    rankings = (_ranking(answer, tp, serves, now_ms, applied) for answer in result.ranked)
+    if follows is not None:
+        rankings = (replace(ranking, follows=offset) for ranking, offset in zip(rankings, follows, strict=True))
+    records: list[Record] = [(ranking.session_id.encode(), encode_ranking(ranking)) for ranking in rankings]
     _insert_requests(records, result, [(request.session_id.encode(), None) for request in result.requests])
     return records
 

@@ -6,7 +6,7 @@ the split.
 
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 from confluent_kafka import Message
@@ -26,8 +26,19 @@ Watch = Callable[[str, LiveModel], ModelWatcher]
 class LiveSplit:
     """Who serves which sessions now. The follower changes it; whoever begins a batch asks."""
 
-    def __init__(self, alias: str, live: LiveModel, watch: Watch, metrics: Metrics) -> None:
-        """`live` is the model of `alias`, which serves whatever is nobody else's; `watch` makes a variant's watcher."""
+    def __init__(
+        self,
+        alias: str,
+        live: LiveModel,
+        watch: Watch,
+        metrics: Metrics,
+        want_shadows: Callable[[bool], None] = lambda _: None,
+    ) -> None:
+        """`live` is the model of `alias`, which serves whatever is nobody else's; `watch` makes a variant's watcher.
+
+        `want_shadows` is told whether a split names any.
+        """
+        self._want_shadows = want_shadows
         self._alias = alias
         self._watch = watch
         self._metrics = metrics
@@ -54,6 +65,7 @@ class LiveSplit:
         for alias, places in shares.items():
             self._metrics.variant_share.labels(variant=alias).set(places / 100)
         log.info("split of the sessions", percent={alias: places / 100 for alias, places in shares.items()})
+        self._want_shadows(split is not None and bool(split.shadow))
 
     def serving(self) -> Serving:
         """A snapshot; `worker.model_alias` must have a model by now."""
@@ -89,6 +101,17 @@ class LiveSplit:
             watcher.stop()
 
 
+class TakesSplits(Protocol):
+    """Who serves, or ranks, by the split that counts."""
+
+    @property
+    def waiting_for(self) -> str | None: ...
+
+    def put(self, split: Split | None) -> None: ...
+
+    def stop(self) -> None: ...
+
+
 class SplitFollower(TopicFollower):
     """Follows the topic of splits; records of other applications are passed over."""
 
@@ -98,7 +121,7 @@ class SplitFollower(TopicFollower):
         consumer_config: Mapping[str, Any],
         topic: str,
         app_id: str,
-        live: LiveSplit,
+        live: "TakesSplits",
         metrics: Metrics,
         on_fatal: Callable[[BaseException], None],
     ) -> None:

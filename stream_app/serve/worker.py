@@ -7,11 +7,13 @@ import signal
 import sys
 from collections.abc import Callable, Hashable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, Final, NoReturn, cast
 
 import structlog
 import uvloop
 
+from schemas.config.settings import CONFIG_VARIABLE
 from schemas.kafka.admin import check_topics
 from schemas.kafka.topics import changelog_topic
 from stream_app.core.catalogue import Catalogue
@@ -25,7 +27,8 @@ from stream_app.serve.following import TopicFollower
 from stream_app.serve.hot_swap import LiveModel, ModelWatcher
 from stream_app.serve.live_catalogue import CatalogueFollower, LiveCatalogue
 from stream_app.serve.metrics import Metrics
-from stream_app.serve.splits import LiveSplit, SplitFollower
+from stream_app.serve.shadows import Shadows, shadow_command
+from stream_app.serve.splits import LiveSplit, SplitFollower, Watch
 from stream_app.serve.watchdog import Deadline, Probe, Watchdog
 from stream_app.serve.web import Web
 from stream_app.settings import StreamSettings
@@ -47,8 +50,10 @@ _YOUNG_OBJECTS: Final = 50_000
 class Worker:
     """One process of the recommender."""
 
-    def __init__(self, settings: StreamSettings) -> None:
+    def __init__(self, settings: StreamSettings, environment: Mapping[str, str] | None = None) -> None:
+        """`environment` is what a process of its own must be told beside this one's, to read the same settings."""
         self._settings = settings
+        self._environment = dict(environment or {})
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         self._failure: BaseException | None = None
@@ -70,27 +75,25 @@ class Worker:
             on_fatal=self.fail,
         )
         consumer_config = {**settings.kafka.librdkafka(), "client.id": client_id}
-        self._catalogue, follower = _catalogue(settings, consumer_config, self._metrics, self.fail)
-        watch = partial(
-            ModelWatcher,
-            consumer_config=consumer_config,
-            topic=settings.topics.models,
-            metrics=self._metrics,
-            threads=worker.model_threads,
-            published=worker.published,
-            recent_items=worker.recent_items,
-            bundle_timeout=worker.bundle_timeout,
-            bundle_locations=worker.bundle_locations,
-            warm_up_batches=(1, worker.chunk_clicks),
-            on_fatal=self.fail,
-            catalogue=self._catalogue,
-            rows=worker.mmr_lambda < 1,
-        )
+        self._catalogue, follower = catalogue_of(settings, consumer_config, self._metrics, self.fail)
+        watch = watch_of(settings, consumer_config, self._metrics, self.fail, catalogue=self._catalogue)
         self._watcher = watch(alias=worker.model_alias, live=self._live, cache_dir=worker.data_dir / "bundles")
         self._followers: list[TopicFollower] = [] if follower is None else [follower]
         self._split: LiveSplit | None = None
+        self._shadows: Shadows | None = None
         if worker.splits:
-            self._split, split_follower = _split(settings, watch, self._live, self._metrics, self.fail)
+            self._shadows = Shadows(shadow_command(worker.data_dir), os.environ | self._environment, self._metrics)
+            self._split = LiveSplit(
+                worker.model_alias, self._live, variants(settings, watch), self._metrics, self._shadows.want
+            )
+            split_follower = SplitFollower(
+                consumer_config=consumer_config,
+                topic=settings.topics.splits,
+                app_id=worker.app_id,
+                live=self._split,
+                metrics=self._metrics,
+                on_fatal=self.fail,
+            )
             self._followers.append(split_follower)
         self._web = Web(
             worker.web_host,
@@ -177,7 +180,10 @@ class Worker:
             on_fatal=self.fail,
             member=self._member,
             catalogue=self._catalogue,
+            shadows=self._shadows,
         )
+        if self._shadows is not None:
+            self._shadows.start()
         crashed = asyncio.create_task(self._watch_for_crash(app), name="crash watch")
         # Not awaited to its end: Faust's start only returns when all brokers are there.
         starting = asyncio.create_task(app.start(), name="faust start")
@@ -209,6 +215,8 @@ class Worker:
         await asyncio.to_thread(self._watcher.stop)
         for follower in self._followers:
             await asyncio.to_thread(follower.stop)
+        if self._shadows is not None:
+            await asyncio.to_thread(self._shadows.stop)
 
     def _on_started(self, starting: "asyncio.Task[None]") -> None:
         if starting.cancelled():
@@ -277,7 +285,7 @@ class Worker:
         return app.sessions.restored, app.rebalancing_count
 
 
-def _catalogue(
+def catalogue_of(
     settings: StreamSettings,
     consumer_config: Mapping[str, Any],
     metrics: Metrics,
@@ -303,49 +311,64 @@ def _catalogue(
     )
 
 
-def _split(
+def watch_of(
     settings: StreamSettings,
-    watch: "partial[ModelWatcher]",
-    live: LiveModel,
+    consumer_config: Mapping[str, Any],
     metrics: Metrics,
     on_fatal: Callable[[BaseException], None],
-) -> tuple[LiveSplit, SplitFollower]:
-    """Who serves which sessions, and who follows that."""
+    *,
+    catalogue: LiveCatalogue | None,
+) -> "partial[ModelWatcher]":
+    """What makes a watcher, but for its alias, its model and its folder."""
     worker = settings.worker
-
-    def watch_variant(alias: str, live: LiveModel) -> ModelWatcher:
-        # A folder of its own: a watcher removes copies of bundles that it does not serve.
-        return watch(alias=alias, live=live, cache_dir=worker.data_dir / "variants" / alias, is_variant=True)
-
-    split = LiveSplit(worker.model_alias, live, watch_variant, metrics)
-    return split, SplitFollower(
-        consumer_config=watch.keywords["consumer_config"],
-        topic=settings.topics.splits,
-        app_id=worker.app_id,
-        live=split,
+    return partial(
+        ModelWatcher,
+        consumer_config=consumer_config,
+        topic=settings.topics.models,
         metrics=metrics,
+        threads=worker.model_threads,
+        published=worker.published,
+        recent_items=worker.recent_items,
+        bundle_timeout=worker.bundle_timeout,
+        bundle_locations=worker.bundle_locations,
+        warm_up_batches=(1, worker.chunk_clicks),
         on_fatal=on_fatal,
+        catalogue=catalogue,
+        rows=worker.mmr_lambda < 1,
     )
 
 
-async def run_worker(settings: StreamSettings) -> int:
+def variants(settings: StreamSettings, watch: "partial[ModelWatcher]") -> Watch:
+    """Makes watchers of aliases beside `worker.model_alias`."""
+
+    def watch_variant(alias: str, live: LiveModel) -> ModelWatcher:
+        # A folder of its own: a watcher removes copies of bundles that it does not serve.
+        return watch(alias=alias, live=live, cache_dir=settings.worker.data_dir / "variants" / alias, is_variant=True)
+
+    return watch_variant
+
+
+async def run_worker(settings: StreamSettings, environment: Mapping[str, str] | None = None) -> int:
     """Run one worker in this process until SIGTERM or SIGINT; returns the exit code."""
-    worker = Worker(settings)
+    worker = Worker(settings, environment)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, worker.stop)
     return await worker.run()
 
 
-async def _run_and_exit(settings: StreamSettings) -> NoReturn:
+async def _run_and_exit(settings: StreamSettings, environment: Mapping[str, str]) -> NoReturn:
     """Leaves from inside the event loop: its end would wait for Faust's tasks and threads, some of which never end."""
-    code = await run_worker(settings)
+    code = await run_worker(settings, environment)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
-def main(settings: StreamSettings) -> None:
+def main(settings: StreamSettings, config: Path | None) -> None:
     """`stream-app worker`: run, then leave with the exit code even if something of a library's hangs."""
     gc.set_threshold(_YOUNG_OBJECTS)  # see `_on_started`
-    uvloop.run(_run_and_exit(settings))
+    environment: dict[str, str] = {"NEXTCLICK_WORKER__LOG_FORMAT": settings.worker.log_format}
+    if config is not None:
+        environment[CONFIG_VARIABLE] = str(config)
+    uvloop.run(_run_and_exit(settings, environment))

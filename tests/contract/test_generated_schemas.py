@@ -126,7 +126,7 @@ def test_asyncapi_has_what_the_specification_requires() -> None:
     assert document["asyncapi"] == "3.0.0"
     assert {"title", "version"} <= document["info"].keys()
     assert {channel["address"] for channel in document["channels"].values()} == {
-        "clicks", "rankings", "clicks.rejected", "models", "items", "rules", "splits", "scores",
+        "clicks", "rankings", "clicks.rejected", "models", "items", "rules", "splits", "rankings.shadow", "scores",
     }  # fmt: skip
     assert len(document["operations"]) == 2 * len(document["channels"])
     for operation in document["operations"].values():

@@ -187,6 +187,7 @@ class Deployment:
             items=f"{self.prefix}-items",
             rules=f"{self.prefix}-rules",
             splits=f"{self.prefix}-splits",
+            rankings_shadow=f"{self.prefix}-rankings-shadow",
             scores=f"{self.prefix}-scores",
             partitions=PARTITIONS,
         )
@@ -254,6 +255,7 @@ class Deployment:
             "NEXTCLICK_TOPICS__ITEMS": self.topics.items,
             "NEXTCLICK_TOPICS__RULES": self.topics.rules,
             "NEXTCLICK_TOPICS__SPLITS": self.topics.splits,
+            "NEXTCLICK_TOPICS__RANKINGS_SHADOW": self.topics.rankings_shadow,
             "NEXTCLICK_TOPICS__SCORES": self.topics.scores,
             "NEXTCLICK_TOPICS__PARTITIONS": str(PARTITIONS),
             "NEXTCLICK_WORKER__APP_ID": self.app_id,
@@ -330,11 +332,11 @@ class Deployment:
         self.extra |= {"NEXTCLICK_WORKER__SPLITS": "true"}
         ensure_topics(self.connection, topic_table(self.topics, self.app_id, session_ttl_ms=6 * 3_600_000, splits=True))
 
-    def split(self, **shares: float) -> None:
-        """Publish a split; none without shares."""
+    def split(self, *shadows: str, **shares: float) -> None:
+        """Publish a split; none without shares and shadows."""
         variants = tuple(Variant(alias, share) for alias, share in shares.items())
-        value = encode_split(Split(app_id=self.app_id, variants=variants)) if shares else None
-        self.put(self.topics.splits, self.app_id, value)
+        value = encode_split(Split(app_id=self.app_id, variants=variants, shadow=shadows))
+        self.put(self.topics.splits, self.app_id, value if shares or shadows else None)
 
     def put(self, topic: str, key: str, value: bytes | None) -> int:
         """Produce one record of another topic; returns its offset once it is durable."""

@@ -25,6 +25,7 @@ from schemas.messages.click import Click
 from schemas.messages.ranking import RankedItem, Ranking, RankingReason, decode_ranking, encode_ranking
 from schemas.messages.score import Score, decode_score
 from schemas.messages.source import Source
+from schemas.messages.split import SHADOW
 from stream_app.kafka.plain_consumer import partition_of, plain_consumer
 from tests.recount import Window, counted, recount
 
@@ -77,6 +78,8 @@ class Scorers:
     bootstrap: str
     prefix: str
     root: Path
+    shadows: bool = False
+    """Whether these score shadows: their topic of rankings is another, and their scores lie beside those of others."""
     started: list[ScorerProcess] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -85,11 +88,15 @@ class Scorers:
             rankings=f"{self.prefix}-rankings",
             rejected=f"{self.prefix}-rejected",
             models=f"{self.prefix}-models",
+            splits=f"{self.prefix}-splits",
+            rankings_shadow=f"{self.prefix}-rankings_shadow",
             scores=f"{self.prefix}-scores",
             partitions=PARTITIONS,
         )
+        self.rankings = self.topics.rankings_shadow if self.shadows else self.topics.rankings
         self.connection = KafkaConnection(bootstrap_servers=self.bootstrap)
-        ensure_topics(self.connection, topic_table(self.topics, self.prefix, session_ttl_ms=6 * 3_600_000))
+        table = topic_table(self.topics, self.prefix, session_ttl_ms=6 * 3_600_000, splits=self.shadows)
+        ensure_topics(self.connection, table)
         self._producer = Producer(
             {**self.connection.librdkafka(), "partitioner": "murmur2_random", "enable.idempotence": True}
         )
@@ -106,6 +113,7 @@ class Scorers:
             "NEXTCLICK_SCORES__INTERVAL": "0.1",
             "NEXTCLICK_SCORES__SESSION_TIMEOUT": "6",
             "NEXTCLICK_SCORES__LOG_FORMAT": "json",
+            "NEXTCLICK_WORKER__SPLITS": str(self.shadows),
         }
 
     def start(self, name: str = "a") -> ScorerProcess:
@@ -114,7 +122,8 @@ class Scorers:
         log = self.root / f"scorer-{name}-{len(self.started)}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "stream_app", "score", "--data-dir", str(data_dir), "--web-port", str(port)],
+                [sys.executable, "-m", "stream_app", "score", "--data-dir", str(data_dir), "--web-port", str(port)]
+                + ["--shadows"] * self.shadows,
                 cwd=REPOSITORY,
                 env=self.environment(),
                 stdout=output,
@@ -128,23 +137,24 @@ class Scorers:
     def publish(self, rankings: Iterable[Ranking]) -> None:
         """Put rankings on their topic, as workers do; returns when they are durable."""
         for ranking in rankings:
-            self._producer.produce(self.topics.rankings, encode_ranking(ranking), ranking.session_id.encode())
+            self._producer.produce(self.rankings, encode_ranking(ranking), ranking.session_id.encode())
             self._producer.poll(0)
         assert self._producer.flush(60) == 0
 
     def put(self, value: bytes | None, *, partition: int = 0) -> None:
         """Any record on the rankings topic."""
-        self._producer.produce(self.topics.rankings, value, b"key", partition)
+        self._producer.produce(self.rankings, value, b"key", partition)
         assert self._producer.flush(60) == 0
 
     def scores(self) -> list[Score]:
         """The newest of each key."""
         newest = {record.key(): record.value() for record in self._records(self.topics.scores)}
-        return [decode_score(value) for value in newest.values()]
+        found = [decode_score(value) for value in newest.values()]
+        return [score for score in found if (score.variant or "").startswith(SHADOW) == self.shadows]
 
     def expected(self) -> dict[Window, dict[str, Any]]:
         """A recount of the rankings topic."""
-        rankings = [decode_ranking(record.value() or b"") for record in self._records(self.topics.rankings)]
+        rankings = [decode_ranking(record.value() or b"") for record in self._records(self.rankings)]
         return recount(rankings, k=20, window_ms=WINDOW_MS, idle_gap_ms=IDLE_GAP_MS)
 
     def wait_until_counted(self) -> None:
@@ -184,7 +194,7 @@ class Scorers:
                 yield from consumer.history(partition)
 
 
-_TOPICS = ("clicks", "rankings", "rejected", "models", "scores")
+_TOPICS = ("clicks", "rankings", "rejected", "models", "scores", "splits", "rankings_shadow")
 
 
 def shop_rankings(sessions: int, *, seed: int = 5, now_ms: int = 1_767_225_600_000) -> list[Ranking]:

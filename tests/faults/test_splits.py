@@ -39,11 +39,13 @@ def test_splits_change_under_load(deployment: Deployment, stream: list[Click]) -
     deployment.use_splits()
     half = len(deployment.items) // 2
     deployment.announce(deployment.bundle("v2", items=deployment.items[half:], hidden=24), alias="b")
+    deployment.announce(deployment.bundle("v4", hidden=12), alias="c")
     lines: list[Line] = [{"champion": 70, "b": 30}, {"champion": 30, "b": 70}, {}]
-    deployment.split(**lines[0])
+    deployment.split("c", **lines[0])
     worker = deployment.start_ready()
     load = deployment.load(stream, per_second=500)
     deployment.wait_until_more_clicks(worker, 1000)
+    deployment.wait(lambda: deployment.records(deployment.topics.rankings_shadow) > 500, "shadows")
     deployment.split(**lines[1])
     deployment.wait_until_more_clicks(worker, 200)
     worker.kill()
@@ -52,7 +54,7 @@ def test_splits_change_under_load(deployment: Deployment, stream: list[Click]) -
     deployment.wait_until_more_clicks(worker, 500)
     deployment.put(deployment.topics.splits, deployment.app_id, b"{")
     deployment.announce(deployment.bundle("v3", hidden=8), alias="b")
-    deployment.wait_until_swapped(worker, 3)  # two were there at its start
+    deployment.wait(lambda: "v3" in worker.output(), "the variant's other model")
     deployment.wait_until_more_clicks(worker, 1000)
     assert worker.metric("nextclick_refused_records_total") == 1
     assert worker.metric("nextclick_variant_share") == 100
@@ -72,3 +74,6 @@ def test_splits_change_under_load(deployment: Deployment, stream: list[Click]) -
     assert misplaced(published, lines) == []
     by_variant = {(ranking.variant, ranking.model_version) for ranking in published.last.values()}
     assert by_variant == {(None, "v1"), ("champion", "v1"), ("b", "v2"), ("b", "v3")}
+    beside = Published.of(read_topic(deployment.connection.librdkafka(), deployment.topics.rankings_shadow))
+    assert {(ranking.variant, ranking.model_version) for ranking in beside.last.values()} == {("shadow:c", "v4")}
+    assert beside.last.keys() <= published.last.keys()

@@ -76,7 +76,7 @@ def split_of(deployment: Deployment) -> Split | None:
 
 
 def test_the_commands_of_the_page_and_a_challenger_that_wins(deployment: Deployment, shell: Shell) -> None:
-    begin, show, end = (lines(block) for block in blocks(PAGE, "sh"))
+    begin, show, end = (lines(block) for block in blocks(PAGE, "sh")[:3])
     done = [shell(line) for line in begin]
     assert [code for code, _, _ in done] == [0] * len(begin), done
     assert done[-1][1] == "split: champion 90 %, challenger 10 %\n"
@@ -99,6 +99,8 @@ def test_the_commands_of_the_page_and_a_challenger_that_wins(deployment: Deploym
         assert code == 2
         assert problem in error
     assert split_of(deployment) == expected
+    code, _, error = shell("trainer shadow challenger")
+    assert (code, "challenger is named as a shadow and once more" in error) == (2, True)
 
     start = time.time_ns() // 1_000_000 + 60_000  # windows since both were announced
     producer = Producer({"bootstrap.servers": deployment.bootstrap_servers})
@@ -116,9 +118,18 @@ def test_the_commands_of_the_page_and_a_challenger_that_wins(deployment: Deploym
     shell("trainer guard --once")
     assert split_of(deployment) is None
     assert [shell(line)[0] for line in end] == [0]
+    beside, gone = (lines(block) for block in blocks(PAGE, "sh")[3:])
+    answers = [shell(line) for line in beside]
+    assert answers[-1] == (0, "no split: one model serves all sessions\nshadow: challenger\n", "")
+    assert split_of(deployment) == Split(app_id=deployment.prefix, shadow=("challenger",))
+    assert "shadow: challenger" in shell("trainer models")[1]
+    shell("trainer split champion=90 challenger=10")
+    assert split_of(deployment) == expected  # which ranks for some now, and not beside them
+    assert [shell(line)[0] for line in gone] == [0]
+    assert split_of(deployment) == expected
     config = {"bootstrap.servers": deployment.bootstrap_servers}
     records = [record.value() for record in read_topic(config, deployment.topics.splits)]
-    assert [None if value is None else decode_split(deployment.prefix.encode(), value) for value in records] == [
+    assert [None if value is None else decode_split(deployment.prefix.encode(), value) for value in records[:3]] == [
         expected, None, None,
     ]  # fmt: skip
 

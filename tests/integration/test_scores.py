@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from schemas.messages.score import totals_by_model
 from tests.conftest import KafkaUnderTest
@@ -63,6 +64,31 @@ def test_every_command_of_the_page(scorers: Scorers) -> None:
     lines = json.loads(told["stream-app scores --by market --by window --json"])
     assert sum(line["predictions"] for line in lines) == sum(total.predictions for total in totals.values())
     assert {line["market"] for line in lines} == {"", "de"}
+
+
+def test_shadows_are_scored_beside_those_that_serve(
+    scorers: Scorers, kafka: KafkaUnderTest, topic_prefix: str, tmp_path: Path
+) -> None:
+    """In the same windows and partitions: neither goes on from the other's scores, however often it is started."""
+    beside = Scorers(kafka.bootstrap_servers, topic_prefix, tmp_path / "beside", shadows=True)
+    beside.root.mkdir()
+    served = shop_rankings(120)
+    shadows = [replace(one, variant="shadow:b", model_version="v3") for one in shop_rankings(90)]
+    scorers.publish(served)
+    beside.publish(shadows[:300])
+    try:
+        scorers.start()
+        first = beside.start()
+        beside.wait_until_counted()
+        scorers.wait_until_counted()
+        first.kill()
+        beside.publish(shadows[300:])
+        beside.start("another folder")
+        beside.wait_until_counted()
+        assert set(totals_by_model(beside.scores())) == {"v3"}
+        assert "shadow:b" in run(scorers, "stream-app scores --by variant").stdout
+    finally:
+        beside.stop_all()
 
 
 @pytest.mark.parametrize(

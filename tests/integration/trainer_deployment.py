@@ -39,6 +39,7 @@ class Deployment:
             models=f"{self.prefix}-models",
             scores=f"{self.prefix}-scores",
             splits=f"{self.prefix}-splits",
+            rankings_shadow=f"{self.prefix}-rankings-shadow",
             partitions=PARTITIONS,
         )
 

@@ -35,6 +35,7 @@ KEPT_IN: dict[str, set[str]] = {
         "stream_app/serve/in_flight.py",
         "stream_app/serve/pipeline.py",
         "stream_app/serve/settling.py",
+        "stream_app/serve/shadow_process.py",
         "stream_app/state/store.py",
         "stream_app/state/table.py",
     },

@@ -85,8 +85,8 @@ def models(config: Config = None, json: Json = False) -> None:
         verdict = model.metrics.get("gate")
         if verdict is not None and not verdict["passed"]:
             typer.echo(f"{model.version} was refused: {verdict['reasons'][0]}")
-    if split is not None and split.variants:
-        typer.echo(f"split: {told(split)}")
+    if split is not None:
+        typer.echo(told(split))
     for made in guarded:
         typer.echo(f"{made.version} was announced by the guard: {made.why}")
     if champion is None:

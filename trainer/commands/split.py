@@ -1,5 +1,6 @@
-"""``trainer split``: which share of the sessions each model serves."""
+"""``trainer split`` and ``trainer shadow``: which share of the sessions each model serves, and who ranks beside."""
 
+from collections.abc import Container, Iterable
 from typing import Annotated
 
 import msgspec
@@ -24,7 +25,7 @@ def split(
 ) -> None:
     """Divide the sessions between the models of several aliases, each session always to the same."""
     from trainer.service.assembly import championship_of, registry_of, split_topic_of
-    from trainer.service.split import moved, told
+    from trainer.service.split import moved
 
     if off and shares:
         raise typer.BadParameter("ends the split; leave the shares out", param_hint="--off")
@@ -32,25 +33,54 @@ def split(
         raise typer.BadParameter("needs shares, as in champion=90 challenger=10", param_hint="--salt")
     root = logged_settings_of(config)
     topic = split_topic_of(root)
-    found = topic.current()
+    found = topic.current() or Split(app_id=topic.app_id)
     if off:
-        topic.put(None)
-        found = None
+        found = msgspec.structs.replace(found, variants=())
+        topic.put(found)
     elif shares:
         places = _places(shares)
-        announced = championship_of(root, registry_of(root)).announced()
-        for alias in places:
-            if alias not in announced:
-                raise SplitError(f"no {alias!r} is announced; do that with `trainer promote VERSION --alias {alias}`")
-        found = found or Split(app_id=topic.app_id)
+        _check_announced(places, championship_of(root, registry_of(root)).announced())
         salt = found.salt if salt is None else salt
         variants = moved(found.variants if salt == found.salt else (), places)
-        found = msgspec.structs.replace(found, variants=variants, salt=salt)
+        shadow = tuple(alias for alias in found.shadow if alias not in places)
+        found = msgspec.structs.replace(found, variants=variants, salt=salt, shadow=shadow)
         topic.put(found)
-    if json:
-        typer.echo(msgspec.json.encode(found).decode())
-    else:
-        typer.echo(f"split: {told(found)}" if found and found.variants else "no split: one model serves all sessions")
+    _tell(found, json=json)
+
+
+def shadow(
+    aliases: Annotated[list[str] | None, typer.Argument(metavar="[ALIAS]...", help="All of them.")] = None,
+    *,
+    off: Annotated[bool, typer.Option("--off", help="End all shadows.")] = False,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Let the models of these aliases rank every click for the topic `rankings.shadow`, as far as there is time."""
+    from trainer.service.assembly import championship_of, registry_of, split_topic_of
+
+    if off and aliases:
+        raise typer.BadParameter("ends all shadows; leave the aliases out", param_hint="--off")
+    root = logged_settings_of(config)
+    topic = split_topic_of(root)
+    found = topic.current() or Split(app_id=topic.app_id)
+    if off or aliases:
+        _check_announced(aliases or [], championship_of(root, registry_of(root)).announced())
+        found = msgspec.structs.replace(found, shadow=tuple(dict.fromkeys(aliases or [])))
+        topic.put(found)
+    _tell(found, json=json)
+
+
+def _check_announced(aliases: Iterable[str], announced: Container[str]) -> None:
+    """Raises SplitError."""
+    for alias in aliases:
+        if alias not in announced:
+            raise SplitError(f"no {alias!r} is announced; do that with `trainer promote VERSION --alias {alias}`")
+
+
+def _tell(split: Split, *, json: bool) -> None:
+    from trainer.service.split import told
+
+    typer.echo(msgspec.json.encode(split).decode() if json else told(split))
 
 
 def _places(shares: list[str]) -> dict[str, int]:

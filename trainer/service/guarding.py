@@ -10,9 +10,11 @@ from contextlib import ExitStack, suppress
 from typing import Final
 
 import structlog
+from msgspec.structs import replace
 from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 
 from schemas.errors import BundleError
+from schemas.messages.split import shares_of
 from trainer.errors import AnnounceError, RegistryError, StopRequested
 from trainer.service.assembly import championship_of, registry_of, split_topic_of
 from trainer.service.champion import Championship, Standing
@@ -172,7 +174,7 @@ class _Guard:
         log.warning("announced by the guard", version=made.version, why=made.why)
 
     def end_split(self, standing: Standing) -> None:
-        """End a split that a promotion by the guard has decided: all its aliases mean the champion.
+        """End the split and the shadows that a promotion by the guard has decided: their aliases mean the champion.
 
         Not together with the announcement, but at the next look, so that a kill between the two does no harm.
         """
@@ -181,12 +183,14 @@ class _Guard:
             return
         try:
             split = self._split.current_if_used()
-            if split is None or not split.variants:
+            if split is None:
                 return
             announced = self._championship.announced()
-            meant = {announced[variant.alias].version for variant in split.variants if variant.alias in announced}
-            if meant == {champion.version}:
-                self._split.put(None)
+            decided = {alias for alias, meant in announced.items() if meant.version == champion.version}
+            variants = () if decided.issuperset(shares_of(split.variants)) else split.variants
+            shadow = tuple(alias for alias in split.shadow if alias not in decided)
+            if (variants, shadow) != (split.variants, split.shadow):
+                self._split.put(replace(split, variants=variants, shadow=shadow))
                 log.warning("split ended by the guard", decided=champion.version)
         except AnnounceError as error:
             log.error("the decided split is not ended; trying again", error=str(error))

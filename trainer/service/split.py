@@ -40,14 +40,16 @@ class SplitTopic:
             return None
 
     def put(self, split: Split | None) -> None:
-        """Make workers divide by this split; None ends it."""
-        value = None if split is None else encode_split(split)
+        """Make workers divide by this split; None, or one without variants and shadows, ends it."""
+        value = None if split is None or not (split.variants or split.shadow) else encode_split(split)
         self._topic.write(self.app_id.encode(), value, what="the split")
 
 
 def told(split: Split) -> str:
-    """The shares, for people."""
-    return ", ".join(f"{alias} {places / 100:g} %" for alias, places in shares_of(split.variants).items())
+    """The shares and shadows, for people."""
+    shares = ", ".join(f"{alias} {places / 100:g} %" for alias, places in shares_of(split.variants).items())
+    divided = f"split: {shares}" if shares else "no split: one model serves all sessions"
+    return f"{divided}\nshadow: {', '.join(split.shadow)}" if split.shadow else divided
 
 
 def moved(before: Sequence[Variant], shares: Mapping[str, int]) -> tuple[Variant, ...]:

@@ -44,6 +44,13 @@ def test_another_key_and_unknown_fields_are_refused(key: bytes | None, value: di
         decode_split(key, json.dumps(value).encode())
 
 
+def test_shadows_are_models_too() -> None:
+    with pytest.raises(RecordRefusedError, match="b is named as a shadow and once more"):
+        encode_split(Split(app_id="a", variants=(Variant("b", 100.0),), shadow=("b",)))
+    with pytest.raises(RecordRefusedError, match="names 9 aliases"):
+        encode_split(Split(app_id="a", variants=(Variant("b", 100.0),), shadow=tuple("cdefghij")))
+
+
 def test_nobody_writes_what_is_refused() -> None:
     with pytest.raises(RecordRefusedError, match="add up to 90"):
         encode_split(Split(app_id="a", variants=(Variant("champion", 90.0),)))

@@ -68,6 +68,21 @@ def test_the_next_click_is_looked_for_in_the_ranking_before_it() -> None:
     assert (found.moments.nn, found.moments.nh, found.moments.hh) == (4, 2, 1)
 
 
+def test_a_shadow_that_skipped_a_click_is_not_judged_by_the_one_after_that() -> None:
+    scores, rows = score(
+        [
+            ranking("s", "a", ["b"], 0, 0, follows=-1),
+            ranking("s", "b", ["c"], 1, 1, follows=0),  # a hit
+            ranking("s", "c", ["d"], 7, 2, follows=5),  # it would be one, had nothing been clicked in between
+            ranking("s", "d", ["e"], 9, 3, follows=7),  # a hit
+        ]
+    )
+    found = only(scores)
+    assert (found.rankings, found.sessions) == ({"model": 4}, 1)
+    assert (found.total.predictions, found.total.hits, found.moments.hh) == (2, 2, 4)
+    assert rows["s"].offset == 9
+
+
 def test_only_the_first_k_items_count() -> None:
     scores, _ = score([ranking("s", "a", ["b", "c", "d", "e"], 0, 0), ranking("s", "e", [], 1, 1)])
     assert only(scores).total.hits == 0

@@ -30,7 +30,7 @@ def test_the_mark_of_a_forgotten_session_stands_between_what_was_and_what_begins
     for part in (chunk[:cut], chunk[cut:]):
         done = recommend(rows, part, MODEL, SessionRules())
         rows |= done.rows
-        for key, value in answers(done, TP("clicks", 0), Serves(MODEL), 0, None):
+        for key, value in answers(done, TP("clicks", 0), Serves(MODEL), 0):
             assert key is not None
             found.append((key.decode(), None if value is None else decode_ranking(value).source.offset))
     assert found == told

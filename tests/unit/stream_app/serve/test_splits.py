@@ -5,6 +5,7 @@ from typing import Any
 from schemas.messages.split import Split, Variant, encode_split
 from stream_app.serve.hot_swap import LiveModel
 from stream_app.serve.metrics import Metrics
+from stream_app.serve.shadow_process import ShadowModels
 from stream_app.serve.splits import LiveSplit, SplitFollower
 from tests.unit.models import exact_model
 from tests.unit.stream_app.serve.test_live_catalogue import Record
@@ -38,7 +39,7 @@ class Following:
         self.watchers: list[Watcher] = []
         self.metrics, champion = Metrics(), LiveModel()
         champion.replace(CHAMPION)
-        self.live = LiveSplit("champion", champion, self._watch, self.metrics)
+        self.live = LiveSplit("champion", champion, self._watch, self.metrics, self._want_shadows)
         self.follower = SplitFollower(
             consumer_config={},
             topic="splits",
@@ -52,6 +53,9 @@ class Following:
     def _watch(self, alias: str, live: LiveModel) -> Any:
         self.watchers.append(Watcher(alias, live))
         return self.watchers[-1]
+
+    def _want_shadows(self, wanted: bool) -> None:
+        self.wants_shadows = wanted
 
     def take_in(self, *values: bytes | None, key: bytes = b"shop") -> None:
         self.offset += 1
@@ -86,6 +90,33 @@ def test_a_variant_serves_as_soon_as_its_model_is_there_and_as_long_as_the_split
     one.take_in(None)
     assert [other.runs for other in one.watchers] == [False, False]
     assert one.serve() == [("v1", None)]
+
+
+def test_a_shadow_serves_nobody_and_is_another_process_to_follow() -> None:
+    one = Following()
+    one.take_in(encode_split(Split(app_id="shop", shadow=("b",))))
+    assert (one.wants_shadows, one.watchers, one.follower._missing()) == (True, [], None)
+    assert one.serve() == [("v1", None)]
+    one.take_in(split(champion=50, b=50))
+    assert (one.wants_shadows, len(one.watchers)) == (False, 1)
+
+
+def test_the_other_process_follows_shadows_alone() -> None:
+    watchers: list[Watcher] = []
+
+    def watch(alias: str, live: LiveModel) -> Any:
+        watchers.append(Watcher(alias, live))
+        return watchers[-1]
+
+    models = ShadowModels(watch)
+    models.put(Split(app_id="shop", variants=(Variant("a", 100.0),), shadow=("b", "c")))
+    assert [(one.alias, one.runs) for one in watchers] == [("b", True), ("c", True)]
+    watchers[1].load("v3")
+    assert [(serves.model.version, serves.variant) for serves in models.serving()] == [("v3", "shadow:c")]
+    models.put(Split(app_id="shop", shadow=("c",)))
+    assert [(one.alias, one.runs) for one in watchers] == [("b", False), ("c", True)]
+    models.stop()
+    assert (models.serving(), watchers[1].runs) == ([], False)
 
 
 def test_a_bad_record_is_counted_and_the_last_good_split_stays() -> None:

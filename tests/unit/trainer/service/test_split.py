@@ -45,7 +45,7 @@ def test_a_canary_that_grows_keeps_its_sessions() -> None:
     assert line == (Variant("champion", 75.0), Variant("challenger", 25.0))
     line = moved(line, {"champion": 7400, "challenger": 2500, "third": 100})
     assert line == (Variant("champion", 74.0), Variant("third", 1.0), Variant("challenger", 25.0))
-    assert told(Split(app_id="a", variants=line)) == "champion 74 %, third 1 %, challenger 25 %"
+    assert told(Split(app_id="a", variants=line)) == "split: champion 74 %, third 1 %, challenger 25 %"
 
 
 def test_beyond_what_a_split_may_have_all_is_drawn_anew() -> None:
