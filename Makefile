@@ -12,10 +12,10 @@ LOCK   := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz proof check kit bench docs pictures kafka lock generate clean
+.PHONY: help demo test fuzz proof check kit bench docs pictures screenshots kafka lock generate clean
 
 help:  ## print this
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # uv links packages out of its own cache, so that torch is downloaded and unpacked once a machine.
 $(VENV)/.installed: pyproject.toml requirements/dev.txt requirements/uv.txt
@@ -66,6 +66,9 @@ docs: $(VENV)/.installed  ## these pages as a site in site/, with an API referen
 
 pictures: $(VENV)/.installed  ## draw docs/pictures/ anew from the figures in bench/results/
 	$(BIN)/python -m bench.pictures
+
+screenshots: $(VENV)/.installed  ## take the pictures of the page anew, from a demo; needs Chromium and ten minutes
+	PICTURES=docs/pictures $(BIN)/pytest -n 0 tests/integration/test_page.py -k pictures
 
 # Whom we measure ourselves with needs other versions of what we need.
 $(PEERS)/.installed: $(VENV)/.installed requirements/peers.txt

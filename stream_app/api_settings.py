@@ -1,6 +1,7 @@
 """Settings of `stream-app api` and `stream-app sink`."""
 
 import ipaddress
+import re
 from pathlib import Path
 from typing import Literal, Self
 
@@ -10,6 +11,7 @@ from schemas.config.duration import Duration
 from schemas.config.settings import Section
 
 _SCHEMES = ("redis://", "rediss://", "valkey://", "valkeys://", "unix://")
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/;,'\"]+")
 
 
 def is_loopback(host: str) -> bool:
@@ -31,6 +33,11 @@ class ApiSettings(Section):
     )
     cors_origins: tuple[str, ...] = Field(
         default=(), description='Web pages that may call the API from a browser, such as "https://shop.example".'
+    )
+    image_origins: tuple[str, ...] = Field(
+        default=(),
+        description="Where the page may load images of items from, such as "
+        '"https://images.example"; by default only images inside the records are shown.',
     )
     rate_limit: float = Field(
         default=0.0,
@@ -86,8 +93,8 @@ class ApiSettings(Section):
                 f"host {self.host} is reached from other machines, and anyone there could read and click: set token or "
                 "token_file, or host = 127.0.0.1"
             )
-        for origin in self.cors_origins:
-            if "://" not in origin or origin.endswith("/"):
+        for origin in (*self.cors_origins, *self.image_origins):
+            if not _ORIGIN.fullmatch(origin):
                 raise ValueError(
                     f"{origin!r} is no origin; write it as browsers do: https://shop.example, or with a port"
                 )

@@ -36,6 +36,9 @@ def demo(
     retrain_every: Annotated[float, typer.Option(help="Seconds between training cycles.", min=5, max=86_400)] = 55.0,
     new_sessions: Annotated[int, typer.Option(help="New sessions that a training cycle needs.", min=1)] = 1500,
     seed: Annotated[int, typer.Option(help="Of the simulated shop.")] = 7,
+    page: Annotated[
+        bool, typer.Option(help="Serve the page of `stream-app api`, to look at the demo and to click in the shop.")
+    ] = True,
     keep: Annotated[Path | None, typer.Option(help="Keep logs, models and the table in this folder.")] = None,
     picture: Annotated[
         Path | None, typer.Option(help="Write what the screen shows when the clicks end into this file, as SVG.")
@@ -56,7 +59,7 @@ def demo(
             new_sessions=new_sessions,
             predictions=predictions,
         )
-        verdict = Demo(source, plan, keep=keep, picture=picture).run()
+        verdict = Demo(source, plan, page=page, keep=keep, picture=picture).run()
     except KeyboardInterrupt:
         console.print("interrupted; everything that the demo started is stopped")
         raise typer.Exit(EXIT_INTERRUPTED) from None

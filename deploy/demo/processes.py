@@ -27,12 +27,15 @@ class Commands:
     logs: Path
     _running: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
 
-    def run(self, *command: str) -> str:
-        """Run a command to its end; returns what it printed. Raises CommandFailedError."""
+    def run(self, *command: str, **more: str) -> str:
+        """Run a command to its end, with `more` in its environment; returns what it printed.
+
+        Raises CommandFailedError.
+        """
         log = self.logs / f"{'-'.join(command[:2])}.log"
         with log.open("ab") as errors:
             done = subprocess.run(
-                _argv(command), env=self._environ(), stdout=subprocess.PIPE, stderr=errors, check=False
+                _argv(command), env=self._environ() | more, stdout=subprocess.PIPE, stderr=errors, check=False
             )
         if done.returncode != 0:
             raise CommandFailedError(_failure(command, done.returncode, log))

@@ -9,13 +9,16 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from deploy.demo.shop import Shop, ShopSettings
+from deploy.demo.shown_items import shown_items
 from schemas.messages.click import Click
+from schemas.messages.item import Item
 from stream_app.tools.click_file import read_click_file
 from stream_app.tools.pacing import DueClicks, pace, rebase
 
 _HISTORY_SESSIONS = 8_000
 _HISTORY_SHARE = 0.5
 _PAUSE_SECONDS = 1.0
+_SHOWN_SEASONS = 4
 HISTORY_CLICKS = 60_000
 LIVE_CLICKS_PER_SECOND = 1500.0
 
@@ -29,11 +32,13 @@ class ClickSource:
         history: clicks from before the demo, that the first model learns from; called with the time of the start (ms).
         live: clicks as they happen from the time of the start (ms), each batch when it is due; a file is replayed in
             the number of seconds that it is given, over and over; the shop never closes.
+        items: what the page shows of the items; nothing where only their ids are known.
     """
 
     name: str
     history: Callable[[int], Iterator[Click]]
     live: Callable[[int, float], Iterator[DueClicks]]
+    items: Callable[[], Iterator[Item]] = lambda: iter(())
 
 
 def shop(*, clicks_per_second: float, seed: int) -> ClickSource:
@@ -48,6 +53,7 @@ def shop(*, clicks_per_second: float, seed: int) -> ClickSource:
         name="a simulated shop",
         history=lambda start_ms: Shop(settings).history(_HISTORY_SESSIONS, before_ms=start_ms - 60_000),
         live=live,
+        items=lambda: shown_items(Shop(settings).catalogue(_SHOWN_SEASONS).names),
     )
 
 

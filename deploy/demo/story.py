@@ -22,12 +22,13 @@ from deploy.demo.stock import Stock
 from deploy.demo.tempo import Tempo
 from deploy.demo.verdict import Verdict, judge
 from deploy.demo.view import Page, View
-from deploy.kafka import LocalKafka
+from deploy.kafka import LocalKafka, LocalKafkaError
 from deploy.kafka.folders import LOGS, remove_folder
-from deploy.kafka.ports import free_port
+from deploy.kafka.ports import free_port, hold
 from schemas.config.settings import KafkaConnection
 from schemas.kafka.topics import changelog_topic
 from schemas.messages.click import Click, encode_click
+from stream_app.api_settings import ApiSettings
 from stream_app.tools.pacing import wait_until_due
 
 _PARTITIONS: Final = 4
@@ -46,11 +47,18 @@ class Demo:
     """One run. Everything it starts is stopped when its block ends."""
 
     def __init__(
-        self, source: ClickSource, plan: Plan, *, keep: Path | None = None, picture: Path | None = None
+        self,
+        source: ClickSource,
+        plan: Plan,
+        *,
+        page: bool = True,
+        keep: Path | None = None,
+        picture: Path | None = None,
     ) -> None:
         self._source = source
         self._plan = plan
         self._page = Page()
+        self._with_page = page
         self._view = View(self._page)
         self._stack = ExitStack()
         self._keep = keep
@@ -85,7 +93,7 @@ class Demo:
         left: list[str] = []
         self._stack.callback(self._remove_topics, left)
         self._data_dir = root / "worker"
-        self._port = free_port()
+        self._port, self._page_port = free_port(), _page_port()
         self._commands = self._stack.enter_context(self._running_commands(bootstrap))
         self._commands.run("stream-app", "topics")
         if named and not self._keep:
@@ -94,7 +102,7 @@ class Demo:
         self._producer = Producer(
             {**self._kafka, "partitioner": "murmur2_random", "enable.idempotence": True, "linger.ms": 5}
         )
-        self._stock = Stock(self._producer, self._topics["items"], self._event)
+        self._stock = Stock(self._producer, self._topics["items"], self._event, self._source.items())
 
     @contextmanager
     def _running_commands(self, bootstrap: str) -> Iterator[Commands]:
@@ -125,6 +133,10 @@ class Demo:
             "NEXTCLICK_WORKER__ITEMS": "true",
             "NEXTCLICK_SCORES__DATA_DIR": str(self._root / "scorer"),
             "NEXTCLICK_SCORES__WEB_PORT": "0",
+            "NEXTCLICK_API__DATA_DIR": str(self._root / "api"),
+            "NEXTCLICK_API__PORT": str(self._page_port),
+            # The page draws a point a window; five minutes, as usual, would be two points.
+            **({"NEXTCLICK_SCORES__WINDOW": "10s"} if self._with_page else {}),
             **{f"NEXTCLICK_TRAINER__{name}": value for name, value in trainer.items()},
         }
 
@@ -156,24 +168,28 @@ class Demo:
         group.close()
         self._commands.start("stream-app", "worker")
         self._commands.start("stream-app", "score")
-        deadline = time.monotonic() + _READY_SECONDS
-        while not self._worker_is_ready():
-            self._commands.check()
-            if time.monotonic() > deadline:
-                raise DemoError(f"the worker was not ready within {_READY_SECONDS:g} s; see {self._logs}")
-            time.sleep(0.2)
+        if self._with_page:
+            self._open_page()
+        self._wait_until_ready("worker", self._port)
         self._event("worker ready: RocksDB open, model loaded and verified")
         every = f"{self._plan.retrain_every:g}s"
         # In production the trainer has a machine of its own; here it must not take the worker's cores.
         self._commands.start("trainer", "run", "--every", every, niceness=5)
         self._event(f"trainer running: a cycle every {every}")
 
-    def _worker_is_ready(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/readyz", timeout=2) as answer:
-                return bool(answer.status == 200)
-        except OSError:  # not listening yet, or 503 until it is ready
-            return False
+    def _open_page(self) -> None:
+        self._commands.start("stream-app", "api")
+        self._wait_until_ready("api", self._page_port)
+        self._page.url = f"http://127.0.0.1:{self._page_port}/"
+        self._event(f"look and click in a browser: {self._page.url}")
+
+    def _wait_until_ready(self, name: str, port: int) -> None:
+        deadline = time.monotonic() + _READY_SECONDS
+        while not _is_ready(port):
+            self._commands.check()
+            if time.monotonic() > deadline:
+                raise DemoError(f"stream-app {name} was not ready within {_READY_SECONDS:g} s; see {self._logs}")
+            time.sleep(0.2)
 
     # -- live ----------------------------------------------------------------------------------------------------------
 
@@ -249,9 +265,12 @@ class Demo:
     # -- small things -------------------------------------------------------------------------------------------------
 
     def _send(self, click: Click) -> None:
+        self._produce(self._topics["clicks"], click.session_id, encode_click(click))
+
+    def _produce(self, topic: str, key: str, value: bytes) -> None:
         while True:
             try:
-                self._producer.produce(self._topics["clicks"], encode_click(click), click.session_id.encode())
+                self._producer.produce(topic, value, key.encode())
             except BufferError:
                 self._producer.poll(0.1)
             else:
@@ -300,6 +319,22 @@ def _temporary_folder() -> Iterator[Path]:
         raise
     finally:
         remove_folder(folder, keep_logs=keep_logs)
+
+
+def _is_ready(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except OSError:  # not listening yet, or 503 until it is ready
+        return False
+
+
+def _page_port() -> int:
+    """The usual one, where nothing else has it."""
+    try:
+        return hold(ApiSettings().port)
+    except LocalKafkaError:
+        return free_port()
 
 
 def _now_ms() -> int:

@@ -31,6 +31,7 @@ class Page:
     Attributes:
         phase: what is being done.
         outlook: how long it still takes, and for what.
+        url: where a browser shows more, and lets one click.
         clicks: sent so far.
         rankings: received so far.
         clicks_per_second: over the last seconds.
@@ -43,6 +44,7 @@ class Page:
 
     phase: str = "starting"
     outlook: str = ""
+    url: str = ""
     clicks: int = 0
     rankings: int = 0
     clicks_per_second: float = 0.0
@@ -154,7 +156,11 @@ class View:
             sessions.add_row(" > ".join(items), ", ".join(item.item_id for item in ranking.items[:4]))
         return Group(
             Panel(
-                Group(numbers, Text("latency: from sending a click to receiving its ranking", "dim italic")),
+                Group(
+                    numbers,
+                    Text("latency: from sending a click to receiving its ranking", "dim italic"),
+                    *([Text.assemble("look and click: ", (page.url, "bold"))] if page.url else []),
+                ),
                 title=f"nextclick: {page.phase}",
                 subtitle=page.outlook or None,
             ),

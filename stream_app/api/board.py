@@ -52,6 +52,10 @@ class Board:
         """The newest ones, in their order."""
         return self._announcements
 
+    def serving(self, alias: str) -> ModelAnnouncement | None:
+        """The model that an alias means now."""
+        return next((one for one in reversed(self._announcements) if one.alias == alias), None)
+
     def scores(self) -> list[Score]:
         """Those of the last day's windows."""
         return list(self._scores.values())

@@ -8,8 +8,12 @@ import msgspec
 from schemas.messages import examples
 from schemas.messages.click import MAX_ID_BYTES, Click
 from schemas.messages.ranking import Ranking
+from stream_app.api.backlog import Waiting
+from stream_app.api.overview import Alarm, AlarmName, Overview
 from stream_app.api.problems import MEDIA_TYPE, ProblemDetails
 from stream_app.api.routes import EVENT_STREAM, JSON, Accepted, Models
+from stream_app.api.shelf import ShownItem
+from stream_app.api.traffic import Recent, Series
 from stream_app.tools.explain import Explanation
 from stream_app.tools.scores import GROUPS, OF_PREDICTIONS
 
@@ -42,7 +46,18 @@ class Health(msgspec.Struct):
     status: str
 
 
-_STRUCTS: Final = (Click, Ranking, Accepted, Explanation, Models, list[ScoreLine], Health, ProblemDetails)
+_STRUCTS: Final = (
+    Click,
+    Ranking,
+    Accepted,
+    Explanation,
+    Models,
+    list[ScoreLine],
+    Overview,
+    list[ShownItem],
+    Health,
+    ProblemDetails,
+)
 _SCORE: Final = ScoreLine("20260101T000000Z-1f0c", 400, 204, 0.51, 0.2269, 1_767_225_600_000, 1_767_225_900_000, 500)
 _PROBLEM: Final = ProblemDetails("urn:nextclick:problem:no-click", "No click", 422, "item_id is empty", reason="bad-id")
 
@@ -194,6 +209,29 @@ def _paths(schemas: Mapping[str, Any]) -> dict[str, Any]:
                 },
             }
         },
+        "/v1/overview": {
+            "get": {
+                "operationId": "overview",
+                "summary": "Clicks, latency, backlog, rejections and alarms of the last ten minutes.",
+                "responses": {"200": answer("The overview.", Overview, _OVERVIEW), **problems()},
+            }
+        },
+        "/v1/items": {
+            "get": {
+                "operationId": "items",
+                "summary": "Items to click on, for the page; at most 200, of the first 20,000 in the topic.",
+                "parameters": [
+                    _query("q", {"type": "string", "maxLength": 256}, "In the id, title or a category.", "camera"),
+                    _query(
+                        "id", {"type": "array", "items": {"type": "string"}, "maxItems": 200}, "These alone.", ["b-1"]
+                    ),
+                ],
+                "responses": {
+                    "200": answer("The items.", list[ShownItem], [ShownItem("b-1", title="A book", price="12.50 €")]),
+                    **problems(_422="Too many ids, or a text that is too long."),
+                },
+            }
+        },
         "/healthz": {
             "get": {
                 "operationId": "healthz",
@@ -232,6 +270,17 @@ def _query(name: str, schema: dict[str, Any], description: str, example: object)
     return {"name": name, "in": "query", "schema": schema, "description": description, "example": example}
 
 
+_OVERVIEW: Final = Overview(
+    now=1_767_225_600_000,
+    recent=Recent(950.0, 8.0, 21.0),
+    series=Series(1_767_225_596_000, 2_000, [940.0, 960.0], [8.0, 8.0], [20.0, 22.0]),
+    models={"20260101T000000Z-1f0c": 1.0},
+    reasons={"model": 0.98, "unknown-item": 0.02},
+    rejected={"bad-id": 3},
+    backlog=[Waiting(0, 12)],
+    backlog_problem=None,
+    alarms=[Alarm(AlarmName.REJECTED, "600 of 50,600 records were rejected")],
+)
 _EXPLANATION: Final = {
     "session_id": _SESSION,
     "model_version": "20260101T000000Z-1f0c",

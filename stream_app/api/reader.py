@@ -1,4 +1,4 @@
-"""The thread that reads what the API tells: rankings, announcements and scores, from all partitions, without a group.
+"""The thread that reads what the API tells: rankings, announcements, scores, items. From all partitions, in no group.
 
 Rankings go into the embedded store, with the position behind them, and to whoever waits for them; where a sink fills
 another store they are read from now on, for those who wait.
@@ -17,7 +17,9 @@ from schemas.config.settings import TopicSettings
 from stream_app.api.board import Board
 from stream_app.api.latest import newest, read
 from stream_app.api.metrics import ApiMetrics
+from stream_app.api.shelf import Shelf
 from stream_app.api.stores import EmbeddedStore
+from stream_app.api.traffic import SPAN_MS, Traffic
 from stream_app.api.watchers import Watchers
 from stream_app.kafka.plain_consumer import ReadError
 
@@ -50,12 +52,15 @@ class Reader:
         ttl_ms: int,
         watchers: Watchers,
         board: Board,
+        traffic: Traffic,
+        shelf: Shelf,
         metrics: ApiMetrics,
         on_fatal: Callable[[BaseException], None],
     ) -> None:
         self._topics = topics
         self._store, self._ttl_ms = store, ttl_ms
         self._watchers, self._board, self._metrics = watchers, board, metrics
+        self._traffic, self._shelf = traffic, shelf
         self._on_fatal = on_fatal
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reader", daemon=True)
@@ -98,7 +103,8 @@ class Reader:
     def _read(self) -> None:
         starts = [*self._rankings_from(), *self._all_of(self._topics.models), *self._all_of(self._topics.scores)]
         self._unread = {(start.topic, start.partition) for start in starts}
-        self._consumer.assign(starts)
+        # No lookup waits for what only the page shows.
+        self._consumer.assign([*starts, *self._all_of(self._topics.items), *self._lately_rejected()])
         shown = 0.0
         while not self._stopping.is_set():
             first = self._consumer.poll(_POLL_SECONDS)
@@ -119,6 +125,10 @@ class Reader:
     def _all_of(self, topic: str) -> list[TopicPartition]:
         """From their beginning; nothing where there is no such topic (scores, where nobody counts them)."""
         return [TopicPartition(topic, number, OFFSET_BEGINNING) for number in self._partitions(topic)]
+
+    def _lately_rejected(self) -> list[TopicPartition]:
+        topic = self._topics.rejected
+        return starts_at(self._consumer, topic, dict.fromkeys(self._partitions(topic)), ttl_ms=SPAN_MS)
 
     def _rankings_from(self) -> list[TopicPartition]:
         topic, store = self._topics.rankings, self._store
@@ -150,6 +160,7 @@ class Reader:
                 self._store.apply(newest(told), positions)
             self._positions |= positions
             self._watchers.tell(told)  # after the store: whoever is told and looks finds it there
+            self._traffic.take(told, time.time_ns() // 1_000_000)
             self._metrics.rankings.inc(len(told))
             self._metrics.unreadable.inc(len(rankings) - len(told))
         if self.waiting_for is not None:  # last: what was read is stored
@@ -171,6 +182,10 @@ class Reader:
             self._board.announce(message.key(), message.value())
         elif topic == self._topics.scores:
             self._board.score(message.key(), message.value())
+        elif topic == self._topics.items:
+            self._shelf.put(message.key(), message.value())
+        elif topic == self._topics.rejected:
+            self._traffic.reject(message.timestamp()[1], message.value())
         return bool(topic == self._topics.rankings)
 
     def _show_lag(self) -> None:

@@ -185,9 +185,8 @@ class Endpoints:
     async def models(self, _: Request) -> Response:
         """Which models were announced, and which one serves."""
         self._insist_on_readiness()
-        alias, announcements = self._settings.worker.model_alias, self._board.announcements()
-        serving = next((one for one in reversed(announcements) if one.alias == alias), None)
-        return _json(Models(alias, serving, announcements))
+        alias = self._settings.worker.model_alias
+        return _json(Models(alias, self._board.serving(alias), self._board.announcements()))
 
     async def scores(self, request: Request) -> Response:
         """How good the models have been online."""

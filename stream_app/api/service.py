@@ -5,9 +5,8 @@ import contextlib
 import gc
 import signal
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, Final
 
 import structlog
@@ -18,19 +17,22 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Mount
-from starlette.staticfiles import StaticFiles
+from starlette.routing import Route
 
 from schemas.kafka.admin import check_topics
+from stream_app.api.backlog import Backlog
 from stream_app.api.board import Board
 from stream_app.api.clicks import ClickProducer
 from stream_app.api.gate import Gate, Guard, TokenFileError, tokens_of
 from stream_app.api.metrics import ApiMetrics
 from stream_app.api.openapi import document
+from stream_app.api.page_routes import PageEndpoints
 from stream_app.api.problems import ProblemError, of_bug, of_http, of_problem, unavailable
 from stream_app.api.reader import Reader
 from stream_app.api.routes import Endpoints, Parts
+from stream_app.api.shelf import Shelf
 from stream_app.api.stores import EmbeddedStore, RedisStore, Store
+from stream_app.api.traffic import Traffic
 from stream_app.api.watchers import Watchers
 from stream_app.api_settings import ApiSettings
 from stream_app.errors import StoreError, StreamError
@@ -42,8 +44,6 @@ log = structlog.get_logger(__name__)
 
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
-PAGE: Final = Path(__file__).parent / "page"
-"""Files served at `/`, where there are any."""
 _MOST_KEPT_SECONDS: Final = 75
 
 
@@ -51,12 +51,16 @@ class ListenError(StreamError):
     """There is no listening where the settings say; the message says why."""
 
 
-def application(endpoints: Endpoints, guard: Guard, metrics: ApiMetrics, cors_origins: tuple[str, ...]) -> Starlette:
-    """The routes, and what a request passes on its way to them."""
+def application(
+    endpoints: Endpoints,
+    guard: Guard,
+    metrics: ApiMetrics,
+    cors_origins: tuple[str, ...],
+    page: Sequence[Route] = (),
+) -> Starlette:
+    """The routes, those of the page among them, and what a request passes on its way to them."""
     described = document(version=version("nextclick"), with_tokens=guard.has_tokens)
-    routes: list[BaseRoute] = [*endpoints.routes(described)]
-    if PAGE.is_dir():
-        routes.append(Mount("/", StaticFiles(directory=PAGE, html=True), name="page"))
+    routes = [*endpoints.routes(described), *page]
     middleware = [Middleware(Gate, guard=guard, metrics=metrics)]
     if cors_origins:
         cors = Middleware(
@@ -106,7 +110,12 @@ async def run_api(settings: StreamSettings) -> int:
     for difference in await asyncio.to_thread(check_topics, settings.kafka, specs):
         log.warning("topic differs", difference=str(difference))
     metrics, watchers = ApiMetrics(), Watchers()
-    board = Board(lambda text: log.warning("a record is passed over", why=text))
+    traffic = Traffic()
+
+    def warn(text: str) -> None:
+        log.warning("a record is passed over", why=text)
+
+    board, shelf = Board(warn), Shelf(api.image_origins, warn)
     ttl_ms = round(settings.worker.session_ttl * 1000)
     embedded = None if api.store_url is not None else await asyncio.to_thread(_embedded, settings, ttl_ms)
     store: Store = embedded or RedisStore(_secret(api), api.store_prefix)
@@ -121,14 +130,23 @@ async def run_api(settings: StreamSettings) -> int:
 
     reader = Reader(
         connection, settings.topics,
-        store=embedded, ttl_ms=ttl_ms, watchers=watchers, board=board, metrics=metrics, on_fatal=fail,
+        store=embedded, ttl_ms=ttl_ms, watchers=watchers, board=board, traffic=traffic, shelf=shelf,
+        metrics=metrics, on_fatal=fail,
     )  # fmt: skip
 
     def readiness() -> Mapping[str, str | None]:
         return {"topics": reader.waiting_for}
 
     endpoints = Endpoints(Parts(settings, store, clicks, watchers, board, metrics, readiness))
-    app = application(endpoints, Guard(tokens, api.rate_limit), metrics, api.cors_origins)
+    page = PageEndpoints(
+        traffic=traffic,
+        shelf=shelf,
+        backlog=Backlog(connection, topic=settings.topics.clicks, group=settings.worker.app_id),
+        serving=lambda: board.serving(settings.worker.model_alias),
+        readiness=readiness,
+        image_origins=api.image_origins,
+    )
+    app = application(endpoints, Guard(tokens, api.rate_limit), metrics, api.cors_origins, page.routes())
     server = Server(_server_config(app, api), watchers)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

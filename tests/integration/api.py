@@ -66,9 +66,11 @@ class ApiProcess:
         self.process.wait()
 
 
-def wait_until(condition: Callable[[], bool], what: str, *, seen: Callable[[], object] = lambda: "") -> None:
+def wait_until(
+    condition: Callable[[], bool], what: str, *, seen: Callable[[], object] = lambda: "", seconds: float = PATIENCE
+) -> None:
     """Poll; AssertionError with what is seen when it does not come."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"never: {what}; {seen()}"
         time.sleep(0.05)

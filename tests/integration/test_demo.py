@@ -32,6 +32,7 @@ def test_the_demo_swaps_a_model_and_loses_nothing(kafka: KafkaUnderTest, tmp_pat
         r"back in stock: (\S+)",
     ):
         assert re.findall(told, done.stderr) == [result["sold_out"]["item_id"]]
+    assert "look and click in a browser: http://127.0.0.1:" in done.stderr
 
 
 def test_the_demo_replays_a_click_file(kafka: KafkaUnderTest, tmp_path: Path, shared_data: Path) -> None:
@@ -43,8 +44,9 @@ def test_the_demo_replays_a_click_file(kafka: KafkaUnderTest, tmp_path: Path, sh
         return {topic for topic in admin.list_topics(timeout=30).topics if topic.startswith("demo-")}
 
     before = topics()
-    done = _demo(kafka, *SHORT, clicks=file)
+    done = _demo(kafka, *SHORT, "--no-page", clicks=file)
     assert done.returncode == 0, done.stderr
+    assert "in a browser" not in done.stderr
     _check(json.loads(done.stdout.splitlines()[-1]))
     assert "is not removed" not in done.stderr
     while topics() != before:  # they go from a Kafka that is not the demo's own; the deletion is told before it is seen

@@ -33,6 +33,7 @@ from schemas.messages.rule import Rule, RuleAction
 from schemas.messages.score import Moments, Score, Tally
 from stream_app import __main__ as stream_command
 from stream_app.api.metrics import ApiMetrics, SinkMetrics
+from stream_app.api.overview import AlarmName
 from stream_app.score.metrics import ScoreMetrics
 from stream_app.serve import watchdog, worker
 from stream_app.serve.metrics import Metrics
@@ -278,6 +279,10 @@ def test_metrics_that_are_named_exist(page: Path) -> None:
     known = {cells[0].strip("`") for page in METRIC_PAGES for cells in table(DOCS / page, METRICS_HEADER)}
     named = {span for span in code_spans(page) if span.startswith("nextclick_")}
     assert named <= known
+
+
+def test_the_page_s_alarms_are_those_of_the_code() -> None:
+    assert [row[0].strip("`") for row in table(DOCS / "page.md", "| alarm | raised when |")] == list(AlarmName)
 
 
 def test_the_exit_codes_are_those_of_the_code() -> None:

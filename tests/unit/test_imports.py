@@ -53,7 +53,7 @@ KEPT_IN: dict[str, set[str]] = {
         "deploy/demo/oracle.py",  # the demo compares the stopped worker's rows
     },
     "redis": {"stream_app/api/sink.py", "stream_app/api/stores.py"},
-    "starlette": {f"stream_app/api/{module}.py" for module in ("gate", "problems", "routes", "service")},
+    "starlette": {f"stream_app/api/{module}.py" for module in ("gate", "page_routes", "problems", "routes", "service")},
     "uvicorn": {"stream_app/api/service.py"},
 }
 

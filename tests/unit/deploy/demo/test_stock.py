@@ -9,7 +9,7 @@ import msgspec
 
 from deploy.demo.stock import SoldOut, Stock
 from schemas.messages.examples import RANKING
-from schemas.messages.item import decode_item
+from schemas.messages.item import Item, decode_item
 from schemas.messages.ranking import Applied, RankedItem, Ranking
 
 
@@ -18,10 +18,12 @@ class Producer:
 
     def __init__(self) -> None:
         self.records: list[tuple[str, bool]] = []
+        self.titled: list[bool] = []
 
     def produce(self, _: str, value: bytes, key: bytes, *, on_delivery: Callable[[None, Any], None]) -> None:
         item = decode_item(key, value)
         self.records.append((item.item_id, item.available))
+        self.titled.append("title" in item.attributes)
         on_delivery(None, SimpleNamespace(offset=lambda: len(self.records) - 1))
 
 
@@ -32,7 +34,7 @@ def ranking(*items: str, applied: int | None = None) -> Ranking:
 
 def test_the_most_shown_item_is_sold_out_for_a_while_and_the_records_tell_which_rankings_know() -> None:
     producer, told = Producer(), list[str]()
-    stock: Any = Stock(producer, "items", told.append)
+    stock: Any = Stock(producer, "items", told.append, [Item(item_id="b", attributes={"title": "B"})])
     reader: Any = SimpleNamespace(recent=deque([ranking("a", "b")] * 199), first_applied=lambda _: None)
     for item_id in ("a", "b", "c", "a"):
         stock.offer(item_id)
@@ -46,7 +48,8 @@ def test_the_most_shown_item_is_sold_out_for_a_while_and_the_records_tell_which_
     reader.first_applied = {3: 1040}.get
     for share in (0.6, 0.7, 0.8, 0.9):
         stock.update(share, reader, 3000)
-    assert producer.records == [("a", True), ("b", True), ("c", True), ("b", False), ("b", True)]
+    assert producer.records == [("b", True), ("a", True), ("c", True), ("b", False), ("b", True)]
+    assert producer.titled == [True, False, False, True, True]
     assert told == [
         "out of stock: b, which 200 of the last 200 rankings held",
         "out of stock: b is in no ranking any more, 40 ms after the shop said so",
