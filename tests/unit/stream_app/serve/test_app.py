@@ -26,6 +26,7 @@ from stream_app.core.recommend import recommend
 from stream_app.core.session import SessionRules, SessionState
 from stream_app.core.state_codec import decode_state
 from stream_app.errors import DeliveryError, StoreError
+from stream_app.kafka.click_reader import Record
 from stream_app.kafka.transport import Chunk, ChunkConsumer, ChunkSchema, Fetch
 from stream_app.serve import settling
 from stream_app.serve.app import RecommenderApp, create_app
@@ -61,7 +62,7 @@ class FakeKafka:
     def sending(self) -> Sending:
         return Sending(cast(Producer, self), asyncio.get_running_loop())
 
-    def produce(self, topic: str, value: bytes, key: bytes, partition: int, on_delivery: Any) -> None:
+    def produce(self, topic: str, value: bytes, key: bytes, partition: int, on_delivery: Any, **_: Any) -> None:
         offset = len(self.sent)
         self.sent.append((topic, partition, value))
         confirm = partial(on_delivery, None, SimpleNamespace(offset=lambda: offset))
@@ -138,8 +139,8 @@ class Running:
         for offset, click in enumerate(clicks, start=at):
             value = click if isinstance(click, bytes) else encode_click(Click(*click, timestamp=BEGAN + offset))
             key = b"?" if isinstance(click, bytes) else click[0].encode()
-            records.append(SimpleNamespace(key=key, value=value, offset=offset, timestamp=0, timestamp_type=0))
-        return Chunk(tp, cast(Any, records), generation, end)
+            records.append(Record(offset, timestamp=0, timestamp_type=0, key=key, value=value))
+        return Chunk(tp, records, generation, end)
 
     @property
     def dropped(self) -> int:
@@ -147,8 +148,9 @@ class Running:
 
     async def ended(self) -> None:
         """Until every chunk is either durable or left to another worker."""
-        while self.app.pipeline.in_flight.finished + self.dropped < self.taken:
-            await asyncio.sleep(0.005)
+        async with asyncio.timeout(PATIENCE):
+            while self.app.pipeline.in_flight.finished + self.dropped < self.taken:
+                await asyncio.sleep(0.005)
 
     async def settle(self) -> None:
         """Let everything happen that can happen without a further confirmation."""
