@@ -29,25 +29,36 @@ def rights(settings: StreamSettings) -> dict[str, tuple[Right, ...]]:
     names = [spec.name for spec in settings.topic_specs()]
     (changelog,) = [spec.name for spec in settings.topic_specs() if spec.partitions_of]
     shops = [name for name in (topics.items, topics.rules) if name in names]
+    splits = [name for name in (topics.splits,) if name in names]
+    shadows = [name for name in (topics.rankings_shadow,) if name in names]
     unused = Right("group", "nextclick-trainer", ("Describe",))
+    follows = {"models": True, "items-and-rules": shops, "splits": splits}
     return {
         "topics": (*_topics(names, "Create", "Describe", "DescribeConfigs"),),
         "worker": (
-            *_topics([topics.clicks, topics.models, *shops], "Read", "DescribeConfigs"),
-            *_topics([topics.rankings, topics.rejected], "Write", "DescribeConfigs"),
+            *_topics([topics.clicks, topics.models, *shops, *splits], "Read", "DescribeConfigs"),
+            *_topics([topics.rankings, topics.rejected, *shadows], "Write", "DescribeConfigs"),
             *_topics([changelog], "Read", "Write", "DescribeConfigs"),
             Right("group", app_id, ("Read",)),
-            *(Right("group", name, ("Describe",)) for name in ("nextclick-models", "nextclick-catalogue")),
+            *(Right("group", f"nextclick-{name}", ("Describe",)) for name, used in follows.items() if used),
         ),
         "score": (
-            *_topics([topics.rankings], "Read", "DescribeConfigs"),
+            *_topics([topics.rankings, *shadows], "Read", "DescribeConfigs"),
             *_topics([topics.scores], "Read", "Write", "DescribeConfigs"),
-            Right("group", f"{app_id}-score", ("Read",)),
+            *(Right("group", f"{app_id}-score{of}", ("Read",)) for of in ("", *("-shadows" for _ in shadows))),
             Right("group", f"{app_id}-score-restore", ("Describe",)),
             Right("transactionalId", f"{app_id}-score-", ("Write",), is_prefix=True),
         ),
-        "trainer": (*_topics([topics.clicks], "Read"), *_topics([topics.models], "Read", "Write"), unused),
-        "guard": (*_topics([topics.scores], "Read"), *_topics([topics.models], "Read", "Write"), unused),
+        "trainer": (*_topics([topics.clicks], "Read"), *_topics([topics.models, *splits], "Read", "Write"), unused),
+        "guard": (*_topics([topics.scores], "Read"), *_topics([topics.models, *splits], "Read", "Write"), unused),
+        "api": (
+            *_topics([topics.clicks], "Read", "Write", "DescribeConfigs"),
+            *_topics([topics.rankings, topics.models], "Read", "DescribeConfigs"),
+            *_topics([topics.scores, topics.rejected, *shops[:1], changelog], "Read"),
+            *(Right("group", name, ("Describe",)) for name in (app_id, "nextclick-api")),
+            Right("group", f"{app_id}-", ("Describe",), is_prefix=True),
+        ),
+        "sink": (*_topics([topics.rankings], "Read", "DescribeConfigs"), Right("group", f"{app_id}-sink", ("Read",))),
         "shop": (
             *_topics([topics.clicks, *shops], "Write"),
             *_topics([topics.rankings], "Read"),

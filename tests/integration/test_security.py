@@ -31,6 +31,7 @@ from stream_app.settings import StreamSettings
 from tests.conftest import REPOSITORY
 from tests.contract.tiny_model import TinyModel
 from tests.faults.deployment import Deployment
+from tests.integration.api import running_api
 from tests.integration.security import (
     CLIENT_ID,
     CLIENT_SECRET,
@@ -127,7 +128,8 @@ class SecureDeployment(Deployment):
     def create_topics(self) -> None:
         """By the command, which logs in, too."""
         out, err = finished(self.begin(self.environment(), "stream_app", "topics", "--json"))
-        assert len(json.loads(out)["created"]) == 6, err
+        specs = load_settings(StreamSettings, config=None, environ=self.environment()).topic_specs()
+        assert len(json.loads(out)["created"]) == len(specs), err
 
     def begin(self, environment: Mapping[str, str], *arguments: str) -> "subprocess.Popen[str]":
         """Start a command in the deployment's folder."""
@@ -429,6 +431,7 @@ def test_each_process_does_its_work_with_its_own_rights_alone(site: Site, tmp_pa
         "NEXTCLICK_TRAINER__REGISTRY": str(tmp_path / "registry"),
         "NEXTCLICK_SCORES__WEB_PORT": "0",
         "NEXTCLICK_SCORES__INTERVAL": "0.1",
+        **{f"NEXTCLICK_WORKER__{name}": "true" for name in ("ITEMS", "RULES", "SPLITS")},
     }
     deployment = Restricted(site.kafka.addresses["PLAINTEXT"], "rights", tmp_path, TinyModel().items, variables)
     running = deployment.environment()
@@ -454,6 +457,15 @@ def test_each_process_does_its_work_with_its_own_rights_alone(site: Site, tmp_pa
             "scores are published",
         )
         finished(deployment.begin(running | log_in_as("guard"), "trainer", "guard", "--once"))
+        finished(deployment.begin(running | log_in_as("trainer"), "trainer", "split", "champion=100"))
+        with running_api(running | log_in_as("api"), tmp_path) as api:
+            session = "/v1/sessions/s1"
+            assert api.get(f"{session}/ranking").json()["session_id"] == "s1"
+            assert api.get(f"{session}/explain").status_code == 200, api.output()
+            click = {"session_id": "s1", "item_id": "item-1"}
+            deployment.wait(
+                lambda: api.post("/v1/clicks?wait=10s", click).json().get("variant") == "champion", "the split is known"
+            )
         assert worker.stop() == 0, worker.output()
         scorer.terminate()
         finished(scorer)

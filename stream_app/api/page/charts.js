@@ -17,7 +17,7 @@ export class Chart {
     this.data = [[]];
     this.marks = [];
     new ResizeObserver(() => this.plot?.setSize(this.size())).observe(element);
-    dark.addEventListener("change", () => this.draw());
+    dark.addEventListener("change", () => this.plot && this.draw());
   }
 
   // `data`: times in seconds, then one list of values for each name; `marks`: { at, text } of announcements;

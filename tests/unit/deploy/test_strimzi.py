@@ -16,7 +16,7 @@ from tests.container_files import REPOSITORY
 from tests.doc_pages import table
 
 SETTINGS = StreamSettings(
-    topics=TopicSettings(partitions=16, replication=3), worker=WorkerSettings(items=True, rules=True)
+    topics=TopicSettings(partitions=16, replication=3), worker=WorkerSettings(items=True, rules=True, splits=True)
 )
 
 
@@ -42,7 +42,7 @@ def test_the_command_prints_them_and_refuses_wrong_settings(tmp_path: Path) -> N
     app = typer.Typer()
     app.command()(command)
     file = tmp_path / "nextclick.toml"
-    file.write_text("[topics]\npartitions = 16\nreplication = 3\n[worker]\nitems = true\nrules = true\n")
+    file.write_text("[topics]\npartitions = 16\nreplication = 3\n[worker]\nitems = true\nrules = true\nsplits = true\n")
     done = CliRunner().invoke(app, ["--config", str(file), "--cluster", "kafka-a", "--authentication", "tls"])
     assert done.exit_code == 0, done.output
     printed = list(yaml.safe_load_all(done.output))
@@ -58,6 +58,8 @@ def test_the_security_page_has_every_right() -> None:
         "`stream-app score`": "score",
         "`trainer run`": "trainer",
         "`trainer guard`": "guard",
+        "`stream-app api`": "api",
+        "`stream-app sink`": "sink",
         "the shop": "shop",
     }
     told: set[tuple[str, str, tuple[str, ...]]] = set()
