@@ -431,7 +431,8 @@ def test_each_process_does_its_work_with_its_own_rights_alone(site: Site, tmp_pa
         "NEXTCLICK_TRAINER__REGISTRY": str(tmp_path / "registry"),
         "NEXTCLICK_SCORES__WEB_PORT": "0",
         "NEXTCLICK_SCORES__INTERVAL": "0.1",
-        **{f"NEXTCLICK_WORKER__{name}": "true" for name in ("ITEMS", "RULES", "SPLITS")},
+        "NEXTCLICK_WORKER__SPLITS": "true",
+        "NEXTCLICK_TRAINER__APP_ID": "rights",
     }
     deployment = Restricted(site.kafka.addresses["PLAINTEXT"], "rights", tmp_path, TinyModel().items, variables)
     running = deployment.environment()
@@ -462,7 +463,7 @@ def test_each_process_does_its_work_with_its_own_rights_alone(site: Site, tmp_pa
             session = "/v1/sessions/s1"
             assert api.get(f"{session}/ranking").json()["session_id"] == "s1"
             assert api.get(f"{session}/explain").status_code == 200, api.output()
-            click = {"session_id": "s1", "item_id": "item-1"}
+            click = {"session_id": "s1", "item_id": "item-1", "timestamp": 1_700_000_000_000 + CLICKS}
             deployment.wait(
                 lambda: api.post("/v1/clicks?wait=10s", click).json().get("variant") == "champion", "the split is known"
             )
