@@ -463,9 +463,10 @@ def test_each_process_does_its_work_with_its_own_rights_alone(site: Site, tmp_pa
             session = "/v1/sessions/s1"
             assert api.get(f"{session}/ranking").json()["session_id"] == "s1"
             assert api.get(f"{session}/explain").status_code == 200, api.output()
-            click = {"session_id": "s1", "item_id": "item-1", "timestamp": 1_700_000_000_000 + CLICKS}
+            clicked = {"session_id": "s1", "item_id": "item-1", "timestamp": 1_700_000_000_000 + CLICKS}
             deployment.wait(
-                lambda: api.post("/v1/clicks?wait=10s", click).json().get("variant") == "champion", "the split is known"
+                lambda: api.post("/v1/clicks?wait=10s", clicked).json().get("variant") == "champion",
+                "the split is known",
             )
         assert worker.stop() == 0, worker.output()
         scorer.terminate()

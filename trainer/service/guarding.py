@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_serv
 
 from schemas.errors import BundleError
 from schemas.messages.split import shares_of
-from trainer.errors import AnnounceError, RegistryError, StopRequested
+from trainer.errors import AnnounceError, LeaseError, RegistryError, StopRequested
 from trainer.service.assembly import championship_of, registry_of, split_topic_of
 from trainer.service.champion import Championship, Standing
 from trainer.service.guard import Challenger, Decision, GuardRules, Watched, as_trained, decide
@@ -55,7 +55,8 @@ def guard(
 ) -> None:
     """Decide every `guard.every`, and announce what was decided unless `dry_run`; `told` hears what is new.
 
-    Raises LeaseError when another guard watches this alias, and the errors of Kafka, scores and registry.
+    A registry that cannot be used is asked again after `guard.every`. Raises LeaseError when another guard watches this
+    alias, and the errors of Kafka and scores; with `once`, and at the start, those of the registry, too.
     """
     settings, metrics = root.guard, GuardMetrics()
     registry = registry_of(root)
@@ -74,13 +75,20 @@ def guard(
             topic, championship_of(root, registry), registry, rules, metrics=metrics, split=split_topic_of(root)
         )
         while not stopping():
-            standing, decision = waiting_out(guard.look, stopping)
-            if decision is not None and (guard.is_new(decision) or once):
-                told(decision)
-            if lease is not None:
-                lease.check()
-                guard.act(standing)
-                guard.end_split(standing)
+            try:
+                standing, decision = waiting_out(guard.look, stopping)
+                if decision is not None and (guard.is_new(decision) or once):
+                    told(decision)
+                if lease is not None:
+                    lease.check()
+                    guard.act(standing)
+                    guard.end_split(standing)
+            except LeaseError:
+                raise
+            except RegistryError as error:
+                if once:
+                    raise
+                log.error("nothing is decided while the registry cannot be used", error=str(error))
             if once:
                 return
             sleep(settings.every, stopping)

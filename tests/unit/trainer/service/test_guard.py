@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,13 @@ from schemas.messages.score import Moments, Score, Tally
 from tests.contract.tiny_model import TinyModel
 from tests.unit.announcements import TopicInMemory
 from trainer.errors import RegistryError
+from trainer.service import guarding
 from trainer.service.champion import Championship, Standing
 from trainer.service.guard import Challenger, GuardRules, Watched, as_trained, decide, spread
 from trainer.service.guarding import watched
 from trainer.service.history import Entry
 from trainer.service.registry import Registry
+from trainer.service.settings import TrainerRoot
 
 HOUR = 3_600_000
 MINUTES = 300_000
@@ -224,3 +227,24 @@ def test_one_that_becomes_champion_while_a_predecessor_is_verified_stays(registr
     with capture_logs(), pytest.raises(RegistryError, match="no longer the champion"):
         championship.roll_back("worse", instead_of=judged)
     assert topic.log[-1].version == "v3"
+
+
+def test_a_registry_that_is_away_is_asked_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    looks: list[int] = []
+
+    def look(_: object) -> tuple[Standing | None, None]:
+        looks.append(len(looks))
+        if len(looks) == 1:
+            raise RegistryError("the object store is away")
+        return None, None
+
+    monkeypatch.setattr(guarding._Guard, "look", look)
+    monkeypatch.setattr(guarding, "ScoresTopic", lambda *_, **__: nullcontext())
+    root = TrainerRoot.model_validate(
+        {"trainer": {"registry": str(tmp_path / "registry")}, "guard": {"every": 0.01, "metrics_port": None}}
+    )
+    guarding.guard(root, once=False, dry_run=True, stopping=lambda: len(looks) == 2)
+    assert looks == [0, 1]
+    looks.clear()
+    with pytest.raises(RegistryError, match="away"):
+        guarding.guard(root, once=True, dry_run=True, stopping=lambda: False)
