@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis.database import DirectoryBasedExampleDatabase
 
 from deploy.kafka import LocalKafka, LocalKafkaError
+from tests.patience import PATIENCE
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -109,7 +110,7 @@ def topic_prefix(kafka: KafkaUnderTest, request: pytest.FixtureRequest) -> Itera
     own = [topic for topic in admin.list_topics(timeout=30).topics if topic.startswith(prefix)]
     if own:
         for deleted in admin.delete_topics(own).values():
-            deleted.result(timeout=30)
+            deleted.result(PATIENCE)
 
 
 @pytest.fixture(scope="session")

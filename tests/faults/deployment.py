@@ -35,13 +35,10 @@ from stream_app.core.session import SessionRules
 from stream_app.tools.click_file import read_click_file
 from tests.committed import committed
 from tests.contract.tiny_model import TinyModel
+from tests.patience import PATIENCE
 
 PARTITIONS = 4
 SESSION_TIMEOUT = 6
-PATIENCE = 120.0
-"""Seconds until a test gives up; none of them measures time."""
-OUTAGE_PATIENCE = 240.0
-"""After an outage: a request that a broker never answers is given up after 90 s, a stalled worker after 120 s."""
 GAVE_UP = (1, 70)
 """A worker's exit codes when it cannot go on: an error that it tells of, and the watchdog."""
 NEVER_TAKEN_FOR_DEAD = {"NEXTCLICK_WORKER__SESSION_TIMEOUT": "30"}
@@ -239,7 +236,7 @@ class Deployment:
             why="test",
         )
         self._producer.produce(self.topics.models, encode_announcement(announcement), alias.encode())
-        assert self._producer.flush(30) == 0
+        assert self._producer.flush(PATIENCE) == 0
 
     # -- workers ------------------------------------------------------------------------------------------------------
 
@@ -315,7 +312,7 @@ class Deployment:
 
     def flush(self) -> None:
         """Wait until everything that was produced is durable."""
-        assert self._producer.flush(60) == 0
+        assert self._producer.flush(PATIENCE) == 0
 
     def use_items_and_rules(self, item_ids: Iterable[str]) -> None:
         """Workers started from now on use both; all of these items may be shown."""
@@ -369,7 +366,7 @@ class Deployment:
             for click in part:
                 producer.produce(self.topics.clicks, encode_click(click), click.session_id.encode())
             if n % 3 == 0 or n == len(parts):
-                assert producer.flush(60) == 0  # else they would not come to be aborted
+                assert producer.flush(PATIENCE) == 0  # else they would not come to be aborted
                 producer.abort_transaction(60)
             else:
                 producer.commit_transaction(60)
@@ -441,7 +438,7 @@ class Deployment:
                 worker = self.start_ready()
             return until()
 
-        self.wait(is_true, what, OUTAGE_PATIENCE)
+        self.wait(is_true, what)
         return worker
 
     def verdict(self, holder: WorkerProcess | None = None) -> Verdict:

@@ -27,10 +27,10 @@ from schemas.messages.score import Score, decode_score
 from schemas.messages.source import Source
 from schemas.messages.split import SHADOW
 from stream_app.kafka.plain_consumer import partition_of, plain_consumer
+from tests.patience import PATIENCE
 from tests.recount import Window, counted, recount
 
 PARTITIONS = 4
-PATIENCE = 120.0
 REPOSITORY = Path(__file__).resolve().parents[2]
 WINDOW_MS = 10_000
 IDLE_GAP_MS = 1_800_000
@@ -139,12 +139,12 @@ class Scorers:
         for ranking in rankings:
             self._producer.produce(self.rankings, encode_ranking(ranking), ranking.session_id.encode())
             self._producer.poll(0)
-        assert self._producer.flush(60) == 0
+        assert self._producer.flush(PATIENCE) == 0
 
     def put(self, value: bytes | None, *, partition: int = 0) -> None:
         """Any record on the rankings topic."""
         self._producer.produce(self.rankings, value, b"key", partition)
-        assert self._producer.flush(60) == 0
+        assert self._producer.flush(PATIENCE) == 0
 
     def scores(self) -> list[Score]:
         """The newest of each key."""

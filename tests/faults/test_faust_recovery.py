@@ -24,11 +24,11 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from deploy.kafka import LocalKafka
 from tests.conftest import REPOSITORY, KafkaUnderTest
+from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.fault
 
 PARTITIONS = 2
-_DEADLINE = 120.0
 
 
 @dataclass
@@ -65,7 +65,7 @@ class PlainFaust:
         """Send the signal and wait for the end."""
         assert self.process is not None
         self.process.send_signal(how)
-        return self.process.wait(_DEADLINE)
+        return self.process.wait(PATIENCE)
 
     def log(self) -> str:
         return self._log.read_text(errors="replace")
@@ -78,7 +78,7 @@ class PlainFaust:
     def wait(self, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """The first thing it told that meets the condition."""
         seen = 0
-        deadline = time.monotonic() + _DEADLINE
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             told = self.told()
             for status in told[seen:]:
@@ -126,12 +126,12 @@ class Topics:
     def create(self, name: str) -> None:
         admin = AdminClient({"bootstrap.servers": self.bootstrap_servers})
         for created in admin.create_topics([NewTopic(name, PARTITIONS, 1)]).values():
-            created.result(30)
+            created.result(PATIENCE)
 
     def delete(self, name: str) -> None:
         admin = AdminClient({"bootstrap.servers": self.bootstrap_servers})
         for deleted in admin.delete_topics([name]).values():
-            deleted.result(30)
+            deleted.result(PATIENCE)
         while name in admin.list_topics(timeout=30).topics:
             time.sleep(0.1)
 
@@ -140,7 +140,7 @@ class Topics:
         admin = AdminClient({"bootstrap.servers": self.bootstrap_servers})
         asked = [TopicPartition(self.changelog, partition, offset) for partition, offset in before.items()]
         for deleted in admin.delete_records(asked).values():
-            deleted.result(30)
+            deleted.result(PATIENCE)
 
     def produce(self, topic: str, count: int, *, keys: int = 20, transactional: bool = False) -> None:
         """`count` records into each partition."""
@@ -154,7 +154,7 @@ class Topics:
                 producer.produce(topic, key=b"%d-%d" % (partition, i % keys), value=b"1", partition=partition)
         if transactional:
             producer.commit_transaction(60)
-        assert producer.flush(60) == 0
+        assert producer.flush(PATIENCE) == 0
 
     @contextmanager
     def coming_clicks(self) -> Iterator[None]:
@@ -175,7 +175,7 @@ class Topics:
         finally:
             enough.set()
             thread.join()
-            assert producer.flush(60) == 0
+            assert producer.flush(PATIENCE) == 0
 
     def ends(self) -> dict[int, int]:
         """Partition -> the offset that the changelog's next record will get."""
@@ -269,7 +269,7 @@ def test_a_recreated_changelog_is_a_consistency_error_while_it_is_shorter(topics
     topics.create(topics.changelog)
     worker.start()
     assert worker.process is not None
-    assert worker.process.wait(_DEADLINE) == 1
+    assert worker.process.wait(PATIENCE) == 1
     assert "ConsistencyError" in worker.log()
 
     # Longer than the stored offset, it is taken for the old one: the first 100 records are never read.
@@ -318,7 +318,7 @@ def test_recovery_waits_forever_for_a_last_offset_that_is_no_record(topics: Topi
 def test_recovery_swallows_what_the_table_raises_and_waits_forever(topics: Topics, worker: PlainFaust) -> None:
     producer = Producer({"bootstrap.servers": topics.bootstrap_servers})
     producer.produce(topics.changelog, key=None, value=b"1", partition=0)
-    assert producer.flush(60) == 0
+    assert producer.flush(PATIENCE) == 0
     worker.start()
     worker.wait(lambda _: worker.log().count("Error in recovery") >= 2)
     assert not worker.told()[-1]["ready"]

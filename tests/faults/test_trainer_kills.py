@@ -18,6 +18,7 @@ from schemas.bundle.files import open_bundle
 from schemas.messages.click import Click
 from tests.conftest import KafkaUnderTest
 from tests.integration.trainer_deployment import PARTITIONS, Deployment
+from tests.patience import PATIENCE
 from trainer.service import outage
 from trainer.service.assembly import registry_of
 from trainer.service.click_log import ClickLogFolder
@@ -105,7 +106,7 @@ def test_a_broker_that_dies_and_comes_back_costs_no_click(deployment: Deployment
         deployment.produce(clicks(3000, 6000))
         await_offsets(deployment, 6000, process)
         process.terminate()
-        output, errors = process.communicate(timeout=120)
+        output, errors = process.communicate(timeout=PATIENCE)
     finally:
         end(process)
     assert process.returncode == 0, errors

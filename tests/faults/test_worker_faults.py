@@ -24,10 +24,10 @@ from tests.faults.deployment import (
     GAVE_UP,
     NEVER_TAKEN_FOR_DEAD,
     PARTITIONS,
-    PATIENCE,
     SESSION_TIMEOUT,
     Deployment,
 )
+from tests.patience import PATIENCE
 
 MISSED_BY_NOBODY = {"NEXTCLICK_WORKER__SESSION_TIMEOUT": "300", "NEXTCLICK_WORKER__STALL_TIMEOUT": "301"}
 """No test waits so long for a dead worker's partitions."""

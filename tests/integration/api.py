@@ -14,8 +14,8 @@ from typing import Any
 import requests
 
 from deploy.kafka.ports import free_port
+from tests.patience import PATIENCE
 
-PATIENCE = 120.0
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 

@@ -30,6 +30,7 @@ from deploy.kafka import LocalKafka
 from deploy.kafka.ports import free_ports
 from deploy.kafka.properties import HOST
 from deploy.strimzi.rights import Right
+from tests.patience import PATIENCE
 
 USER = "worker"
 LEAVER = "leaver"
@@ -126,7 +127,7 @@ class SecureKafka:
         for mechanism in (ScramMechanism.SCRAM_SHA_256, ScramMechanism.SCRAM_SHA_512):  # Kafka takes one a request
             change = UserScramCredentialUpsertion(user, ScramCredentialInfo(mechanism, 4096), password.encode())
             for changed in admin.alter_user_scram_credentials([change]).values():
-                changed.result(30)
+                changed.result(PATIENCE)
 
     def allow(self, user: str, allowed: Iterable[Right]) -> None:
         """Give a user rights, on every broker before this returns."""
@@ -145,7 +146,7 @@ class SecureKafka:
         ]
         admin = AdminClient({"bootstrap.servers": self.addresses["PLAINTEXT"]})
         for made in admin.create_acls(rules).values():
-            made.result(30)
+            made.result(PATIENCE)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from deploy.kafka.ports import free_port
 from schemas.messages.click import Click, encode_click
 from tests.conftest import KafkaUnderTest
 from tests.faults.deployment import NEVER_TAKEN_FOR_DEAD, REPOSITORY, Deployment
+from tests.patience import PATIENCE
 from tests.promtool import assert_firing, promtool
 
 ITEMS = [f"item-{number}" for number in range(40)]
@@ -106,7 +107,7 @@ def open_transaction(shop: Shop, topic: str, value: bytes) -> Producer:
     producer.begin_transaction()
     for _ in range(MANY):
         producer.produce(topic, value, b"open", partition=0)
-    assert producer.flush(60) == 0
+    assert producer.flush(PATIENCE) == 0
     return producer
 
 

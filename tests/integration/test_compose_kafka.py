@@ -25,6 +25,7 @@ from deploy.kafka.java import find_java
 from deploy.kafka.node import GUARD
 from deploy.kafka.ports import free_ports
 from tests.container_files import REPOSITORY, command_of, environment_of, services, stages
+from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.kafka
 
@@ -93,7 +94,7 @@ class ComposeBroker:
         if self._process is not None:
             os.killpg(self._process.pid, signal.SIGTERM)
             try:
-                self._process.wait(60)
+                self._process.wait(PATIENCE)
             except subprocess.TimeoutExpired:
                 self._process.send_signal(signal.SIGUSR1)  # the guard kills, and ends after what it guards
                 self._process.wait()

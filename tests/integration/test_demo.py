@@ -15,6 +15,7 @@ import pytest
 from confluent_kafka.admin import AdminClient
 
 from tests.conftest import REPOSITORY, KafkaUnderTest
+from tests.patience import PATIENCE
 
 PREDICTIONS = 300
 SHORT = ["--seconds", "20", "--predictions", f"{PREDICTIONS}", "--rate", "300"]
@@ -70,7 +71,7 @@ def test_nothing_of_the_demo_outlives_it(kafka: KafkaUnderTest, tmp_path: Path, 
             start_new_session=True,
         )
     try:
-        deadline = time.monotonic() + 150
+        deadline = time.monotonic() + PATIENCE
         while "trainer running" not in said.read_text():
             assert process.poll() is None, said.read_text()
             assert time.monotonic() < deadline, said.read_text()
@@ -80,11 +81,11 @@ def test_nothing_of_the_demo_outlives_it(kafka: KafkaUnderTest, tmp_path: Path, 
         if end is signal.SIGINT:
             time.sleep(0.3)
             os.killpg(process.pid, end)
-        process.wait(120)
+        process.wait(PATIENCE)
         if end is not signal.SIGKILL:
             assert "everything that the demo started is stopped" in said.read_text()
             assert list(temporary.glob("nextclick*")) == []
-        deadline = time.monotonic() + 150
+        deadline = time.monotonic() + PATIENCE
         while _processes_of(temporary):  # of a killed one the guards see to it, a moment later
             assert end is signal.SIGKILL
             assert time.monotonic() < deadline

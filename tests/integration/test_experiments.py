@@ -16,6 +16,7 @@ from stream_app.__main__ import main as stream_app
 from tests.conftest import REPOSITORY, KafkaUnderTest
 from tests.doc_pages import blocks, lines, parse
 from tests.integration.trainer_deployment import Deployment
+from tests.patience import PATIENCE
 from tests.unit.trainer.service.test_guard import scores
 from trainer.__main__ import main as trainer
 from trainer.service.assembly import championship_of, registry_of, split_topic_of
@@ -106,7 +107,7 @@ def test_the_commands_of_the_page_and_a_challenger_that_wins(deployment: Deploym
     producer = Producer({"bootstrap.servers": deployment.bootstrap_servers})
     for score in [*scores("v1", 0.4, start=start, variant="champion"), *scores("v2", 0.5, start=start, variant="b")]:
         producer.produce(deployment.topics.scores, encode_score(score), score_key(score))
-    assert producer.flush(60) == 0
+    assert producer.flush(PATIENCE) == 0
     assert "would promote v2" in shell("trainer guard --once --dry-run")[1]
     assert deployment.models_topic().announced()["champion"].version == "v1"
     assert "promote v2" in shell("trainer guard --once")[1]

@@ -15,6 +15,7 @@ from deploy.demo.shop import Shop, ShopSettings
 from deploy.kafka.ports import free_port
 from schemas.messages.click import Click, encode_click
 from tests.conftest import KafkaUnderTest
+from tests.patience import PATIENCE
 
 NOW = 1_767_225_600_000
 
@@ -57,7 +58,7 @@ def test_so_many_sessions_make_a_first_model_that_a_worker_serves(
     producer = Producer({"bootstrap.servers": kafka.bootstrap_servers, "partitioner": "murmur2_random"})
     for click in sessions(count):
         producer.produce(f"{topic_prefix}.clicks", encode_click(click), click.session_id.encode())
-    assert producer.flush(60) == 0
+    assert producer.flush(PATIENCE) == 0
 
     ended = json.loads(command("trainer", "run", "--once", "--json"))
     assert ended["outcome"] == "announced", ended

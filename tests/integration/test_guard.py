@@ -27,6 +27,7 @@ from schemas.messages.score import decode_score, totals_by_model
 from stream_app.tools.pacing import pace, wait_until_due
 from tests.conftest import KafkaUnderTest
 from tests.integration.trainer_deployment import Deployment
+from tests.patience import PATIENCE
 from trainer.service.assembly import championship_of, registry_of
 from trainer.service.loop import run
 from trainer.service.registry import PublishedModel
@@ -36,7 +37,6 @@ SESSIONS_PER_SECOND = 40.0
 MEAN_LENGTH = 7.0
 TWO_MINUTES = 120 * SESSIONS_PER_SECOND * MEAN_LENGTH
 """Clicks of the shop in that time."""
-PATIENCE = 240.0
 SHOP = Shop(
     ShopSettings(
         departments=2,
@@ -74,7 +74,7 @@ class LiveShop:
     def close(self) -> None:
         self._closing.set()
         self._thread.join()
-        assert self._producer.flush(60) == 0
+        assert self._producer.flush(PATIENCE) == 0
 
 
 class Commands:
@@ -112,7 +112,7 @@ class Commands:
     def stop(self) -> list[int]:
         for process, _ in reversed(self._running):
             process.terminate()
-        return [process.wait(60) for process, _ in self._running]
+        return [process.wait(PATIENCE) for process, _ in self._running]
 
     def kill(self) -> None:
         for process, _ in self._running:

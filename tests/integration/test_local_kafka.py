@@ -18,6 +18,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from deploy.kafka import LocalKafka, LocalKafkaError
 from deploy.kafka.jars import resolve_jars
 from tests.conftest import KafkaUnderTest
+from tests.patience import PATIENCE
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 QUIET = {"log_level": 0}  # librdkafka tells of every refused connection, and brokers go down here on purpose
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.kafka
 
 def create_topic(servers: str, topic: str, *, replication: int = 1) -> None:
     admin = AdminClient({"bootstrap.servers": servers, **QUIET})
-    admin.create_topics([NewTopic(topic, 1, replication)])[topic].result(timeout=30)
+    admin.create_topics([NewTopic(topic, 1, replication)])[topic].result(PATIENCE)
 
 
 def produce(servers: str, topic: str, values: list[str]) -> None:
@@ -36,7 +37,7 @@ def produce(servers: str, topic: str, values: list[str]) -> None:
     producer = Producer({"bootstrap.servers": servers, "enable.idempotence": True, **QUIET})
     for value in values:
         producer.produce(topic, value, on_delivery=lambda error, _message: errors.append(str(error)) if error else None)
-    assert producer.flush(60) == 0
+    assert producer.flush(PATIENCE) == 0
     assert errors == []
 
 

@@ -13,7 +13,8 @@ from schemas.messages.rejected import decode_rejected
 from stream_app.errors import DeliveryError, StalledError
 from stream_app.serve.delivery import Delivery, Sending
 from tests.conftest import KafkaUnderTest
-from tests.integration.workers import BEGAN, DEADLINE, ITEMS, Group, running, until
+from tests.integration.workers import BEGAN, ITEMS, Group, running, until
+from tests.patience import PATIENCE
 
 
 class LostSending(Sending):
@@ -47,7 +48,7 @@ async def test_nothing_behind_a_chunk_that_failed_is_acknowledged(group: Group, 
     group.produce(40)
     async with running(group.settings(tmp_path, chunk_clicks=10), delivery_type=FirstSendingIsLost) as worker:
         await until(lambda: bool(worker.errors), "the failure is told")
-        async with asyncio.timeout(DEADLINE):
+        async with asyncio.timeout(PATIENCE):
             await worker.app.pipeline.drained()
         await worker.consumer.commit()
     assert [type(error) for error in worker.errors] == [DeliveryError]
@@ -82,7 +83,7 @@ async def test_an_agent_that_is_cancelled_over_a_chunk_ends_the_worker(group: Gr
 
         def compute_slowly(*args: Any) -> Any:
             entered.set()
-            leave.wait(DEADLINE)
+            leave.wait(PATIENCE)
             return compute(*args)
 
         worker.app.pipeline._compute = compute_slowly  # type: ignore[method-assign, assignment]
@@ -95,7 +96,7 @@ async def test_an_agent_that_is_cancelled_over_a_chunk_ends_the_worker(group: Gr
             actor.actor_task.cancel()
         await until(lambda: bool(worker.errors), "the failure is told")
         leave.set()
-        async with asyncio.timeout(DEADLINE):
+        async with asyncio.timeout(PATIENCE):
             await worker.app.pipeline.drained()
         await worker.consumer.commit()
         assert {type(error) for error in worker.errors} == {StalledError}
@@ -109,7 +110,7 @@ async def test_rankings_and_rejected_records_tell_of_themselves_in_headers(group
     producer, click = group.producer(), Click("traced", ITEMS[0], BEGAN)
     producer.produce(group.topics.clicks, encode_click(click), b"traced", 0, headers=[*trace, ("other", b"stays")])
     producer.produce(group.topics.clicks, b"no click", b"bad", 0, headers=trace)
-    assert producer.flush(60) == 0
+    assert producer.flush(PATIENCE) == 0
     async with running(group.settings(tmp_path, headers=True)) as worker:
         await until(lambda: bool(worker.errors) or group.committed() == 3, "all acknowledged")
         assert worker.errors == []

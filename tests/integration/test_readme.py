@@ -20,8 +20,8 @@ from deploy.demo.shop import Shop, ShopSettings
 from deploy.kafka.ports import free_port
 from tests.conftest import KafkaUnderTest
 from tests.doc_pages import README, blocks, lines, section
+from tests.patience import PATIENCE
 
-PATIENCE: Final = 120.0  # seconds until a step gives up; none of them measures time
 SESSIONS: Final = 1000  # a cycle wants 500 new ones with two clicks at least
 ELSEWHERE: Final = {
     "make demo": "tests/integration/test_demo.py",

@@ -44,9 +44,9 @@ from tests.integration.security import (
     secure_kafka,
     token_endpoint,
 )
+from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.kafka
-PATIENCE = 120.0  # seconds until a test gives up; none of them measures time
 CLICKS = 40
 SECRETS = (PASSWORD, KEY_PASSWORD, CLIENT_SECRET)
 DOCUMENT = REPOSITORY / "docs" / "security.md"
@@ -446,7 +446,7 @@ def test_each_process_does_its_work_with_its_own_rights_alone(site: Site, tmp_pa
         for n in range(CLICKS):
             click = Click(f"s{n % 7}", f"item-{n % 12}", 1_700_000_000_000 + n)
             shop.produce(deployment.topics.clicks, encode_click(click), click.session_id.encode())
-        assert shop.flush(60) == 0
+        assert shop.flush(PATIENCE) == 0
         collect = deployment.begin(running | log_in_as("trainer"), "trainer", "collect", "--once", "--json")
         assert json.loads(finished(collect)[0])["clicks"] == CLICKS
         reader = Consumer({**login, "group.id": "shop-page", "auto.offset.reset": "earliest"})
@@ -476,7 +476,7 @@ def test_each_process_does_its_work_with_its_own_rights_alone(site: Site, tmp_pa
         deployment.stop_all()
     refused: list[KafkaError | None] = []
     shop.produce(deployment.topics.models, b"{}", b"champion", on_delivery=lambda error, _: refused.append(error))
-    shop.flush(60)
+    shop.flush(PATIENCE)
     assert [error.code() for error in refused if error] == [KafkaError.TOPIC_AUTHORIZATION_FAILED]
 
 

@@ -28,6 +28,7 @@ from stream_app.kafka.plain_consumer import plain_consumer
 from tests.conftest import REPOSITORY, KafkaUnderTest
 from tests.faults.scorers import Scorers, shop_rankings
 from tests.integration.api import running_api, wait_until
+from tests.patience import PATIENCE
 
 SERVER = shutil.which("valkey-server") or shutil.which("redis-server")
 pytestmark = pytest.mark.skipif(SERVER is None, reason="needs redis-server or valkey-server, of the distribution")
@@ -172,7 +173,7 @@ def forget(sinks: Sinks, session_id: str) -> None:
     config = {**sinks.site.connection.librdkafka(), "partitioner": "murmur2_random"}
     producer = Producer(config)
     producer.produce(sinks.site.topics.rankings, None, session_id.encode())
-    assert producer.flush(60) == 0
+    assert producer.flush(PATIENCE) == 0
 
 
 def test_a_frozen_sink_writes_nothing_and_a_store_that_lost_all_is_filled_again(sinks: Sinks) -> None:

@@ -33,8 +33,8 @@ from stream_app.settings import StreamSettings
 from tests.conftest import KafkaUnderTest
 from tests.contract.tiny_model import TinyModel
 from tests.doc_pages import REPOSITORY, commands
+from tests.patience import PATIENCE
 
-PATIENCE = 90.0  # seconds until a test gives up; none of them measures time
 PARTITIONS = 4
 STATE = SessionState("v7", 41, 1_767_225_600_000, 3, ("a", "b"), np.array([[3.0, 4.0]], dtype=np.float16))
 

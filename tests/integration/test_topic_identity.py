@@ -11,6 +11,7 @@ from stream_app.errors import StoreError
 from stream_app.state.topic_identity import check_identity, topic_ids
 from tests.conftest import KafkaUnderTest
 from tests.integration.workers import Group, until
+from tests.patience import PATIENCE
 
 
 async def test_topics_that_are_created_anew_are_other_topics(
@@ -29,7 +30,7 @@ async def test_topics_that_are_created_anew_are_other_topics(
         return kept
 
     async def create_anew(topic: str) -> None:
-        admin.delete_topics([topic])[topic].result(30)
+        admin.delete_topics([topic])[topic].result(PATIENCE)
         await until(lambda: topic not in admin.list_topics(timeout=30).topics, f"{topic} is deleted")
         ensure_topics(group.connection, topic_table(group.topics, group.prefix, session_ttl_ms=group.session_ttl_ms))
 

@@ -15,6 +15,7 @@ from schemas.messages.click import Click, encode_click
 from schemas.messages.forget import Forget, encode_forget
 from tests.conftest import KafkaUnderTest
 from tests.integration.trainer_deployment import PARTITIONS, Deployment
+from tests.patience import PATIENCE
 from trainer.errors import ClickLogError, CollectError
 from trainer.service.assembly import collect, collector_of
 from trainer.service.click_log import ClickLogFolder
@@ -106,7 +107,7 @@ def test_aborted_clicks_are_not_collected_and_the_log_goes_on_behind_them(deploy
         producer.begin_transaction()
         for click in clicks(100, first=first):
             producer.produce(deployment.topics.clicks, encode_click(click), click.session_id.encode(), 0)
-        assert producer.flush(60) == 0
+        assert producer.flush(PATIENCE) == 0
         (producer.commit_transaction if committed else producer.abort_transaction)(60)
     assert collect_once(deployment) == 200
     assert collect_once(deployment) == 0
@@ -137,7 +138,7 @@ def delete_before(deployment: Deployment, offsets: dict[int, int]) -> None:
     admin = AdminClient({"bootstrap.servers": deployment.bootstrap_servers})
     wanted = [TopicPartition(deployment.topics.clicks, number, offset) for number, offset in offsets.items()]
     for deleted in admin.delete_records(wanted).values():
-        deleted.result(30)
+        deleted.result(PATIENCE)
 
 
 def test_clicks_that_retention_took_are_counted_now_and_later(deployment: Deployment) -> None:
@@ -178,7 +179,7 @@ def test_a_topic_made_anew_is_not_mixed_with_the_old_one(deployment: Deployment)
     deployment.produce(clicks(100))
     collect_once(deployment)
     admin = AdminClient({"bootstrap.servers": deployment.bootstrap_servers})
-    admin.delete_topics([deployment.topics.clicks])[deployment.topics.clicks].result(30)
+    admin.delete_topics([deployment.topics.clicks])[deployment.topics.clicks].result(PATIENCE)
     while (
         deployment.topics.clicks in admin.list_topics(timeout=30).topics
     ):  # the deletion is answered before it is seen
@@ -209,7 +210,7 @@ def test_the_command_collects_until_sigterm_and_tells_what_it_did(deployment: De
             assert process.poll() is None, process.communicate()
             time.sleep(0.1)
         process.terminate()
-        output, errors = process.communicate(timeout=120)
+        output, errors = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
     assert process.returncode == 0, errors

@@ -16,6 +16,7 @@ from schemas.bundle.files import open_bundle
 from schemas.messages.announcement import ModelAnnouncement
 from tests.conftest import REPOSITORY, KafkaUnderTest
 from tests.integration.trainer_deployment import Deployment
+from tests.patience import PATIENCE
 from trainer.__main__ import main
 from trainer.service.assembly import championship_of, registry_of
 from trainer.service.click_log import ClickLogFolder
@@ -158,7 +159,7 @@ def test_clicks_are_collected_while_a_cycle_trains(deployment: Deployment) -> No
         if phase == "training" and not before:
             before.update(log.scan().next_offsets)
             produce_live(deployment, 100)
-            deadline = time.monotonic() + 120
+            deadline = time.monotonic() + PATIENCE
             while sum(log.scan().next_offsets.values()) < sum(before.values()) + 100:
                 assert time.monotonic() < deadline, "nothing was collected during the training"
                 time.sleep(0.1)
@@ -325,7 +326,7 @@ def test_the_loop_runs_cycle_after_cycle_and_stops_on_sigterm(deployment: Deploy
         produce_live(deployment)
         await_(lambda: champion(deployment).version != first, process)
         process.terminate()
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
     assert process.returncode == 0, errors
@@ -343,7 +344,7 @@ def test_sigterm_during_training_stops_at_once(deployment: Deployment) -> None:
             if json.loads(line)["event"] == "training":
                 break
         process.terminate()
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
     assert process.returncode == 0
@@ -412,7 +413,7 @@ def run_until_it_has_worked(deployment: Deployment, command: list[str]) -> None:
         else:
             await_(lambda: len(list(deployment.log_dir.glob("*.parquet"))) > before, process)
         process.terminate()
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
     assert process.returncode == 0, errors

@@ -20,9 +20,9 @@ from schemas.messages.click import Click
 from tests.conftest import REPOSITORY, KafkaUnderTest
 from tests.faults.deployment import Deployment, WorkerProcess
 from tests.integration.workers import BEGAN, ITEMS, Group, running, until
+from tests.patience import PATIENCE
 
 EXIT_REFUSED, EXIT_FAILED, EXIT_STALLED = 2, 1, 70
-DEADLINE = 120.0
 
 
 @dataclass
@@ -45,11 +45,11 @@ def without_a_model(deployment: Deployment) -> list[WorkerProcess]:
 
 def with_a_changelog_of_other_partitions(deployment: Deployment) -> list[WorkerProcess]:
     admin = AdminClient(deployment.connection.librdkafka())
-    admin.delete_topics([deployment.changelog])[deployment.changelog].result(30)
+    admin.delete_topics([deployment.changelog])[deployment.changelog].result(PATIENCE)
     while deployment.changelog in admin.list_topics(timeout=30).topics:
         time.sleep(0.05)
     policy = {"cleanup.policy": "compact,delete"}
-    admin.create_topics([NewTopic(deployment.changelog, 3, 1, config=policy)])[deployment.changelog].result(30)
+    admin.create_topics([NewTopic(deployment.changelog, 3, 1, config=policy)])[deployment.changelog].result(PATIENCE)
     return [deployment.start()]
 
 
@@ -57,14 +57,14 @@ def with_garbage_in_the_changelog(deployment: Deployment) -> list[WorkerProcess]
     deployment.announce(deployment.bundle("v1"))
     producer = Producer(deployment.connection.librdkafka())
     producer.produce(deployment.changelog, b"not a row", b"s", 0)
-    assert producer.flush(30) == 0
+    assert producer.flush(PATIENCE) == 0
     return [deployment.start()]
 
 
 def with_one_folder_for_two(deployment: Deployment) -> list[WorkerProcess]:
     deployment.announce(deployment.bundle("v1"))
     first = deployment.start("same")
-    deployment.wait(lambda: first.ready() is not None, "the first worker has its folder", DEADLINE)
+    deployment.wait(lambda: first.ready() is not None, "the first worker has its folder", PATIENCE)
     return [first, deployment.start("same")]
 
 
@@ -110,13 +110,13 @@ def scenes(kafka: KafkaUnderTest, tmp_path_factory: pytest.TempPathFactory) -> I
         admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
         own = [topic for topic in admin.list_topics(timeout=30).topics if topic.startswith(prefix)]
         for deleted in admin.delete_topics(own).values():
-            deleted.result(30)
+            deleted.result(PATIENCE)
 
 
 def exit_code(worker: WorkerProcess) -> int:
     """Wait for a worker's own end; one that hangs fails with its log."""
     try:
-        return worker.process.wait(DEADLINE)
+        return worker.process.wait(PATIENCE)
     except subprocess.TimeoutExpired:
         pytest.fail(f"it does not end:\n{worker.output()[-5000:]}")
 
@@ -164,7 +164,7 @@ def test_a_folder_that_cannot_be_written_refuses_to_start(scenes: dict[str, Scen
 def test_a_worker_without_a_model_waits_then_serves_and_drains(kafka: KafkaUnderTest, scenes: dict[str, Scene]) -> None:
     deployment, [worker] = scenes["waiting"].deployment, scenes["waiting"].workers
     deployment.wait(
-        lambda: "announced" in (worker.ready() or {}).get("model", ""), "it says what it waits for", DEADLINE
+        lambda: "announced" in (worker.ready() or {}).get("model", ""), "it says what it waits for", PATIENCE
     )
     page = worker.ready()
     assert page is not None
@@ -172,11 +172,11 @@ def test_a_worker_without_a_model_waits_then_serves_and_drains(kafka: KafkaUnder
     assert page["model"] == f"no 'champion' is announced on the topic {deployment.topics.models}"
     assert "no 'champion' is announced" in worker.output()
     assert worker.metric("nextclick_clicks_total") == 0
-    groups = AdminClient(deployment.connection.librdkafka()).list_consumer_groups().result(30).valid
+    groups = AdminClient(deployment.connection.librdkafka()).list_consumer_groups().result(PATIENCE).valid
     assert deployment.app_id not in {group.group_id for group in groups}, "it must not even hold partitions"
 
     deployment.announce(deployment.bundle("v1"))
-    deployment.wait(lambda: (worker.ready() or {}).get("status") == "ready", "it serves", DEADLINE)
+    deployment.wait(lambda: (worker.ready() or {}).get("status") == "ready", "it serves", PATIENCE)
     with socket.create_server(("127.0.0.1", 0)) as silent_store:
         deployment.announce(deployment.bundle("v2"), uri=f"http://127.0.0.1:{silent_store.getsockname()[1]}/v2")
         deployment.send(some_clicks(400))
@@ -223,10 +223,10 @@ def test_a_recovery_that_never_ends_ends_the_worker(kafka: KafkaUnderTest, topic
             stderr=output,
         )
     try:
-        deployment.wait(gate.with_suffix(".reached").exists, "the worker comes to the gate", DEADLINE)
+        deployment.wait(gate.with_suffix(".reached").exists, "the worker comes to the gate", PATIENCE)
         kafka.local.kill_broker(0)
         gate.touch()
-        assert worker.wait(DEADLINE) == EXIT_STALLED
+        assert worker.wait(PATIENCE) == EXIT_STALLED
     finally:
         worker.kill()
         worker.wait()
@@ -284,7 +284,7 @@ def test_clicks_that_nobody_takes_end_the_worker(
             stderr=output,
         )
     try:
-        assert worker.wait(DEADLINE) == EXIT_STALLED
+        assert worker.wait(PATIENCE) == EXIT_STALLED
     finally:
         worker.kill()
         worker.wait()

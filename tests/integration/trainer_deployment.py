@@ -14,6 +14,7 @@ from schemas.config.settings import KafkaConnection, TopicSettings, load_setting
 from schemas.kafka.admin import ensure_topics
 from schemas.kafka.topics import topic_table
 from schemas.messages.click import Click, encode_click
+from tests.patience import PATIENCE
 from trainer.service.announce import ModelsTopic
 from trainer.service.settings import TrainerRoot
 
@@ -93,7 +94,7 @@ class Deployment:
         for key, value in records:
             producer.produce(self.topics.clicks, value, key)
             count += 1
-        assert producer.flush(60) == 0
+        assert producer.flush(PATIENCE) == 0
         return count
 
     def trainer(self, *arguments: str, **environ: str) -> "subprocess.CompletedProcess[str]":

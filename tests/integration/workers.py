@@ -26,12 +26,12 @@ from stream_app.serve.metrics import Metrics
 from stream_app.serve.pipeline import Pipeline
 from stream_app.settings import StreamSettings, WorkerSettings
 from tests.committed import committed
+from tests.patience import PATIENCE
 from tests.unit.models import exact_model
 
 PARTITIONS = 2
 SESSION_TIMEOUT = 20.0
 """No test waits for a dead worker; none is to be taken for dead on a busy machine."""
-DEADLINE = 120.0
 BEGAN = 1_700_000_000_000
 """The time of the first click, in milliseconds."""
 ITEMS = tuple(f"item-{n}" for n in range(40))
@@ -39,7 +39,7 @@ ITEMS = tuple(f"item-{n}" for n in range(40))
 
 async def until(condition: Callable[[], bool], what: str, *, seen: Callable[[], object] | None = None) -> None:
     """Wait for a condition; AssertionError with `what`, and what is `seen` in its place, when it does not come."""
-    deadline = time.monotonic() + DEADLINE
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, f"never: {what}{f'; {seen()}' if seen is not None else ''}"
         await asyncio.sleep(0.02)
@@ -99,13 +99,13 @@ class Group:
         for n in range(start, start + count):
             click = Click(session_id=session, item_id=ITEMS[n % len(ITEMS)], timestamp=BEGAN + n)
             producer.produce(self.topics.clicks, encode_click(click), session.encode(), partition, on_delivery=_durable)
-        assert producer.flush(60) == 0
+        assert producer.flush(PATIENCE) == 0
 
     def put(self, topic: str, records: Iterable[tuple[bytes | None, bytes | None]], partition: int = 0) -> None:
         """Raw records; returns when they are durable."""
         for key, value in records:
             self._producer.produce(topic, value, key, partition, on_delivery=_durable)
-        assert self._producer.flush(60) == 0
+        assert self._producer.flush(PATIENCE) == 0
 
     def committed(self, partition: int = 0) -> int | None:
         """The group's committed offset; None without one."""
@@ -138,13 +138,13 @@ class Group:
         admin = AdminClient(self.connection.librdkafka())
         resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries)
         for altered in admin.incremental_alter_configs([resource]).values():
-            altered.result(30)
+            altered.result(PATIENCE)
 
     def delete_records(self, topic: str, before: int, partition: int = 0) -> None:
         """Delete the beginning of a partition, as retention does."""
         admin = AdminClient(self.connection.librdkafka())
         for deleted in admin.delete_records([TopicPartition(topic, partition, before)]).values():
-            deleted.result(30)
+            deleted.result(PATIENCE)
 
 
 class HandPipeline(Pipeline):
@@ -280,7 +280,7 @@ async def running(
     try:
         yield AppUnderTest(app, errors, metrics)
     finally:
-        async with asyncio.timeout(DEADLINE):
+        async with asyncio.timeout(PATIENCE):
             await app.stop()
         starting.cancel()
         await asyncio.gather(starting, return_exceptions=True)

@@ -11,8 +11,7 @@ from confluent_kafka import Consumer, KafkaError, Producer
 from bench.errors import BenchmarkError
 from bench.latency import Arrivals, Background, _produce
 from schemas.messages.click import Click
-
-PATIENCE = 30.0  # seconds until a test gives up
+from tests.patience import PATIENCE
 
 
 @dataclass

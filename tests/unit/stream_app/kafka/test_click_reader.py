@@ -13,9 +13,9 @@ from structlog.testing import capture_logs
 
 from stream_app.kafka import click_reader
 from stream_app.kafka.click_reader import ClickReader, ClicksUnreadableError, Pace, Record
+from tests.patience import PATIENCE
 
 FIRST, SECOND = TP("clicks", 0), TP("clicks", 1)
-PATIENCE = 30.0
 
 
 @dataclass

@@ -37,13 +37,13 @@ from stream_app.serve.pipeline import Pipeline
 from stream_app.serve.serving import place_of
 from stream_app.serve.splits import LiveSplit
 from stream_app.settings import StreamSettings, WorkerSettings
+from tests.patience import PATIENCE
 from tests.unit.models import exact_model
 
 CLICKS = TP("clicks", 2)
 RANKINGS, CHANGELOG, REJECTED = "rankings", "nextclick-sessions-changelog", "clicks.rejected"
 BEGAN = 1_700_000_000_000  # the time of a click at offset 0, in milliseconds
 GENERATION = 1
-PATIENCE = 30.0  # seconds until a test gives up
 
 
 @dataclass

@@ -12,8 +12,7 @@ import pytest
 
 from stream_app.serve import computing
 from stream_app.serve.computing import Computing
-
-PATIENCE = 30.0
+from tests.patience import PATIENCE
 
 
 class Turns(Computing):

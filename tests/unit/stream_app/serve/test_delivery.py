@@ -12,9 +12,9 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from stream_app.errors import DeliveryError
 from stream_app.serve import delivery as delivery_module
 from stream_app.serve.delivery import ANY_PARTITION, Delivery, Sending, producer_config
+from tests.patience import PATIENCE
 
 TIMED_OUT = KafkaError(KafkaError._MSG_TIMED_OUT)
-PATIENCE = 30.0  # seconds until a test gives up
 
 
 @dataclass

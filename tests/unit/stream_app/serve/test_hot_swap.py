@@ -18,9 +18,9 @@ from stream_app.serve import hot_swap
 from stream_app.serve.hot_swap import LiveModel, ModelWatcher
 from stream_app.serve.metrics import Metrics
 from tests.contract.tiny_model import TinyModel, TinyNone, TinyWindow
+from tests.patience import PATIENCE
 
 IDLE = None  # the topic has nothing new: time to load, and to look at what serves
-PATIENCE = 60.0  # seconds until a test gives up
 
 
 def POLLED() -> None:  # noqa: N802

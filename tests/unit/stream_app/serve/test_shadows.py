@@ -23,14 +23,15 @@ from stream_app.serve.metrics import Metrics
 from stream_app.serve.serving import Records, Serves
 from stream_app.serve.shadow_process import ShadowModels, ShadowRanker, run
 from stream_app.serve.shadows import LENGTH_BYTES, Batch, Shadows, batch_of
+from tests.patience import PATIENCE
 from tests.unit.models import exact_model
 
 CHAMPION, SHADOW = exact_model("v1", tuple("abcdef")), exact_model("v2", tuple("abcdef"), salt=5)
 RULES = SessionRules(recent_items=4)
-PATIENCE = 60.0
 READER = """
 import sys
 from stream_app.serve.shadow_process import batches
+from tests.patience import PATIENCE
 for batch in batches(sys.stdin.buffer):
     with open(sys.argv[1], "a") as file:
         print(len(batch.records), file=file)

@@ -6,8 +6,7 @@ import time
 import pytest
 
 from stream_app.serve.watchdog import EXIT_STALLED, Deadline, Probe, Stalls, Watchdog
-
-PATIENCE = 30.0  # seconds until a test gives up; none of them measures time
+from tests.patience import PATIENCE
 
 
 class Part:
