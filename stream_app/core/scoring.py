@@ -11,6 +11,7 @@ import msgspec
 
 from schemas.messages.click import VIEW
 from schemas.messages.score import MOST_MARKETS, MOST_TYPES, OTHERS, Score, Tally
+from schemas.messages.split import SHADOW
 
 UNIT_MS: Final = 3_600_000
 """A session counts as one unit of the variance within an hour of the clock, so that a row depends on the last hour and
@@ -46,7 +47,7 @@ class ScoredRanking(msgspec.Struct):
 
 
 class LastRanking(msgspec.Struct, array_like=True):
-    """The row of a session: its last ranking, and what its predictions by that model came to so far.
+    """A session's last ranking, and what its predictions by that model came to so far.
 
     Attributes:
         partition, offset: where the click of the ranking lies; a ranking of no later one is a repetition.
@@ -68,9 +69,29 @@ class LastRanking(msgspec.Struct, array_like=True):
     r: float
 
 
+Row = dict[str, LastRanking]
+"""A session's row, by whose they are: several shadows rank the same click. Those that visitors saw are under ``""``."""
+
 decode_ranking = msgspec.json.Decoder(ScoredRanking).decode
-encode_row = msgspec.msgpack.Encoder().encode
-decode_row = msgspec.msgpack.Decoder(LastRanking).decode
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(LastRanking | Row).decode
+
+
+def whose(ranking: ScoredRanking) -> str:
+    """Where its session's row has the ranking before it."""
+    variant = ranking.variant
+    return variant if variant is not None and variant.startswith(SHADOW) else ""
+
+
+def encode_row(row: Row) -> bytes:
+    """As a store of bytes keeps it: without shadows the one ranking alone."""
+    return _encode(row[""] if row.keys() == {""} else row)
+
+
+def decode_row(row: bytes) -> Row:
+    """Inverse of `encode_row`."""
+    found = _decode(row)
+    return found if isinstance(found, dict) else {"": found}
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +138,8 @@ class PartitionScores:
         return self._scores.values()
 
     def apply(self, row: LastRanking | None, ranking: ScoredRanking, offset: int, *, counts: bool) -> LastRanking:
-        """Count a ranking that lies at `offset`; returns its session's next row, the same one for a repetition.
+        """Count a ranking that lies at `offset`; returns what its session's row has next, the same
+        for a repetition.
 
         `counts` says whether its counts are wanted, or its row alone, the counts being there already.
         """

@@ -7,12 +7,13 @@ from confluent_kafka import Message
 
 from schemas.messages.score import Score
 from stream_app.core.scoring import (
-    LastRanking,
     PartitionScores,
+    Row,
     ScoredRanking,
     decode_ranking,
     decode_row,
     encode_row,
+    whose,
 )
 from stream_app.state.last_rankings import LastRankings
 
@@ -35,7 +36,7 @@ class Partition:
         self.committed = committed
         self.unreadable = 0
         self._rows = rows
-        self._changed: dict[bytes, LastRanking | None] = {}  # None: the session is forgotten
+        self._changed: dict[bytes, Row | None] = {}  # None: the session is forgotten
 
     @property
     def unsettled(self) -> int:
@@ -61,9 +62,14 @@ class Partition:
         rows = {key: decode_row(row) for key, row in found if row is not None}
         for offset, key, told in rankings:
             before = changed[key] if key in changed else rows.get(key)
-            after = None if told is None else apply(before, told, offset, counts=offset >= first)
-            if after is not before:
-                changed[key] = after
+            if told is None:
+                changed[key] = None
+                continue
+            own = whose(told)
+            last = None if before is None else before.get(own)
+            after = apply(last, told, offset, counts=offset >= first)
+            if after is not last:
+                changed[key] = {own: after} if not before else {**before, own: after}
         self.position = max(self.position, records[-1].offset() + 1)
 
     def published(self) -> list[Score]:

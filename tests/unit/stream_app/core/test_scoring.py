@@ -42,7 +42,7 @@ def score(
     for offset, one in enumerate(rankings):
         row = rows.get(one.session_id)
         read = decode_ranking(encode_ranking(one))
-        kept = decode_row(encode_row(row)) if row is not None else None
+        kept = decode_row(encode_row({"": row}))[""] if row is not None else None
         after = scores.apply(kept, read, offset, counts=offset >= counts_from)
         if after is not kept:
             rows[one.session_id] = after
