@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import BinaryIO, Final, NoReturn
 
 import msgspec
@@ -20,12 +20,12 @@ from schemas.messages.split import SHADOW, Split
 from stream_app.core.plan import plan
 from stream_app.core.query import queries
 from stream_app.core.recommend import rank
-from stream_app.core.session import SessionRules
+from stream_app.core.session import SessionRules, SessionState
 from stream_app.serve.app import session_rules
 from stream_app.serve.hot_swap import LiveModel, ModelWatcher
 from stream_app.serve.live_catalogue import LiveCatalogue
 from stream_app.serve.metrics import Metrics
-from stream_app.serve.serving import Serves
+from stream_app.serve.serving import Records, Serves
 from stream_app.serve.settling import answers
 from stream_app.serve.shadows import LENGTH_BYTES, Batch
 from stream_app.serve.splits import SplitFollower, Watch
@@ -89,22 +89,28 @@ class ShadowRanker:
         """All of them; one that fails is told of, and does not keep others from ranking."""
         rows, clicks = batch.known()
         for serves in shadows:
-            plans = [plan(rows, clicks, serves.model, self._rules)]
-            asked = queries(plans, serves.model)
-            offers = None
-            if self._catalogue is not None:
-                markets = {sourced.click.market for sourced in plans[0].clicks}
-                offers = self._catalogue.offered(serves.model, markets, batch.now_ms).by_market
-            [done] = rank(plans, asked, serves.model, offers)
-            before = {name: row.offset for name, row in rows.items()}
-            follows = []
-            for answer in done.ranked:
-                follows.append(before.get(answer.click.session_id, _NONE_BEFORE))
-                before[answer.click.session_id] = answer.offset
-            tp = TP(batch.topic, batch.partition)
-            for key, value in answers(done, tp, serves, batch.now_ms, follows=follows):
-                self._produce(key, value)
+            try:
+                self._rank(batch, rows, clicks, serves)
+            except Exception as error:  # noqa: BLE001 - the loop's edge: a model that cannot rank may be replaced
+                log.error("a shadow cannot rank", variant=serves.variant, error=str(error) or repr(error))
         self._producer.poll(0)
+
+    def _rank(self, batch: Batch, rows: Mapping[str, SessionState], clicks: Records, serves: Serves) -> None:
+        plans = [plan(rows, clicks, serves.model, self._rules)]
+        asked = queries(plans, serves.model)
+        offers = None
+        if self._catalogue is not None:
+            markets = {sourced.click.market for sourced in plans[0].clicks}
+            offers = self._catalogue.offered(serves.model, markets, batch.now_ms).by_market
+        [done] = rank(plans, asked, serves.model, offers)
+        before = {name: row.offset for name, row in rows.items()}
+        follows = []
+        for answer in done.ranked:
+            follows.append(before.get(answer.click.session_id, _NONE_BEFORE))
+            before[answer.click.session_id] = answer.offset
+        tp = TP(batch.topic, batch.partition)
+        for key, value in answers(done, tp, serves, batch.now_ms, follows=follows):
+            self._produce(key, value)
 
     def _produce(self, key: bytes | None, value: bytes | None) -> None:
         while True:
@@ -141,12 +147,8 @@ def give_way() -> None:
 def run(pipe: BinaryIO, ranker: ShadowRanker, models: ShadowModels, is_ready: Callable[[], bool]) -> None:
     """Rank until the worker closes the pipe; what comes before items and rules are read is passed over."""
     for batch in batches(pipe):
-        if not is_ready():
-            continue
-        try:
+        if is_ready():
             ranker.rank(batch, models.serving())
-        except Exception as error:  # noqa: BLE001 - the loop's edge: a model that cannot rank may be replaced
-            log.error("a shadow cannot rank", error=str(error) or repr(error))
 
 
 def main(settings: StreamSettings) -> NoReturn:

@@ -133,8 +133,8 @@ class Shadows:
             self._changed.notify()
 
     def _forget(self) -> None:
+        self._waiting_clicks -= sum(clicks for clicks, _ in self._waiting)
         self._waiting.clear()
-        self._waiting_clicks = 0
 
     # -- on the thread ------------------------------------------------------------------------------------------------
 
@@ -165,14 +165,14 @@ class Shadows:
                 self._changed.wait_for(lambda: bool(self._waiting) or not self._wanted or self._stopping)
                 if not self._wanted or self._stopping:
                     return
-                clicks, data = self._waiting[0]
-            pipe.write(len(data).to_bytes(LENGTH_BYTES, "big") + data)  # waits while it is busy, for nobody else
-            pipe.flush()
-            self._metrics.shadow_clicks.inc(clicks)
-            with self._changed:
-                if self._waiting:
-                    self._waiting.popleft()
+                clicks, data = self._waiting.popleft()  # now: what waits may be others when this is written
+            try:
+                pipe.write(len(data).to_bytes(LENGTH_BYTES, "big") + data)  # waits while it is busy, for nobody else
+                pipe.flush()
+            finally:
+                with self._changed:
                     self._waiting_clicks -= clicks
+            self._metrics.shadow_clicks.inc(clicks)
 
     def _pause(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds

@@ -1,9 +1,11 @@
 """Shadows: what they answer, and that a worker hands them what there is room for. Processes and pipes are real."""
 
+import fcntl
 import io
 import json
 import os
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,7 +31,9 @@ from tests.unit.models import exact_model
 CHAMPION, SHADOW = exact_model("v1", tuple("abcdef")), exact_model("v2", tuple("abcdef"), salt=5)
 RULES = SessionRules(recent_items=4)
 READER = """
-import sys
+import os, sys, time
+while os.path.exists(sys.argv[1] + ".wait"):
+    time.sleep(0.01)
 from stream_app.serve.shadow_process import batches
 from tests.patience import PATIENCE
 for batch in batches(sys.stdin.buffer):
@@ -52,8 +56,11 @@ class FakeProducer:
 
 
 class Models:
+    def __init__(self, *aliases: str) -> None:
+        self.aliases = aliases or ("b",)
+
     def serving(self) -> list[Serves]:
-        return [Serves(SHADOW, "shadow:b")]
+        return [Serves(SHADOW, f"shadow:{alias}") for alias in self.aliases]
 
 
 def click(offset: int) -> SourcedClick:
@@ -65,10 +72,10 @@ def pipe_of(*batches: Batch) -> io.BytesIO:
     return io.BytesIO(b"".join(len(one).to_bytes(LENGTH_BYTES, "big") + one for one in encoded))
 
 
-def ranked(*batches: Batch) -> FakeProducer:
+def ranked(*batches: Batch, shadows: tuple[str, ...] = ("b",)) -> FakeProducer:
     producer = FakeProducer()
     ranker = ShadowRanker(cast(Producer, producer), "rankings.shadow", RULES)
-    run(pipe_of(*batches), ranker, cast(ShadowModels, Models()), lambda: True)
+    run(pipe_of(*batches), ranker, cast(ShadowModels, Models(*shadows)), lambda: True)
     return producer
 
 
@@ -96,7 +103,7 @@ def test_a_shadow_ranks_from_what_rows_remember_and_says_which_click_came_before
     assert seen == expected
 
 
-def test_a_shadow_that_fails_is_asked_again_with_the_next_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shadow_that_fails_keeps_no_other_from_ranking_and_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
     def failing(*arguments: Any) -> Any:
@@ -104,8 +111,9 @@ def test_a_shadow_that_fails_is_asked_again_with_the_next_batch(monkeypatch: pyt
         return 1 / 0 if len(calls) == 1 else rank(*arguments)
 
     monkeypatch.setattr("stream_app.serve.shadow_process.rank", failing)
-    sent = ranked(*(batch_of("clicks", 0, 0, {}, [click(offset)]) for offset in range(2))).sent
-    assert [decode_ranking(value or b"").source.offset for _, _, value in sent] == [1]
+    batches = (batch_of("clicks", 0, 0, {}, [click(offset)]) for offset in range(2))
+    found = [decode_ranking(value or b"") for _, _, value in ranked(*batches, shadows=("b", "c")).sent]
+    assert [(one.source.offset, one.variant) for one in found] == [(0, "shadow:c"), (1, "shadow:b"), (1, "shadow:c")]
 
 
 class Fed:
@@ -157,6 +165,27 @@ def test_clicks_are_handed_over_as_long_as_a_shadow_is_wanted_and_what_is_too_mu
     fed.until(lambda: process.poll() is not None)
     fed.offer(1)
     assert not fed.shadows._waiting
+
+
+def test_what_comes_while_a_batch_of_before_is_written_is_handed_over(tmp_path: Path) -> None:
+    (wait := tmp_path / "notes.wait").touch()
+    fed = Fed(tmp_path)
+    fed.shadows.want(True)
+    fed.offer(4000)  # more than the pipe holds
+    fed.until(lambda: (process := fed.shadows._process) is not None and in_pipe(process.stdin) > 0)
+    fed.shadows.want(False)
+    fed.shadows.want(True)
+    fed.offer(7)
+    wait.unlink()
+    fed.until(lambda: fed.count("clicks") == 4007)
+    fed.until(lambda: fed.read() == [4000, 7])
+    assert fed.shadows._waiting_clicks == 0
+    fed.shadows.stop()
+
+
+def in_pipe(pipe: Any) -> int:
+    """Bytes that nobody has read."""
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 def test_a_process_that_ends_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
