@@ -14,11 +14,13 @@ from msgspec.structs import replace
 from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 
 from schemas.errors import BundleError
+from schemas.messages.announcement import ModelAnnouncement
 from schemas.messages.split import shares_of
 from trainer.errors import AnnounceError, LeaseError, RegistryError, StopRequested
 from trainer.service.assembly import championship_of, registry_of, split_topic_of
 from trainer.service.champion import Championship, Standing
 from trainer.service.guard import Challenger, Decision, GuardRules, Watched, as_trained, decide
+from trainer.service.history import Entry
 from trainer.service.lease import Lease
 from trainer.service.outage import sleep, waiting_out
 from trainer.service.registry import Registry, refreshes_before
@@ -186,15 +188,16 @@ class _Guard:
 
         Not together with the announcement, but at the next look, so that a kill between the two does no harm.
         """
-        champion = standing.champion
-        if champion is None or champion.evidence is None or standing.entries[-1].action != "promoted":
-            return
+        champion, trained = standing.champion, self._trained
         try:
+            if champion is None or not self._has_decided(champion, standing):
+                return
             split = self._split.current_if_used()
             if split is None:
                 return
             announced = self._championship.announced()
-            decided = {alias for alias, meant in announced.items() if meant.version == champion.version}
+            version = trained(champion.version)
+            decided = {alias for alias, meant in announced.items() if trained(meant.version) == version}
             variants = () if decided.issuperset(shares_of(split.variants)) else split.variants
             shadow = tuple(alias for alias in split.shadow if alias not in decided)
             if (variants, shadow) != (split.variants, split.shadow):
@@ -202,6 +205,16 @@ class _Guard:
                 log.warning("split ended by the guard", decided=champion.version)
         except AnnounceError as error:
             log.error("the decided split is not ended; trying again", error=str(error))
+
+    def _has_decided(self, champion: ModelAnnouncement, standing: Standing) -> bool:
+        """Whether the champion, which may have been refreshed since, is one that a guard promoted."""
+        begun = begun_by(standing)
+        if begun is None or begun.action != "promoted":
+            return False
+        made: ModelAnnouncement | None = champion
+        if begun.announced_at != champion.announced_at:
+            made = self._registry.announced_as(champion.alias, begun)
+        return made is not None and made.evidence is not None
 
     def _show(self, raised: dict[str, str]) -> None:
         for alarm in raised.keys() | self._alarms.keys():
@@ -231,8 +244,7 @@ def watched(standing: Standing, trained: Callable[[str], str], offline: float | 
     """The champion under the version that was trained: a refreshed one is the same model. None without a champion."""
     if standing.champion is None:
         return None
-    begun = next((entry for entry in reversed(standing.entries) if entry.action != "refreshed"), None)
-    line = standing.line
+    begun, line = begun_by(standing), standing.line
     return Watched(
         trained(standing.champion.version),
         standing.champion.announced_at if begun is None else begun.announced_at,
@@ -240,6 +252,11 @@ def watched(standing: Standing, trained: Callable[[str], str], offline: float | 
         predecessor=trained(line[-2]) if begun and begun.action == "promoted" and len(line) > 1 else None,
         offline=offline,
     )
+
+
+def begun_by(standing: Standing) -> Entry | None:
+    """What made the champion that, or the model that it is a refreshed one of."""
+    return next((entry for entry in reversed(standing.entries) if entry.action != "refreshed"), None)
 
 
 class Trained:

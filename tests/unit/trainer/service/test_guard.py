@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -11,16 +12,19 @@ from structlog.testing import capture_logs
 
 from schemas.messages.announcement import ModelAnnouncement, decode_announcement, encode_announcement
 from schemas.messages.score import Moments, Score, Tally
+from schemas.messages.split import Split, Variant, shares_of
 from tests.contract.tiny_model import TinyModel
 from tests.unit.announcements import TopicInMemory
 from trainer.errors import RegistryError
 from trainer.service import guarding
 from trainer.service.champion import Championship, Standing
 from trainer.service.guard import Challenger, GuardRules, Watched, as_trained, decide, spread
-from trainer.service.guarding import watched
+from trainer.service.guarding import GuardMetrics, _Guard, watched
 from trainer.service.history import Entry
 from trainer.service.registry import Registry
+from trainer.service.scores import ScoresTopic
 from trainer.service.settings import TrainerRoot
+from trainer.service.split import SplitTopic
 
 HOUR = 3_600_000
 MINUTES = 300_000
@@ -238,7 +242,7 @@ def test_a_registry_that_is_away_is_asked_again(monkeypatch: pytest.MonkeyPatch,
             raise RegistryError("the object store is away")
         return None, None
 
-    monkeypatch.setattr(guarding._Guard, "look", look)
+    monkeypatch.setattr(_Guard, "look", look)
     monkeypatch.setattr(guarding, "ScoresTopic", lambda *_, **__: nullcontext())
     root = TrainerRoot.model_validate(
         {"trainer": {"registry": str(tmp_path / "registry")}, "guard": {"every": 0.01, "metrics_port": None}}
@@ -248,3 +252,40 @@ def test_a_registry_that_is_away_is_asked_again(monkeypatch: pytest.MonkeyPatch,
     looks.clear()
     with pytest.raises(RegistryError, match="away"):
         guarding.guard(root, once=True, dry_run=True, stopping=lambda: False)
+
+
+class SplitInMemory:
+    """The splits topic."""
+
+    def __init__(self, split: Split) -> None:
+        self.split = split
+
+    def current_if_used(self) -> Split:
+        return self.split
+
+    def put(self, split: Split) -> None:
+        self.split = split
+
+
+@pytest.mark.parametrize("refreshed", [False, True])
+def test_a_split_that_a_promotion_decided_is_ended_even_if_the_champion_was_refreshed_before(
+    registry: Registry, tmp_path: Path, refreshed: bool
+) -> None:
+    topic, challengers = TopicInMemory(), TopicInMemory("challenger")
+    challengers.log = topic.log
+    championship = Championship(registry, topic)
+    championship.promote(registry.get("v1"), "first")
+    Championship(registry, challengers).promote(registry.get("v2"), "for an experiment")
+    split = SplitInMemory(Split(app_id="shop", variants=(Variant("champion", 90.0), Variant("challenger", 10.0))))
+    scored, told = cast(ScoresTopic, None), cast(SplitTopic, split)
+    guard = _Guard(scored, championship, registry, RULES, metrics=GuardMetrics(), split=told)
+    championship.promote(registry.get("v1"), "by hand")
+    guard.end_split(championship.standing())
+    assert shares_of(split.current_if_used().variants) == {"champion": 9000, "challenger": 1000}  # nothing is decided
+    championship.promote(registry.get("v2"), "promoted by the guard: better", evidence={"measures": []})
+    if refreshed:
+        registry.publish(TinyModel().write(tmp_path / "staging", "v2-1", states_of="v2"))
+        championship.refresh(registry.get("v2-1"), "new clicks")
+        guard._trained.learn(["v2-1"])
+    guard.end_split(championship.standing())
+    assert shares_of(split.current_if_used().variants) == {}
