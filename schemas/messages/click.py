@@ -164,6 +164,8 @@ def _decode_slowly(value: bytes, error: Exception) -> Click:
         click = msgspec.convert(fields, Click)
     except msgspec.ValidationError as wrong:
         raise ClickRejectedError(RejectReason.WRONG_TYPE, str(wrong)[:_DETAIL_CHARACTERS]) from wrong
+    except UnicodeEncodeError as half:  # msgspec looks into a text that stands for a number
+        raise ClickRejectedError(RejectReason.WRONG_TYPE, "Expected `int`, got `str` - at `$.timestamp`") from half
     for name in ("session_id", "item_id", "event_id", "type", "market"):
         try:
             (getattr(click, name) or "").encode()

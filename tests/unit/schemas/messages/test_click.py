@@ -94,6 +94,7 @@ def test_accepts(key: bytes, record: bytes, expected: Click) -> None:
         (b"s1", value(item_id=None), RejectReason.WRONG_TYPE, "$.item_id"),
         (b"s1", value(item_id=["i1"]), RejectReason.WRONG_TYPE, "$.item_id"),
         (b"s1", value(timestamp=str(NOW)), RejectReason.WRONG_TYPE, "$.timestamp"),
+        (b"s1", value(timestamp=HALF), RejectReason.WRONG_TYPE, "$.timestamp"),
         (b"s1", value(timestamp=1.5), RejectReason.WRONG_TYPE, "timestamp 1.5 is no whole number"),
         (b"s1", value(timestamp=0).replace(b"0}", b"1e999}"), RejectReason.WRONG_TYPE, "timestamp inf"),
         (b"s1", value(timestamp=True), RejectReason.WRONG_TYPE, "$.timestamp"),
