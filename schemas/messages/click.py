@@ -89,8 +89,10 @@ class ClickLimits:
     such clicks would never end."""
 
 
-OWN_KEY: Final = b"\xff"
-"""In place of a record's key (no UTF-8, so it is nobody's): the click is yet to be produced, under its session id."""
+OWN_KEY: Final = b"\xff\xff"
+"""In place of a record's key (no UTF-8, so it is nobody's): the click is yet to be produced, under its session id.
+
+Two bytes: of a single one Python has one object only, which a record's key would be as well."""
 
 _decoder: Final = msgspec.json.Decoder(Click)
 _encoder: Final = msgspec.json.Encoder()
