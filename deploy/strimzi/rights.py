@@ -29,8 +29,10 @@ def rights(settings: StreamSettings) -> dict[str, tuple[Right, ...]]:
     names = [spec.name for spec in settings.topic_specs()]
     (changelog,) = [spec.name for spec in settings.topic_specs() if spec.partitions_of]
     shops = [name for name in (topics.items, topics.rules) if name in names]
+    items = [name for name in (topics.items,) if name in names]
     splits = [name for name in (topics.splits,) if name in names]
     shadows = [name for name in (topics.rankings_shadow,) if name in names]
+    scorers = [f"{app_id}-score", *(f"{app_id}-score-shadows" for _ in shadows)]
     unused = Right("group", "nextclick-trainer", ("Describe",))
     follows = {"models": True, "items-and-rules": shops, "splits": splits}
     return {
@@ -45,8 +47,8 @@ def rights(settings: StreamSettings) -> dict[str, tuple[Right, ...]]:
         "score": (
             *_topics([topics.rankings, *shadows], "Read", "DescribeConfigs"),
             *_topics([topics.scores], "Read", "Write", "DescribeConfigs"),
-            *(Right("group", f"{app_id}-score{of}", ("Read",)) for of in ("", *("-shadows" for _ in shadows))),
-            Right("group", f"{app_id}-score-restore", ("Describe",)),
+            *(Right("group", name, ("Read",)) for name in scorers),
+            *(Right("group", f"{name}-restore", ("Describe",)) for name in scorers),
             Right("transactionalId", f"{app_id}-score-", ("Write",), is_prefix=True),
         ),
         "trainer": (*_topics([topics.clicks], "Read"), *_topics([topics.models, *splits], "Read", "Write"), unused),
@@ -54,7 +56,7 @@ def rights(settings: StreamSettings) -> dict[str, tuple[Right, ...]]:
         "api": (
             *_topics([topics.clicks], "Read", "Write", "DescribeConfigs"),
             *_topics([topics.rankings, topics.models], "Read", "DescribeConfigs"),
-            *_topics([topics.scores, topics.rejected, *shops[:1], changelog], "Read"),
+            *_topics([topics.scores, topics.rejected, *items, changelog], "Read"),
             *(Right("group", name, ("Describe",)) for name in (app_id, "nextclick-api")),
             Right("group", f"{app_id}-", ("Describe",), is_prefix=True),
         ),
