@@ -78,7 +78,7 @@ class AnnounceError(ServiceError):
 
 
 class NoTopicError(AnnounceError):
-    """A topic that does not exist."""
+    """A topic that does not exist, or that the login may not see."""
 
 
 class SplitError(ServiceError):

@@ -107,6 +107,9 @@ class CompactedTopic:
     def _unusable(self, error: KafkaError | None) -> AnnounceError:
         if error is None or error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
             return NoTopicError(f"the topic {self.name} does not exist; create it with `stream-app topics`")
+        if error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+            # What brokers say of a topic that does not exist, too, to who may not see topics.
+            return NoTopicError(f"the topic {self.name} does not exist, or this login has no right to it")
         return (KafkaAwayError if is_away(error) else AnnounceError)(
             f"the topic {self.name} at {self._connection.bootstrap_servers}: {error.str()}; is Kafka running, and "
             "are the settings in [kafka] right?"

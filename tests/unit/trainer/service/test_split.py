@@ -1,12 +1,18 @@
 """Changing shares: who moves."""
 
 import itertools
+from types import SimpleNamespace
 
+import pytest
+from confluent_kafka import KafkaError
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas.config.settings import KafkaConnection
 from schemas.messages.split import MOST_PARTS, PLACES, Split, Variant, decode_split, encode_split, places_of, shares_of
-from trainer.service.split import moved, told
+from trainer.errors import AnnounceError
+from trainer.service import compacted
+from trainer.service.split import SplitTopic, moved, told
 
 
 @st.composite
@@ -51,3 +57,14 @@ def test_a_canary_that_grows_keeps_its_sessions() -> None:
 def test_beyond_what_a_split_may_have_all_is_drawn_anew() -> None:
     line = tuple(Variant("ab"[n % 2], 1.0) for n in range(MOST_PARTS))
     assert moved(line, {"a": 4999, "b": 4999, "c": 2}) == (Variant("a", 49.99), Variant("b", 49.99), Variant("c", 0.02))
+
+
+@pytest.mark.parametrize("code", [KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.TOPIC_AUTHORIZATION_FAILED])
+def test_without_experiments_a_login_needs_no_right_to_their_topic(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    metadata = SimpleNamespace(topics={"splits": SimpleNamespace(error=KafkaError(code), partitions={})})
+    consumer = SimpleNamespace(list_topics=lambda *_, **__: metadata, close=lambda: None)
+    monkeypatch.setattr(compacted, "Consumer", lambda *_, **__: consumer)
+    topic = SplitTopic(KafkaConnection(), "splits", "shop", delivery_seconds=1)
+    assert topic.current_if_used() is None
+    with pytest.raises(AnnounceError, match="the topic splits does not exist"):
+        topic.current()
