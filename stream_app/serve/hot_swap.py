@@ -262,8 +262,9 @@ class ModelWatcher:
         try:
             announcement = decode_announcement(value, key)
         except AnnouncementError as error:
-            self._metrics.refused_bundles.inc()
-            log.error("a model announcement was refused", error=str(error))
+            if not self._is_variant:  # each watcher reads all of them
+                self._metrics.refused_bundles.inc()
+                log.error("a model announcement was refused", error=str(error))
             return None
         if announcement.alias != self._alias:
             return None

@@ -141,6 +141,7 @@ class Watched:
     bundle_timeout: float = 3600.0
     bundle_locations: tuple[str, ...] = ()
     rows: bool = False
+    is_variant: bool = False
 
     def bundle(self, version: str, seed: int = 0, k: int = 5, recent_size: int = 6) -> Path:
         return TinyModel(seed=seed, k=k, recent_size=recent_size).write(self.registry, version)
@@ -167,6 +168,7 @@ class Watched:
             warm_up_batches=(1, 3),
             on_fatal=self.fatal.append,
             rows=self.rows,
+            is_variant=self.is_variant,
         )
         told = FakeConsumer(watcher, self.live, list(story), list(topics or [metadata()]))
         self.monkeypatch.setattr(hot_swap, "Consumer", lambda *_, **__: told)
@@ -239,6 +241,15 @@ def test_a_window_longer_than_rows_is_refused_and_one_as_long_is_served(watched:
     assert watched.count("nextclick_refused_bundles_total") == 1
     assert "looks at the last 7 clicks" in told.waited_for[1]
     assert "set worker.recent_items to 7 or more" in told.waited_for[1]
+
+
+@pytest.mark.parametrize(("is_variant", "counted"), [(False, 1), (True, 0)])
+def test_of_the_watchers_of_a_worker_one_counts_what_is_no_announcement(
+    watched: Watched, is_variant: bool, counted: int
+) -> None:
+    watched.is_variant = is_variant
+    watched.follow(Record("champion", b"{"), END, IDLE)
+    assert watched.count("nextclick_refused_bundles_total") == counted
 
 
 def test_history_is_read_to_its_end_and_only_the_newest_is_loaded(watched: Watched) -> None:
