@@ -111,7 +111,12 @@ def alarms(traffic: Traffic, known: Known) -> list[Alarm]:
         found.append(Alarm(AlarmName.BEHIND, f"{waiting:,} clicks wait, more than were answered in the last 10 s"))
     if serving is None:
         found.append(Alarm(AlarmName.NO_MODEL, "no model is announced: workers wait for one"))
-    elif lately and serving.version not in lately and now_ms - serving.announced_at > _TAKEN_MS:
+    elif (
+        serving.version not in lately
+        and now_ms - serving.announced_at > _TAKEN_MS
+        # In an experiment its alias may have few sessions, or none.
+        and not {None, serving.alias}.isdisjoint(traffic.variants(now_ms, _SILENT_MS))
+    ):
         found.append(
             Alarm(AlarmName.MODEL_NOT_SERVED, f"{serving.version} is announced and ranks nothing: was it refused?")
         )

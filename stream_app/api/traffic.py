@@ -27,6 +27,7 @@ class _Ranking(msgspec.Struct, gc=False):
     model_version: str
     click_timestamp: int
     reason: str
+    variant: str | None = None
 
 
 class _Rejected(msgspec.Struct, gc=False):
@@ -60,6 +61,7 @@ class _Step:
     items: Counter[str] = field(default_factory=Counter)
     models: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
+    variants: Counter[str | None] = field(default_factory=Counter)
     rejected: Counter[str] = field(default_factory=Counter)
 
 
@@ -120,6 +122,7 @@ class Traffic:
         step.items[found.item_id] += 1
         step.models[found.model_version] += 1
         step.reasons[found.reason] += 1
+        step.variants[found.variant] += 1
 
     # -- asked --------------------------------------------------------------------------------------------------------
 
@@ -161,6 +164,11 @@ class Traffic:
                 total.update(getattr(step, of))
         looked_into = total.total()
         return {name: count / looked_into for name, count in total.most_common()}
+
+    def variants(self, now_ms: int, last_ms: int) -> set[str | None]:
+        """Those that ranked; None stands for rankings without an experiment."""
+        with self._lock:
+            return {variant for step in self._since(now_ms, last_ms) for variant in step.variants}
 
     def rejected(self, now_ms: int) -> dict[str, int]:
         """Rejected records by reason, the most frequent first."""

@@ -78,6 +78,8 @@ UNKNOWN = [ranking(NOW - 1_000, reason="unknown-item") for _ in range(50)]
         ([], {"backlog": [Waiting(0, 1)]}, ["silent"]),
         (MANY, {"serving": None}, ["no-model"]),
         (MANY, {"serving": NEWER}, ["model-not-served"]),
+        ([ranking(NOW - 1_000, variant="challenger")], {"serving": NEWER}, []),  # which has all sessions
+        ([ranking(NOW - 1_000, variant="champion")], {"serving": NEWER}, ["model-not-served"]),
         (MANY, {"readiness": {"topics": "not read yet"}}, ["not-ready"]),
         (MANY + UNKNOWN, {}, ["unknown-items"]),
         ([*MANY, ranking(NOW - 1_000, reason="not-finite")], {}, ["not-finite"]),
