@@ -97,7 +97,7 @@ def _repeat(
         constant(op, "memory.repeat.place", term.place[place_of(sessions.size)].numpy()),
     )  # [B, R]
     # A running count of the sessions, as a column: 0, 1, .. B - 1.
-    session = op.CumSum(op.Cast(op.GreaterOrEqual(best, best), to=DataType.INT64), 0, exclusive=1)  # [B, 1]
+    session = op.CumSum(op.ConstantOfShape(op.Shape(best), value=ir.tensor([1])), 0, exclusive=1)  # [B, 1]
     at = session * width + op.Max(sessions.recent, 0)  # [B, R]
     return op.Reshape(at, [-1]), op.Reshape(value * real, [-1])
 

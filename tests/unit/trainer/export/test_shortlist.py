@@ -318,3 +318,14 @@ def test_shorter_lists_are_the_beginning_of_longer_ones(items: int, memory: bool
     short = session.run(["top_index", "top_score"], {**inputs, "k": np.array([k])})
     assert index.shape == (5, 30)
     assert same_ranking((index[:, :k], score[:, :k]), (short[0], short[1]))
+
+
+@pytest.mark.usefixtures("blocks")
+def test_a_session_that_is_not_finite_takes_no_others_memory() -> None:
+    output, bias, hidden = random(3_000, seed=6)
+    clicked = best_items(output, bias, hidden, 6)
+    hidden[2] = np.nan
+    expected, found, _ = remembered(weights_of(output, bias), whole_memory(len(output)), hidden, clicked)
+    own = [[ranking[row : row + 1] for row in range(len(hidden))] for ranking in (*expected, *found)]
+    agree = [same_ranking((index, score), (i, s)) for index, score, i, s in zip(*own, strict=True)]
+    assert agree == [row != 2 for row in range(len(hidden))]
