@@ -11,12 +11,12 @@ from trainer.data.sessions import SessionSet
 from trainer.errors import TrainingSettingsError
 from trainer.export.memory_graph import BLOCK
 from trainer.export.shortlist import LEAST_ITEMS
-from trainer.export.shortlist_catalogue import LEAST_WITH_TAIL, MOST_BIAS_COLUMNS, padded_items
+from trainer.export.shortlist_catalogue import MOST_BIAS_COLUMNS, padded_items
 from trainer.memory.tables import ItemTable
 from trainer.memory.terms import RECENT
 from trainer.models.settings import LearnedSettings, TrainingSettings
 
-_FLOAT, _INT32, _INT64, _ENTRY = 4, 4, 8, 6  # bytes; an entry of a table is an int32 and a float16
+_FLOAT, _INT64, _ENTRY = 4, 8, 6  # bytes; an entry of a table is an int32 and a float16
 _NODES: Final = 1024**2  # more than the operators and the small constants of any graph
 _LIMITS: Final = BundleLimits()
 
@@ -55,8 +55,7 @@ def graph_bytes(items: int, settings: LearnedSettings, table_blocks: list[int]) 
     if items >= LEAST_ITEMS:
         padded = padded_items(items)
         rank += padded * (units + MOST_BIAS_COLUMNS) + padded * _FLOAT
-        if settings.prune and items >= LEAST_WITH_TAIL:  # which item is where, and where it is
-            rank += 2 * padded * _INT32
+        # Tables of a tail, which item is where and where it is, are smaller than the integers that it has none of.
     for blocks in table_blocks:
         rank += items * 2 * _INT64 + (blocks + 1) * BLOCK * _ENTRY
     return {settings.encoder_file: settings.encoder_numbers(items) * _FLOAT + _NODES, RANK: rank + _NODES}

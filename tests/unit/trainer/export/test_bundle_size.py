@@ -5,15 +5,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from schemas.bundle.manifest import BundleLimits
+from schemas.bundle.manifest import RANK, BundleLimits
 from tests.unit.trainer.builders import random_sessions
+from tests.unit.trainer.export.test_tail import split
 from trainer.data.sessions import SessionSet
 from trainer.errors import TrainingSettingsError
-from trainer.export import bundle_size
-from trainer.export.bundle import export
+from trainer.export import bundle_size, tail
+from trainer.export.bundle import export, rank_graph
 from trainer.export.bundle_size import graph_bytes
 from trainer.export.memory_graph import Blocks
 from trainer.export.shortlist import LEAST_ITEMS
+from trainer.export.shortlist_catalogue import TALL
 from trainer.memory.terms import RepeatTerm, SessionMemory, TableTerm
 from trainer.models.settings import Gru4RecSettings, WindowSettings
 from trainer.training.gru.members import initial_members
@@ -51,6 +53,16 @@ def test_the_size_is_what_the_graphs_take(items: int, chosen: dict[str, object])
     for name, size in graph_bytes(items, settings, blocks).items():
         taken = len((exported.encoder.advance or b"") if name == "advance.onnx" else exported.rank)
         assert taken <= size < taken * 1.01 + 1024**2
+
+
+def test_a_tail_takes_no_more_than_it_saves() -> None:
+    """The shortest that is worth it, of the narrowest rows: little is saved."""
+    items = 300_000
+    output = np.random.default_rng(1).standard_normal((items, 1)).astype(np.float32)
+    bias = np.linspace(-900, 900, items, dtype=np.float32)
+    catalogue = split(output, bias, np.arange(items), int(tail._MOST_COST * items), size=8 * TALL, usual=1.0)
+    size = graph_bytes(items, Gru4RecSettings(hidden_size=1, prune=True), [])[RANK]
+    assert len(rank_graph(catalogue, SessionMemory(), 10, 1)) <= size - bundle_size._NODES
 
 
 @pytest.mark.parametrize(
