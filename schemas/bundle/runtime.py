@@ -359,8 +359,9 @@ def item_rows(manifest: Manifest, rank: bytes) -> Floats:
             f"worker.mmr_lambda compares them: models that count have none, and this one is of the family "
             f"{manifest.family}. Set worker.mmr_lambda to 1, or train a family that learns"
         )
-    length = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.asarray(rows / np.maximum(length, np.finfo(np.float32).tiny), dtype=np.float32)
+    # In float64: the squares of a row that training made small, or large, are 0 or infinite in float32.
+    length = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
+    return np.asarray(rows / np.maximum(length, np.finfo(np.float32).tiny).astype(np.float32)[:, None])
 
 
 def zeros(shape: tuple[int, ...]) -> ort.OrtValue:

@@ -23,6 +23,7 @@ from schemas.bundle.adjust import EXCLUDED
 from schemas.bundle.files import BundleLimits, Golden, manifest_digest, open_bundle, read_manifest
 from schemas.bundle.golden import encode_golden
 from schemas.bundle.manifest import files_of
+from schemas.bundle.runtime import item_rows
 from schemas.bundle.vocabulary import Vocabulary
 from schemas.errors import BundleError, BundleExistsError
 from tests.contract.tiny_model import F32, I64, TinyModel, TinyNone, TinyWindow, graph_bytes, seal
@@ -132,6 +133,14 @@ def test_a_model_is_opened_with_its_items_rows_where_it_has_some(tmp_path: Path,
     np.testing.assert_allclose(model.rows, rows / np.linalg.norm(rows, axis=1, keepdims=True), rtol=1e-5)
     assert model.ranking(5).rows is model.rows
     assert open_bundle(folder).rows is None
+
+
+def test_rows_of_any_size_are_made_as_long_as_one(tmp_path: Path) -> None:
+    rows = np.outer([0, 1e-30, 1, 1e30], [3, 4]).astype(np.float32)
+    graph = onnx.helper.make_graph([], "rank", [], [], [onnx.numpy_helper.from_array(rows, "output")])
+    manifest = msgspec.structs.replace(open_bundle(TINY.write(tmp_path)).manifest, catalogue_size=len(rows))
+    found = item_rows(manifest, onnx.helper.make_model(graph).SerializeToString())
+    np.testing.assert_allclose(found, [[0, 0], *[[0.6, 0.8]] * 3], rtol=1e-6)
 
 
 @pytest.mark.parametrize("tiny", [NONE, TINY], ids=["counts", "has columns instead"])
