@@ -140,7 +140,7 @@ def test_rows_of_any_size_are_made_as_long_as_one(tmp_path: Path) -> None:
     graph = onnx.helper.make_graph([], "rank", [], [], [onnx.numpy_helper.from_array(rows, "output")])
     manifest = msgspec.structs.replace(open_bundle(TINY.write(tmp_path)).manifest, catalogue_size=len(rows))
     found = item_rows(manifest, onnx.helper.make_model(graph).SerializeToString())
-    np.testing.assert_allclose(found, [[0, 0], *[[0.6, 0.8]] * 3], rtol=1e-6)
+    np.testing.assert_allclose(found, np.array([[0, 0], [0.6, 0.8], [0.6, 0.8], [0.6, 0.8]]), rtol=1e-6)
 
 
 @pytest.mark.parametrize("tiny", [NONE, TINY], ids=["counts", "has columns instead"])
