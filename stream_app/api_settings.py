@@ -4,6 +4,7 @@ import ipaddress
 import re
 from pathlib import Path
 from typing import Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
@@ -12,6 +13,7 @@ from schemas.config.settings import Section
 
 _SCHEMES = ("redis://", "rediss://", "valkey://", "valkeys://", "unix://")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/;,'\"]+")
+_TOKEN = re.compile(r"[!-~]+")
 
 
 def is_loopback(host: str) -> bool:
@@ -79,11 +81,30 @@ class ApiSettings(Section):
         default="info", description="Least severe level that is logged."
     )
 
+    @field_validator("token")
+    @classmethod
+    def _is_a_token(cls, token: SecretStr | None) -> SecretStr | None:
+        if token is not None and not _TOKEN.fullmatch(token.get_secret_value()):
+            raise ValueError("is empty, or holds a space or another character that no header may")
+        return token
+
     @field_validator("store_url")
     @classmethod
     def _is_a_store(cls, url: SecretStr | None) -> SecretStr | None:
-        if url is not None and not url.get_secret_value().startswith(_SCHEMES):
+        if url is None:
+            return None
+        text = url.get_secret_value()
+        if not text.startswith(_SCHEMES):
             raise ValueError(f"begins with none of {', '.join(_SCHEMES)}")
+        try:
+            parts = urlsplit(text)
+            is_address = parts.port != 0 and (parts.scheme == "unix" or bool(parts.hostname))
+        except ValueError:  # which repeats parts of a password
+            is_address = False
+        if not is_address:
+            raise ValueError(
+                "has no host, or one or a port that cannot be read; in a password write / # ? as %2F %23 %3F"
+            )
         return url
 
     @model_validator(mode="after")

@@ -2,16 +2,16 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypeVar
 
-import anyio.to_thread
 import msgspec
-from anyio import CapacityLimiter
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
@@ -70,6 +70,23 @@ class Parts:
     """What must be true before lookups are answered, each with None or why it is not."""
 
 
+class _AnyText(Convertor[str]):
+    """As Starlette's `path`, and line breaks."""
+
+    regex = r"[\s\S]*"
+
+    def convert(self, value: str) -> str:
+        """As it is."""
+        return value
+
+    def to_string(self, value: str) -> str:
+        """As it is."""
+        return value
+
+
+register_url_convertor("text", _AnyText())
+
+
 class Endpoints:
     """All of them; one a process."""
 
@@ -78,8 +95,9 @@ class Endpoints:
         self._clicks, self._watchers, self._board = parts.clicks, parts.watchers, parts.board
         self._metrics, self._readiness = parts.metrics, parts.readiness
         self._open = 0
-        self._slow = CapacityLimiter(1)
-        """What reads Kafka for one answer, or adds up for long, is done one at a time."""
+        self._slow = ThreadPoolExecutor(1, "slow")
+        """What reads Kafka for one answer, or adds up for long, is done one at a time: also behind one that goes on
+        although its request was given up."""
 
     def routes(self, document: bytes) -> list[Route]:
         """By path; the document is the OpenAPI one."""
@@ -88,9 +106,9 @@ class Endpoints:
             return Response(document, media_type=JSON)
 
         return [
-            Route("/v1/sessions/{session_id:path}/ranking", self.ranking),
-            Route("/v1/sessions/{session_id:path}/stream", self.stream),
-            Route("/v1/sessions/{session_id:path}/explain", self.explain),
+            Route("/v1/sessions/{session_id:text}/ranking", self.ranking),
+            Route("/v1/sessions/{session_id:text}/stream", self.stream),
+            Route("/v1/sessions/{session_id:text}/explain", self.explain),
             Route("/v1/clicks", self.click, methods=["POST"]),
             Route("/v1/models", self.models),
             Route("/v1/scores", self.scores),
@@ -118,9 +136,10 @@ class Endpoints:
         session = request.path_params["session_id"].encode()
         self._insist_on_room()
         events = self._events(session, request.headers.get("last-event-id"))
-        return StreamingResponse(events, headers=_OF_THE_MOMENT, media_type=EVENT_STREAM)
+        first = await anext(events)  # a store that does not answer is told while there is a status to tell it by
+        return StreamingResponse(_all_of(first, events), headers=_OF_THE_MOMENT, media_type=EVENT_STREAM)
 
-    async def _events(self, session: bytes, seen: str | None) -> AsyncIterator[bytes]:
+    async def _events(self, session: bytes, seen: str | None) -> AsyncGenerator[bytes, None]:
         with self._opened(), self._watchers.watch(session) as watch:
             value = await self._store.ranking(session)
             last = None if value is None else of_value(value)
@@ -257,7 +276,14 @@ class Endpoints:
         self._insist_on_room()
         with self._opened():
             async with self._in_time():
-                return await anyio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._slow)
+                return await asyncio.get_running_loop().run_in_executor(self._slow, work)
+
+
+async def _all_of(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncIterator[bytes]:
+    async with aclosing(rest):
+        yield first
+        async for event in rest:
+            yield event
 
 
 async def _body(request: Request, most: int) -> bytes:

@@ -34,6 +34,7 @@ from stream_app.api.shelf import Shelf
 from stream_app.api.stores import EmbeddedStore, RedisStore, Store
 from stream_app.api.traffic import Traffic
 from stream_app.api.watchers import Watchers
+from stream_app.api.wire import BoundedProtocol
 from stream_app.api_settings import ApiSettings
 from stream_app.errors import StoreError, StreamError
 from stream_app.settings import StreamSettings
@@ -183,7 +184,7 @@ def _server_config(app: Starlette, api: ApiSettings) -> uvicorn.Config:
         server_header=False,
         timeout_keep_alive=_MOST_KEPT_SECONDS,
         timeout_graceful_shutdown=max(1, round(api.stop_timeout)),
-        http="httptools",
+        http=BoundedProtocol,
         ws="none",
     )
 

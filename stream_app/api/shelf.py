@@ -87,7 +87,8 @@ class Shelf:
         )
 
     def _may_be_shown(self, image: str) -> bool:
-        return image.startswith(self._allowed) and not image.startswith(("//", "/\\"))
+        # Browsers leave out tabs and line breaks: /<tab>/host is //host.
+        return image.isprintable() and image.startswith(self._allowed) and not image.startswith(("//", "/\\"))
 
 
 def _is_available(item: Item, now_ms: int) -> bool:

@@ -44,6 +44,7 @@ from tests.integration.security import (
     secure_kafka,
     token_endpoint,
 )
+from tests.integration.test_sink import SERVER, RedisServer
 from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.kafka
@@ -468,6 +469,8 @@ def test_each_process_does_its_work_with_its_own_rights_alone(site: Site, tmp_pa
                 lambda: api.post("/v1/clicks?wait=10s", clicked).json().get("variant") == "champion",
                 "the split is known",
             )
+        if SERVER is not None:
+            sink_stores(deployment, running | log_in_as("sink"), tmp_path)
         assert worker.stop() == 0, worker.output()
         scorer.terminate()
         finished(scorer)
@@ -478,6 +481,21 @@ def test_each_process_does_its_work_with_its_own_rights_alone(site: Site, tmp_pa
     shop.produce(deployment.topics.models, b"{}", b"champion", on_delivery=lambda error, _: refused.append(error))
     shop.flush(PATIENCE)
     assert [error.code() for error in refused if error] == [KafkaError.TOPIC_AUTHORIZATION_FAILED]
+
+
+def sink_stores(deployment: SecureDeployment, environment: Mapping[str, str], folder: Path) -> None:
+    """All seven sessions."""
+    store = RedisServer(folder)
+    store.start()
+    own = {"NEXTCLICK_SINK__DATA_DIR": str(folder / "sink"), "NEXTCLICK_SINK__WEB_PORT": "0"}
+    sink = deployment.begin({**environment, **own}, "stream_app", "sink", store.url)
+    try:
+        deployment.wait(lambda: sink.poll() is not None or len(store.rankings()) == 7, "rankings are stored")
+        sink.terminate()
+        assert "authorization failed" not in " ".join(finished(sink)).lower()
+    finally:
+        sink.kill()
+        store.stop()
 
 
 # -- what became of the refused ---------------------------------------------------------------------------------------

@@ -136,6 +136,13 @@ def test_variables_of_the_shell_reach_every_service_that_they_concern() -> None:
     assert created == started, "the topics are made for other settings than the worker's"
 
 
+def test_grafana_asks_nothing_of_the_internet() -> None:
+    environ = services()["grafana"]["environment"]
+    asks = ("REPORTING_ENABLED", "CHECK_FOR_UPDATES", "CHECK_FOR_PLUGIN_UPDATES")
+    assert [environ[f"GF_ANALYTICS_{name}"] for name in asks] == ["false"] * 3
+    assert environ["GF_PLUGINS_PREINSTALL_DISABLED"] == "true"
+
+
 def test_state_outlives_the_container_and_every_worker_has_its_own() -> None:
     environ = environment_of(services()["worker"], SHELL)
     settings = load_settings(StreamSettings, config=None, environ=environ).worker

@@ -52,6 +52,15 @@ def test_commands_and_settings_are_ours(unit: Path) -> None:
     assert lines(unit, "Restart") == ["always"]
 
 
+def test_no_two_processes_of_a_machine_want_one_port() -> None:
+    units = [dict(one.split("=", 1) for one in lines(unit, "Environment")) for unit in UNITS]
+    given = [int(port) for environ in units for name, port in environ.items() if name.endswith("_PORT")]
+    settings = load_settings(StreamSettings, config=None, environ={})
+    defaults = [settings.worker.web_port, settings.scores.web_port, settings.api.port, settings.sink.web_port]
+    assert len(given) == 2, "the guard's and a worker's"
+    assert len({*given, *defaults}) == 6
+
+
 def test_a_worker_has_the_time_that_it_may_take_to_stop() -> None:
     (unit,) = [one for one in UNITS if "worker" in one.name]
     assert float(lines(unit, "TimeoutStopSec")[0]) > 2 * worker._STOP_SECONDS

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,11 +67,13 @@ async def ask(
         "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")], "client": ("127.0.0.1", 1),
     }  # fmt: skip
     sent = [] if sent is None else sent
+    told = iter([] if slowly else [{"type": "http.request", "body": body or b"", "more_body": False}])
 
     async def receive() -> dict[str, Any]:
-        if slowly:
-            await asyncio.sleep(60)
-        return {"type": "http.request", "body": body or b"", "more_body": False}
+        for message in told:
+            return message
+        await asyncio.sleep(60)
+        return {"type": "http.disconnect"}
 
     async def send(message: Any) -> None:
         sent.append(message)
@@ -108,6 +111,7 @@ async def test_clicks_need_no_store() -> None:
 async def test_what_kafka_or_the_store_does_not_do_is_no_bug_of_the_server() -> None:
     app = app_of(Fake(fails=True))
     assert (await ask(app, "/v1/sessions/s/ranking")).status == 503
+    assert (await ask(app, "/v1/sessions/s/stream")).status == 503
     answer = await ask(app, "/v1/clicks", json.dumps(CLICK).encode())
     assert (answer.status, kind(answer)) == (503, "unavailable")
 
@@ -115,6 +119,26 @@ async def test_what_kafka_or_the_store_does_not_do_is_no_bug_of_the_server() -> 
 async def test_a_body_that_does_not_come_is_not_waited_for_for_ever() -> None:
     answer = await ask(app_of(Fake(), request_timeout=0.1), "/v1/clicks", b"{}", slowly=True)
     assert (answer.status, kind(answer)) == (503, "timed-out")
+
+
+async def test_slow_work_is_done_one_at_a_time_also_when_it_was_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    go, begun = threading.Event(), []
+
+    def work(session_id: str, *_: object, **__: object) -> None:
+        begun.append(session_id)
+        go.wait(60)
+
+    monkeypatch.setattr("stream_app.api.routes.explanation", work)
+    app = app_of(Fake(), request_timeout=0.1)
+    for _ in range(3):
+        answer = await ask(app, "/v1/sessions/s/explain")
+        assert (answer.status, kind(answer)) == (503, "timed-out")
+    go.set()
+    assert len(begun) == 1
+
+
+async def test_a_session_id_may_hold_a_line_break() -> None:
+    assert kind(await ask(app_of(Fake()), "/v1/sessions/a\nb/ranking")) == "no-ranking"
 
 
 async def test_no_more_wait_than_may() -> None:

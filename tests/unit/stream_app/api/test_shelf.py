@@ -53,6 +53,8 @@ def test_images_from_elsewhere_are_shown_only_where_they_may() -> None:
         "//evil.example/a.png",
         "https://images.example/a.png",
         "data:text/html,",
+        "/\t/evil.example/a.png",
+        "/\n\\evil.example/a.png",
     ]
     items = [Item(item_id=str(n), attributes={"image": image}) for n, image in enumerate(images)]
     for origins, shown in (((), {0, 1}), (("https://images.example",), {0, 1, 3})):
