@@ -143,7 +143,7 @@ def test_an_outage_when_a_cycle_is_due_and_one_at_the_announcement_are_waited_ou
         return collect_to_end(collector, stop)
 
     monkeypatch.setattr("trainer.service.collect._TIMEOUT_SECONDS", 2.0)
-    monkeypatch.setattr("trainer.service.announce._TIMEOUT_SECONDS", 2.0)
+    monkeypatch.setattr("trainer.service.compacted._TIMEOUT_SECONDS", 2.0)
     monkeypatch.setattr(outage, "sleep", back_after_a_pause)
     monkeypatch.setattr(Registry, "publish", published_and_then_gone)
     monkeypatch.setattr(Collector, "collect_to_end", gone_and_then_collecting)
