@@ -156,8 +156,14 @@ def _api(deployment: Deployment, folder: Path) -> Iterator[tuple["subprocess.Pop
         process = subprocess.Popen(
             [sys.executable, "-m", "stream_app", "api"], env=environment, stdout=output, stderr=output
         )
+
+    def ready() -> bool:
+        if process.poll() is not None:
+            raise BenchmarkError(f"the API ended with exit code {process.returncode}:\n{Path(output.name).read_text()}")
+        return _is_ready(port)
+
     try:
-        deployment.wait_for(lambda: _is_ready(port), "an API that is ready")
+        deployment.wait_for(ready, "an API that is ready")
         yield process, port
     finally:
         process.terminate()
