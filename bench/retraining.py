@@ -22,7 +22,7 @@ from bench.generated_clicks import generated_sessions
 from bench.report import Report, console
 from schemas.messages.announcement import ModelAnnouncement
 from trainer.data.sessions import SessionSet, temporal_holdout
-from trainer.evaluation.baselines import BASELINES
+from trainer.evaluation.baselines import BaselineSpec
 from trainer.evaluation.protocol import evaluate
 from trainer.service.champion import Championship
 from trainer.service.click_log import ClickLogFolder, Rows, TopicIdentity
@@ -76,7 +76,7 @@ def run(what: str, sessions: int, robot: int) -> tuple[int, float, float, float]
     data = _with_robot(generated_sessions(sessions), robot)
     train, test = temporal_holdout(data, fraction=0.1)
     before, began = _peak(), time.process_time()
-    evaluate(BASELINES[what](train), test)
+    evaluate(BaselineSpec(what).build(train), test)
     return data.clicks, _peak() - before, time.process_time() - began, 0.0
 
 

@@ -56,13 +56,12 @@ from tests.doc_pages import (
     table,
 )
 from tests.unit.deploy.test_compose import PROGRAMS, is_command
-from trainer.evaluation.baselines import BASELINES, parse_baselines
-from trainer.evaluation.baselines.spec import options_of
-from trainer.models.registry import FAMILIES
+from trainer.evaluation.baselines import BASELINES, options_of, parse_baselines
+from trainer.models.registry import FAMILIES, settings_class
 from trainer.models.settings import DEFAULT_FAMILY, Gru4RecSettings
 from trainer.presets import load_preset, preset_names
 from trainer.search.ablation import ROWS
-from trainer.search.search_space import BASELINE_SPACES, model_space
+from trainer.search.search_space import model_space
 from trainer.service.guarding import GuardMetrics
 from trainer.service.settings import TrainerRoot, root_of
 
@@ -317,18 +316,18 @@ def test_the_evaluation_page_has_every_baseline_and_option() -> None:
     ]
     assert described == [f"`{name}`" for name in BASELINES]
     told = {row[0].strip("`"): row[1] for row in table(DOCS / "evaluation.md", "| name | options and their defaults |")}
-    assert set(told) == {name for name, maker in BASELINES.items() if options_of(maker)}
+    assert set(told) == {name for name in BASELINES if options_of(name)}
     for name, text in told.items():
         pairs = [span for span in re.findall(r"`([^`]+)`", text) if "=" in span]
-        (spec,) = parse_baselines(f"{name}:{','.join(pairs)}", BASELINES)
-        assert spec.options == options_of(BASELINES[name]), name
+        (spec,) = parse_baselines(f"{name}:{','.join(pairs)}")
+        assert spec.options == options_of(name), name
 
 
 def test_baselines_with_options_can_be_given() -> None:
     told = [span for page in PAGES for span in code_spans(page) if re.fullmatch(rf"({'|'.join(BASELINES)}):\S+", span)]
     assert len(told) >= 8
     for span in told:
-        assert parse_baselines(span, BASELINES)
+        assert parse_baselines(span)
 
 
 def test_the_ablation_page_has_every_row() -> None:
@@ -344,7 +343,7 @@ def test_the_tuning_page_has_every_range_and_baseline() -> None:
     told = [re.sub(r"\\\|", "|", span) for row in rows for span in re.findall(r"`([a-z_]+=[^`]+)`", "|".join(row[1:]))]
     assert told == [str(one) for one in model_space(Gru4RecSettings(), {"bpr-max"})]
     prose_of_it = prose(DOCS / "tuning.md")
-    assert all(f"`{name}`" in prose_of_it for name in BASELINE_SPACES)
+    assert all(f"`{name}`" in prose_of_it for name in BASELINES if settings_class(name).search)
 
 
 # -- messages ---------------------------------------------------------------------------------------------------------

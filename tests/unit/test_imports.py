@@ -219,14 +219,13 @@ def test_what_is_never_loaded(module: str, never_loads: set[str]) -> None:
     assert done.stdout.split() == []
 
 
-# Where kinds of networks are told apart, so that nobody else has to; and what every family's baseline is called.
+# Where kinds of networks are told apart, so that nobody else has to.
 TELLS_KINDS_APART = {
     "trainer/training/networks.py",
     "trainer/export/encoders.py",
     "trainer/models",
     "trainer/training/gru",
 }
-BASELINES_BY_NAME = {"trainer/evaluation/baselines", "trainer/search/search_space.py", "trainer/service"}
 OF_ONE_FAMILY = re.compile("Gru4Rec|gru4rec|GRU4Rec")
 
 
@@ -243,7 +242,7 @@ def test_no_family_is_named_outside_its_own_modules() -> None:
         if parents & TELLS_KINDS_APART:
             continue
         texts = [node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)]
-        found = {str(text) for text in texts if text in families} if not parents & BASELINES_BY_NAME else set()
+        found = {str(text) for text in texts if text in families}
         if found := found | set(OF_ONE_FAMILY.findall(path.read_text())):
             named[str(file)] = found
     assert named == {}

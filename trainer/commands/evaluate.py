@@ -140,7 +140,7 @@ def _of_bundles(
     # Here, because torch takes seconds to import.
     from schemas.bundle.files import open_bundle
     from trainer.data.datasets import load
-    from trainer.evaluation.baselines import BASELINES, parse_baselines
+    from trainer.evaluation.baselines import parse_baselines
     from trainer.evaluation.comparison import comparison_report, comparison_table
     from trainer.evaluation.model_scorer import ModelScorer
     from trainer.evaluation.plot import check_plot, plot_comparison
@@ -149,7 +149,7 @@ def _of_bundles(
     from trainer.evaluation.significance import judge
     from trainer.training.device import Hardware
 
-    specs = parse_baselines(baselines, BASELINES)
+    specs = parse_baselines(baselines)
     check_plot(plot)
     bundles = [open_bundle(path, threads=threads) for path in models]
     if not bundles and not specs:
@@ -163,7 +163,7 @@ def _of_bundles(
         for bundle in bundles:
             yield ModelScorer(bundle, data.test)
         for spec in specs:
-            yield spec.build(BASELINES, data.train)
+            yield spec.build(data.train)
 
     ranks = {}
     for scorer in scorers():
@@ -218,10 +218,10 @@ def _in_windows(
 ) -> "tuple[dict[str, Any], Table]":
     """A model of these settings and baselines, trained and judged along the windows of a log: report and table."""
     from trainer.commands.measured import Windows, compared
-    from trainer.evaluation.baselines import BASELINES, parse_baselines
+    from trainer.evaluation.baselines import parse_baselines
     from trainer.training.device import Hardware
 
-    specs = parse_baselines(baselines, BASELINES)
+    specs = parse_baselines(baselines)
     if chosen.family in map(str, specs):
         raise TrainingSettingsError(f"--baselines: {chosen.family} is the family that is trained; name it once")
     hardware = Hardware(threads, device).set_up()

@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 from rich.console import Console
@@ -25,6 +25,7 @@ from trainer.commands.options import (
 from trainer.commands.terminal import mistakes_answered, progress_bar, tell_data, warn, write_report
 from trainer.data.options import SESSIONS, SPLIT, DataOptions, reads_data
 from trainer.errors import TrainingSettingsError
+from trainer.models.registry import QuickFamily
 from trainer.models.settings import LearnedSettings, TrainingSettings
 from trainer.presets import chosen_settings
 
@@ -134,16 +135,15 @@ def _evaluated(
     scorer: "Scorer", data: "Dataset", with_baselines: bool, ties: TieMode, errors: Console, *, show: bool
 ) -> "tuple[Metrics, dict[str, Metrics]]":
     """Of the model, and of each baseline by its name; one at a time, for each may hold tables of the log's size."""
-    from trainer.evaluation.baselines import all_baselines
+    from trainer.evaluation.baselines import BaselineSpec
     from trainer.evaluation.protocol import evaluate
 
-    makers = all_baselines(data.train) if with_baselines else ()
+    specs = [BaselineSpec(name) for name in get_args(QuickFamily)] if with_baselines else []
     found = {}
-    with progress_bar(errors, "evaluating", data.test.transitions * (1 + len(makers)), show=show) as advance:
+    with progress_bar(errors, "evaluating", data.test.transitions * (1 + len(specs)), show=show) as advance:
         metrics = evaluate(scorer, data.test, ties=ties.value, progress=advance)
-        for make in makers:
-            baseline = make()
-            found[baseline.name] = evaluate(baseline, data.test, ties=ties.value, progress=advance)
+        for spec in specs:
+            found[spec.name] = evaluate(spec.build(data.train), data.test, ties=ties.value, progress=advance)
     return metrics, found
 
 

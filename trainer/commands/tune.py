@@ -22,7 +22,6 @@ from trainer.commands.terminal import mistakes_answered, tell_data, write_report
 from trainer.data.options import SESSIONS, SPLIT, DataOptions, reads_data
 from trainer.errors import StopRequested, TrainingSettingsError
 from trainer.presets import Split, load_preset
-from trainer.search.search_space import BASELINE_SPACES
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -38,9 +37,6 @@ def tune(
     study: Annotated[
         Path, typer.Option(help="SQLite file of the search; where it exists already, the search goes on from it.")
     ],
-    baseline: Annotated[
-        str | None, typer.Option(help=f"Tune a baseline in place of a family's model: {', '.join(BASELINE_SPACES)}.")
-    ] = None,
     trials: Annotated[
         int, typer.Option(min=1, help="Finished trials to stop at, those of earlier runs among them.")
     ] = 50,
@@ -78,24 +74,20 @@ def tune(
     """
     errors = Console(stderr=True)
     with mistakes_answered(errors):
-        _check_out(out, baseline)
-        if preset is not None and baseline is not None:
-            raise TrainingSettingsError("--preset: is of no baseline; leave it out, or --baseline")
+        if out is not None and out.suffix != ".toml":
+            raise TrainingSettingsError(f"--out {out}: a preset's name ends with .toml")
         if importlib.util.find_spec("optuna") is None:
             raise TrainingSettingsError("needs optuna, which is not installed: pip install 'nextclick[tune]'")
         base = load_preset(preset).settings if preset else {}
         # Here, because torch takes seconds to import.
         from trainer.data.datasets import load
-        from trainer.search.searches import baseline_search, model_search
+        from trainer.search.searches import model_search
         from trainer.search.trial_worker import Judging
         from trainer.search.tuning import best, finished, opened_study
         from trainer.search.tuning import tune as try_out
         from trainer.search.tuning_report import tuned_preset, tuning_report, tuning_table
 
-        if baseline is None:
-            planned = model_search(base, settings or [], search or [], seed=seed)
-        else:
-            planned = baseline_search(baseline, settings or [], search or [], seed=seed)
+        planned = model_search(base, settings or [], search or [], seed=seed)
         data = load(options)
         tell_data(errors, data)
         judging = Judging(data.train, data.test, by.value, patience)
@@ -136,15 +128,8 @@ def tune(
         typer.echo(json.dumps(summary))
         return
     Console().print(tuning_table(planned, winner, summary))
-    if baseline is not None:
+    if "baselines" in summary["best"]:
         typer.echo(summary["best"]["baselines"])  # on one line, to be copied
-
-
-def _check_out(out: Path | None, baseline: str | None) -> None:
-    if out is not None and baseline is not None:
-        raise TrainingSettingsError("--out: a preset is of no baseline, whose options stand in the report")
-    if out is not None and out.suffix != ".toml":
-        raise TrainingSettingsError(f"--out {out}: a preset's name ends with .toml")
 
 
 def _bar(console: Console) -> Progress:

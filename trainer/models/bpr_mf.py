@@ -5,7 +5,7 @@ which items these are and how often each was clicked.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,13 @@ from trainer.models.counting import WINDOW, CountingSettings, Floats
 
 class BprMfSettings(CountingSettings):
     """BPR-MF."""
+
+    search: ClassVar[tuple[str, ...]] = (
+        "factors=32..256:4",
+        "epochs=5..40",
+        "learning_rate=0.02..0.5:log",
+        "regularisation=0.0001..0.1:log",
+    )
 
     family: Literal["bpr-mf"] = "bpr-mf"
     factors: int = Field(100, ge=1, le=4096, description="numbers of a vector")

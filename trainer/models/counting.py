@@ -11,7 +11,7 @@ where j is the last item, n_i the session's clicks on i, and T a sparse table. I
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Protocol, Self
+from typing import Any, ClassVar, Final, Literal, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -143,6 +143,8 @@ class MarkovChainSettings(CountingSettings):
 class SequentialRulesSettings(CountingSettings):
     """Sequential rules."""
 
+    search: ClassVar[tuple[str, ...]] = ("steps=1..30", "repeats=false|true")
+
     family: Literal["sequential-rules"] = "sequential-rules"
     steps: int = Field(RULE_STEPS, ge=1, le=LONGEST, description="clicks that a rule looks ahead")
     repeats: bool = Field(True, description="whether an item may follow itself")
@@ -153,6 +155,8 @@ class SequentialRulesSettings(CountingSettings):
 
 class ItemKnnSettings(CountingSettings):
     """Item-KNN."""
+
+    search: ClassVar[tuple[str, ...]] = ("neighbours=20..2000:log", "regularisation=0.5..200.0:log")
 
     family: Literal["item-knn"] = "item-knn"
     neighbours: int = Field(NEIGHBOURS, ge=1, le=100_000, description="similar items kept for each item")

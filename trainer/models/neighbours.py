@@ -19,14 +19,13 @@ units that c makes up for, and f is multiplied once.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
 from trainer.data.sessions import Ints, SessionSet
-from trainer.errors import TrainingSettingsError
 from trainer.models.counting import LONGEST, WINDOW, CountingSettings, Floats
 
 Doubles = npt.NDArray[np.float64]
@@ -39,6 +38,13 @@ Weighting = Literal["linear", "quadratic", "division", "same"]
 
 class VsKnnSettings(CountingSettings):
     """VS-KNN."""
+
+    search: ClassVar[tuple[str, ...]] = (
+        "neighbours=20..2000:log",
+        "newest=200..20000:log",
+        "idf=false|true",
+        "weighting=linear|quadratic|division|same",
+    )
 
     family: Literal["vs-knn"] = "vs-knn"
     neighbours: int = Field(100, ge=1, le=100_000, description="sessions that vote")
@@ -61,6 +67,14 @@ class VsKnnSettings(CountingSettings):
 
 class StanSettings(CountingSettings):
     """STAN."""
+
+    search: ClassVar[tuple[str, ...]] = (
+        "neighbours=50..5000:log",
+        "newest=500..20000:log",
+        "recency=0.2..20.0:log",
+        "days=0.3..100.0:log",
+        "reach=0.2..20.0:log",
+    )
 
     family: Literal["stan"] = "stan"
     neighbours: int = Field(500, ge=1, le=100_000, description="sessions that vote")
@@ -254,7 +268,7 @@ class _Weighting:
     unit: Callable[[Doubles], Doubles]
 
 
-WEIGHTINGS: Final[Mapping[str, _Weighting]] = MappingProxyType(
+WEIGHTINGS: Final[Mapping[Weighting, _Weighting]] = MappingProxyType(
     {
         "linear": _Weighting(lambda length, p: length - p, lambda length: 1.0 / length),
         "quadratic": _Weighting(lambda length, p: (length - p) ** 2, lambda length: 1.0 / length**2),
@@ -270,7 +284,7 @@ def vs_knn(
     neighbours: int = 100,
     newest: int = 1000,
     idf: bool = True,
-    weighting: str = "linear",
+    weighting: Weighting = "linear",
     window: int = WINDOW,
 ) -> SessionNeighbours:
     """VS-KNN (Ludewig and Jannach 2018, sections 3.3.3 and 3.3.4).
@@ -281,8 +295,6 @@ def vs_knn(
     most recent item shared. With ``idf`` votes for an item in h of s sessions count ln(s / h) times (Kersbergen et al.
     2022, section 2), which also parts the many equal sums.
     """
-    if weighting not in WEIGHTINGS:
-        raise TrainingSettingsError(f"vs-knn has no weighting {weighting}; there are {', '.join(WEIGHTINGS)}")
     index = SessionIndex.of(train)
     within = np.maximum(np.diff(index.postings), 1)
     index = index.newest(newest)

@@ -4,12 +4,12 @@ from collections import Counter
 from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
-from typing import Final
+from typing import Final, Literal
 
 from trainer.errors import TrainingSettingsError
 from trainer.models.settings import NetworkSettings, TrainingSettings, family_name
 
-FAMILIES: Final[Mapping[str, str]] = {
+_NETWORKS: Final = {
     "gru4rec": "trainer.models.settings:Gru4RecSettings",
     "sasrec": "trainer.models.sasrec:SasRecSettings",
     "narm": "trainer.models.narm:NarmSettings",
@@ -21,6 +21,8 @@ FAMILIES: Final[Mapping[str, str]] = {
     "cl4srec": "trainer.models.cl4srec:Cl4SRecSettings",
     "bert4rec": "trainer.models.bert4rec:Bert4RecSettings",
     "transformer": "trainer.models.transformer:TransformerSettings",
+}
+COUNTING: Final = {
     "pop": "trainer.models.counting:PopSettings",
     "s-pop": "trainer.models.counting:SPopSettings",
     "markov-chain": "trainer.models.counting:MarkovChainSettings",
@@ -30,7 +32,12 @@ FAMILIES: Final[Mapping[str, str]] = {
     "vs-knn": "trainer.models.neighbours:VsKnnSettings",
     "stan": "trainer.models.neighbours:StanSettings",
 }
+"""The families that count. They are what networks are compared with, too: see :mod:`trainer.evaluation.baselines`."""
+FAMILIES: Final[Mapping[str, str]] = _NETWORKS | COUNTING
 """Family -> where its settings are; a family's network is named by its settings."""
+
+QuickFamily = Literal["pop", "s-pop", "markov-chain", "item-knn"]
+"""Those that are counted and judged in seconds."""
 
 
 def settings_class(family: object) -> type[TrainingSettings]:

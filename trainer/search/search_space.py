@@ -1,9 +1,8 @@
 """What a search may try: ranges and choices by name, the usual ones of each model, and their form as texts."""
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import Any, Final, Protocol
 
 from trainer.errors import TrainingSettingsError
@@ -89,33 +88,6 @@ Dimension = Range | Choice
 _SAMPLES: Final = Range("sample_alpha", 0.0, 1.0, step=0.05)
 _BPR_MAX: Final[tuple[Dimension, ...]] = (Range("bpreg", 0.0, 2.0, step=0.05), Choice("elu", (0.0, 0.5, 1.0)))
 
-BASELINE_SPACES: Final[Mapping[str, tuple[Dimension, ...]]] = MappingProxyType(
-    {
-        "sequential-rules": (Range("steps", 1, 30), Choice("repeats", (False, True))),
-        "item-knn": (Range("neighbours", 20, 2000, log=True), Range("regularisation", 0.5, 200.0, log=True)),
-        "bpr-mf": (
-            Range("factors", 32, 256, step=4),
-            Range("epochs", 5, 40),
-            Range("learning_rate", 0.02, 0.5, log=True),
-            Range("regularisation", 1e-4, 0.1, log=True),
-        ),
-        "vs-knn": (
-            Range("neighbours", 20, 2000, log=True),
-            Range("newest", 200, 20_000, log=True),
-            Choice("idf", (False, True)),
-            Choice("weighting", ("linear", "quadratic", "division", "same")),
-        ),
-        "stan": (
-            Range("neighbours", 50, 5000, log=True),
-            Range("newest", 500, 20_000, log=True),
-            Range("recency", 0.2, 20.0, log=True),
-            Range("days", 0.3, 100.0, log=True),
-            Range("reach", 0.2, 20.0, log=True),
-        ),
-    }
-)
-"""The baselines that have something to tune."""
-
 
 def model_space(settings: TrainingSettings, losses: Collection[object]) -> tuple[Dimension, ...]:
     """What is usually searched for a model: what costs no time. Units and samples are a budget.
@@ -123,7 +95,7 @@ def model_space(settings: TrainingSettings, losses: Collection[object]) -> tuple
     ``losses`` are those that are tried; where there are none, it is the settings' own.
     """
     if not isinstance(settings, LearnedSettings):
-        return BASELINE_SPACES.get(settings.family, ())
+        return parse_dimensions(settings.search)
     return tuple(
         replace(one, name=f"{table}.{one.name}" if table else one.name)
         for table, part in settings.parts.items()

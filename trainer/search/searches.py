@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainer.errors import TrainingSettingsError
-from trainer.evaluation.baselines import BASELINES, parse_baselines
-from trainer.evaluation.baselines.spec import options_of
 from trainer.models.settings import LearnedSettings, TrainingSettings, assignments_of, flattened
-from trainer.search.search_space import BASELINE_SPACES, Dimension, changed, model_space, parse_dimensions
+from trainer.search.search_space import Dimension, changed, model_space, parse_dimensions
 
 
 @dataclass(frozen=True)
@@ -18,7 +16,6 @@ class Search:
     dimensions: tuple[Dimension, ...]
     fixed: Mapping[str, Any]
     start: Mapping[str, Any]
-    baseline: str | None = None
     seed: int = 42
     epochs_planned: bool = False
     """Whether every trial has all of its epochs, by a plan over them."""
@@ -57,18 +54,3 @@ def model_search(base: Mapping[str, Any], assignments: Iterable[str], ranges: It
     fixed = {name: value for name, value in base.items() if name not in searched}
     planned = isinstance(start, LearnedSettings) and start.epochs_planned
     return Search(dimensions, fixed, flattened(start.model_dump()), seed=seed, epochs_planned=planned)
-
-
-def baseline_search(baseline: str, assignments: Iterable[str], ranges: Iterable[str], *, seed: int) -> Search:
-    """Of a baseline, from its defaults. Raises :class:`TrainingSettingsError` as :func:`model_search` does."""
-    if baseline not in BASELINE_SPACES:
-        tunable = ", ".join(BASELINE_SPACES)
-        raise TrainingSettingsError(f"--baseline: {baseline} has nothing to tune; there are {tunable}")
-    text = ",".join(assignments)
-    fixed = parse_baselines(f"{baseline}:{text}", BASELINES)[0].options if text else {}
-    asked = parse_dimensions(ranges)
-    for one in asked:
-        for value in one.ends:
-            parse_baselines(f"{baseline}:{one.name}={str(value).lower()}", BASELINES)
-    dimensions = changed(BASELINE_SPACES[baseline], fixed, asked)
-    return Search(dimensions, fixed, {**options_of(BASELINES[baseline]), **fixed}, baseline, seed)

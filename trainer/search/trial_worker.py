@@ -10,7 +10,6 @@ import msgspec
 
 from trainer.data.sessions import SessionSet
 from trainer.errors import NonFiniteScoresError, TrainingDivergedError, TrainingSettingsError
-from trainer.evaluation.baselines import BASELINES, BaselineSpec
 from trainer.evaluation.protocol import Metrics, NetworkScorer, evaluate
 from trainer.models.settings import LearnedSettings, NetworkSettings, TrainingSettings
 from trainer.training.device import Hardware
@@ -22,10 +21,9 @@ K = 20  # of the measures that a search goes by
 
 
 class Task(msgspec.Struct, frozen=True, tag=True):
-    """Values to try: of a family's model, or of the baseline that is named."""
+    """Values to try, of a family's model."""
 
     values: dict[str, Any]
-    baseline: str | None = None
 
 
 class Judged(msgspec.Struct, frozen=True, tag=True):
@@ -69,7 +67,7 @@ def work(connection: Connection, judging: Judging) -> None:
         while True:
             task = msgspec.json.decode(connection.recv_bytes(), type=Task)
             began = time.perf_counter()
-            done = _baseline(task, judging) if task.baseline else _model(task, judging, connection, hardware)
+            done = _try(task, judging, connection, hardware)
             _send(connection, msgspec.structs.replace(done, seconds=time.perf_counter() - began))
     except (EOFError, BrokenPipeError, ConnectionResetError):  # the parent is gone, or wants nothing more
         return
@@ -79,12 +77,7 @@ def _send(connection: Connection, message: Message) -> None:
     connection.send_bytes(msgspec.json.encode(message))
 
 
-def _baseline(task: Task, judging: Judging) -> Done:
-    scorer = BaselineSpec(str(task.baseline), task.values).build(BASELINES, judging.train)
-    return _done(evaluate(scorer, judging.holdout, ks=(K,)), epoch=0)
-
-
-def _model(task: Task, judging: Judging, connection: Connection, hardware: Hardware) -> Done:
+def _try(task: Task, judging: Judging, connection: Connection, hardware: Hardware) -> Done:
     try:
         settings = TrainingSettings.parse(task.values)
         check_size(judging.train, settings)

@@ -35,7 +35,7 @@ _DIVERGED: Final = 0.0  # the score of values with which training broke down: th
 
 @dataclass(frozen=True)
 class Found:
-    """A finished trial. ``epoch`` is the best one, 0 for a baseline."""
+    """A finished trial. ``epoch`` is the best one, 0 for one that counts."""
 
     number: int
     values: dict[str, Any]
@@ -108,7 +108,6 @@ def _identity(search: Search, judging: Judging) -> str:
     facts = {
         "dimensions": [str(one) for one in search.dimensions],
         "fixed": {name: str(value) for name, value in search.fixed.items()},
-        "baseline": search.baseline,
         "measure": judging.measure,
         "patience": judging.patience,
         "item_ids": judging.train.item_ids,
@@ -159,7 +158,7 @@ def tune(
                 running[connection] = trial = study.ask()
                 drawn = {one.name: one.suggest(trial) for one in search.dimensions}
                 trial.set_user_attr("values", drawn)
-                _send(connection, Task(search.values(drawn), search.baseline))
+                _send(connection, Task(search.values(drawn)))
             if not running:
                 return
             if stopping():

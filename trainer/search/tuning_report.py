@@ -7,8 +7,9 @@ from optuna.trial import FrozenTrial
 from rich.table import Table
 
 from trainer.data.datasets import Dataset
-from trainer.evaluation.baselines import BaselineSpec
+from trainer.evaluation.baselines import baseline_of
 from trainer.evaluation.report import files_report, size_of
+from trainer.models.counting import CountingSettings
 from trainer.models.settings import TrainingSettings
 from trainer.presets import Split, preset_text
 from trainer.search.searches import Search
@@ -19,10 +20,10 @@ def tuning_report(
     search: Search, winner: Found, trials: Sequence[FrozenTrial], data: Dataset, *, measure: str
 ) -> dict[str, Any]:
     best: dict[str, Any] = {"trial": winner.number, "recall@20": winner.recall, "mrr@20": winner.mrr}
-    if search.baseline is None:
-        best |= {"epoch": winner.epoch, "settings": tuned_settings(winner).model_dump()}
-    else:
-        best |= {"options": winner.values, "baselines": str(BaselineSpec(search.baseline, winner.values))}
+    settings = tuned_settings(winner)
+    best |= {"epoch": winner.epoch, "settings": settings.model_dump()}
+    if isinstance(settings, CountingSettings):
+        best["baselines"] = str(baseline_of(settings))
     return {
         "best": best,
         "by": measure,

@@ -29,7 +29,7 @@ from trainer.data.datasets import read_sessions
 from trainer.data.options import DataOptions
 from trainer.data.sessions import SessionSet, encode, joined, vocabulary_of
 from trainer.errors import TooFewSessionsError
-from trainer.evaluation.baselines import BASELINES, BaselineSpec
+from trainer.evaluation.baselines import BaselineSpec
 from trainer.evaluation.protocol import (
     DEFAULT_KS,
     Metrics,
@@ -200,4 +200,4 @@ class BaselineLearner:
         """A :data:`Learner`."""
         everything = joined(past)
         sessions = encode(everything, vocabulary_of(everything))
-        return self.spec.build(BASELINES, sessions), sessions.item_ids
+        return self.spec.build(sessions), sessions.item_ids

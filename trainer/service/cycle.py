@@ -8,9 +8,8 @@ that reaches the gate is published, with its verdict in its manifest; only one t
 """
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Final, Literal
 
 import structlog
@@ -22,8 +21,7 @@ from schemas.messages.announcement import ModelAnnouncement
 from trainer.data.sessions import SessionSet, encode, vocabulary_of
 from trainer.data.targets import missing_types, target_weights
 from trainer.errors import NonFiniteScoresError, TooFewSessionsError
-from trainer.evaluation import baselines as counting
-from trainer.evaluation.baselines import Baseline
+from trainer.evaluation.baselines import BaselineSpec
 from trainer.evaluation.model_scorer import ModelScorer
 from trainer.evaluation.protocol import DEFAULT_KS, Floats, Metrics, Scorer, evaluate, ranks_of
 from trainer.evaluation.significance import judge as judge_ranks
@@ -54,13 +52,6 @@ from trainer.training.train import (
 from trainer.training.warm_start import fits, is_whole, warm_start
 
 log = structlog.get_logger(__name__)
-
-_BASELINES: Final[Mapping[str, Callable[[SessionSet], Baseline]]] = {
-    "pop": counting.pop,
-    "s-pop": counting.s_pop,
-    "markov-chain": counting.markov_chain,
-    "item-knn": counting.item_knn,
-}
 
 Progress = Callable[[str, int, int], None]
 """Hears the phase, the transitions done since it last heard, and the phase's total. May raise StopRequested."""
@@ -368,16 +359,16 @@ class Cycle:
     def _evaluate(
         self, candidate: Model, champion: Model | None, predecessors: Sequence[Model], split: _Split, gate_k: int
     ) -> Evaluated:
-        makers = [(name, partial(_BASELINES[name], split.counted)) for name in self._settings.baselines]
+        specs = [BaselineSpec(name) for name in self._settings.baselines]
         models = [candidate, *([champion] if champion else []), *predecessors]
-        total = split.test.transitions * (len(models) + len(makers))
+        total = split.test.transitions * (len(models) + len(specs))
         certain = [place for model in models if (place := _certain_places(model)) is not None]
         ks = sorted({gate_k, *(k for k in DEFAULT_KS if all(k <= place for place in certain))})
 
         def ranks(scorer: Scorer) -> Floats:
             return ranks_of(scorer, split.test, progress=lambda done: self._progress("evaluating", done, total))
 
-        names = [*(model.version for model in models), *(name for name, _ in makers)]
+        names = [*(model.version for model in models), *map(str, specs)]
         # One at a time: a baseline may hold tables of the size of the log.
         scorer = ModelScorer(candidate, split.test)
         found = [ranks(scorer)]
@@ -387,7 +378,7 @@ class Cycle:
                 "of trainer.training"
             )
         found += [ranks(ModelScorer(model, split.test)) for model in models[1:]]
-        found += [ranks(make()) for _, make in makers]
+        found += [ranks(spec.build(split.counted)) for spec in specs]
         judged = judge_ranks({str(i): of for i, of in enumerate(found)}, split.test, ks=ks, k=gate_k)
         named = [replace(one, name=name) for one, name in zip(judged, names, strict=True)]
         first = 1 + (champion is not None)

@@ -1,7 +1,7 @@
 """Settings of the trainer's Kafka side: the table [trainer], read once at the command line and frozen from then on."""
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, NonNegativeInt, create_model, model_validator
 
@@ -9,10 +9,8 @@ from schemas.config.duration import Duration
 from schemas.config.settings import ClickSettings, KafkaConnection, RootSettings, Section, TopicSettings
 from schemas.config.settings_keys import section_of
 from schemas.messages.announcement import CHAMPION
-from trainer.models.registry import settings_class
+from trainer.models.registry import QuickFamily, settings_class
 from trainer.models.settings import DEFAULT_FAMILY, DefaultSettings, TrainingSettings
-
-BaselineName = Literal["pop", "s-pop", "markov-chain", "item-knn"]
 
 
 class PeriodicTraining(DefaultSettings):
@@ -107,8 +105,8 @@ class TrainerSettings(Section):
     refit: bool = Field(
         default=True, description="Train again, including the holdout, before publishing a model that passed the gate."
     )
-    baselines: tuple[BaselineName, ...] = Field(
-        default=("pop", "s-pop", "markov-chain", "item-knn"), description="Baselines that are evaluated in each cycle."
+    baselines: tuple[QuickFamily, ...] = Field(
+        default=get_args(QuickFamily), description="Baselines that are evaluated in each cycle."
     )
     gate_k: int = Field(default=20, ge=1, le=100, description="The gate compares Recall and MRR at this k.")
     gate_margin: float = Field(
@@ -120,7 +118,7 @@ class TrainerSettings(Section):
     gate_predecessors: int = Field(
         default=2, ge=0, le=20, description="Number of best earlier champions that a challenger is also compared with."
     )
-    gate_beats: tuple[BaselineName, ...] = Field(
+    gate_beats: tuple[QuickFamily, ...] = Field(
         default=("pop",), description="Baselines that a challenger must beat in Recall."
     )
     gate_predictions: int = Field(

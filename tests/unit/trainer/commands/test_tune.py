@@ -66,10 +66,12 @@ def test_the_result_is_a_preset_to_train_with(clicks: Path, tmp_path: Path) -> N
 
 def test_a_baseline_s_options_can_be_handed_to_evaluate(clicks: Path, tmp_path: Path) -> None:
     study = ["--train", clicks, "--study", tmp_path / "study.db", "--jobs", 1]
-    found = json.loads(run("tune", *study, "--baseline", "stan", "--trials", 2, "--by", "recall", "--json").stdout)
+    found = json.loads(
+        run("tune", *study, "--set", "family=item-knn", "--trials", 2, "--by", "recall", "--json").stdout
+    )
     assert found["by"] == "recall@20"
     spec = found["best"]["baselines"]
-    assert spec.startswith("stan:neighbours=")
+    assert spec.startswith("item-knn:neighbours=")
     judged = json.loads(run("evaluate", "--train", clicks, "--baselines", spec, "--json").stdout)
     assert judged["models"][spec]["recall"]["20"] == found["best"]["recall@20"]
 
@@ -118,9 +120,7 @@ def trials_in(study: Path) -> int:
     [
         (["--search", "units=1..2"], "unknown training setting 'units'"),
         (["--set", "epochs=0"], "epochs=0"),
-        (["--baseline", "pop"], "pop has nothing to tune"),
-        (["--baseline", "stan", "--out", "a.toml"], "a preset is of no baseline"),
-        (["--baseline", "stan", "--preset", "rsc15"], "--preset: is of no baseline"),
+        (["--set", "family=pop"], "pop: has nothing to tune"),
         (["--out", "a.json"], "a preset's name ends with .toml"),
         (["--preset", "rsc16"], "no preset 'rsc16'"),
         (["--valid-fraction", "0"], "holdout"),

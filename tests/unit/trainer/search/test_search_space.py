@@ -4,12 +4,10 @@ import optuna
 import pytest
 
 from trainer.errors import TrainingSettingsError
-from trainer.evaluation.baselines import BASELINES
-from trainer.evaluation.baselines.spec import options_of
 from trainer.models.registry import FAMILIES
 from trainer.models.settings import Gru4RecSettings, TrainingSettings
-from trainer.search.search_space import BASELINE_SPACES, Choice, Range, changed, model_space, parse_dimensions
-from trainer.search.searches import baseline_search, model_search
+from trainer.search.search_space import Choice, Range, changed, model_space, parse_dimensions
+from trainer.search.searches import model_search
 
 
 def test_ranges_and_choices_as_texts() -> None:
@@ -96,12 +94,6 @@ def test_every_usual_value_is_one_that_the_setting_can_have() -> None:
         assert search.fixed == {"loss": loss, "n_sample": "64"}
         defaults = Gru4RecSettings.parse({"loss": loss}).model_dump()
         assert search.start == defaults | {"n_sample": 64}
-    for name, space in BASELINE_SPACES.items():
-        assert {one.name for one in space} <= options_of(BASELINES[name]).keys()
-        found = baseline_search(name, [], [str(one) for one in space], seed=1)
-        assert found.dimensions == space
-        # The defaults are the first trial: they lie in every range.
-        assert all(one.holds(found.start[one.name]) for one in space)
 
 
 @pytest.mark.parametrize(
@@ -122,18 +114,9 @@ def test_losses_can_be_searched_each_with_its_own_defaults() -> None:
     assert "bpreg" in {one.name for one in search.dimensions}
 
 
-def test_a_baseline_without_options_has_nothing_to_tune() -> None:
-    with pytest.raises(TrainingSettingsError, match="pop has nothing to tune; there are sequential-rules"):
-        baseline_search("pop", [], [], seed=1)
-    with pytest.raises(TrainingSettingsError, match="stan has no option k"):
-        baseline_search("stan", [], ["k=1..3"], seed=1)
-    search = baseline_search("stan", ["neighbours=70"], ["days=1..2"], seed=1)
-    assert (search.fixed, search.values({"days": 2})) == ({"neighbours": 70}, {"neighbours": 70, "days": 2})
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_has_a_space_whose_ends_it_can_have(family: str) -> None:
-    """Those that count have their baseline's; three of them have nothing to tune."""
+    """Three of those that count have nothing to tune."""
     given = [f"family={family}"]
     if family in {"pop", "s-pop", "markov-chain"}:
         with pytest.raises(TrainingSettingsError, match=f"family={family}: has nothing to tune"):

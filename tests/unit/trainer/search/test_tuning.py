@@ -13,10 +13,10 @@ from optuna.trial import FrozenTrial, TrialState
 from tests.unit.trainer.builders import random_sessions
 from trainer.data.sessions import train_and_test
 from trainer.errors import TuningError
-from trainer.evaluation.baselines import BASELINES, BaselineSpec
+from trainer.evaluation.baselines import BaselineSpec
 from trainer.evaluation.protocol import NetworkScorer, evaluate
 from trainer.models.settings import Gru4RecSettings, TrainingSettings
-from trainer.search.searches import Search, baseline_search, model_search
+from trainer.search.searches import Search, model_search
 from trainer.search.trial_worker import Judging, work
 from trainer.search.tuning import best, finished, opened_study, tune
 from trainer.search.tuning_report import tuned_settings
@@ -190,20 +190,21 @@ def test_a_trial_that_lags_behind_is_given_up(tmp_path: Path, monkeypatch: pytes
         assert best(study, network()).number != 1
 
 
-@pytest.mark.parametrize("baseline", ["stan", "vs-knn"])
-def test_baselines_are_tuned_by_the_same_protocol(tmp_path: Path, baseline: str) -> None:
-    search = baseline_search(baseline, ["newest=50"], ["neighbours=1..20"], seed=1)
+@pytest.mark.parametrize("family", ["item-knn", "sequential-rules"])
+def test_a_family_that_counts_is_judged_as_its_baseline_is(tmp_path: Path, family: str) -> None:
+    search = model_search({}, [f"family={family}"], [], seed=1)
     trials = searched(tmp_path / "study.db", search, 4, jobs=2)
     for trial in trials:
-        spec = BaselineSpec(baseline, search.values(trial.user_attrs["values"]))
-        metrics = evaluate(spec.build(BASELINES, TRAIN), HOLDOUT, ks=(20,))
-        assert (trial.user_attrs["recall"], trial.value) == (metrics.recall[20], metrics.mrr[20])
+        baseline = BaselineSpec.of(family, trial.user_attrs["values"]).build(TRAIN)
+        assert trial.value == pytest.approx(evaluate(baseline, HOLDOUT, ks=(20,)).mrr[20])
+    with opened_study(tmp_path / "study.db", search, JUDGING) as study:
+        assert tuned_settings(best(study, search)).family == family
 
 
 @pytest.mark.parametrize("measure", ["recall", "both"])
 def test_the_measure_can_be_recall_or_both(tmp_path: Path, measure: Measure) -> None:
     judging = Judging(TRAIN, HOLDOUT, measure, patience=2)
-    search = baseline_search("stan", [], [], seed=1)
+    search = model_search({}, ["family=stan"], [], seed=1)
     (trial,) = searched(tmp_path / "study.db", search, 1, judging=judging)
     recall, mrr = trial.user_attrs["recall"], trial.user_attrs["mrr"]
     assert recall > mrr > 0
@@ -219,7 +220,7 @@ def test_the_measure_can_be_recall_or_both(tmp_path: Path, measure: Measure) -> 
         (network(), Judging(TRAIN, HOLDOUT, "mrr", 3)),
         (network(), Judging(HOLDOUT, HOLDOUT, "mrr", 2)),
         (network(), Judging(TRAIN, TRAIN, "mrr", 2)),
-        (baseline_search("stan", [], [], seed=1), JUDGING),
+        (model_search({}, ["family=stan"], [], seed=1), JUDGING),
     ],
 )
 def test_a_study_of_another_search_is_refused(tmp_path: Path, search: Search, judging: Judging) -> None:
@@ -286,15 +287,6 @@ def test_trials_are_given_up_only_where_they_can_be_compared(
                     given_up.append(epoch)
             study.tell(trial, score)
     assert (given_up[0] if given_up else None) == first
-
-
-def test_a_family_that_counts_is_tuned_as_its_baseline_is(tmp_path: Path) -> None:
-    search = model_search({}, ["family=item-knn"], [], seed=1)
-    (trial,) = searched(tmp_path / "study.db", search, 1)
-    baseline = BaselineSpec("item-knn", trial.user_attrs["values"]).build(BASELINES, TRAIN)
-    assert trial.value == pytest.approx(evaluate(baseline, HOLDOUT, ks=(20,)).mrr[20])
-    with opened_study(tmp_path / "study.db", search, JUDGING) as study:
-        assert tuned_settings(best(study, search)).family == "item-knn"
 
 
 def test_several_families_as_one_are_tuned(tmp_path: Path) -> None:

@@ -2,13 +2,12 @@ import pytest
 
 from tests.unit.trainer.builders import random_sessions
 from trainer.errors import TrainingSettingsError
-from trainer.evaluation.baselines import BASELINES, BaselineSpec, parse_baselines
-from trainer.evaluation.baselines.spec import options_of
+from trainer.evaluation.baselines import BASELINES, BaselineSpec, options_of, parse_baselines
 from trainer.evaluation.protocol import evaluate
 
 
 def test_names_and_options() -> None:
-    specs = parse_baselines("stan:neighbours=200,days=5, pop,vs-knn:idf=false,weighting=division,pop", BASELINES)
+    specs = parse_baselines("stan:neighbours=200,days=5, pop,vs-knn:idf=false,weighting=division,pop")
     assert specs == (
         BaselineSpec("stan", {"neighbours": 200, "days": 5.0}),
         BaselineSpec("pop"),
@@ -19,12 +18,12 @@ def test_names_and_options() -> None:
         "pop",
         "vs-knn:idf=false,weighting=division",
     ]
-    assert parse_baselines(",".join(map(str, specs)), BASELINES) == specs
+    assert parse_baselines(",".join(map(str, specs))) == specs
 
 
 def test_all_and_none() -> None:
-    assert [spec.name for spec in parse_baselines("all", BASELINES)] == list(BASELINES)
-    assert parse_baselines("none", BASELINES) == ()
+    assert [spec.name for spec in parse_baselines("all")] == list(BASELINES)
+    assert parse_baselines("none") == ()
 
 
 @pytest.mark.parametrize(
@@ -32,37 +31,36 @@ def test_all_and_none() -> None:
     [
         ("best", "no best; there are pop"),
         ("stan:k=5", "stan has no option k; it has neighbours, newest"),
-        ("pop:k=5", "pop has no option k; it has none"),
+        ("pop:k=5", "pop has no option k; it has window"),
         ("days=5,stan", "'days=5' belongs to no baseline"),
         ("stan:days", "'days' is not of the form"),
-        ("stan:neighbours=2.5", "stan:neighbours=2.5: a whole number"),
-        ("stan:days=soon", "stan:days=soon: a number"),
-        ("stan:neighbours=0", "stan:neighbours=0: must be above 0"),
-        ("stan:days=nan", "must be above 0"),
-        ("stan:days=inf", "must be above 0"),
-        ("vs-knn:idf=1", "vs-knn:idf=1: true or false"),
+        ("stan:neighbours=2.5", "stan: neighbours=2.5: .* valid integer"),
+        ("stan:days=soon", "stan: days=soon: .* valid number"),
+        ("stan:neighbours=0", "stan: neighbours=0: .* greater than or equal to 1"),
+        ("stan:days=nan", "days=nan: .* finite number"),
+        ("stan:days=inf", "days=inf: .* finite number"),
+        ("vs-knn:idf=perhaps", "vs-knn: idf=perhaps: .* valid boolean"),
+        ("vs-knn:weighting=odd", "weighting=odd: .* 'linear', 'quadratic'"),
     ],
 )
 def test_a_mistake_is_named(text: str, message: str) -> None:
     with pytest.raises(TrainingSettingsError, match=message):
-        parse_baselines(text, BASELINES)
+        parse_baselines(text)
 
 
 def test_options_reach_the_baseline_and_name_it() -> None:
     sessions = random_sessions(60, items=20, seed=3)
     found = {}
     for text in ("vs-knn", "vs-knn:neighbours=1", "vs-knn:weighting=same", "item-knn", "item-knn:neighbours=1"):
-        (spec,) = parse_baselines(text, BASELINES)
-        baseline = spec.build(BASELINES, sessions)
+        (spec,) = parse_baselines(text)
+        baseline = spec.build(sessions)
         assert baseline.name == text
         found[text] = evaluate(baseline, random_sessions(30, items=20, seed=4), ks=(5,)).mrr[5]
     assert len(set(found.values())) == len(found)
-    with pytest.raises(TrainingSettingsError, match="no weighting odd; there are linear"):
-        BaselineSpec("vs-knn", {"weighting": "odd"}).build(BASELINES, sessions)
 
 
 @pytest.mark.parametrize("name", list(BASELINES))
 def test_every_option_is_of_a_type_that_can_be_given(name: str) -> None:
-    for option, default in options_of(BASELINES[name]).items():
+    for option, default in options_of(name).items():
         text = str(default).lower() if isinstance(default, bool) else str(default)
-        assert parse_baselines(f"{name}:{option}={text}", BASELINES) == (BaselineSpec(name, {option: default}),)
+        assert parse_baselines(f"{name}:{option}={text}") == (BaselineSpec(name, {option: default}),)
