@@ -38,6 +38,8 @@ FAMILIES: Final[Mapping[str, str]] = _NETWORKS | COUNTING
 
 QuickFamily = Literal["pop", "s-pop", "markov-chain", "item-knn"]
 """Those that are counted and judged in seconds."""
+SIMPLEST: Final[QuickFamily] = "pop"
+"""What is no better than this is no model."""
 
 
 def settings_class(family: object) -> type[TrainingSettings]:

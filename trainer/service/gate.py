@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from trainer.evaluation.significance import Difference, Interval, Judgement
+from trainer.models.registry import SIMPLEST
 
 CAUTION: Final = 0.5
 """The part of the margin that doubt may take. With all of it a challenger as good as the champion fails more often than
@@ -21,7 +22,7 @@ class GateRules:
     k: int = 20
     margin: float = 0.005
     """How far below the best rival's its Recall@k and MRR@k may lie; below 0: how much better they must be."""
-    beats: tuple[str, ...] = ("pop",)
+    beats: tuple[str, ...] = (SIMPLEST,)
     """Baselines whose Recall@k it must exceed."""
     predictions: int = 500
     """The least number of predictions that decide against a champion."""

@@ -9,7 +9,7 @@ from schemas.config.duration import Duration
 from schemas.config.settings import ClickSettings, KafkaConnection, RootSettings, Section, TopicSettings
 from schemas.config.settings_keys import section_of
 from schemas.messages.announcement import CHAMPION
-from trainer.models.registry import QuickFamily, settings_class
+from trainer.models.registry import SIMPLEST, QuickFamily, settings_class
 from trainer.models.settings import DEFAULT_FAMILY, DefaultSettings, TrainingSettings
 
 
@@ -119,7 +119,7 @@ class TrainerSettings(Section):
         default=2, ge=0, le=20, description="Number of best earlier champions that a challenger is also compared with."
     )
     gate_beats: tuple[QuickFamily, ...] = Field(
-        default=("pop",), description="Baselines that a challenger must beat in Recall."
+        default=(SIMPLEST,), description="Baselines that a challenger must beat in Recall."
     )
     gate_predictions: int = Field(
         default=500,
