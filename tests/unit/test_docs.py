@@ -77,7 +77,22 @@ MODULES: Final[dict[str, Callable[..., None]]] = {
     "deploy.demo": demo,
     "deploy.strimzi": strimzi,
 }
-FOREIGN: Final = {".", "cat", "chmod", "cp", "curl", "docker", "git", "grep", "helm", "kubectl", "systemctl", "useradd"}
+FOREIGN: Final = {
+    ".",
+    "cat",
+    "chmod",
+    "cp",
+    "curl",
+    "docker",
+    "git",
+    "grep",
+    "helm",
+    "kubectl",
+    "openssl",
+    "printf",
+    "systemctl",
+    "useradd",
+}
 """Programs that are not ours and whose options are not looked at."""
 COMPOSE_WITH_SERVICES: Final = ("stop", "start", "restart", "logs", "pull")
 UNITS: Final = {"": 1.0, "s": 1.0, "ms": 0.001, "min": 60.0, "minutes": 60.0, "hours": 3600.0, "days": 86_400.0}
