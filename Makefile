@@ -12,7 +12,7 @@ LOCK   := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz proof check kit bench docs pictures screenshots kafka lock generate clean
+.PHONY: help demo test fuzz proof check kit bench docs pictures screenshots kafka lock generate audit sbom clean
 
 help:  ## print this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,12 @@ check: $(VENV)/.installed  ## ruff and mypy strict
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+audit: $(VENV)/.installed  ## known vulnerabilities of the locked requirements; says so where it cannot ask
+	$(BIN)/python -m deploy.supply.audit
+
+sbom: $(VENV)/.installed  ## bills of material (CycloneDX) and the licences of what is installed, in sbom/
+	$(BIN)/python -m deploy.supply.sbom sbom
 
 # Both are built from source, which takes minutes the first time; `make test` skips these tests where they are missing.
 $(KIT)/helm: export GOBIN = $(KIT)
@@ -94,4 +100,4 @@ lock: $(VENV)/.installed  ## resolve the locked requirements anew
 	$(LOCK) --no-emit-package ray -o requirements/libraries.txt requirements/libraries.in
 
 clean:  ## remove what the targets made
-	rm -rf $(VENV) $(PEERS) $(LIBS) $(KIT) .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info build dist site .demo
+	rm -rf $(VENV) $(PEERS) $(LIBS) $(KIT) .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info build dist site sbom .demo

@@ -17,6 +17,7 @@ from trainer.commands.refresh import refresh
 from trainer.commands.reproduce import presets, reproduce
 from trainer.commands.run import run
 from trainer.commands.settings import show_settings
+from trainer.commands.sign import sign
 from trainer.commands.split import shadow, split
 from trainer.commands.tune import tune
 from trainer.errors import TrainerError
@@ -41,6 +42,7 @@ for command in (
     models,
     promote,
     rollback,
+    sign,
     split,
     shadow,
 ):

@@ -8,11 +8,13 @@ version/
     vocabulary.json   item ids in index order
     popularity.npy    clicks of each item in the training window, for the fallback
     golden.json       sessions and the answers that the graphs must give to them
+    manifest.sig      of a signed bundle alone: see `schemas.bundle.signature`
 """
 
 import io
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,6 +33,7 @@ from schemas.bundle.manifest import (
     MANIFEST,
     POPULARITY,
     RANK,
+    SIGNATURE,
     VOCABULARY,
     BundleLimits,
     Encoder,
@@ -42,18 +45,31 @@ from schemas.bundle.manifest import (
 )
 from schemas.bundle.onnx_file import check_onnx_file
 from schemas.bundle.runtime import Model, check_popularity, item_rows, open_graphs
-from schemas.bundle.store import check_file, check_manifest_sha256, fetch, local_path, read_file, remove_bundle, sha256
+from schemas.bundle.signature import TrustedKeys
+from schemas.bundle.store import (
+    check_file,
+    check_manifest_sha256,
+    check_signature,
+    fetch,
+    local_path,
+    read_file,
+    remove_bundle,
+    sha256,
+)
 from schemas.bundle.vocabulary import Vocabulary
 from schemas.errors import BundleError, BundleExistsError, VocabularyError
 from schemas.messages.announcement import VERSION_PATTERN, is_version
 
 __all__ = [
+    "BundleFiles",
     "BundleLimits",
     "Golden",
     "Manifest",
     "Model",
     "manifest_digest",
     "open_bundle",
+    "open_files",
+    "read_bundle",
     "read_manifest",
     "recent_items",
     "write_bundle",
@@ -63,33 +79,80 @@ DEFAULT_LIMITS: Final = BundleLimits()
 _UNFINISHED: Final = ".unfinished-"
 
 
+@dataclass(frozen=True)
+class BundleFiles:
+    """What a bundle's folder held when it was read.
+
+    Attributes:
+        data: each file beside the manifest; its size and SHA-256 are the manifest's.
+    """
+
+    manifest: Manifest
+    data: Mapping[str, bytes]
+
+
 def open_bundle(
     uri: str | Path,
     *,
     manifest_sha256: str | None = None,
+    trusted: TrustedKeys | None = None,
     cache_dir: Path | None = None,
     threads: int = 1,
     adjusts: bool = False,
     rows: bool = False,
     limits: BundleLimits = DEFAULT_LIMITS,
 ) -> Model:
-    """A verified model from a bundle's folder: a local path, or an fsspec URL that is copied into `cache_dir` first.
+    """A verified model from a bundle's folder: `read_bundle`, then `open_files`. Raises BundleError."""
+    files = read_bundle(uri, manifest_sha256=manifest_sha256, trusted=trusted, cache_dir=cache_dir, limits=limits)
+    return open_files(files, threads=threads, adjusts=adjusts, rows=rows, limits=limits)
 
-    Verified are: the manifest's own SHA-256 when given, the limits, the size and SHA-256 of each file, that there is no
-    other file, that the graphs keep no data outside, have finite weights, operators of ONNX alone and the agreed inputs
-    and outputs, that vocabulary, popularity and manifest agree, and that the answers to the golden pair are right and
-    finite. `threads` is ONNX Runtime's for one run of a graph. With `adjusts` the model can leave items out and boost
-    them (see `Model.rank`), which bundles of older releases cannot; with `rows` it has its item rows, which models that
-    count have not. Raises BundleError saying which file and why.
+
+def read_bundle(
+    uri: str | Path,
+    *,
+    manifest_sha256: str | None = None,
+    trusted: TrustedKeys | None = None,
+    cache_dir: Path | None = None,
+    limits: BundleLimits = DEFAULT_LIMITS,
+) -> BundleFiles:
+    """The files of a bundle in a local folder, or behind an fsspec URL that is copied into `cache_dir` first.
+
+    Verified are: the manifest's own SHA-256 and the signature when given `manifest_sha256` and `trusted`, the limits,
+    the size and SHA-256 of each file, and that there is no other file. Each file is read once: what was verified is
+    what is returned, whatever happens to the folder meanwhile. Raises BundleError saying which file and why.
     """
-    folder = bundle_folder(uri, manifest_sha256=manifest_sha256, cache_dir=cache_dir, limits=limits)
+    folder = local_path(uri)
+    if folder is None:
+        folder = fetch(str(uri), manifest_sha256, cache_dir, limits, trusted)
+    if not folder.is_dir():
+        raise BundleError(f"{folder}: no such folder; is the registry mounted here, and was the bundle removed?")
     manifest_bytes = read_file(folder, MANIFEST, limits.manifest_bytes)
     check_manifest_sha256(manifest_bytes, manifest_sha256)
+    check_signature(folder, manifest_bytes, trusted)
     manifest = decode_manifest(manifest_bytes, limits)
     names = files_of(manifest.encoder)
     _check_names(folder, names)
-    # Each file is read once: what was verified is what runs, whatever happens to the folder meanwhile.
     data = {name: check_file(name, read_file(folder, name, limits.file_bytes(name)), manifest) for name in names}
+    return BundleFiles(manifest, data)
+
+
+def open_files(
+    files: BundleFiles,
+    *,
+    threads: int = 1,
+    adjusts: bool = False,
+    rows: bool = False,
+    limits: BundleLimits = DEFAULT_LIMITS,
+) -> Model:
+    """The model in these files.
+
+    Verified are: that the graphs keep no data outside, have finite weights, operators of ONNX alone and the agreed
+    inputs and outputs, that vocabulary, popularity and manifest agree, and that the answers to the golden pair are
+    right and finite. `threads` is ONNX Runtime's for one run of a graph. With `adjusts` the model can leave items out
+    and boost them (see `Model.rank`), which bundles of older releases cannot; with `rows` it has its item rows, which
+    models that count have not. Raises BundleError saying which file and why.
+    """
+    manifest, data = files.manifest, files.data
     vocabulary = _vocabulary(data[VOCABULARY], manifest.catalogue_size)
     popularity = check_popularity(_load_npy(data[POPULARITY]), manifest.catalogue_size)
     golden = decode_golden(data[GOLDEN])
@@ -101,22 +164,6 @@ def open_bundle(
     model = Model(manifest, vocabulary, popularity, graphs, adjusts=adjusts, rows=of_items)
     check_answers(model, golden)
     return model
-
-
-def bundle_folder(
-    uri: str | Path,
-    *,
-    manifest_sha256: str | None = None,
-    cache_dir: Path | None = None,
-    limits: BundleLimits = DEFAULT_LIMITS,
-) -> Path:
-    """The local folder of a bundle, a copy in `cache_dir` where it lies elsewhere. Raises BundleError."""
-    folder = local_path(uri)
-    if folder is None:
-        folder = fetch(str(uri), manifest_sha256, cache_dir, limits)
-    if not folder.is_dir():
-        raise BundleError(f"{folder}: no such folder; is the registry mounted here, and was the bundle removed?")
-    return folder
 
 
 # Long: its arguments are what a manifest tells; the steps of a publication follow each other.
@@ -224,8 +271,10 @@ def manifest_digest(folder: Path, limits: BundleLimits = DEFAULT_LIMITS) -> str:
 
 
 def _check_names(folder: Path, names: Sequence[str]) -> None:
+    # A bundle that is signed anew may be opened meanwhile, and after a writer that was killed over it.
+    known = (*names, MANIFEST, SIGNATURE, durable.unfinished(SIGNATURE))
     try:
-        extra = sorted(path.name for path in folder.iterdir() if path.name not in (*names, MANIFEST))
+        extra = sorted(path.name for path in folder.iterdir() if path.name not in known)
     except OSError as error:
         raise BundleError(f"{folder}: cannot be listed: {error}") from error
     if extra:

@@ -16,6 +16,8 @@ READABLE: Final = (1, 2)
 """Format 1 knew recurrent models alone, whose query is the last layer of the hidden state."""
 
 MANIFEST: Final = "manifest.json"
+SIGNATURE: Final = "manifest.sig"
+"""Of a signed bundle alone; the manifest cannot list it."""
 ADVANCE: Final = "advance.onnx"
 ENCODE: Final = "encode.onnx"
 RANK: Final = "rank.onnx"

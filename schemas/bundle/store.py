@@ -17,7 +17,8 @@ from urllib.parse import unquote
 
 import fsspec
 
-from schemas.bundle.manifest import FILES, MANIFEST, BundleLimits, Manifest, decode_manifest
+from schemas.bundle.manifest import FILES, MANIFEST, SIGNATURE, BundleLimits, Manifest, decode_manifest
+from schemas.bundle.signature import SIGNATURE_BYTES, TrustedKeys
 from schemas.errors import BundleError
 
 CACHED_BUNDLES: Final = 4
@@ -79,6 +80,14 @@ def check_manifest_sha256(data: bytes, expected: str | None) -> str:
     return found
 
 
+def check_signature(folder: Path, manifest: bytes, trusted: TrustedKeys | None) -> None:
+    """Raise BundleError unless a trusted key signed the manifest in this folder. Without keys any will do."""
+    if trusted is not None:
+        if not (folder / SIGNATURE).exists():
+            raise BundleError(_unsigned(folder))
+        trusted.check(manifest, read_file(folder, SIGNATURE, SIGNATURE_BYTES))
+
+
 def check_file(name: str, data: bytes, manifest: Manifest) -> bytes:
     """The data, when they are what the manifest says. Raises BundleError."""
     entry = manifest.files[name]
@@ -100,30 +109,38 @@ def remove_bundle(folder: Path) -> None:
     """
     if folder.is_symlink():
         return
-    for name in (MANIFEST, *FILES):
+    for name in (MANIFEST, SIGNATURE, *FILES):
         (folder / name).unlink(missing_ok=True)
     with suppress(FileNotFoundError):
         if not any(folder.iterdir()):
             folder.rmdir()
 
 
-def fetch(uri: str, manifest_sha256: str | None, cache_dir: Path | None, limits: BundleLimits) -> Path:
+def fetch(
+    uri: str,
+    manifest_sha256: str | None,
+    cache_dir: Path | None,
+    limits: BundleLimits,
+    trusted: TrustedKeys | None = None,
+) -> Path:
     """Copy a remote bundle into the cache, or find it there; returns its local folder. Raises BundleError.
 
-    Each file is checked on its way. Processes may share a cache: a folder appears whole, by one rename.
+    Each file is checked on its way, the signature first. Processes may share a cache: a folder appears whole, by one
+    rename.
     """
     if cache_dir is None:
         raise BundleError(f"{uri}: is not on this machine; name a cache folder to copy it to")
     try:
-        if manifest_sha256 is not None and _cached(cache_dir / manifest_sha256, manifest_sha256, limits):
+        if manifest_sha256 is not None and _cached(cache_dir / manifest_sha256, manifest_sha256, limits, trusted):
             return cache_dir / manifest_sha256
         filesystem, root = fsspec.core.url_to_fs(uri)
         root = root.rstrip("/")
         manifest_bytes = _download(filesystem, f"{root}/{MANIFEST}", MANIFEST, limits.manifest_bytes)
         digest = check_manifest_sha256(manifest_bytes, manifest_sha256)
         target = cache_dir / digest
-        if _cached(target, digest, limits):
+        if _cached(target, digest, limits, trusted):
             return target
+        signature = None if trusted is None else _signature(filesystem, root, manifest_bytes, trusted)
         manifest = decode_manifest(manifest_bytes, limits)
         cache_dir.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(dir=cache_dir, prefix=_UNFINISHED))
@@ -132,7 +149,9 @@ def fetch(uri: str, manifest_sha256: str | None, cache_dir: Path | None, limits:
                 data = _download(filesystem, f"{root}/{name}", name, manifest.files[name].size)
                 (unfinished / name).write_bytes(check_file(name, data, manifest))
             (unfinished / MANIFEST).write_bytes(manifest_bytes)
-            _move_into_place(unfinished, target, digest, limits)
+            if signature is not None:
+                (unfinished / SIGNATURE).write_bytes(signature)
+            _move_into_place(unfinished, target, digest, limits, trusted)
         finally:
             remove_bundle(unfinished)
         _forget_old(cache_dir, keep=target)
@@ -154,13 +173,27 @@ def _download(filesystem: Any, path: str, name: str, limit: int) -> bytes:
     return data
 
 
-def _cached(folder: Path, manifest_sha256: str, limits: BundleLimits) -> bool:
-    """Whether the cache holds this bundle undamaged; its age is renewed if so."""
+def _signature(filesystem: Any, root: str, manifest: bytes, trusted: TrustedKeys) -> bytes:
+    """A remote bundle's signature, verified. Raises BundleError."""
+    if not filesystem.exists(f"{root}/{SIGNATURE}"):
+        raise BundleError(_unsigned(root))
+    signature = _download(filesystem, f"{root}/{SIGNATURE}", SIGNATURE, SIGNATURE_BYTES)
+    trusted.check(manifest, signature)
+    return signature
+
+
+def _unsigned(where: str | Path) -> str:
+    return f"{SIGNATURE}: missing in {where}; bundles.trusted_keys allows no unsigned bundle: `trainer sign` it"
+
+
+def _cached(folder: Path, manifest_sha256: str, limits: BundleLimits, trusted: TrustedKeys | None) -> bool:
+    """Whether the cache holds this bundle undamaged, and signed if it has to be; its age is renewed if so."""
     if not folder.is_dir():
         return False
     try:
         data = read_file(folder, MANIFEST, limits.manifest_bytes)
         check_manifest_sha256(data, manifest_sha256)
+        check_signature(folder, data, trusted)
         manifest = decode_manifest(data, limits)
         for name in manifest.files:
             check_file(name, read_file(folder, name, limits.file_bytes(name)), manifest)
@@ -170,11 +203,13 @@ def _cached(folder: Path, manifest_sha256: str, limits: BundleLimits) -> bool:
     return True
 
 
-def _move_into_place(unfinished: Path, target: Path, digest: str, limits: BundleLimits) -> None:
+def _move_into_place(
+    unfinished: Path, target: Path, digest: str, limits: BundleLimits, trusted: TrustedKeys | None
+) -> None:
     try:
         unfinished.rename(target)
     except OSError:
-        if _cached(target, digest, limits):  # another process was faster
+        if _cached(target, digest, limits, trusted):  # another process was faster
             return
         remove_bundle(target)
         unfinished.rename(target)

@@ -23,6 +23,7 @@ from typing import Any, Final, TypeVar, get_origin
 
 from pydantic import BaseModel, PrivateAttr, SecretStr, ValidationError
 
+from schemas.config.bundle_settings import BundleSettings
 from schemas.config.click_settings import ClickSettings
 from schemas.config.settings_keys import (
     PREFIX,
@@ -40,6 +41,7 @@ from schemas.errors import SettingsError
 from schemas.kafka.connection import KafkaConnection, Section, TopicSettings
 
 __all__ = [
+    "BundleSettings",
     "ClickSettings",
     "KafkaConnection",
     "RootSettings",
@@ -53,7 +55,7 @@ __all__ = [
 
 CONFIG_VARIABLE: Final = "NEXTCLICK_CONFIG"
 DEFAULT_FILE: Final = Path("nextclick.toml")
-SECTIONS: Final = ("kafka", "topics", "clicks", "worker", "scores", "api", "sink", "trainer", "guard")
+SECTIONS: Final = ("kafka", "topics", "clicks", "bundles", "worker", "scores", "api", "sink", "trainer", "guard")
 """The tables that a deployment's file may have, whichever command reads it."""
 _FALLBACK_VARIABLE: Final = "KAFKA_BOOTSTRAP_SERVERS"
 _MASK: Final = "********"

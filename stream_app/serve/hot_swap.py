@@ -17,6 +17,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 
 from schemas.bundle.files import open_bundle
 from schemas.bundle.runtime import Model
+from schemas.bundle.signature import TrustedKeys
 from schemas.bundle.store import lies_within
 from schemas.errors import AnnouncementError, BundleError
 from schemas.messages.announcement import ModelAnnouncement, decode_announcement
@@ -131,6 +132,7 @@ class ModelWatcher:
         recent_items: int,
         bundle_timeout: float,
         bundle_locations: Sequence[str],
+        trusted: TrustedKeys | None = None,
         warm_up_batches: tuple[int, ...],
         on_fatal: Callable[[BaseException], None],
         catalogue: LiveCatalogue | None = None,
@@ -154,6 +156,7 @@ class ModelWatcher:
         self._recent_items = recent_items
         self._bundle_timeout = bundle_timeout
         self._bundle_locations = bundle_locations
+        self._trusted = trusted
         self._loads: list[_Load] = []  # under way, those that were given up too
         self._warm_up_batches = warm_up_batches
         self._on_fatal = on_fatal
@@ -323,6 +326,7 @@ class ModelWatcher:
         model = open_bundle(
             announcement.uri,
             manifest_sha256=announcement.manifest_sha256,
+            trusted=self._trusted,
             cache_dir=self._cache_dir,
             threads=self._threads,
             adjusts=self._catalogue is not None,

@@ -13,6 +13,7 @@ from typing import Any, Final, NoReturn, cast
 import structlog
 import uvloop
 
+from schemas.bundle.signature import trusted_keys
 from schemas.config.settings import CONFIG_VARIABLE
 from schemas.kafka.admin import check_topics
 from schemas.kafka.topics import changelog_topic
@@ -331,6 +332,7 @@ def watch_of(
         recent_items=worker.recent_items,
         bundle_timeout=worker.bundle_timeout,
         bundle_locations=worker.bundle_locations,
+        trusted=trusted_keys(settings.bundles.trusted_keys),
         warm_up_batches=(1, worker.chunk_clicks),
         on_fatal=on_fatal,
         catalogue=catalogue,

@@ -5,9 +5,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from schemas.bundle.files import bundle_folder, open_bundle
+from schemas.bundle.files import open_bundle, read_bundle
 from schemas.bundle.manifest import RANK
 from schemas.bundle.runtime import Model
+from schemas.bundle.signature import TrustedKeys, trusted_keys
 from schemas.bundle.store import lies_within
 from schemas.errors import AnnouncementError, BundleError
 from schemas.messages.announcement import ModelAnnouncement, decode_announcement
@@ -23,9 +24,16 @@ class ModelError(StreamError):
 class Bundles:
     """The bundles of a deployment: the announced one, and those that lie beside it."""
 
-    def __init__(self, announcement: ModelAnnouncement, locations: tuple[str, ...], cache: Path) -> None:
+    def __init__(
+        self,
+        announcement: ModelAnnouncement,
+        locations: tuple[str, ...],
+        cache: Path,
+        trusted: TrustedKeys | None = None,
+    ) -> None:
         self.announcement = announcement
         self._locations = locations
+        self._trusted = trusted
         self._cache = cache
         self._opened: dict[str, Model] = {}
 
@@ -34,7 +42,9 @@ class Bundles:
         if version not in self._opened:
             uri, digest = self._place(version)
             try:
-                self._opened[version] = open_bundle(uri, manifest_sha256=digest, cache_dir=self._cache)
+                self._opened[version] = open_bundle(
+                    uri, manifest_sha256=digest, trusted=self._trusted, cache_dir=self._cache
+                )
             except BundleError as error:
                 raise ModelError(f"the bundle of {version} cannot be opened: {error}") from error
         return self._opened[version]
@@ -43,9 +53,10 @@ class Bundles:
         """The bytes of its rank graph. Raises ModelError."""
         uri, digest = self._place(version)
         try:
-            return (bundle_folder(uri, manifest_sha256=digest, cache_dir=self._cache) / RANK).read_bytes()
-        except (BundleError, OSError) as error:
+            files = read_bundle(uri, manifest_sha256=digest, trusted=self._trusted, cache_dir=self._cache)
+        except BundleError as error:
             raise ModelError(f"the bundle of {version} cannot be read: {error}") from error
+        return files.data[RANK]
 
     def _place(self, version: str) -> tuple[str, str | None]:
         announced = self.announcement
@@ -60,8 +71,9 @@ class Bundles:
 
 @contextmanager
 def bundles(settings: StreamSettings) -> Iterator[Bundles]:
-    """Those of the alias that workers serve. Raises ModelError and ReadError."""
+    """Those of the alias that workers serve. Raises ModelError, ReadError and SettingsError."""
     topic, alias = settings.topics.models, settings.worker.model_alias
+    trusted = trusted_keys(settings.bundles.trusted_keys)
     newest: ModelAnnouncement | None = None
     with plain_consumer(settings.kafka, topic, name=f"{settings.worker.app_id}-announced") as models:
         for partition in models.partitions:
@@ -75,4 +87,4 @@ def bundles(settings: StreamSettings) -> Iterator[Bundles]:
         raise ModelError(f"no {alias!r} is announced on the topic {topic}")
     # A folder of its own: a worker removes copies of bundles that it does not serve.
     with TemporaryDirectory(prefix="nextclick-bundles-") as cache:
-        yield Bundles(newest, settings.worker.bundle_locations, Path(cache))
+        yield Bundles(newest, settings.worker.bundle_locations, Path(cache), trusted)

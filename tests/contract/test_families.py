@@ -12,7 +12,7 @@ import pytest
 import torch
 from pydantic import BaseModel
 
-from schemas.bundle.files import open_bundle
+from schemas.bundle.files import open_bundle, read_bundle
 from schemas.config.settings_keys import section_of
 from stream_app.core.session import SessionRules
 from tests.contract.test_evaluation_is_serving import ITEMS, served, sessions_to_serve
@@ -112,7 +112,7 @@ def test_a_family_is_trained_exported_judged_and_served_alike(bundle_of: Callabl
 )
 def test_a_network_starts_the_next_one(bundle_of: Callable[[str], Path], family: str) -> None:
     result = trained(family)
-    read = read_network(bundle_of(family))
+    read = read_network(read_bundle(bundle_of(family)))
     tensors = result.network.tensors()
     assert {name: torch.equal(tensor, tensors[name]) for name, tensor in read.tensors().items()} == dict.fromkeys(
         tensors, True

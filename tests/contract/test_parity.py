@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from schemas.bundle.files import Model, open_bundle, recent_items, write_bundle
+from schemas.bundle.files import Model, open_bundle, read_bundle, recent_items, write_bundle
 from schemas.bundle.golden import same_ranking
 from schemas.bundle.vocabulary import Vocabulary
 from schemas.click_files.read import read_log
@@ -89,7 +89,7 @@ def test_whole_sessions(tmp_path: Path, *, embedding: str, layers: int, deep_inp
     chosen = {"embedding": embedding, "layers": layers, "hidden_size": 10, "n_sample": 20, "batch_size": 8}
     result = fit(sessions, Gru4RecSettings.parse(chosen | {"deep_input": deep_input, "input_decay": input_decay}))
     model = opened(result, sessions, tmp_path)
-    read = read_network(tmp_path / "v1")
+    read = read_network(read_bundle(tmp_path / "v1"))
     assert {name: t.tolist() for name, t in read.tensors().items()} == {
         name: t.tolist() for name, t in result.network.tensors().items()
     }
@@ -198,7 +198,7 @@ def test_a_damaged_memory_is_refused(tmp_path: Path) -> None:
 def test_weights_are_read_back_from_a_bundle_with_a_memory(tmp_path: Path) -> None:
     sessions, result = REMEMBERED, trained(*TERMS)
     opened(result, sessions, tmp_path)
-    read = read_network(tmp_path / "v1").tensors()
+    read = read_network(read_bundle(tmp_path / "v1")).tensors()
     assert {name: t.tolist() for name, t in read.items()} == {
         name: t.tolist() for name, t in result.network.tensors().items()
     }

@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
@@ -18,6 +19,7 @@ from deploy.demo.oracle import read_topic
 from schemas.messages.click import Click, RejectReason
 from schemas.messages.rejected import decode_rejected
 from stream_app.core.session import SessionRules
+from tests.bundle_keys import new_keys
 from tests.conftest import KafkaUnderTest
 from tests.contract.tiny_model import TinyNone, TinyWindow
 from tests.faults.deployment import (
@@ -26,6 +28,7 @@ from tests.faults.deployment import (
     PARTITIONS,
     SESSION_TIMEOUT,
     Deployment,
+    WorkerProcess,
 )
 from tests.patience import PATIENCE
 
@@ -361,22 +364,36 @@ def test_poison_records(deployment: Deployment, clicks: list[Click]) -> None:
     assert verdict.changelog == verdict.stored == []
 
 
+def told(worker: WorkerProcess, problem: str) -> bool:
+    return problem in worker.output()
+
+
 def test_corrupt_bundle_leaves_the_old_model_serving(deployment: Deployment, clicks: list[Click]) -> None:
-    worker = deployment.start_ready()
-    damaged = deployment.bundle("v2")
-    del deployment.models["v2"]
+    """Nor is one served that is whole, and not signed by the key that this worker trusts."""
+    ours, theirs = (new_keys(deployment.root, name) for name in ("ours", "theirs"))
+    ours.sign(deployment.root / "registry" / "v1")
+    worker = deployment.start_ready(NEXTCLICK_BUNDLES__TRUSTED_KEYS=json.dumps([str(ours.public)]))
+    damaged, of_theirs, unsigned, signed = map(deployment.bundle, ("v2", "v3", "v4", "v5"))
+    for bundle, pair in ((damaged, ours), (of_theirs, theirs), (signed, ours)):
+        pair.sign(bundle)
     graph = damaged / "rank.onnx"
     graph.write_bytes(graph.read_bytes()[:-100])
-    deployment.send(clicks[:2000])
-    deployment.announce(damaged)
-    deployment.wait(lambda: worker.metric("nextclick_refused_bundles_total") == 1, "the bundle is refused")
-    deployment.send(clicks[2000:4000])
+    problems = {damaged: "rank.onnx", of_theirs: "manifest.sig: is no signature", unsigned: "manifest.sig: missing"}
+    for number, (bundle, problem) in enumerate(problems.items()):
+        deployment.send(clicks[1000 * number : 1000 * (number + 1)])
+        deployment.announce(bundle)
+        deployment.wait(partial(told, worker, problem), "it is refused")
+    assert worker.metric("nextclick_refused_bundles_total") == len(problems)
+    deployment.send(clicks[3000:4000])
     deployment.wait_until_acknowledged()
-    assert "rank.onnx" in worker.output()
+    deployment.announce(signed)
+    deployment.wait_until_swapped(worker, 2)
+    deployment.send(clicks[4000:5000])
+    deployment.wait_until_acknowledged()
     assert worker.stop() == 0
     verdict = deployment.verdict(worker)
     verdict.assert_nothing_lost_nothing_wrong()
-    assert verdict.versions == ["v1"]
+    assert verdict.versions == ["v1", "v5"]
 
 
 def test_swaps_under_load(deployment: Deployment, stream: list[Click]) -> None:

@@ -76,7 +76,26 @@ MODULES: Final[dict[str, Callable[..., None]]] = {
     "deploy.demo": demo,
     "deploy.strimzi": strimzi,
 }
-FOREIGN: Final = {".", "cat", "chmod", "cp", "curl", "docker", "git", "grep", "helm", "kubectl", "systemctl", "useradd"}
+FOREIGN: Final = {
+    ".",
+    "cat",
+    "chmod",
+    "cp",
+    "curl",
+    "docker",
+    "git",
+    "grep",
+    "helm",
+    "java",
+    "kubectl",
+    "node",
+    "npm",
+    "openssl",
+    "pip",
+    "printf",
+    "systemctl",
+    "useradd",
+}
 """Programs that are not ours and whose options are not looked at."""
 COMPOSE_WITH_SERVICES: Final = ("stop", "start", "restart", "logs", "pull")
 UNITS: Final = {"": 1.0, "s": 1.0, "ms": 0.001, "min": 60.0, "minutes": 60.0, "hours": 3600.0, "days": 86_400.0}
@@ -462,6 +481,17 @@ def test_python_examples_are_python(page: Path) -> None:
         compile(block, page_id(page), "exec")
 
 
+def test_the_programs_of_the_clients_page_are_the_files_that_a_test_runs() -> None:
+    """`tests/integration/test_clients.py` runs them."""
+    page, suffixes = DOCS / "clients.md", {".py": "python", ".java": "java", ".mjs": "javascript"}
+    files = {file.name: file for file in (DOCS / "clients").iterdir() if file.suffix in suffixes}
+    told = re.findall(r"^`([\w.]+)`:\n\n```(\w+)\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    assert [(name, language, body) for name, language, body in told] == [
+        (name, suffixes[files[name].suffix], files[name].read_text()) for name, *_ in told
+    ]
+    assert sorted(name for name, *_ in told) == sorted(files)
+
+
 # -- pages ------------------------------------------------------------------------------------------------------------
 
 
@@ -486,7 +516,7 @@ def test_every_page_is_in_the_index() -> None:
 
 @every_page
 def test_every_block_is_of_a_kind_that_is_checked(page: Path) -> None:
-    assert block_languages(page) <= {"sh", "", "text", "json", "toml", "python", "yaml"}
+    assert block_languages(page) <= {"sh", "", "text", "json", "toml", "python", "yaml", "java", "javascript"}
 
 
 def test_every_row_of_the_guarantees_names_tests_that_exist() -> None:

@@ -160,7 +160,7 @@ def test_what_few_files_may_know(outside: str) -> None:
         ("schemas", {"trainer"}),  # pyarrow, where Parquet files are read
         ("stream_app", {"stream", "api"}),
         ("trainer", {"trainer", "plot", "tune"}),
-        ("deploy", {"kafka", "stream", "trainer"}),
+        ("deploy", {"kafka", "stream", "supply", "trainer"}),
     ],
 )
 def test_what_is_imported_is_declared(package: str, extras: set[str]) -> None:

@@ -13,8 +13,8 @@ import torch
 from onnx import numpy_helper
 from onnx_ir import DataType
 
-from schemas.bundle.files import Golden, open_bundle, read_manifest, recent_items, write_bundle
-from schemas.bundle.manifest import GRAPHS, Manifest
+from schemas.bundle.files import BundleFiles, Golden, open_files, read_bundle, recent_items, write_bundle
+from schemas.bundle.manifest import GRAPHS, MANIFEST, Manifest
 from schemas.bundle.vocabulary import Vocabulary
 from schemas.errors import BundleError
 from trainer.data.lanes import Lanes
@@ -221,54 +221,56 @@ def save_bundle(
 
 def read_bundle_network(bundle: Path) -> tuple[Network, tuple[str, ...]]:
     """Network and item ids of a bundle, to start from. The bundle is verified. Raises :class:`BundleError`."""
-    model = open_bundle(bundle)
-    return read_network(bundle), model.vocabulary.items
+    files = read_bundle(bundle)
+    model = open_files(files)
+    return read_network(files), model.vocabulary.items
 
 
-def read_network(bundle: Path) -> Network:
-    """The network of a bundle that :func:`export` made, from its graphs. Raises :class:`BundleError`."""
-    return _network(bundle, read_manifest(bundle), _tensors(bundle))
+def read_network(files: BundleFiles) -> Network:
+    """The network of a bundle that :func:`export` made, from graphs that were opened before.
+
+    Raises :class:`BundleError` for another one's.
+    """
+    return _network(files.manifest, _tensors(files))
 
 
-def read_trained(bundle: Path) -> TrainedModel:
+def read_trained(files: BundleFiles) -> TrainedModel:
     """Network and memory of a bundle that :func:`export` made; the memory's tables are empty, its weights its own.
 
     The bundle is verified. Raises :class:`BundleError`.
     """
-    model, named = open_bundle(bundle), _tensors(bundle)
+    model, named = open_files(files), _tensors(files)
     try:
         settings = TrainingSettings.parse(model.manifest.training["settings"])
         memory = memory_of_tensors(named, len(model.vocabulary))
     except (KeyError, TrainingSettingsError) as error:
-        raise BundleError(f"{bundle}: holds no model that is known here ({error}); train one") from error
+        raise BundleError(f"{MANIFEST}: names no model that is known here ({error}); train one") from error
     return TrainedModel(
-        weights=_network(bundle, model.manifest, named),
+        weights=_network(model.manifest, named),
         item_ids=model.vocabulary.items,
         settings=settings,
         memory=memory,
     )
 
 
-def _tensors(bundle: Path) -> dict[str, torch.Tensor]:
+def _tensors(files: BundleFiles) -> dict[str, torch.Tensor]:
     """All float32 initializers of the graphs by name. Raises :class:`BundleError` for a model that counts."""
-    manifest = read_manifest(bundle)
+    manifest = files.manifest
     if manifest.encoder == "none":
-        raise BundleError(f"{bundle}: holds no network: its family, {manifest.family}, counts")
+        raise BundleError(f"{manifest.version} holds no network: its family, {manifest.family}, counts")
     named = {}
     for name in GRAPHS[manifest.encoder]:
-        try:
-            model = onnx.load(bundle / name, load_external_data=False)
-        except (OSError, ValueError) as error:
-            raise BundleError(f"{name}: cannot be read: {error}") from error
-        for tensor in model.graph.initializer:
+        for tensor in onnx.load_model_from_string(files.data[name]).graph.initializer:
             array = numpy_helper.to_array(tensor)
             if array.dtype == np.float32:
                 named[tensor.name] = torch.from_numpy(array.copy())
     return named
 
 
-def _network(bundle: Path, manifest: Manifest, named: dict[str, torch.Tensor]) -> Network:
+def _network(manifest: Manifest, named: dict[str, torch.Tensor]) -> Network:
     try:
         return network_of(manifest, named)
     except (KeyError, TrainingSettingsError) as error:
-        raise BundleError(f"{bundle}: holds no network ({error}); it was not exported by this trainer") from error
+        raise BundleError(
+            f"{manifest.version} holds no network ({error}); it was not exported by this trainer"
+        ) from error

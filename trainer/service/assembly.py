@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+from schemas.bundle.signature import SigningKey, signing_key, trusted_keys
+from schemas.errors import SettingsError
 from schemas.messages.announcement import is_version
 from trainer.errors import RegistryError
 from trainer.service.announce import ModelsTopic
@@ -14,7 +16,30 @@ from trainer.service.split import SplitTopic
 
 
 def registry_of(root: TrainerRoot, writer: str | None = None) -> Registry:
-    return Registry(root.trainer.registry, cache_dir=root.trainer.work_dir / "cache", writer=writer)
+    """With a `writer` to publish to, else only to read, promote and remove. Raises SettingsError for unusable keys."""
+    return Registry(
+        root.trainer.registry,
+        cache_dir=root.trainer.work_dir / "cache",
+        writer=writer,
+        signing=None if writer is None else signing_key_of(root),
+        trusted=trusted_keys(root.bundles.trusted_keys),
+    )
+
+
+def signing_key_of(root: TrainerRoot) -> SigningKey | None:
+    """The key of `trainer.signing_key`, None where it is not set. Raises SettingsError."""
+    path, trusted = root.trainer.signing_key, trusted_keys(root.bundles.trusted_keys)
+    key = None if path is None else signing_key(path)
+    if trusted is not None and key is None:
+        raise SettingsError(
+            "bundles.trusted_keys is set and trainer.signing_key is not set: nobody would serve what is published"
+        )
+    if trusted is not None and key is not None and not trusted.include(key):
+        raise SettingsError(
+            f"trainer.signing_key: the public key of {path} is not among bundles.trusted_keys: no worker would serve "
+            "what it signs"
+        )
+    return key
 
 
 def championship_of(root: TrainerRoot, registry: Registry, alias: str | None = None) -> Championship:

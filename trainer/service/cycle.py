@@ -270,7 +270,7 @@ class Cycle:
         if champion is None or standing.champion is None or champion.manifest.states_of is None:
             return champion
         try:
-            trained = as_trained(self._registry.announced_folder(standing.champion))
+            trained = as_trained(self._registry.read_announced(standing.champion))
         except BundleError as error:
             log.warning("the champion cannot be counted anew, so it is compared as it is", error=str(error))
             return champion
@@ -305,7 +305,7 @@ class Cycle:
         if champion.encoder == "none" or not isinstance(self._settings.training, LearnedSettings):
             return None  # what counts is no start, and starts from nothing
         try:
-            weights = read_network(self._registry.announced_folder(standing.champion))
+            weights = read_network(self._registry.read_announced(standing.champion))
         except BundleError as error:
             # It serves, and is judged; that nothing can start from it must end no cycle.
             log.warning("no warm start: the champion holds no network that is known here", error=str(error))

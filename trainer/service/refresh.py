@@ -64,7 +64,7 @@ class Refresh:
         window = window_of(self._root, self._folder, collected, last=_counted_by(manifest), champion=Seen())
         if window is None or not window.new.any():
             return _skipped("no session has new clicks")
-        trained = as_trained(self._registry.announced_folder(champion))
+        trained = as_trained(self._registry.read_announced(champion))
         try:
             model, sessions = refreshed(trained, window.sessions, min_support=self._root.trainer.min_support)
         except TooFewSessionsError as error:

@@ -22,9 +22,10 @@ import msgspec
 import structlog
 
 from schemas import durable
-from schemas.bundle.files import Model, manifest_digest, open_bundle, read_manifest
-from schemas.bundle.manifest import FILES, MANIFEST, BundleLimits, Manifest, decode_manifest
-from schemas.bundle.store import fetch, local_path, sha256
+from schemas.bundle.files import BundleFiles, Model, manifest_digest, open_bundle, read_bundle, read_manifest
+from schemas.bundle.manifest import FILES, MANIFEST, SIGNATURE, BundleLimits, Manifest, decode_manifest
+from schemas.bundle.signature import SigningKey, TrustedKeys
+from schemas.bundle.store import check_manifest_sha256, sha256
 from schemas.errors import AnnouncementError, BundleError
 from schemas.messages.announcement import ModelAnnouncement, decode_announcement, encode_announcement, is_version
 from trainer.errors import RegistryError
@@ -37,7 +38,7 @@ _HISTORY: Final = "_history"  # no version's name begins so
 _UNFINISHED: Final = "_unfinished"
 _ABANDONED_MS: Final = 24 * 3_600_000
 """Another writer's half of a version is taken for abandoned after that: far more than any upload takes."""
-_OURS: Final = (MANIFEST, *FILES, durable.unfinished(MANIFEST))
+_OURS: Final = (MANIFEST, SIGNATURE, *FILES, durable.unfinished(MANIFEST), durable.unfinished(SIGNATURE))
 """What a version's folder may hold, the manifest first."""
 _LIMITS: Final = BundleLimits()
 
@@ -72,15 +73,26 @@ class PublishedModel:
 class Registry:
     """Published versions. Every method raises RegistryError when the registry cannot be used."""
 
-    def __init__(self, url: str, *, cache_dir: Path, writer: str | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        cache_dir: Path,
+        writer: str | None = None,
+        signing: SigningKey | None = None,
+        trusted: TrustedKeys | None = None,
+    ) -> None:
         """`cache_dir` is a local folder for copies of remote bundles.
 
         `writer` names who publishes: a restarted process by the name of before knows its own leftovers at once.
+        What is published is signed with `signing`, what is opened must be signed by one of `trusted`.
         """
         self.store = Store(url)
         self.url = self.store.url
         self.writer = writer or uuid.uuid4().hex
         self._cache_dir = cache_dir
+        self._signing = signing
+        self._trusted = trusted
         self._told: set[str] = set()
 
     # -- reading ------------------------------------------------------------------------------------------------------
@@ -115,24 +127,31 @@ class Registry:
 
     def open(self, model: PublishedModel, *, threads: int = 1) -> Model:
         """The model as a worker would open it: verified to the last file. Raises BundleError."""
-        return open_bundle(model.uri, manifest_sha256=model.manifest_sha256, cache_dir=self._cache_dir, threads=threads)
+        return open_bundle(
+            model.uri,
+            manifest_sha256=model.manifest_sha256,
+            trusted=self._trusted,
+            cache_dir=self._cache_dir,
+            threads=threads,
+        )
 
     def open_announced(self, announcement: ModelAnnouncement, *, threads: int = 1) -> Model:
         """The same for an announced model, which may lie elsewhere. Raises BundleError."""
         return open_bundle(
             announcement.uri,
             manifest_sha256=announcement.manifest_sha256,
+            trusted=self._trusted,
             cache_dir=self._cache_dir,
             threads=threads,
         )
 
-    def announced_folder(self, announcement: ModelAnnouncement) -> Path:
-        """A local folder with the announced bundle's files; a copy where it lies elsewhere. Raises BundleError."""
-        local = local_path(announcement.uri)
-        return (
-            local
-            if local is not None
-            else fetch(announcement.uri, announcement.manifest_sha256, self._cache_dir, _LIMITS)
+    def read_announced(self, announcement: ModelAnnouncement) -> BundleFiles:
+        """The files of an announced model, which may lie elsewhere. Raises BundleError."""
+        return read_bundle(
+            announcement.uri,
+            manifest_sha256=announcement.manifest_sha256,
+            trusted=self._trusted,
+            cache_dir=self._cache_dir,
         )
 
     # -- writing ------------------------------------------------------------------------------------------------------
@@ -147,12 +166,26 @@ class Registry:
             self.store.upload(bundle / name, f"{version}/{name}")
         self.store.sync(version)
         self.store.sync()
-        self.store.write(f"{version}/{MANIFEST}", (bundle / MANIFEST).read_bytes())  # the last: it is what publishes
+        manifest = (bundle / MANIFEST).read_bytes()
+        if self._signing is not None:
+            self.store.write(f"{version}/{SIGNATURE}", self._signing.sign(manifest))
+        self.store.write(f"{version}/{MANIFEST}", manifest)  # the last: it is what publishes
         self._end(version)
         published = self.get(version)
         if published.manifest_sha256 != manifest_digest(bundle):
             raise RegistryError(f"{self.url}: {version} did not arrive as it was written; do not announce it")
         return published
+
+    def sign(self, version: str, key: SigningKey) -> None:
+        """Sign a published version with this key, in place of the signature that it may have.
+
+        It is opened first, by whomever it is signed. Raises BundleError.
+        """
+        model = self.get(version)
+        open_bundle(model.uri, manifest_sha256=model.manifest_sha256, cache_dir=self._cache_dir)
+        manifest = self.store.read(f"{version}/{MANIFEST}") or b""
+        check_manifest_sha256(manifest, model.manifest_sha256)
+        self.store.write(f"{version}/{SIGNATURE}", key.sign(manifest))
 
     def remove(self, version: str) -> bool:
         """Unpublish a version and remove its files; what else lies in its folder stays there, and False is returned.

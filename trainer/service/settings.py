@@ -6,7 +6,14 @@ from typing import Any, Literal, Self, get_args
 from pydantic import Field, NonNegativeInt, create_model, model_validator
 
 from schemas.config.duration import Duration
-from schemas.config.settings import ClickSettings, KafkaConnection, RootSettings, Section, TopicSettings
+from schemas.config.settings import (
+    BundleSettings,
+    ClickSettings,
+    KafkaConnection,
+    RootSettings,
+    Section,
+    TopicSettings,
+)
 from schemas.config.settings_keys import section_of
 from schemas.messages.announcement import CHAMPION
 from trainer.models.registry import SIMPLEST, QuickFamily, settings_class
@@ -28,6 +35,9 @@ class TrainerSettings(Section):
         default="registry",
         min_length=1,
         description="Where models are published: a folder shared with the workers, or an fsspec URL (s3://...).",
+    )
+    signing_key: Path | None = Field(
+        default=None, description="File with the private Ed25519 key (PEM) that signs what is published."
     )
     work_dir: Path = Field(
         default=Path("trainer-work"),
@@ -208,6 +218,7 @@ class TrainerRoot(RootSettings):
     kafka: KafkaConnection = KafkaConnection()
     topics: TopicSettings = TopicSettings()
     clicks: ClickSettings = ClickSettings()
+    bundles: BundleSettings = BundleSettings()
     trainer: TrainerSettings = TrainerSettings()
     guard: GuardSettings = GuardSettings()
 

@@ -6,14 +6,14 @@ changes, so sessions go on from the hidden states that they have.
 """
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from scipy import sparse
 
-from schemas.bundle.files import read_manifest
+from schemas.bundle.files import BundleFiles
+from schemas.bundle.manifest import MANIFEST
 from schemas.errors import BundleError
 from trainer.data.sessions import SessionSet, encode, vocabulary_of
 from trainer.data.shared_sessions import shared_sessions
@@ -43,15 +43,17 @@ def refreshed(model: TrainedModel, sessions: SessionSet, *, min_support: int = 1
     return replace(model, weights=network, item_ids=item_ids, memory=memory), found
 
 
-def as_trained(bundle: Path) -> TrainedModel:
+def as_trained(files: BundleFiles) -> TrainedModel:
     """The model of a bundle of ours to refresh, without what a refresh has added. Raises :class:`BundleError`."""
-    model, manifest = read_trained(bundle), read_manifest(bundle)
+    model, manifest = read_trained(files), files.manifest
     if manifest.states_of is None:
         return model
     try:
         items = int(manifest.training["refreshed"]["trained_items"])
     except (KeyError, TypeError, ValueError) as error:
-        raise BundleError(f"{bundle}: is refreshed, and does not tell what was trained ({error!r})") from error
+        raise BundleError(
+            f"{MANIFEST}: of a refreshed model, and does not tell what was trained ({error!r})"
+        ) from error
     tensors = model.network.tensors()
     first = {name: tensor[:items] if name in ITEM_TABLES else tensor for name, tensor in tensors.items()}
     return replace(model, weights=model.network.with_tensors(first), item_ids=model.item_ids[:items])

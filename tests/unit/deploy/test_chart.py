@@ -37,6 +37,7 @@ EVERYTHING: Final = {
     "tlsSecretName": "ca",
     "registryClaim": "registry",
     "worker.storageClass": "fast",
+    "trainer.signingSecretName": "signing",
     "trainer.storageClass": "slow",
 }
 WORKER_ALONE: Final = {

@@ -3,6 +3,7 @@
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import structlog
 from fsspec.implementations.memory import MemoryFileSystem
 
 from schemas.bundle.files import manifest_digest
+from schemas.bundle.signature import trusted_keys
 from schemas.errors import BundleError
 from schemas.messages.announcement import ModelAnnouncement, version_name
+from tests.bundle_keys import new_keys
 from tests.contract.tiny_model import TinyModel, TinyNone, TinyWindow
 from tests.unit.announcements import TopicInMemory
 from trainer.errors import AnnounceError, RegistryError
@@ -54,8 +57,45 @@ def test_a_published_version_opens_as_a_worker_opens_it(registry: Registry, stag
     model = registry.publish(bundle)
     assert model.manifest_sha256 == manifest_digest(bundle)
     assert registry.open(model).version == "v1"
-    assert (registry.announced_folder(announcement_of(model.uri, model.manifest_sha256)) / "rank.onnx").is_file()
+    files = registry.read_announced(announcement_of(model.uri, model.manifest_sha256))
+    assert files.data["rank.onnx"] == (bundle / "rank.onnx").read_bytes()
     assert published(registry) == ["v1"]
+
+
+def test_what_is_published_is_signed_and_what_is_not_signed_is_not_opened(
+    registry: Registry, staging: Path, tmp_path: Path
+) -> None:
+    ours, theirs = (new_keys(tmp_path, name) for name in ("ours", "theirs"))
+    signing = Registry(
+        registry.url, cache_dir=tmp_path / "signing", signing=ours.signing, trusted=trusted_keys([ours.public])
+    )
+    signed, unsigned = (registry_.publish(TINY.write(staging, name))
+                        for registry_, name in ((signing, "v1"), (registry, "v2")))  # fmt: skip
+    assert signing.open(signed).version == "v1"
+    for open_ in (
+        lambda: signing.open(unsigned),
+        lambda: signing.open_announced(announcement_of(unsigned.uri, unsigned.manifest_sha256)),
+        lambda: signing.read_announced(announcement_of(unsigned.uri, unsigned.manifest_sha256)),
+    ):
+        with pytest.raises(BundleError, match="allows no unsigned bundle"):
+            open_()
+    for key, is_trusted in ((theirs, False), (ours, True)):
+        signing.sign("v2", key.signing)
+        with nullcontext() if is_trusted else pytest.raises(BundleError, match="is no signature of this manifest"):
+            signing.open(unsigned)
+    assert signing.remove("v1")
+    assert registry.remove("v2")
+    assert tree(registry) == {}
+
+
+def test_a_damaged_version_is_not_signed(registry: Registry, staging: Path, tmp_path: Path) -> None:
+    registry.publish(TINY.write(staging, "v1"))
+    registry.store.write("v1/rank.onnx", b"damaged")
+    with pytest.raises(BundleError, match=r"^rank\.onnx"):
+        registry.sign("v1", new_keys(tmp_path, "ours").signing)
+    with pytest.raises(RegistryError, match="has no version v2"):
+        registry.sign("v2", new_keys(tmp_path, "other").signing)
+    assert "v1/manifest.sig" not in tree(registry)
 
 
 @pytest.mark.parametrize("tiny", [TinyWindow(), TinyNone()], ids=["window", "none"])
@@ -119,9 +159,11 @@ def tree(registry: Registry) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("change", ["publish", "remove"])
 def test_a_kill_anywhere_leaves_a_whole_version_or_what_the_next_start_removes(
-    registry: Registry, staging: Path, change: str, monkeypatch: pytest.MonkeyPatch
+    registry: Registry, staging: Path, change: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The writer dies before its n-th change, for every n."""
+    keys = new_keys(tmp_path, "ours")
+    registry._signing, registry._trusted = keys.signing, trusted_keys([keys.public])
     bundle = TINY.write(staging, "v1")
     places = 0
     while True:
@@ -143,7 +185,7 @@ def test_a_kill_anywhere_leaves_a_whole_version_or_what_the_next_start_removes(
         assert {path.split("/")[0] for path in tree(registry)} == set(whole)
         if change == "publish" and whole:
             registry.remove("v1")
-    assert places > 7  # every file was a place to die at
+    assert places > 8  # every file was a place to die at
     assert published(registry) == (["v1"] if change == "publish" else [])
 
 

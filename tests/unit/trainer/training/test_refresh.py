@@ -7,7 +7,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from schemas.bundle.files import Model, open_bundle
+from schemas.bundle.files import Model, open_bundle, read_bundle
 from tests.unit.trainer.builders import random_sessions, sessions_of
 from trainer.data.sessions import SessionSet, encode
 from trainer.errors import TooFewSessionsError
@@ -132,8 +132,8 @@ def test_a_bundle_gives_back_what_was_trained_to_the_bit(values: dict[str, objec
     sessions = random_sessions(80, KNOWN + 3, seed=3)
     made, found = refreshed(model, sessions)
     folder = written(tmp_path, "v2", made, found, refreshed={"trained_items": KNOWN})
-    assert_equal(as_trained(folder), model)
-    assert_equal(read_trained(folder), made)
+    assert_equal(as_trained(read_bundle(folder)), model)
+    assert_equal(read_trained(read_bundle(folder)), made)
 
 
 def assert_equal(found: TrainedModel, expected: TrainedModel) -> None:

@@ -1,0 +1,1 @@
+"""What is installed with us: bills of material and licences (`make sbom`), known vulnerabilities (`make audit`)."""
