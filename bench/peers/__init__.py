@@ -5,7 +5,13 @@ publish the 20 best. Peers have a virtual environment of their own (`requirement
 exclude ours. All start on the same backlog, in turn, in each round; a rate is that of at most SECONDS after the first
 ranking.
 
-    make bench BENCH=peers
+Kafka Streams is a Java program, compiled when it starts: it needs a JDK, and its jars are those of `jars.lock`. It is
+measured once Java has compiled it for speed: behind its first WARM_UP rankings, which are more than the others get. Its
+marks of transactions are records too, at most 80 a second, and are counted with the rankings.
+
+ONLY names some of the peers, by the first word of each; we are always measured beside them.
+
+    ONLY="kafka-streams quix" make bench BENCH=peers
 """
 
 import os
@@ -24,6 +30,8 @@ from bench.clicks import shop_clicks
 from bench.deployment import Deployment, cpu_seconds
 from bench.errors import BenchmarkError
 from bench.report import Report, console, spread
+from deploy.kafka.jars import resolve_jars
+from deploy.kafka.java import find_java
 
 FOLDER: Final = Path(__file__).parent / "jobs"
 """No package: Bytewax would import those above it, and ours are not installed there."""
@@ -32,6 +40,7 @@ CATALOGUES: Final = (5_000, 37_000)
 CLICKS: Final = 120_000
 SECONDS: Final = 8.0
 ROUNDS: Final = 3
+WARM_UP: Final = 60_000
 _START_SECONDS: Final = 90.0
 
 
@@ -40,41 +49,76 @@ class Peer:
     """Someone who does the job.
 
     Attributes:
-        command: after the peers' Python; empty for our own worker.
+        key: its name in ONLY and among the ratios.
+        command: with `{python}`, the peers' Python, `{java}`, `{jars}` and `{state}`, a folder; empty for us.
         on_a_crash: what its documentation and source promise of state and output.
+        warms_up: whether it is slow at first.
     """
 
+    key: str
     name: str
     command: tuple[str, ...]
     on_a_crash: str
+    warms_up: bool = False
 
+
+LOCK: Final = Path(__file__).with_name("jars.lock")
 
 OURS: Final = Peer(
-    "nextclick", (), "state once, every click ranked, repetitions only of clicks in flight and marked by their source"
+    "nextclick",
+    "nextclick",
+    (),
+    "state once, every click ranked, repetitions only of clicks in flight and marked by their source",
 )
+_KAFKA_STREAMS: Final = ("{java}", "-cp", "{jars}/*", str(FOLDER / "KafkaStreamsPeer.java"))
 PEERS: Final = (
     OURS,
     Peer(
+        "faust",
         "Faust, as its tutorial",
-        (str(FOLDER / "faust_tutorial.py"), "worker", "--without-web", "-l", "warn"),
+        ("{python}", str(FOLDER / "faust_tutorial.py"), "worker", "--without-web", "-l", "warn"),
         "at least once: a redelivered click is applied to the state again; an exception acknowledges its click",
     ),
     Peer(
+        "quix",
         "Quix Streams",
-        (str(FOLDER / "quix.py"),),
+        (
+            "{python}",
+            str(FOLDER / "quix.py"),
+        ),
         "at least once: flushes before it commits; what came since the last checkpoint (5 s) is applied again",
     ),
     Peer(
+        "bytewax",
         "Bytewax",
-        ("-m", "bytewax.run", "bytewax_flow:flow", "-r", "{state}", "-s", "10", "-b", "0"),
+        ("{python}", "-m", "bytewax.run", "bytewax_flow:flow", "-r", "{state}", "-s", "10", "-b", "0"),
         "state and offsets from the last snapshot (10 s); its Kafka sink repeats the rankings since",
+    ),
+    Peer(
+        "kafka-streams",
+        "Kafka Streams",
+        (*_KAFKA_STREAMS, "at_least_once"),
+        "at least once: flushes before it commits, every 30 s; what came since is applied to the state again",
+        warms_up=True,
+    ),
+    Peer(
+        "kafka-streams-exactly-once",
+        "Kafka Streams, exactly once",
+        (*_KAFKA_STREAMS, "exactly_once_v2"),
+        "state and rankings once, for readers with isolation.level=read_committed, who wait for the commit (100 ms); "
+        "after a crash the rows on disk are thrown away and restored from the whole changelog",
+        warms_up=True,
     ),
 )
 
 
 def main() -> None:
     """Every peer on every catalogue, in turn."""
-    measure(CATALOGUES, ROUNDS, PEERS).show("The same job, one process each")
+    wanted = os.environ.get("ONLY", "").split()
+    if unknown := sorted(set(wanted) - {peer.key for peer in PEERS}):
+        raise BenchmarkError(f"ONLY: no peer {', '.join(unknown)}; there are {', '.join(peer.key for peer in PEERS)}")
+    peers = tuple(peer for peer in PEERS if not wanted or peer is OURS or peer.key in wanted)
+    measure(CATALOGUES, ROUNDS, peers).show("The same job, one process each")
 
 
 def measure(catalogues: tuple[int, ...], rounds: int, peers: tuple[Peer, ...], seconds: float = SECONDS) -> Report:
@@ -105,7 +149,7 @@ def measure(catalogues: tuple[int, ...], rounds: int, peers: tuple[Peer, ...], s
         )
         if peer is not OURS:
             pairs = zip(runs[items, OURS], results, strict=True)
-            ratios[f"nextclick_to_{peer.name.split()[0].strip(',').lower()}_at_{items}_items"] = median(
+            ratios[f"nextclick_to_{peer.key.replace('-', '_')}_at_{items}_items"] = median(
                 ours[0] / theirs[0] for ours, theirs in pairs
             )
     return Report("peers", rows, ratios)
@@ -114,10 +158,12 @@ def measure(catalogues: tuple[int, ...], rounds: int, peers: tuple[Peer, ...], s
 def _run(bootstrap: str, items: int, peer: Peer, folder: Path, seconds: float) -> tuple[float, float]:
     """Rankings a second, and µs of processor time a click."""
     with Deployment(bootstrap, folder) as deployment:
-        deployment.send(shop_clicks(CLICKS, items))
+        warm_up = WARM_UP if peer.warms_up else 1
+        clicks = CLICKS + warm_up
+        deployment.send(shop_clicks(clicks, items))
         deployment.announce(bundle(folder, items))
         if peer is OURS:
-            return _rate(deployment, deployment.start_worker().process, seconds)
+            return _rate(deployment, deployment.start_worker().process, warm_up, seconds)
         state, log = folder / f"{deployment.name}-state", folder / f"{deployment.name}.log"
         state.mkdir()
         environment = os.environ | {
@@ -132,11 +178,14 @@ def _run(bootstrap: str, items: int, peer: Peer, folder: Path, seconds: float) -
         if "bytewax.run" in peer.command:
             command = [str(PYTHON), "-m", "bytewax.recovery", str(state), "1"]
             subprocess.run(command, check=True, cwd=FOLDER)
-        command = [str(PYTHON), *(part.format(state=state) for part in peer.command)]
+        programs = {"python": PYTHON}
+        if "{java}" in peer.command:
+            programs |= {"java": find_java(), "jars": resolve_jars(LOCK)}
+        command = [part.format(state=state, **programs) for part in peer.command]
         with log.open("wb") as output:
             process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, cwd=FOLDER)
         try:
-            return _rate(deployment, process, seconds)
+            return _rate(deployment, process, warm_up, seconds)
         except BenchmarkError as error:
             raise BenchmarkError(f"{peer.name}: {error}\n{log.read_text()[-3000:]}") from error
         finally:
@@ -148,15 +197,20 @@ def _run(bootstrap: str, items: int, peer: Peer, folder: Path, seconds: float) -
                 process.wait()
 
 
-def _rate(deployment: Deployment, process: "subprocess.Popen[bytes]", seconds: float) -> tuple[float, float]:
+def _rate(
+    deployment: Deployment, process: "subprocess.Popen[bytes]", warm_up: int, seconds: float
+) -> tuple[float, float]:
+    """From so many rankings on."""
+
     def answered() -> int:
         if process.poll() is not None:
             raise BenchmarkError(f"ended with {process.returncode}")
         return deployment.records(deployment.topics.rankings)
 
     deployment.wait_for(lambda: answered() > 0, "the first ranking", seconds=_START_SECONDS)
+    deployment.wait_for(lambda: answered() >= warm_up, f"{warm_up:,} rankings")
     first, began, cpu = answered(), time.monotonic(), cpu_seconds(process.pid)
-    while (count := answered()) < CLICKS and time.monotonic() < began + seconds:
+    while (count := answered()) < CLICKS + warm_up and time.monotonic() < began + seconds:
         time.sleep(0.05)
     elapsed = time.monotonic() - began
     cpu = cpu_seconds(process.pid) - cpu

@@ -21,7 +21,7 @@ LOCK: Final = Path(__file__).with_name("jars.lock")
 REPOSITORY_VARIABLE: Final = "KAFKA_MAVEN_REPOSITORY"
 """Names another Maven repository than Maven Central, such as a company's mirror."""
 
-_BROKER: Final = "kafka_2.13"
+_OF_KAFKA: Final = ("kafka_2.13", "kafka-clients")
 _ATTEMPTS: Final = 3
 _AT_ONCE: Final = 8
 _TIMEOUT_SECONDS: Final = 60
@@ -61,7 +61,7 @@ def locked_jars(lock: Path = LOCK) -> list[Jar]:
 
 def kafka_version(lock: Path = LOCK) -> str:
     """The Apache Kafka version that the lock pins, such as `4.3.1`."""
-    [version] = [jar.version for jar in locked_jars(lock) if jar.artifact == _BROKER]
+    [version] = {jar.version for jar in locked_jars(lock) if jar.artifact in _OF_KAFKA}
     return version
 
 
@@ -107,7 +107,7 @@ def resolve_jars(lock: Path = LOCK, environ: Mapping[str, str] = os.environ, fet
     with jars.with_name(jars.name + ".lock").open("w") as lock_file:
         fcntl.flock(lock_file, fcntl.LOCK_EX)
         if not jars.is_dir():
-            log.info("fetching Apache Kafka %s, once on this machine (45 MB)", kafka_version(lock))
+            log.info("fetching Apache Kafka %s, once on this machine (%s)", kafka_version(lock), lock)
             with tempfile.TemporaryDirectory(prefix=jars.name + ".", dir=jars.parent) as unfinished:
                 complete = Path(unfinished, "jars")
                 complete.mkdir()

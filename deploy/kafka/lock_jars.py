@@ -1,7 +1,11 @@
-"""`python -m deploy.kafka.lock_jars`: write jars.lock from pom.xml, after a change of versions there. Needs Maven."""
+"""`python -m deploy.kafka.lock_jars`: write jars.lock from pom.xml, after a change of versions there. Needs Maven.
+
+Another pom.xml, such as bench/peers/pom.xml, is named by an argument; its jars.lock lies beside it.
+"""
 
 import hashlib
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -11,11 +15,11 @@ POM = Path(__file__).with_name("pom.xml")
 _HEADER = "# Written by `python -m deploy.kafka.lock_jars` from pom.xml: group:artifact:version and the jar's SHA-256."
 
 
-def main() -> None:
-    """Let Maven fetch what pom.xml needs at run time, and note it down."""
+def main(pom: Path = POM) -> None:
+    """Let Maven fetch what a pom.xml needs at run time, and note it down beside it."""
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(
-            ["mvn", "--batch-mode", "--quiet", "--strict-checksums", "--file", str(POM),
+            ["mvn", "--batch-mode", "--quiet", "--strict-checksums", "--file", str(pom),
              "dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={folder}",
              "-Dmdep.useRepositoryLayout=true"],
             check=True,
@@ -25,8 +29,8 @@ def main() -> None:
             *group, artifact, version, _ = jar.relative_to(folder).parts
             digest = hashlib.sha256(jar.read_bytes()).hexdigest()
             lines.append(f"{'.'.join(group)}:{artifact}:{version} {digest}")
-    LOCK.write_text("\n".join([_HEADER, *lines]) + "\n")
+    pom.with_name(LOCK.name).write_text("\n".join([_HEADER, *lines]) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    main(*map(Path, sys.argv[1:]))

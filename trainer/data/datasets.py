@@ -1,11 +1,13 @@
 """From files and options to the sessions that a model is trained and evaluated on."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from schemas.click_files.read import ClickLog, FileRead, read_log
 from schemas.errors import ClickFileError
+from trainer.data.click_log_lock import keeping_files
 from trainer.data.options import DataOptions
 from trainer.data.preprocessing import collapse_repeats, core
 from trainer.data.sessions import (
@@ -89,7 +91,10 @@ def read_sessions(paths: Sequence[Path], options: DataOptions) -> tuple[SessionS
 
     Raises :class:`ClickFileError` and :class:`TooFewSessionsError`.
     """
-    log = read_log(paths, options.reading)
+    with ExitStack() as kept:
+        for path in paths:
+            kept.enter_context(keeping_files(path))
+        log = read_log(paths, options.reading)
     form = log.files[0].layout.form
     gap = form.idle_gap_minutes if options.idle_gap is None else options.idle_gap
     sessions = drop_short(_grouped(paths[0], log, gap))

@@ -1,6 +1,7 @@
 """What the settings name, put together: registry, announcements, collector."""
 
 from collections.abc import Callable
+from typing import Any
 
 from schemas.bundle.signature import SigningKey, signing_key, trusted_keys
 from schemas.errors import SettingsError
@@ -10,6 +11,7 @@ from trainer.service.announce import ModelsTopic
 from trainer.service.champion import Championship
 from trainer.service.click_log import ClickLogFolder
 from trainer.service.collect import Collected, Collector
+from trainer.service.collect_group import GroupCollector
 from trainer.service.registry import Registry
 from trainer.service.settings import TrainerRoot
 from trainer.service.split import SplitTopic
@@ -60,17 +62,18 @@ def split_topic_of(root: TrainerRoot) -> SplitTopic:
 def collector_of(
     root: TrainerRoot, folder: ClickLogFolder, on_records: Callable[[int], None] = lambda _: None
 ) -> Collector:
+    """Of all that `trainer.collect_partitions` names, or a member of `trainer.collect_group`."""
     settings = root.trainer
-    return Collector(
-        root.kafka,
-        root.topics.clicks,
-        folder,
-        partitions=settings.collect_partitions,
-        limits=root.clicks.limits,
-        flush_clicks=settings.flush_clicks,
-        flush_seconds=settings.flush_interval,
-        on_records=on_records,
-    )
+    arguments = root.kafka, root.topics.clicks, folder
+    options: dict[str, Any] = {
+        "limits": root.clicks.limits,
+        "flush_clicks": settings.flush_clicks,
+        "flush_seconds": settings.flush_interval,
+        "on_records": on_records,
+    }
+    if settings.collect_group:
+        return GroupCollector(*arguments, group=settings.collect_group, log_keep=settings.log_keep, **options)
+    return Collector(*arguments, partitions=settings.collect_partitions, **options)
 
 
 def collect(
@@ -82,5 +85,8 @@ def collect(
 ) -> Collected:
     """Collect to the present end of the topic, or until `stopping`. Raises ClickLogError and CollectError."""
     folder = ClickLogFolder(root.trainer.log_dir)
-    with folder.locked(), collector_of(root, folder, on_records) as collector:
+    with (
+        folder.shared() if root.trainer.collect_group else folder.locked(),
+        collector_of(root, folder, on_records) as collector,
+    ):
         return collector.collect_to_end(stopping) if once else collector.collect_until(stopping)

@@ -2,7 +2,8 @@
 
 A file is named by what it holds, `clicks-p<partition>-<first offset>-<last offset>.parquet`, and appears whole, by one
 rename. So the position to collect from is read off the names, and no kill can make the two disagree. Offsets whose
-record is no click are in a file's range and have no row. One process writes at a time; a lock sees to that.
+record is no click are in a file's range and have no row. One process writes a partition at a time; locks see to that,
+which the system takes back from a process that ends.
 """
 
 import fcntl
@@ -11,17 +12,22 @@ import re
 import uuid
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import structlog
 
 from schemas import durable
+from trainer.data.click_log_lock import LOCK as FILES_LOCK
+from trainer.data.click_log_lock import rearranging
 from trainer.errors import ClickLogError
+
+log = structlog.get_logger(__name__)
 
 SCHEMA: Final = pa.schema(
     [
@@ -35,6 +41,7 @@ SCHEMA: Final = pa.schema(
 _TYPE: Final = SCHEMA.field("type")
 _NAME: Final = re.compile(r"clicks-p(\d{5})-(\d{20})-(\d{20})\.parquet")
 _LOCK: Final = ".lock"
+_TRAINER_LOCK: Final = ".lock-trainer"
 _WRITER: Final = ".writer"
 _WRITER_NAME: Final = re.compile(r"[0-9a-f]{32}")
 _TOPIC, _TOPIC_ID, _EXPECTED = b"nextclick.topic", b"nextclick.topic_id", b"nextclick.expected_first"
@@ -104,30 +111,67 @@ class LogState:
 
 
 class ClickLogFolder:
-    """The files of one click log. Not thread-safe; hold `locked()` while writing."""
+    """The files of one click log, or of some of its partitions. Not thread-safe.
 
-    def __init__(self, folder: Path) -> None:
+    Hold `locked()` while writing; several who share the partitions hold `shared()`, and each a claim on what it writes.
+    """
+
+    def __init__(self, folder: Path, partitions: Collection[int] | None = None) -> None:
+        """`partitions`: whatever the folder holds of others is neither seen nor touched. None: all."""
         self.folder = folder
+        self._partitions = partitions
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Make this process the one writer. Raises ClickLogError when there is another, or the folder is not usable."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            file = (self.folder / _LOCK).open("a")
-        except OSError as error:
-            raise self._unwritable(self.folder / _LOCK, error) from error
-        with file as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+        with self._open_lock(_LOCK) as lock:
+            if not _flock(lock, fcntl.LOCK_EX):
                 raise ClickLogError(
                     f"{self.folder}: another process collects into it; stop that one, or name another trainer.log_dir"
-                ) from None
+                )
             yield
 
+    @contextmanager
+    def shared(self, *, trainer: bool = False) -> Iterator[None]:
+        """Let others of the same consumer group write as well; of those that train from the log there is still one.
+
+        Raises ClickLogError when a process has the log for itself, or the folder is not usable.
+        """
+        with ExitStack() as held:
+            if not _flock(held.enter_context(self._open_lock(_LOCK)), fcntl.LOCK_SH):
+                raise ClickLogError(
+                    f"{self.folder}: a process without trainer.collect_group collects into it; stop that one, or name "
+                    "another trainer.log_dir"
+                )
+            if trainer and not _flock(held.enter_context(self._open_lock(_TRAINER_LOCK)), fcntl.LOCK_EX):
+                raise ClickLogError(f"{self.folder}: another process trains from it; stop that one")
+            yield
+
+    def claim(self, partition: int) -> TextIO | None:
+        """Make this process the one that writes a partition, until the file is closed; None while another one is.
+
+        Raises ClickLogError.
+        """
+        lock = self._open_lock(f"{_LOCK}-p{partition:05d}")
+        if _flock(lock, fcntl.LOCK_EX):
+            return lock
+        lock.close()
+        return None
+
+    def _open_lock(self, name: str) -> TextIO:
+        path = self.folder / name
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / FILES_LOCK).touch()
+            return path.open("a")
+        except OSError as error:
+            raise self._unwritable(path, error) from error
+
     def writer(self) -> str:
-        """The name of whoever writes this log, the same over restarts. Only inside `locked()`. Raises ClickLogError."""
+        """The name of whoever trains from this log, the same over restarts. Raises ClickLogError.
+
+        Only inside `locked()` or `shared(trainer=True)`.
+        """
         file = self.folder / _WRITER
         try:
             name = file.read_text(encoding="ascii", errors="replace").strip() if file.exists() else ""
@@ -140,8 +184,15 @@ class ClickLogFolder:
 
     def scan(self) -> LogState:
         """Read the names, and of files after a gap why there is one. Raises ClickLogError for files that cannot be
-        what one collector wrote: overlaps, unexplained gaps, foreign Parquet files."""
-        files = list(self._files())
+        what collectors wrote: overlaps, unexplained gaps, foreign Parquet files.
+
+        Parts of a file that a killed writer had joined them into do not count.
+        """
+        # Files appear while names are listed: of two new ones the first may be missed. A second list has all that came
+        # before anything in the first.
+        ends = {file.partition: file.last for file in sorted(self._named())}
+        named = [file for file in self._named() if file.last <= ends.get(file.partition, -1)]
+        files = sorted(set(named) - set(self._joined_parts(named)))
         by_partition: dict[int, list[LogFile]] = defaultdict(list)
         for file in files:
             by_partition[file.partition].append(file)
@@ -199,22 +250,36 @@ class ClickLogFolder:
         Files of other names are not ours, and one whose rows the longer file does not hold was never joined into it:
         they stay, and `scan` tells what is wrong with the latter.
         """
-        left = [path for path in self.folder.glob(durable.unfinished("*")) if _of_ours(path.name)]
-        previous: LogFile | None = None
-        # The longer of two files that begin alike comes first, so what it contains follows it.
-        for file in sorted(self._named(), key=lambda f: (f.partition, f.first, -f.last)):
-            if previous and file.partition == previous.partition and file.last <= previous.last:
-                left.extend([self.folder / file.name] if self._was_joined(file, previous) else [])
-            else:
-                previous = file
+        left = [path for path in self.folder.glob(durable.unfinished("*")) if self._is_ours(_of_unfinished(path.name))]
+        left.extend(self.folder / file.name for file in self._joined_parts(self._named()))
         for path in left:
             path.unlink()
         return left
+
+    def _joined_parts(self, files: Iterable[LogFile]) -> Iterator[LogFile]:
+        """Those whose rows a longer one holds as well."""
+        previous: LogFile | None = None
+        # The longer of two files that begin alike comes first, so what it contains follows it.
+        for file in sorted(files, key=lambda f: (f.partition, f.first, -f.last)):
+            if previous and file.partition == previous.partition and file.last <= previous.last:
+                if self._was_joined(file, previous):
+                    yield file
+            else:
+                previous = file
 
     def _was_joined(self, part: LogFile, whole: LogFile) -> bool:
         offsets = pc.field("offset")
         within = self.rows(whole).filter((offsets >= part.first) & (offsets <= part.last))
         return self.topic_of(part) == self.topic_of(whole) and self.rows(part).equals(within)
+
+    def tidy(self, keep_seconds: float) -> None:
+        """Remove files of clicks older than that (0: none) and join small ones; another time, if somebody reads now."""
+        with rearranging(self.folder) as may:
+            if not may:
+                return
+            for file in self.prune(round(keep_seconds * 1000)) if keep_seconds else ():
+                log.info("removed an old log file", file=file.name)
+            self.merge()
 
     def prune(self, keep_ms: int) -> list[LogFile]:
         """Remove, from each partition's beginning, files of clicks older than `keep_ms` before the log's newest click.
@@ -283,15 +348,16 @@ class ClickLogFolder:
             run, size = [*run, file], size + own
         yield run
 
-    def _files(self) -> Iterable[LogFile]:
-        return sorted(self._named())
-
     def _named(self) -> Iterator[LogFile]:
         for path in self.folder.glob("*.parquet"):
             file = LogFile.of_name(path.name)
             if file is None or file.last < file.first:
                 raise ClickLogError(f"{path}: is no file of a click log; move it out of the folder")
-            yield file
+            if self._is_ours(file):
+                yield file
+
+    def _is_ours(self, file: LogFile | None) -> bool:
+        return file is not None and (self._partitions is None or file.partition in self._partitions)
 
     def _between(self, before: LogFile, after: LogFile) -> LostOffsets | None:
         if after.first == before.last + 1:
@@ -338,9 +404,19 @@ class ClickLogFolder:
         return target
 
 
-def _of_ours(unfinished: str) -> bool:
-    file = LogFile.of_name(unfinished.removeprefix(".").removesuffix(durable.UNFINISHED))
-    return file is not None and unfinished == durable.unfinished(file.name)
+def _of_unfinished(name: str) -> LogFile | None:
+    """The file that was being written under this name."""
+    file = LogFile.of_name(name.removeprefix(".").removesuffix(durable.UNFINISHED))
+    return file if file is not None and name == durable.unfinished(file.name) else None
+
+
+def _flock(file: TextIO, how: int) -> bool:
+    """Whether the lock was free."""
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def newest_timestamp(metadata: Any) -> int | None:

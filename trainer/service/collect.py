@@ -1,4 +1,4 @@
-"""From the clicks topic to the click log. Positions come from the log's own file names; no consumer group is involved.
+"""From the clicks topic to the click log. Positions come from the log's own file names, not from a consumer group.
 
 Clicks are taken by the rules that the worker applies, with the broker's time of arrival for "now": collecting the same
 offsets again, hours later, decides the same.
@@ -124,8 +124,6 @@ class Collector:
 
     def __enter__(self) -> "Collector":
         """Find the positions and start to fetch. Raises ClickLogError and CollectError."""
-        for path in self._folder.clean():
-            log.info("removed what a killed collector left", file=path.name)
         # A question that fails says only that it timed out; why (a refused connection or login) comes by the callback.
         self._troubles: set[str] = set()
         self._admin = AdminClient(
@@ -138,7 +136,6 @@ class Collector:
         self._identity = self._identify()
         config: dict[str, Any] = {
             **self._connection.librdkafka(),
-            "group.id": "nextclick-trainer",  # librdkafka asks for one; nothing is committed
             "enable.auto.commit": False,
             "enable.partition.eof": True,
             "isolation.level": "read_committed",  # as the worker: a click of an aborted transaction has never been
@@ -147,10 +144,11 @@ class Collector:
             "max.poll.interval.ms": 86_400_000,  # a cycle of training may lie between two polls
             "queued.max.messages.kbytes": 65_536,
             "error_cb": lambda error: log.warning("kafka consumer", error=error.str()),
+            **self._membership(),
         }
         self._consumer = Consumer(config, logger=logging.getLogger("librdkafka"))
         try:
-            self._assign()
+            self._begin()
         except BaseException:
             self._consumer.close()
             raise
@@ -162,14 +160,11 @@ class Collector:
 
     def collect_to_end(self, stop: Callable[[], bool] = lambda: False) -> Collected:
         """Collect up to where the partitions end now, then write. Ends early, with what it has, when `stop` says so."""
-        targets = self._offsets(self._partitions, OffsetSpec.latest())
+        targets = self._offsets(self._numbers, OffsetSpec.latest())
         for partition in self._partitions.values():
             partition.caught_up = False
 
-        def done() -> bool:
-            return all(p.caught_up or p.next >= targets[number] for number, p in self._partitions.items())
-
-        return self._collect(lambda: stop() or done())
+        return self._collect(lambda: stop() or self._has_reached(targets))
 
     def collect_until(self, stop: Callable[[], bool]) -> Collected:
         """Collect as clicks come, writing at intervals, until `stop` says so; then write the rest."""
@@ -178,6 +173,7 @@ class Collector:
     def _collect(self, done: Callable[[], bool]) -> Collected:
         began = time.monotonic()
         while not done():
+            self._look_around()
             messages = self._consumer.consume(_BATCH, _POLL_SECONDS)
             for message in messages:
                 error = message.error()
@@ -197,10 +193,10 @@ class Collector:
         return collected
 
     def _take(self, message: Message) -> None:
-        partition = self._partitions[message.partition()]
+        partition = self._partitions.get(message.partition())
         offset = message.offset()
-        if offset < partition.next:
-            return  # fetched before a reposition, and taken then
+        if partition is None or offset < partition.next:
+            return  # fetched before the partition was given up, or before a reposition, and taken then
         partition.next = offset + 1
         self._buffered += 1
         kind, timestamp = message.timestamp()
@@ -243,22 +239,48 @@ class Collector:
         self._flushed_at = time.monotonic()
 
     def _on_error(self, error: KafkaError, message: Message) -> None:
-        code = error.code()
+        code, partition = error.code(), self._partitions.get(message.partition())
         if code == KafkaError._PARTITION_EOF:
-            partition = self._partitions[message.partition()]
-            # Beyond the last click there may be offsets without one, such as marks of transactions.
-            partition.next = max(partition.next, message.offset())
-            partition.caught_up = True
+            if partition is not None:
+                # Beyond the last click there may be offsets without one, such as marks of transactions.
+                partition.next = max(partition.next, message.offset())
+                partition.caught_up = True
         elif code in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
-            self._reposition(message.partition())
+            if partition is not None:
+                self._reposition(message.partition())
         elif is_away(error):
             log.warning("clicks topic", error=error.str())
         else:
             raise CollectError(f"the topic {self._topic} cannot be read: {error.str()}")
 
+    # What a member of a group does otherwise.
+
+    def _membership(self) -> dict[str, Any]:
+        """Settings of the consumer."""
+        return {"group.id": "nextclick-trainer"}  # librdkafka asks for one; nothing is committed
+
+    def _begin(self) -> None:
+        """Find out what to read. Raises ClickLogError and CollectError."""
+        if foreign := sorted(self._folder.scan().next_offsets.keys() - set(self._numbers)):
+            raise ClickLogError(
+                f"{self._folder.folder}: holds partitions {foreign}, which {self._topic} has not or "
+                "trainer.collect_partitions leaves out: name another trainer.log_dir"
+            )
+        self._take_up(self._numbers)
+
+    def _look_around(self) -> None:
+        """Between two batches of records."""
+
+    def _has_reached(self, targets: Mapping[int, int]) -> bool:
+        """Whether all that is ours to read before these offsets has been read."""
+        return all(p.caught_up or p.next >= targets[number] for number, p in self._partitions.items())
+
     # -- positions ----------------------------------------------------------------------------------------------------
 
-    def _assign(self) -> None:
+    def _take_up(self, numbers: Collection[int]) -> None:
+        """Read these partitions too, from where the log ends. Raises ClickLogError and CollectError."""
+        for path in self._folder.clean():
+            log.info("removed what a killed collector left", file=path.name)
         state = self._folder.scan()
         self._check_origin(state.files)
         expected = state.next_offsets
@@ -267,14 +289,9 @@ class Collector:
                 "clicks are missing from the log: retention had removed them before they were collected",
                 partition=lost.partition, first=lost.first, last=lost.last, offsets=lost.count,
             )  # fmt: skip
-        if foreign := sorted(expected.keys() - set(self._numbers)):
-            raise ClickLogError(
-                f"{self._folder.folder}: holds partitions {foreign}, which {self._topic} has not or "
-                "trainer.collect_partitions leaves out: name another trainer.log_dir"
-            )
-        lows = self._offsets(self._numbers, OffsetSpec.earliest())
-        highs = self._offsets(self._numbers, OffsetSpec.latest())
-        for number in self._numbers:
+        lows = self._offsets(numbers, OffsetSpec.earliest())
+        highs = self._offsets(numbers, OffsetSpec.latest())
+        for number in numbers:
             start = self._start(number, expected.get(number), lows[number], highs[number])
             self._partitions[number] = _Partition(expected=expected.get(number, start), first=start, next=start)
         self._assign_positions()

@@ -204,10 +204,8 @@ class Cycle:
         protected = {*self._championship.protected(), *rivals}
         for version in self._registry.prune(keep=self._settings.keep_versions, protected=protected):
             log.info("removed an old version", version=version)
-        if self._settings.log_keep:
-            for file in self._folder.prune(round(self._settings.log_keep * 1000)):
-                log.info("removed an old log file", file=file.name)
-        self._folder.merge()
+        if not self._settings.collect_group:  # else each collector does it for what it writes
+            self._folder.tidy(self._settings.log_keep)
 
     def _finish_what_was_left(self) -> ModelAnnouncement | None:
         """Finish or remove what a killed process or a failed cycle left; returns what was announced by that."""

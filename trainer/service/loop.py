@@ -14,10 +14,12 @@ import structlog
 from confluent_kafka import KafkaException
 
 from schemas.errors import SchemaError
+from trainer.data.click_log_lock import keeping_files
 from trainer.errors import CycleError, LeaseError, StopRequested, TrainerError
 from trainer.service.assembly import championship_of, collector_of, registry_of
 from trainer.service.click_log import ClickLogFolder
 from trainer.service.collect import Collected, Collector
+from trainer.service.collect_group import OthersCollect
 from trainer.service.cycle import Cycle, CycleResult, Progress
 from trainer.service.lease import Lease
 from trainer.service.outage import sleep, waiting_out
@@ -86,7 +88,7 @@ class _Trainer:
     """A trainer that holds its lease, collecting."""
 
     folder: ClickLogFolder
-    collector: Collector
+    collector: Collector | OthersCollect
     cycle: Cycle
     refresh: Refresh
     stopping: Callable[[], bool]
@@ -119,7 +121,8 @@ def _trainer(root: TrainerRoot, stopping: Callable[[], bool], progress: Progress
     hardware = Hardware(settings.threads, settings.device).set_up()
     folder = ClickLogFolder(settings.log_dir)
     with ExitStack() as held:
-        held.enter_context(folder.locked())
+        group = settings.collect_group
+        held.enter_context(folder.shared(trainer=True) if group else folder.locked())
         registry = registry_of(root, folder.writer())
         lease = Lease(registry.store, settings.model_alias, registry.writer, stopping=stopping)
         try:
@@ -127,7 +130,8 @@ def _trainer(root: TrainerRoot, stopping: Callable[[], bool], progress: Progress
         except StopRequested:
             yield None
             return
-        collector = held.enter_context(collector_of(root, folder))
+        collector: Collector | OthersCollect = OthersCollect() if group else collector_of(root, folder)
+        held.enter_context(collector)
 
         def watched(phase: str, done: int, total: int) -> None:
             if stopping():
@@ -143,7 +147,7 @@ def _trainer(root: TrainerRoot, stopping: Callable[[], bool], progress: Progress
 
 def _collect_and_run(
     folder: ClickLogFolder,
-    collector: Collector,
+    collector: Collector | OthersCollect,
     work: Work,
     tidy: Callable[[], None],
     stopping: Callable[[], bool],
@@ -152,9 +156,10 @@ def _collect_and_run(
     if stopping():
         raise StopRequested
     began = time.monotonic()
-    collected = folder.scan()
-    with _collecting(collector):
-        result = work.run(collected)
+    with keeping_files(folder.folder):
+        collected = folder.scan()
+        with _collecting(collector):
+            result = work.run(collected)
     log.info(
         f"{work.name} {result.outcome}", version=result.version, reasons=list(result.reasons),
         seconds=round(time.monotonic() - began, 1),
@@ -163,7 +168,7 @@ def _collect_and_run(
     return result
 
 
-def _collect_until(due: float, collector: Collector, stopping: Callable[[], bool]) -> None:
+def _collect_until(due: float, collector: Collector | OthersCollect, stopping: Callable[[], bool]) -> None:
     """Collect until a cycle is due. What fails meanwhile is tried again: the cycle decides whether it goes on."""
     while not stopping() and time.monotonic() < due:
         try:
@@ -189,7 +194,7 @@ def _log_failure(event: str, error: Exception, **fields: int) -> None:
 
 
 @contextmanager
-def _collecting(collector: Collector) -> Iterator[None]:
+def _collecting(collector: Collector | OthersCollect) -> Iterator[None]:
     """Collect in a thread of its own meanwhile: a cycle may take longer than the topic keeps clicks."""
     over = threading.Event()
     with ThreadPoolExecutor(1, "collect") as pool:

@@ -69,6 +69,12 @@ class TrainerSettings(Section):
     collect_partitions: tuple[NonNegativeInt, ...] = Field(
         default=(), description="Partitions of the clicks topic to collect; empty: all."
     )
+    collect_group: str = Field(
+        default="",
+        pattern=r"^[A-Za-z0-9._-]{0,200}$",
+        description="Consumer group in which several `trainer collect` share the partitions and write one log. "
+        "`trainer run` then only reads it. Empty: one process collects.",
+    )
     flush_clicks: int = Field(
         default=250_000, ge=1, description="Clicks kept in memory before they are written to the log."
     )
@@ -160,6 +166,11 @@ class TrainerSettings(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        if self.collect_group and self.collect_partitions:
+            raise ValueError(
+                "collect_group and collect_partitions are both set: either a consumer group shares the partitions, or "
+                "you name them; remove one of the two"
+            )
         if self.log_keep and (not self.window or self.log_keep < self.window):
             raise ValueError("log_keep is shorter than window: clicks of the training window would be removed")
         if self.gate_k >= self.training.list_length:

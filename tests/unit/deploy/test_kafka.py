@@ -235,15 +235,29 @@ def test_jars_come_from_the_repository_that_is_named(tmp_path: Path, monkeypatch
     assert os.environ["REQUESTS_CA_BUNDLE"] == __file__
 
 
-def test_the_lock_is_that_of_the_pom() -> None:
+@pytest.mark.parametrize(
+    ("pom", "pinned"),
+    [
+        (POM, {("org.apache.kafka", "kafka_2.13"): "kafka", ("org.apache.logging.log4j", "log4j-slf4j-impl"): "log4j"}),
+        (
+            REPOSITORY / "bench" / "peers" / "pom.xml",
+            {
+                ("org.apache.kafka", "kafka-streams"): "kafka",
+                ("com.microsoft.onnxruntime", "onnxruntime"): "onnxruntime",
+            },
+        ),
+    ],
+    ids=["broker", "peer"],
+)
+def test_the_lock_is_that_of_the_pom(pom: Path, pinned: dict[tuple[str, str], str]) -> None:
     """Who changes a version in pom.xml writes the lock anew: `python -m deploy.kafka.lock_jars`."""
-    pom = ET.parse(POM)
-    locked = {(jar.group, jar.artifact): jar.version for jar in locked_jars()}
-    for group, artifact, version in (
-        ("org.apache.kafka", "kafka_2.13", "kafka.version"),
-        ("org.apache.logging.log4j", "log4j-slf4j-impl", "log4j.version"),
-    ):
-        assert locked[group, artifact] == pom.findtext(f"./{{*}}properties/{{*}}{version}")
+    locked = {(jar.group, jar.artifact): jar.version for jar in locked_jars(pom.with_name("jars.lock"))}
+    for artifact, name in pinned.items():
+        assert locked[artifact] == ET.parse(pom).findtext(f"./{{*}}properties/{{*}}{name}.version")
+
+
+def test_the_job_in_kafka_streams_has_the_version_of_its_broker() -> None:
+    assert kafka_version(REPOSITORY / "bench" / "peers" / "jars.lock") == kafka_version()
 
 
 def test_compose_runs_the_same_kafka() -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from schemas.bundle.files import read_manifest
 from schemas.click_files.read import read_log
 from tests.contract.tiny_model import TinyModel
+from trainer.data.click_log_lock import keeping_files
 from trainer.data.sessions import SessionSet
 from trainer.errors import ClickLogError, TooFewSessionsError
 from trainer.service.click_log import ClickLogFolder, LogFile, LostOffsets, Rows, TopicIdentity
@@ -137,6 +139,64 @@ def test_a_second_writer_is_refused(log: ClickLogFolder) -> None:
         pass
 
 
+def test_those_who_share_a_log_and_one_who_has_it_alone_keep_each_other_out(log: ClickLogFolder) -> None:
+    other = ClickLogFolder(log.folder)
+    with log.shared(), other.shared(trainer=True):
+        with pytest.raises(ClickLogError, match="another process collects"), ClickLogFolder(log.folder).locked():
+            pass
+        with pytest.raises(ClickLogError, match="another process trains from it"), log.shared(trainer=True):
+            pass
+        claim = log.claim(3)
+        assert claim is not None
+        with claim:
+            assert other.claim(3) is None
+        again = other.claim(3)
+        assert again is not None
+        again.close()
+    with log.locked(), pytest.raises(ClickLogError, match=r"without trainer\.collect_group"), other.shared():
+        pass
+
+
+def test_a_folder_of_some_partitions_leaves_the_others_alone(log: ClickLogFolder) -> None:
+    for partition in (0, 1):
+        for first in range(0, 32, 2):
+            put(log, partition, first, first + 1)
+    (log.folder / f".{LogFile(1, 32, 33).name}.unfinished").touch()
+    ours = ClickLogFolder(log.folder, {0})
+    assert ours.scan().next_offsets == {0: 32}
+    assert ours.clean() == []
+    ours.tidy(keep_seconds=0)
+    assert [file.partition for file in log.scan().files] == [0] + 16 * [1]
+
+
+def test_files_are_not_joined_while_somebody_reads_them(log: ClickLogFolder) -> None:
+    for first in range(0, 32, 2):
+        put(log, 0, first, first + 1)
+    with log.locked():
+        with keeping_files(log.folder):
+            log.tidy(keep_seconds=0)
+            assert len(log.scan().files) == 16
+        log.tidy(keep_seconds=0)
+        assert len(log.scan().files) == 1
+
+
+def test_a_file_that_comes_while_names_are_listed_leaves_no_gap(
+    log: ClickLogFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(log, 0, 0, 9)
+    listed = ClickLogFolder._named
+
+    def with_two_new_ones(self: ClickLogFolder) -> Iterator[LogFile]:
+        files = set(listed(self))
+        put(log, 0, 10, 19)
+        put(log, 0, 20, 29)
+        return iter(files | {LogFile(0, 20, 29)})  # the second was created where the listing had not been yet
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ClickLogFolder, "_named", with_two_new_ones)
+        assert log.scan().next_offsets == {0: 30}
+
+
 def test_merging_keeps_every_offset_once(log: ClickLogFolder) -> None:
     for first in range(0, 40, 2):
         put(log, 0, first, first + 1)
@@ -170,8 +230,7 @@ def test_a_merge_that_was_killed_before_its_parts_went_is_finished(log: ClickLog
     log.merge(at_least=3)
     for name, data in copies.items():  # as after a kill between the rename and the removals
         (log.folder / name).write_bytes(data)
-    with pytest.raises(ClickLogError, match="overlap"):
-        log.scan()
+    assert log.scan().files == (LogFile(0, 0, 5),)  # whoever reads before the next writer comes
     assert sorted(path.name for path in log.clean()) == sorted(copies)
     assert log.scan().files == (LogFile(0, 0, 5),)
 
