@@ -55,8 +55,8 @@ def _headers(headers: Headers, passed_on: Iterable[str] = ()) -> dict[str, Any]:
 
 
 # topic -> (message type, its example, who receives it, who sends it)
-_MESSAGES: Final[Mapping[str, tuple[Any, msgspec.Struct, str, str]]] = {
-    "clicks": (Click, examples.CLICK, "The worker, and the trainer's collector.", "The shop."),
+_MESSAGES: Final[Mapping[str, tuple[type, msgspec.Struct, str, str]]] = {
+    "clicks": (Click, examples.CLICK, "The worker, and the trainer's collector.", "The shop, and `stream-app forget`."),
     "rankings": (Ranking, examples.RANKING, "The shop.", "The worker."),
     "rejected": (RejectedClick, examples.REJECTED_CLICK, "Whoever repairs producers.", "The worker."),
     "models": (ModelAnnouncement, examples.MODEL_ANNOUNCEMENT, "Every worker.", "The trainer."),
@@ -66,6 +66,9 @@ _MESSAGES: Final[Mapping[str, tuple[Any, msgspec.Struct, str, str]]] = {
     "splits": (Split, examples.SPLIT, "Every worker with `worker.splits`.", "`trainer split`."),
     "scores": (Score, examples.SCORE, "Whoever watches how good the models are; the guard.", "The scorer."),
 }
+
+# topic -> what stands among its messages: (message type, its example)
+_AMONG: Final[Mapping[str, tuple[type, msgspec.Struct]]] = {"clicks": (Forget, examples.FORGET)}
 
 _HEADERS: Final[Mapping[Any, Any]] = {
     Ranking: _headers(ranking_headers("v1"), passed_on=TRACE),
@@ -104,7 +107,11 @@ def asyncapi() -> dict[str, Any]:
     topics = TopicSettings()
     table = topic_table(topics, "nextclick", session_ttl_ms=_HOUR_MS, items=True, rules=True, splits=True)
     specs = {spec.name: spec for spec in table}
-    kinds = [kind for kind, _, _, _ in _MESSAGES.values()]
+    messages = {
+        name: [(kind, example), *([_AMONG[name]] if name in _AMONG else [])]
+        for name, (kind, example, _, _) in _MESSAGES.items()
+    }
+    kinds = [kind for of_topic in messages.values() for kind, _ in of_topic]
     _, components = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
     return {
         "asyncapi": "3.0.0",
@@ -114,35 +121,39 @@ def asyncapi() -> dict[str, Any]:
             "description": "Clicks in, rankings out, models announced. Topic names are the defaults of [topics].",
         },
         "defaultContentType": "application/json",
-        "channels": {name: _channel(specs[getattr(topics, name)], kind) for name, (kind, _, _, _) in _MESSAGES.items()},
+        "channels": {
+            name: _channel(specs[getattr(topics, name)], [kind for kind, _ in of_topic])
+            for name, of_topic in messages.items()
+        },
         "operations": {
             f"{action}-{name}": {
                 "action": action,
                 "channel": {"$ref": f"#/channels/{name}"},
                 "summary": who,
-                "messages": [{"$ref": f"#/channels/{name}/messages/{kind.__name__}"}],
+                "messages": [{"$ref": f"#/channels/{name}/messages/{kind.__name__}"} for kind, _ in messages[name]],
             }
-            for name, (kind, _, receiver, sender) in _MESSAGES.items()
+            for name, (_, _, receiver, sender) in _MESSAGES.items()
             for action, who in (("receive", receiver), ("send", sender))
         },
         "components": {
             "schemas": components,
             "messages": {
                 kind.__name__: _message(kind, example, specs[getattr(topics, name)])
-                for name, (kind, example, _, _) in _MESSAGES.items()
+                for name, of_topic in messages.items()
+                for kind, example in of_topic
             },
         },
     }
 
 
-def _channel(spec: TopicSpec, kind: type) -> dict[str, Any]:
+def _channel(spec: TopicSpec, kinds: Iterable[type]) -> dict[str, Any]:
     configuration: dict[str, Any] = {"cleanup.policy": spec.config["cleanup.policy"].split(",")}
     if "retention.ms" in spec.config:
         configuration["retention.ms"] = int(spec.config["retention.ms"])
     return {
         "address": spec.name,
         "description": spec.description,
-        "messages": {kind.__name__: {"$ref": f"#/components/messages/{kind.__name__}"}},
+        "messages": {kind.__name__: {"$ref": f"#/components/messages/{kind.__name__}"} for kind in kinds},
         "bindings": {
             "kafka": {
                 "topic": spec.name,

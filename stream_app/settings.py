@@ -1,10 +1,11 @@
 """The worker's settings. Read once, at the command line; frozen from then on."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from schemas.config.application import Application
 from schemas.config.duration import Duration
 from schemas.config.settings import (
     BundleSettings,
@@ -19,14 +20,11 @@ from schemas.messages.announcement import CHAMPION
 from stream_app.api_settings import ApiSettings, SinkSettings
 
 
-class WorkerSettings(Section):
+class WorkerSettings(Application):
     """[worker]: what a worker does and how much it may use. Times are in seconds."""
 
-    app_id: str = Field(
-        default="nextclick",
-        pattern=r"^[A-Za-z0-9._-]{1,100}$",
-        description="Consumer group, and prefix of the changelog topic; the same for all workers of a deployment.",
-    )
+    whole: ClassVar[bool] = True
+
     data_dir: Path = Field(
         default=Path("data"), description="Folder for local state: one per worker, kept across restarts."
     )

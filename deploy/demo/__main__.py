@@ -10,11 +10,12 @@ from rich.console import Console
 
 from deploy.demo.processes import CommandFailedError
 from deploy.demo.progress import Plan
-from deploy.demo.sources import click_file, shop
+from deploy.demo.sources import HISTORY_SESSIONS, click_file, shop
 from deploy.demo.story import Demo, DemoError
 from deploy.kafka import LocalKafkaError
 from schemas.errors import SchemaError
 
+CANARY_PERCENT = 20.0
 EXIT_WRONG = 1
 EXIT_FAILED = 2
 EXIT_INTERRUPTED = 130
@@ -22,6 +23,7 @@ EXIT_INTERRUPTED = 130
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+# Long: one option after the other, each with its help.
 def demo(
     *,
     clicks: Annotated[Path | None, typer.Option(help="Replay a click file instead of the simulated shop.")] = None,
@@ -35,6 +37,19 @@ def demo(
     ] = 1000.0,
     retrain_every: Annotated[float, typer.Option(help="Seconds between training cycles.", min=5, max=86_400)] = 55.0,
     new_sessions: Annotated[int, typer.Option(help="New sessions that a training cycle needs.", min=1)] = 1500,
+    canary: Annotated[
+        float | None,
+        typer.Option(
+            help="Percent of the sessions that try a new model until the guard promotes it; then a bad one is "
+            "announced, which the guard rolls back. 0: the gate is enough, as with a click file. Default: 20.",
+            min=0,
+            max=99,
+        ),
+    ] = None,
+    judged_sessions: Annotated[int, typer.Option(help="Sessions of each model that the guard needs.", min=50)] = 500,
+    history: Annotated[
+        int, typer.Option(help="Sessions of the simulated shop that the first model learns from.", min=500)
+    ] = HISTORY_SESSIONS,
     seed: Annotated[int, typer.Option(help="Of the simulated shop.")] = 7,
     page: Annotated[
         bool, typer.Option(help="Serve the page of `stream-app api`, to look at the demo and to click in the shop.")
@@ -51,13 +66,16 @@ def demo(
     """
     console = Console(stderr=True)
     try:
-        source = click_file(clicks) if clicks else shop(clicks_per_second=rate, seed=seed)
+        source = click_file(clicks) if clicks else shop(clicks_per_second=rate, seed=seed, history=history)
+        share = (None if clicks else CANARY_PERCENT) if canary is None else canary or None
         plan = Plan(
             live=seconds,
             patience=patience,
             retrain_every=retrain_every,
             new_sessions=new_sessions,
             predictions=predictions,
+            canary=share,
+            judged_sessions=judged_sessions,
         )
         verdict = Demo(source, plan, page=page, keep=keep, picture=picture).run()
     except KeyboardInterrupt:

@@ -45,8 +45,8 @@ class Commands:
         """Run a command that prints JSON."""
         return json.loads(self.run(*command))
 
-    def start(self, *command: str, niceness: int = 0) -> None:
-        """Start a command that goes on, with a lower priority the higher `niceness` is."""
+    def start(self, *command: str, niceness: int = 0, **more: str) -> None:
+        """Start a command that goes on, with a lower priority the higher `niceness` is, and `more` as for `run`."""
         log = self.logs / f"{'-'.join(command[:2])}.log"
         with log.open("ab") as output:
             # A group of its own: Ctrl-C is the demo's, which stops what it started in the right order. The guard is for
@@ -54,7 +54,7 @@ class Commands:
             guard = [sys.executable, "-I", "-S", str(GUARD), str(os.getpid())]
             self._running[" ".join(command[:2])] = subprocess.Popen(
                 [*guard, "nice", "-n", str(niceness), *_argv(command)],
-                env=self._environ(),
+                env=self._environ() | more,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
@@ -62,10 +62,14 @@ class Commands:
 
     def check(self) -> None:
         """Raise CommandFailedError if a started command has ended by itself."""
-        for name, process in self._running.items():
+        for name, process in list(self._running.items()):  # another thread may stop one
             if (code := process.poll()) is not None:
                 log = self.logs / f"{name.replace(' ', '-')}.log"
                 raise CommandFailedError(_failure((name,), code, log))
+
+    def runs(self, name: str) -> bool:
+        """Whether a command that was started has not been stopped."""
+        return name in self._running
 
     def stop(self, name: str) -> int:
         """SIGTERM a command, by its first two words, and wait; returns its exit code."""

@@ -16,6 +16,8 @@ class Plan:
         retrain_every: from one training cycle to the next.
         new_sessions: that a cycle trains on at least.
         predictions: that a new model must have made, for its online Recall to say something.
+        canary: share of the sessions that try a new model before it serves, in percent; None: the gate is enough.
+        judged_sessions: that the guard needs of each model.
     """
 
     live: float = 165.0
@@ -23,6 +25,8 @@ class Plan:
     retrain_every: float = 55.0
     new_sessions: int = 1500
     predictions: int = 2000
+    canary: float | None = None
+    judged_sessions: int = 500
 
 
 def predictions_of_a_new_model(models: Mapping[str, Totals]) -> int:
@@ -37,17 +41,22 @@ class Progress:
         self._plan, self._trained_in = plan, trained_in
         self._elapsed, self._predictions = 0.0, 0
         self._swapped_at: float | None = None
+        self._waits_for: str | None = None
 
-    def update(self, elapsed: float, models: Mapping[str, Totals]) -> None:
-        """What was served after so many seconds of live clicks, in the order of the models' service."""
+    def update(self, elapsed: float, models: Mapping[str, Totals], waits_for: str | None = None) -> None:
+        """What was served after so many seconds of live clicks, in the order of the models' service.
+
+        `waits_for` is what else must come before it is over.
+        """
         self._elapsed, self._predictions = elapsed, predictions_of_a_new_model(models)
+        self._waits_for = waits_for
         if len(models) > 1 and self._swapped_at is None:
             self._swapped_at = elapsed
 
     @property
     def is_over(self) -> bool:
         """Whether the new model has shown what it can, or never will."""
-        enough = self._predictions >= self._plan.predictions
+        enough = self._predictions >= self._plan.predictions and self._waits_for is None
         return self._elapsed > self._plan.live + (0 if enough else self._plan.patience)
 
     @property
@@ -55,6 +64,8 @@ class Progress:
         """How long it still takes, and for what."""
         plan, elapsed, made = self._plan, self._elapsed, self._predictions
         rest = max(0.0, plan.live - elapsed)
+        if self._waits_for is not None and self._swapped_at is not None:
+            return f"waiting for {self._waits_for}"
         if made >= plan.predictions:
             return f"about {rest:.0f} s left"
         if self._swapped_at is not None:

@@ -13,6 +13,7 @@ from confluent_kafka import Consumer, Message, TopicPartition
 
 from deploy.demo.view import Page
 from schemas.bundle.files import open_bundle
+from schemas.messages.announcement import ModelAnnouncement, decode_announcement
 from schemas.messages.click import Click
 from schemas.messages.ranking import Ranking, decode_ranking
 from schemas.messages.score import Score, Totals, decode_score, totals_by_model
@@ -26,10 +27,11 @@ _REMEMBERED_SESSIONS: Final = 200_000
 
 
 class RankingsReader:
-    """Reads the topics `rankings` and `scores` from their beginning, on a thread of its own, while its block runs.
+    """Reads `rankings`, `scores` and `models` from their beginning, on a thread of its own, while its block runs.
 
     Attributes:
         models: what the scorer says of the models that served, in the order of their versions.
+        announced: what each alias means now.
         count: rankings so far, each click's once.
         recent: the last rankings.
     """
@@ -46,6 +48,7 @@ class RankingsReader:
         self._kafka, self._topics, self._registry = kafka, topics, registry
         self._page, self._event = page, event
         self.models: dict[str, Totals] = {}
+        self.announced: dict[str, ModelAnnouncement] = {}
         self.count = 0
         self.recent: deque[Ranking] = deque(maxlen=_RECENT_RANKINGS)
         self._applied: list[tuple[int, int]] = []  # newest item known, and when the first such ranking was made
@@ -95,7 +98,7 @@ class RankingsReader:
         consumer = Consumer({**self._kafka, "group.id": "demo-view", "enable.auto.commit": False})
         try:
             known = consumer.list_topics(timeout=60).topics
-            read = [self._topics["rankings"], self._topics["scores"]]
+            read = [self._topics[name] for name in ("rankings", "scores", "models")]
             consumer.assign([TopicPartition(topic, p, 0) for topic in read for p in known[topic].partitions])
             drawn = 0.0
             while not self._stopping.is_set():
@@ -104,6 +107,9 @@ class RankingsReader:
                         continue
                     if message.topic() == self._topics["scores"]:
                         self._scores[message.key()] = decode_score(message.value())
+                    elif message.topic() == self._topics["models"]:
+                        announcement = decode_announcement(message.value(), message.key())
+                        self.announced[announcement.alias] = announcement
                     else:
                         self._take(message)
                 self.models = dict(sorted(totals_by_model(self._scores.values()).items()))
@@ -129,9 +135,10 @@ class RankingsReader:
         self._recent.append((time.monotonic(), message.timestamp()[1] - ranking.click_timestamp))
         if ranking.model_version not in self._served:
             self._learn_offline(ranking.model_version)
-            verb = "swapped under load: now serving" if self._served else "serving"
+            who = "" if ranking.variant is None else f" for the variant {ranking.variant}"
+            verb = "swapped in under load, ranks now" if self._served else "ranks"
             self._served.add(ranking.model_version)
-            self._event(f"{verb} {ranking.model_version}")
+            self._event(f"{ranking.model_version} {verb}{who}")
 
     def _learn_offline(self, version: str) -> None:
         metrics = open_bundle(self._registry / version).manifest.metrics["model"]

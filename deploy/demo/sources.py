@@ -15,7 +15,7 @@ from schemas.messages.item import Item
 from stream_app.tools.click_file import read_click_file
 from stream_app.tools.pacing import DueClicks, pace, rebase
 
-_HISTORY_SESSIONS = 8_000
+HISTORY_SESSIONS = 8_000
 _HISTORY_SHARE = 0.5
 _PAUSE_SECONDS = 1.0
 _SHOWN_SEASONS = 4
@@ -41,7 +41,7 @@ class ClickSource:
     items: Callable[[], Iterator[Item]] = lambda: iter(())
 
 
-def shop(*, clicks_per_second: float, seed: int) -> ClickSource:
+def shop(*, clicks_per_second: float, seed: int, history: int = HISTORY_SESSIONS) -> ClickSource:
     """The simulated shop: yesterday's clicks, and today's with a part of the catalogue changed overnight."""
     settings = ShopSettings(seed=seed)
     settings = ShopSettings(seed=seed, sessions_per_second=clicks_per_second / settings.mean_length)
@@ -51,7 +51,7 @@ def shop(*, clicks_per_second: float, seed: int) -> ClickSource:
 
     return ClickSource(
         name="a simulated shop",
-        history=lambda start_ms: Shop(settings).history(_HISTORY_SESSIONS, before_ms=start_ms - 60_000),
+        history=lambda start_ms: Shop(settings).history(history, before_ms=start_ms - 60_000),
         live=live,
         items=lambda: shown_items(Shop(settings).catalogue(_SHOWN_SEASONS).names),
     )

@@ -20,6 +20,7 @@ from deploy.demo.reader import RankingsReader
 from deploy.demo.sources import ClickSource
 from deploy.demo.stock import Stock
 from deploy.demo.tempo import Tempo
+from deploy.demo.trials import CHALLENGER, Trials
 from deploy.demo.verdict import Verdict, judge
 from deploy.demo.view import Page, View
 from deploy.kafka import LocalKafka, LocalKafkaError
@@ -27,6 +28,7 @@ from deploy.kafka.folders import LOGS, remove_folder
 from deploy.kafka.ports import free_port, hold
 from schemas.config.settings import KafkaConnection
 from schemas.kafka.topics import changelog_topic
+from schemas.messages.announcement import CHAMPION
 from schemas.messages.click import Click, encode_click
 from stream_app.api_settings import ApiSettings
 from stream_app.tools.pacing import wait_until_due
@@ -63,6 +65,7 @@ class Demo:
         self._stack = ExitStack()
         self._keep = keep
         self._picture = picture
+        self._trials: Trials | None = None
 
     def run(self) -> Verdict:
         """Tell the whole story."""
@@ -87,7 +90,7 @@ class Demo:
         # Its own log lines would tear the page apart; what matters is raised or seen in the processes' logs.
         self._kafka = {**KafkaConnection(bootstrap_servers=bootstrap).librdkafka(), "log_level": 0}
         prefix = f"demo-{int(time.time())}-{os.getpid()}"
-        names = ("clicks", "rankings", "rejected", "models", "scores", "items")
+        names = ("clicks", "rankings", "rejected", "models", "scores", "items", "splits", "rankings_shadow")
         self._topics = {name: f"{prefix}.{name}" for name in names}
         self._app_id = prefix
         left: list[str] = []
@@ -131,12 +134,15 @@ class Demo:
             "NEXTCLICK_WORKER__DATA_DIR": str(self._data_dir),
             "NEXTCLICK_WORKER__WEB_PORT": str(self._port),
             "NEXTCLICK_WORKER__ITEMS": "true",
+            "NEXTCLICK_WORKER__SPLITS": "true",
+            "NEXTCLICK_GUARD__EVERY": "2s",
+            "NEXTCLICK_GUARD__MIN_SESSIONS": str(self._plan.judged_sessions),
             "NEXTCLICK_SCORES__DATA_DIR": str(self._root / "scorer"),
             "NEXTCLICK_SCORES__WEB_PORT": "0",
             "NEXTCLICK_API__DATA_DIR": str(self._root / "api"),
             "NEXTCLICK_API__PORT": str(self._page_port),
-            # The page draws a point a window; five minutes, as usual, would be two points.
-            **({"NEXTCLICK_SCORES__WINDOW": "10s"} if self._with_page else {}),
+            # The page draws a point a window, the guard compares whole windows: usually they last five minutes.
+            "NEXTCLICK_SCORES__WINDOW": "10s",
             **{f"NEXTCLICK_TRAINER__{name}": value for name, value in trainer.items()},
         }
 
@@ -172,10 +178,14 @@ class Demo:
             self._open_page()
         self._wait_until_ready("worker", self._port)
         self._event("worker ready: RocksDB open, model loaded and verified")
-        every = f"{self._plan.retrain_every:g}s"
+        every, alias = f"{self._plan.retrain_every:g}s", CHAMPION
+        if (share := self._plan.canary) is not None:
+            alias = CHALLENGER
+            self._trials = self._stack.enter_context(Trials(self._commands, self._registry, share, self._event))
+            self._commands.start("trainer", "guard", niceness=5)
         # In production the trainer has a machine of its own; here it must not take the worker's cores.
-        self._commands.start("trainer", "run", "--every", every, niceness=5)
-        self._event(f"trainer running: a cycle every {every}")
+        self._commands.start("trainer", "run", "--every", every, niceness=5, NEXTCLICK_TRAINER__MODEL_ALIAS=alias)
+        self._event(f"trainer running: a cycle every {every}, its models are announced as {alias}")
 
     def _open_page(self) -> None:
         self._commands.start("stream-app", "api")
@@ -202,7 +212,11 @@ class Demo:
         began = time.monotonic()
         live = self._source.live(_now_ms(), self._plan.live)
         for batch in wait_until_due(live, clock=tempo.now, sleep=tempo.sleep):
-            progress.update(time.monotonic() - began, reader.models)
+            if self._trials is not None:
+                self._trials.update(reader)
+            progress.update(
+                time.monotonic() - began, reader.models, None if self._trials is None else self._trials.waits_for
+            )
             self._page.outlook = progress.outlook
             if progress.is_over:
                 break
@@ -228,7 +242,8 @@ class Demo:
             time.sleep(0.1)
         reader.finish()
         self._phase("stopping trainer, worker and scorer")
-        for name in ("trainer run", "stream-app worker", "stream-app score"):
+        names = ("trainer run", "trainer guard", "stream-app worker", "stream-app score")
+        for name in filter(self._commands.runs, names):
             code = self._commands.stop(name)
             self._event(f"{name} stopped with exit code {code}")
             if code != 0:
@@ -252,6 +267,7 @@ class Demo:
             offline=self._page.offline,
             needed=self._plan.predictions,
             sold_out=self._stock.sold_out,
+            trials=self._trials,
         )
         for line in verdict.wrong_rows[:5]:
             self._event(f"mismatch: {line}")

@@ -11,6 +11,7 @@ from confluent_kafka import Message
 
 from deploy.demo.oracle import Position, Published, mismatches, read_topic, recompute, stored_rows
 from deploy.demo.stock import SoldOut
+from deploy.demo.trials import Trials
 from schemas.bundle.files import open_bundle
 from schemas.messages.ranking import Ranking, decode_ranking
 from schemas.messages.score import Totals
@@ -28,12 +29,14 @@ class Verdict:
         wrong_rankings: clicks whose ranking is not what their session leads to, among those that were compared.
         wrong_rows: one line a session whose row is not what its clicks lead to.
         needed: predictions that a new model must have made.
+        with_trials: whether a canary was to be promoted, and a bad model to be rolled back.
     """
 
     result: dict[str, Any]
     wrong_rankings: int
     wrong_rows: list[str]
     needed: int
+    with_trials: bool = False
 
     @property
     def faults(self) -> list[str]:
@@ -53,6 +56,8 @@ class Verdict:
             *([f"a sold-out item was shown: {sold_out}"] if sold_out and sold_out["shown_meanwhile"] else []),
             *([f"{self.wrong_rankings} rankings are wrong"] if self.wrong_rankings else []),
             *([f"{len(self.wrong_rows)} rows are wrong"] if self.wrong_rows else []),
+            *(["the guard promoted no canary"] if self.with_trials and not self.result["canary"] else []),
+            *(["the guard rolled no bad model back"] if self.with_trials and not self.result["rolled_back"] else []),
             *(["no new model came into service"] if not self.result["swaps"] else []),
             *(
                 [f"the new model made {made:,} predictions, too few to judge it: {self.needed:,} are needed"]
@@ -62,6 +67,7 @@ class Verdict:
         ]
 
 
+# Long: one figure of the result after the other.
 def judge(
     kafka: Mapping[str, object],
     topics: Mapping[str, str],
@@ -74,6 +80,7 @@ def judge(
     offline: Mapping[str, tuple[float, float]],
     needed: int,
     sold_out: SoldOut | None,
+    trials: Trials | None,
 ) -> Verdict:
     """Judge a run whose worker has stopped.
 
@@ -88,6 +95,7 @@ def judge(
         offline: Recall@20 and MRR@20 on the holdout, by version.
         needed: predictions that a new model must have made.
         sold_out: the item that was out of stock for a while.
+        trials: what became of the canary and of the bad model; None where there was neither.
     """
 
     def clicks() -> Iterator[Message]:
@@ -116,11 +124,13 @@ def judge(
         "state_mismatches": len(wrong),
         "swaps": max(0, len(served) - 1),
         "sold_out": None if sold_out is None else _while_sold_out(sold_out, published),
+        "canary": trials and trials.canary,
+        "rolled_back": trials and trials.rolled_back,
         "models": [_told(version, score, *offline[version]) for version, score in served.items()],
         "latency_ms": {"p50": float(p50), "p99": float(p99)},
         "clicks_per_second": len(appended) / seconds,
     }
-    return Verdict(result, len(expected.wrong_rankings), wrong, needed)
+    return Verdict(result, len(expected.wrong_rankings), wrong, needed, with_trials=trials is not None)
 
 
 def _latencies(rankings: Sequence[Message], appended: Mapping[Position, int]) -> list[int]:

@@ -116,6 +116,17 @@ def remove_bundle(folder: Path) -> None:
             folder.rmdir()
 
 
+def remove_copies(cache_dir: Path) -> None:
+    """Remove a cache that nobody uses any more. Where other things are in its folder, they stay. Raises OSError."""
+    if not cache_dir.is_dir():
+        return
+    for path in cache_dir.iterdir():
+        if path.is_dir() and (_CACHED.fullmatch(path.name) or path.name.startswith(_UNFINISHED)):
+            remove_bundle(path)
+    if not any(cache_dir.iterdir()):
+        cache_dir.rmdir()
+
+
 def fetch(
     uri: str,
     manifest_sha256: str | None,

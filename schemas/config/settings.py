@@ -1,6 +1,6 @@
 """Settings of a command: one TOML file a deployment, and environment variables that win over it.
 
-A file has the tables in `SECTIONS`; a command reads its own and passes over the other's.
+A file has the tables in `SECTIONS`; a command reads its own, a part of some, and passes over the other's.
 The variable of `kafka.bootstrap_servers` is NEXTCLICK_KAFKA__BOOTSTRAP_SERVERS, and so on. An empty variable counts as
 not set, because compose files pass on unset ones so. Precedence: command line, environment, file,
 KAFKA_BOOTSTRAP_SERVERS (for `kafka.bootstrap_servers` alone), default. Anything unknown refuses to start.
@@ -190,6 +190,8 @@ def _read_table(
             continue
         key = (*prefix, name)
         if name not in model.model_fields:
+            if _is_part(model):
+                continue
             known = list(model.model_fields) if prefix else [*model.model_fields, *sorted(collected.foreign)]
             there = map(".".join, _elsewhere(name, known, collected.root))
             hint = _meant(there) or _close(name, known)
@@ -214,6 +216,9 @@ def _read_environment(collected: _Collected, environ: Mapping[str, str]) -> None
             continue
         key = known.get(variable)
         if key is None:
+            found = collected.root.model_fields.get(section)
+            if found is not None and _is_part(section_of(found.annotation)):
+                continue
             name = variable.rpartition("__")[2].lower()
             here = [key[-1] for key in known.values() if key[0] == section]
             there = map(variable_of, _elsewhere(name, here, collected.root))
@@ -224,6 +229,11 @@ def _read_environment(collected: _Collected, environ: Mapping[str, str]) -> None
             if problem:
                 collected.problems.append(f"environment {variable}: {problem}")
             collected.put(key, value, f"environment {variable}")
+
+
+def _is_part(model: type[BaseModel] | None) -> bool:
+    """Whether the table has keys that are another command's."""
+    return model is not None and issubclass(model, Section) and not model.whole
 
 
 def _from_text(annotation: Any, text: str) -> tuple[Any, str | None]:

@@ -2,7 +2,7 @@
 
 import ssl
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, model_validator
 
@@ -26,9 +26,14 @@ def system_authorities() -> str | None:
 
 
 class Section(BaseModel):
-    """A table of the configuration: frozen, and unknown keys are errors."""
+    """A table of the configuration: frozen, and unknown keys are errors.
+
+    Attributes:
+        whole: whether the table has no other keys; those of a part are another command's.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False)
+    whole: ClassVar[bool] = True
 
 
 class KafkaConnection(Section):

@@ -4,6 +4,7 @@ from typing import Final
 
 from schemas.messages.announcement import CHAMPION, ModelAnnouncement
 from schemas.messages.click import Click, RejectReason
+from schemas.messages.forget import Forget
 from schemas.messages.item import Item
 from schemas.messages.ranking import RankedItem, Ranking, RankingReason
 from schemas.messages.rejected import RejectedClick
@@ -13,6 +14,8 @@ from schemas.messages.source import Source
 from schemas.messages.split import Split, Variant
 
 CLICK: Final = Click(session_id="s-4711", item_id="camera-7", timestamp=1_767_225_600_000, event_id="e-1", type="view")
+
+FORGET: Final = Forget(session_id="s-4711", action="forget")
 
 RANKING: Final = Ranking(
     session_id="s-4711",

@@ -6,7 +6,7 @@ order. To move the border between two of them moves the sessions beside that bor
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeGuard
 
 import msgspec
 
@@ -73,6 +73,11 @@ def encode_split(split: Split) -> bytes:
     value = _encoder.encode(split)
     decode_split(split.app_id.encode(), value)
     return value
+
+
+def is_shadow(variant: str | None) -> TypeGuard[str]:
+    """Whether the variant of a ranking or a score is that of a shadow, which visitors saw nothing of."""
+    return variant is not None and variant.startswith(SHADOW)
 
 
 def places_of(variant: Variant) -> int:

@@ -11,7 +11,7 @@ import msgspec
 
 from schemas.messages.click import VIEW
 from schemas.messages.score import MOST_MARKETS, MOST_TYPES, OTHERS, Score, Tally
-from schemas.messages.split import SHADOW
+from schemas.messages.split import is_shadow
 
 UNIT_MS: Final = 3_600_000
 """A session counts as one unit of the variance within an hour of the clock, so that a row depends on the last hour and
@@ -79,8 +79,7 @@ _decode = msgspec.msgpack.Decoder(LastRanking | Row).decode
 
 def whose(ranking: ScoredRanking) -> str:
     """Where its session's row has the ranking before it."""
-    variant = ranking.variant
-    return variant if variant is not None and variant.startswith(SHADOW) else ""
+    return ranking.variant if is_shadow(ranking.variant) else ""
 
 
 def encode_row(row: Row) -> bytes:

@@ -18,22 +18,25 @@ class ScoreMetrics:
         self.predictions = Gauge(
             "nextclick_online_predictions",
             "Rankings of the last hour whose session clicked again.",
-            ["version", "type"],
+            ["version", "variant", "type"],
             registry=registry,
         )
         self.hits = Gauge(
             "nextclick_online_hits",
             "Those with the next click among their first k items.",
-            ["version", "type"],
+            ["version", "variant", "type"],
             registry=registry,
         )
         self.reciprocal_ranks = Gauge(
-            "nextclick_online_reciprocal_ranks", "Sum of 1 / rank over them.", ["version", "type"], registry=registry
+            "nextclick_online_reciprocal_ranks",
+            "Sum of 1 / rank over them.",
+            ["version", "variant", "type"],
+            registry=registry,
         )
         self.rankings = Gauge(
             "nextclick_online_rankings",
             "Rankings of the last hour, by what they came from.",
-            ["version", "reason"],
+            ["version", "variant", "reason"],
             registry=registry,
         )
         self.counted = Counter("nextclick_scores_rankings", "Rankings read and counted.", registry=registry)
@@ -54,20 +57,21 @@ class ScoreMetrics:
         """Set the gauges to what the windows of the last hour hold, by the newest window there is."""
         kept = list(scores)
         newest = max((score.window_start for score in kept), default=0)
-        tallies: dict[tuple[str, str], Tally] = {}
-        types: dict[str, set[str]] = {}
-        rankings: dict[tuple[str, str], int] = {}
+        tallies: dict[tuple[str, str, str], Tally] = {}
+        types: dict[tuple[str, str], set[str]] = {}
+        rankings: dict[tuple[str, str, str], int] = {}
         for score in kept:
             if score.window_start <= newest - _SPAN_MS:
                 continue
-            own = types.setdefault(score.model_version, set())
+            model = score.model_version, score.variant or ""  # for Prometheus an empty label is none
+            own = types.setdefault(model, set())
             for of_type, tally in score.types.items():
                 # Each window has types of its own.
                 name = of_type if of_type in own or len(own) < MOST_TYPES else OTHERS
                 own.add(name)
-                tallies.setdefault((score.model_version, name), Tally()).add(tally)
+                tallies.setdefault((*model, name), Tally()).add(tally)
             for reason, count in score.rankings.items():
-                key = score.model_version, reason
+                key = *model, reason
                 rankings[key] = rankings.get(key, 0) + count
         for gauge in (self.predictions, self.hits, self.reciprocal_ranks, self.rankings):
             gauge.clear()  # of models that rank no more

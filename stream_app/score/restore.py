@@ -13,7 +13,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 from schemas.config.settings import KafkaConnection
 from schemas.errors import MessageError
 from schemas.messages.score import Score, decode_score
-from schemas.messages.split import SHADOW
+from schemas.messages.split import is_shadow
 from stream_app.core.scoring import UNIT_MS, ScoringRules, decode_ranking
 from stream_app.kafka.plain_consumer import PlainConsumer, ReadError
 
@@ -38,7 +38,7 @@ def known_scores(
         except MessageError as error:
             where = f"{scores.topic} partition {number}, offset {record.offset()}"
             raise ReadError(f"{where}: {error}; nobody but scorers may write there") from error
-        if score.partition == partition and (score.variant or "").startswith(SHADOW) == shadows:
+        if score.partition == partition and is_shadow(score.variant) == shadows:
             newest[record.key()] = score
     return [score for score in newest.values() if (score.k, score.window_ms) == (rules.k, rules.window_ms)]
 

@@ -41,6 +41,7 @@ class LiveModel:
 
     def __init__(self) -> None:
         self._model: Model | None = None
+        self._changing = threading.Lock()
 
     @property
     def current(self) -> Model | None:
@@ -54,7 +55,16 @@ class LiveModel:
 
     def replace(self, model: Model) -> None:
         """Serve `model` from the next chunk on."""
-        self._model = model
+        with self._changing:
+            self._model = model
+
+    def withdraw(self, model: Model) -> bool:
+        """Serve none from the next chunk on, if `model` still serves; whether it did."""
+        with self._changing:
+            served = self._model is model
+            if served:
+                self._model = None
+        return served
 
     @property
     def is_loaded(self) -> bool:

@@ -32,7 +32,7 @@ from stream_app.serve.hot_swap import LiveModel
 from stream_app.serve.in_flight import InFlight, Part, Partition
 from stream_app.serve.live_catalogue import LiveCatalogue
 from stream_app.serve.metrics import Metrics
-from stream_app.serve.serving import Records, Serving
+from stream_app.serve.serving import Records, Serves, Serving
 from stream_app.serve.settling import Computed, Settling, SettlingSettings
 from stream_app.serve.shadows import Shadows
 from stream_app.serve.splits import LiveSplit
@@ -257,8 +257,12 @@ class Pipeline:
         seconds.of("read")
         divided, without = serving.divided(clicks)
         computed: list[Computed] = []
-        for n, (serves, theirs) in enumerate(divided):
-            results, applied = self._recommend(serves.model, states, theirs, now_ms, seconds)
+        for n, (asked, theirs) in enumerate(divided):
+            serves, results, applied = self._served(
+                asked, divided[0][0], states, theirs, now_ms=now_ms, seconds=seconds
+            )
+            if serves is not asked:
+                without += sum(map(len, theirs))
             for part, result, (_, rejected) in zip(parts, results, decoded, strict=True):
                 part.states |= result.rows
                 computed.append(Computed(part, result, serves, () if n else rejected, applied))
@@ -283,6 +287,25 @@ class Pipeline:
         if without:
             metrics.variant_fallbacks.inc(without)
         self._broken_off = False
+
+    def _served(
+        self,
+        serves: Serves,
+        first: Serves,
+        states: Sequence[Mapping[str, SessionState]],
+        clicks: Sequence[Records],
+        *,
+        now_ms: int,
+        seconds: _Seconds,
+    ) -> tuple[Serves, list[Recommended], Applied | None]:
+        """Who ranked, and what came of it: `first` for a variant whose model cannot, which must stop no others."""
+        try:
+            return serves, *self._recommend(serves.model, states, clicks, now_ms, seconds)
+        except Exception as error:
+            if serves is first or not isinstance(self._live, LiveSplit):
+                raise
+            self._live.withdraw(serves, error)
+        return first, *self._recommend(first.model, states, clicks, now_ms, seconds)
 
     def _recommend(
         self,

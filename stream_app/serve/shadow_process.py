@@ -28,8 +28,8 @@ from stream_app.serve.metrics import Metrics
 from stream_app.serve.serving import Records, Serves
 from stream_app.serve.settling import answers
 from stream_app.serve.shadows import LENGTH_BYTES, Batch
-from stream_app.serve.splits import SplitFollower, Watch
-from stream_app.serve.worker import catalogue_of, variants, watch_of
+from stream_app.serve.splits import Copies, SplitFollower, Watch
+from stream_app.serve.worker import catalogue_of, shadow_copies, watch_of, watched_apart
 from stream_app.settings import StreamSettings
 
 log = structlog.get_logger(__name__)
@@ -42,8 +42,10 @@ _LOWEST: Final = 19
 class ShadowModels:
     """The models that a split names as shadows."""
 
-    def __init__(self, watch: Watch) -> None:
+    def __init__(self, watch: Watch, copies: Copies | None = None) -> None:
+        """`watch` makes a shadow's watcher; `copies` are where the watchers have them."""
         self._watch = watch
+        self._copies = copies
         self._watched: dict[str, tuple[LiveModel, ModelWatcher]] = {}
         self.waiting_for: str | None = None  # nobody waits for shadows
 
@@ -60,10 +62,14 @@ class ShadowModels:
         self._watched = kept
         for watcher in ended:
             watcher.stop()
+        if self._copies is not None:
+            self._copies.keep(named)
 
     def stop(self) -> None:
         """Stop the watchers."""
-        self.put(None)
+        for _, watcher in self._watched.values():
+            watcher.stop()
+        self._watched = {}
 
     def serving(self) -> list[Serves]:
         """Those that are loaded."""
@@ -164,7 +170,9 @@ def main(settings: StreamSettings) -> NoReturn:
         logger=logging.getLogger("librdkafka"),
     )
     catalogue, items = catalogue_of(settings, connection, metrics, _end)
-    models = ShadowModels(variants(settings, watch_of(settings, connection, metrics, _end, catalogue=catalogue)))
+    watch = watch_of(settings, connection, metrics, _end, catalogue=catalogue)
+    copies = shadow_copies(settings.worker.data_dir)
+    models = ShadowModels(watched_apart(watch, copies), copies)
     SplitFollower(
         consumer_config=connection,
         topic=settings.topics.splits,

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -31,7 +31,9 @@ log = structlog.get_logger(__name__)
 
 LENGTH_BYTES: Final = 4
 """Before each batch: its length, the highest byte first."""
-_MOST_WAITING: Final = 4096  # clicks; beside the 64 KiB that a pipe holds
+# Of what waits, beside the 64 KiB that a pipe holds. A click and its row are some 500 bytes, or 16 KiB with long ids.
+_MOST_CLICKS: Final = 4096
+_MOST_BYTES: Final = 16 * 1024 * 1024
 _RESTART_SECONDS: Final = 10.0
 _END_SECONDS: Final = 5.0
 
@@ -82,16 +84,23 @@ def batch_of(topic: str, partition: int, now_ms: int, rows: Mapping[str, Session
 class Shadows:
     """Starts and ends the process, and feeds it.
 
-    `command` is the process, `environment` what it is told.
+    `command` is the process, `environment` what it is told. `tidy` is called where it has ended and nobody wants it.
     """
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], metrics: Metrics) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        metrics: Metrics,
+        tidy: Callable[[], None] = lambda: None,
+    ) -> None:
         self._command, self._environment = list(command), dict(environment)
         self._metrics = metrics
+        self._tidy = tidy
         self._encoder = msgspec.msgpack.Encoder()
         self._wanted = False
         self._waiting: deque[tuple[int, bytes]] = deque()
-        self._waiting_clicks = 0
+        self._waiting_clicks = self._waiting_bytes = 0
         self._changed = threading.Condition()
         self._stopping = False
         self._process: subprocess.Popen[bytes] | None = None
@@ -123,17 +132,20 @@ class Shadows:
         """Clicks that have been answered. Skipped, and counted, where too many wait already."""
         if not self._wanted or not clicks:
             return
-        if self._waiting_clicks + len(clicks) > _MOST_WAITING:
-            self._metrics.shadow_skipped.inc(len(clicks))
-            return
-        data = self._encoder.encode(batch_of(topic, partition, now_ms, rows, clicks))
-        with self._changed:
-            self._waiting_clicks += len(clicks)
-            self._waiting.append((len(clicks), data))
-            self._changed.notify()
+        if self._waiting_clicks + len(clicks) <= _MOST_CLICKS and self._waiting_bytes < _MOST_BYTES:
+            data = self._encoder.encode(batch_of(topic, partition, now_ms, rows, clicks))
+            with self._changed:
+                if self._waiting_bytes + len(data) <= _MOST_BYTES:
+                    self._waiting_clicks += len(clicks)
+                    self._waiting_bytes += len(data)
+                    self._waiting.append((len(clicks), data))
+                    self._changed.notify()
+                    return
+        self._metrics.shadow_skipped.inc(len(clicks))
 
     def _forget(self) -> None:
         self._waiting_clicks -= sum(clicks for clicks, _ in self._waiting)
+        self._waiting_bytes -= sum(len(data) for _, data in self._waiting)
         self._waiting.clear()
 
     # -- on the thread ------------------------------------------------------------------------------------------------
@@ -144,6 +156,8 @@ class Shadows:
                 self._changed.wait_for(lambda: self._stopping or self._wanted or self._process is not None)
             if not self._wanted or self._stopping:
                 self._end()
+                if not self._stopping:
+                    self._tidy()
                 continue
             try:
                 self._feed()
@@ -172,6 +186,7 @@ class Shadows:
             finally:
                 with self._changed:
                     self._waiting_clicks -= clicks
+                    self._waiting_bytes -= len(data)
             self._metrics.shadow_clicks.inc(clicks)
 
     def _pause(self, seconds: float) -> None:

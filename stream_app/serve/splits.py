@@ -5,12 +5,14 @@ the split.
 """
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import structlog
 from confluent_kafka import Message
 
+from schemas.bundle.store import remove_copies
 from schemas.messages.refused import RecordRefusedError
 from schemas.messages.split import Split, decode_split, places_of, shares_of
 from stream_app.serve.following import TopicFollower
@@ -23,6 +25,26 @@ log = structlog.get_logger(__name__)
 Watch = Callable[[str, LiveModel], ModelWatcher]
 
 
+class Copies:
+    """Copies of bundles, in a folder for each alias: a watcher removes those in its own that it does not serve."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def of(self, alias: str) -> Path:
+        """The folder of an alias."""
+        return self._folder / alias
+
+    def keep(self, aliases: Collection[str]) -> None:
+        """Remove those of all other aliases, which no watcher may use any more."""
+        try:
+            for path in self._folder.iterdir() if self._folder.is_dir() else ():
+                if path.name not in aliases:
+                    remove_copies(path)
+        except OSError as error:
+            log.warning("copies of bundles that nobody needs cannot be removed", error=str(error))
+
+
 class LiveSplit:
     """Who serves which sessions now. The follower changes it; whoever begins a batch asks."""
 
@@ -32,13 +54,16 @@ class LiveSplit:
         live: LiveModel,
         watch: Watch,
         metrics: Metrics,
+        *,
         want_shadows: Callable[[bool], None] = lambda _: None,
+        copies: Copies | None = None,
     ) -> None:
         """`live` is the model of `alias`, which serves whatever is nobody else's; `watch` makes a variant's watcher.
 
-        `want_shadows` is told whether a split names any.
+        `want_shadows` is told whether a split names any. `copies` are where the watchers have them.
         """
         self._want_shadows = want_shadows
+        self._copies = copies
         self._alias = alias
         self._watch = watch
         self._metrics = metrics
@@ -61,6 +86,8 @@ class LiveSplit:
             self._watchers[alias].start()
         for watcher in ended:
             watcher.stop()
+        if self._copies is not None:
+            self._copies.keep(shares)
         self._metrics.variant_share.clear()
         for alias, places in shares.items():
             self._metrics.variant_share.labels(variant=alias).set(places / 100)
@@ -86,6 +113,29 @@ class LiveSplit:
                 models.append(Serves(other, variant.alias))
             owners.append(place.get(variant.alias))
         return Serving(tuple(models), tuple(ends), tuple(owners), split.salt)
+
+    @property
+    def aliases(self) -> tuple[Collection[str], Collection[str]]:
+        """Those of the variants, and those of the shadows."""
+        split = self._split
+        return ((), ()) if split is None else (shares_of(split.variants), split.shadow)
+
+    def withdraw(self, failed: Serves, error: Exception) -> None:
+        """Take a variant's model that cannot rank out of service, until one is announced for its alias again.
+
+        Told once, though several batches may have begun with the model.
+        """
+        with self._lock:
+            live = self._live.get(failed.variant or self._alias)
+        if live is not None and live.withdraw(failed.model):
+            self._metrics.refused_bundles.inc()
+            log.error(
+                "the model of a variant cannot rank; its sessions are ranked by worker.model_alias until a model is "
+                "announced for its alias again",
+                variant=failed.variant,
+                version=failed.model.version,
+                error=str(error) or repr(error),
+            )
 
     @property
     def waiting_for(self) -> str | None:

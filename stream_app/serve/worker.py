@@ -29,7 +29,7 @@ from stream_app.serve.hot_swap import LiveModel, ModelWatcher
 from stream_app.serve.live_catalogue import CatalogueFollower, LiveCatalogue
 from stream_app.serve.metrics import Metrics
 from stream_app.serve.shadows import Shadows, shadow_command
-from stream_app.serve.splits import LiveSplit, SplitFollower, Watch
+from stream_app.serve.splits import Copies, LiveSplit, SplitFollower, Watch
 from stream_app.serve.watchdog import Deadline, Probe, Watchdog
 from stream_app.serve.web import Web
 from stream_app.settings import StreamSettings
@@ -82,20 +82,10 @@ class Worker:
         self._followers: list[TopicFollower] = [] if follower is None else [follower]
         self._split: LiveSplit | None = None
         self._shadows: Shadows | None = None
+        self._variant_copies = Copies(worker.data_dir / "variants")
+        self._shadow_copies = shadow_copies(worker.data_dir)
         if worker.splits:
-            self._shadows = Shadows(shadow_command(worker.data_dir), os.environ | self._environment, self._metrics)
-            self._split = LiveSplit(
-                worker.model_alias, self._live, variants(settings, watch), self._metrics, self._shadows.want
-            )
-            split_follower = SplitFollower(
-                consumer_config=consumer_config,
-                topic=settings.topics.splits,
-                app_id=worker.app_id,
-                live=self._split,
-                metrics=self._metrics,
-                on_fatal=self.fail,
-            )
-            self._followers.append(split_follower)
+            self._follow_splits(watch, consumer_config)
         self._web = Web(
             worker.web_host,
             worker.web_port,
@@ -107,6 +97,32 @@ class Worker:
             [Probe("chunks", self._chunk_progress), Probe("rebalance and recovery", self._recovery_progress)],
             timeout=worker.stall_timeout,
         )
+
+    def _follow_splits(self, watch: "partial[ModelWatcher]", consumer_config: Mapping[str, Any]) -> None:
+        worker = self._settings.worker
+        self._shadows = Shadows(
+            shadow_command(worker.data_dir),
+            os.environ | self._environment,
+            self._metrics,
+            tidy=lambda: self._shadow_copies.keep(()),
+        )
+        self._split = LiveSplit(
+            worker.model_alias,
+            self._live,
+            watched_apart(watch, self._variant_copies),
+            self._metrics,
+            want_shadows=self._shadows.want,
+            copies=self._variant_copies,
+        )
+        follower = SplitFollower(
+            consumer_config=consumer_config,
+            topic=self._settings.topics.splits,
+            app_id=worker.app_id,
+            live=self._split,
+            metrics=self._metrics,
+            on_fatal=self.fail,
+        )
+        self._followers.append(follower)
 
     def stop(self) -> None:
         """Drain and end; safe to call more than once."""
@@ -144,6 +160,7 @@ class Worker:
             while not (self._live.is_loaded and self._topics_are_read) and not self._stop.is_set():
                 await asyncio.sleep(_MODEL_POLL_SECONDS)
             if not self._stop.is_set():
+                await asyncio.to_thread(self._tidy)
                 await self._serve()
         finally:
             self._watchdog.stop()
@@ -154,6 +171,12 @@ class Worker:
     @property
     def _topics_are_read(self) -> bool:
         return all(follower.is_ready for follower in self._followers)
+
+    def _tidy(self) -> None:
+        """Remove copies of bundles of aliases that took part in an experiment when this worker was not there."""
+        variants, shadows = ((), ()) if self._split is None else self._split.aliases
+        self._variant_copies.keep(variants)
+        self._shadow_copies.keep(shadows)
 
     def _check_store(self) -> None:
         settings, data_dir = self._settings, self._settings.worker.data_dir
@@ -340,14 +363,14 @@ def watch_of(
     )
 
 
-def variants(settings: StreamSettings, watch: "partial[ModelWatcher]") -> Watch:
+def watched_apart(watch: "partial[ModelWatcher]", copies: Copies) -> Watch:
     """Makes watchers of aliases beside `worker.model_alias`."""
+    return lambda alias, live: watch(alias=alias, live=live, cache_dir=copies.of(alias), is_variant=True)
 
-    def watch_variant(alias: str, live: LiveModel) -> ModelWatcher:
-        # A folder of its own: a watcher removes copies of bundles that it does not serve.
-        return watch(alias=alias, live=live, cache_dir=settings.worker.data_dir / "variants" / alias, is_variant=True)
 
-    return watch_variant
+def shadow_copies(data_dir: Path) -> Copies:
+    """Those of the shadows' process, which removes them while it runs."""
+    return Copies(data_dir / "shadows")
 
 
 async def run_worker(settings: StreamSettings, environment: Mapping[str, str] | None = None) -> int:

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from schemas.errors import MessageError
 from schemas.messages.score import Score, Tally, decode_score
+from schemas.messages.split import is_shadow
 from stream_app.kafka.plain_consumer import plain_consumer
 from stream_app.settings import StreamSettings
 from stream_app.tools.terminal import shown, utc
@@ -49,11 +50,14 @@ def newest_scores(records: Iterable[Message], warn: Callable[[str], None]) -> li
 
 
 def lines(scores: Iterable[Score], by: tuple[str, ...], *, since_ms: int = 0) -> list[Line]:
-    """Sums by model and `by`, the model that ranked first coming first; of windows that end after `since_ms`."""
+    """Sums by model and `by`, the model that ranked first coming first; of windows that end after `since_ms`.
+
+    What a model ranked as a shadow stands under its variant, and is left out where variants are not told apart.
+    """
     found: dict[tuple[str, ...], Line] = {}
     split = next((name for name in by if name in OF_PREDICTIONS), None)
     for score in scores:
-        if score.window_start + score.window_ms <= since_ms:
+        if score.window_start + score.window_ms <= since_ms or (is_shadow(score.variant) and "variant" not in by):
             continue
         parts = {"type": score.types, "reason": score.reasons}.get(split or "", {"": score.total})
         for name, tally in parts.items():

@@ -13,7 +13,7 @@ from schemas.generate import ASYNCAPI, FOLDER, asyncapi, documents, stale, write
 from tests.contract.tiny_model import TinyModel
 
 GOLDEN = Path(__file__).parent / "golden"
-MESSAGES = ("click", "ranking", "rejected-click", "model-announcement", "item", "rule", "split")
+MESSAGES = ("click", "forget", "ranking", "rejected-click", "model-announcement", "item", "rule", "split")
 
 
 def schema(name: str) -> dict[str, Any]:
@@ -69,6 +69,7 @@ def test_a_manifest_fits(tmp_path: Path) -> None:
         ("click", {"timestamp": -1}),
         ("click", {"timestamp": 1.5}),
         ("click", {"event_id": ""}),
+        ("forget", {"action": "remember"}),
         ("ranking", {"reason": "guess"}),
         ("ranking", {"items": [{"item_id": "a"}]}),
         ("ranking", {"source": None}),
@@ -135,6 +136,15 @@ def test_asyncapi_has_what_the_specification_requires() -> None:
         # An operation's messages must be references into its own channel.
         for one in operation["messages"]:
             assert one["$ref"].startswith(f"{channel}/messages/")
+
+
+def test_asyncapi_has_every_message_that_has_a_schema() -> None:
+    schemas = {json.loads(text)["$ref"] for name, text in documents().items() if name.endswith(".schema.json")}
+    named = {reference.rpartition("/")[2] for reference in schemas}
+    document = asyncapi()
+    assert document["components"]["messages"].keys() == named - {"Manifest"}
+    of_channels = {name for channel in document["channels"].values() for name in channel["messages"]}
+    assert of_channels == document["components"]["messages"].keys()
 
 
 def test_asyncapi_examples_fit_their_schemas() -> None:

@@ -17,6 +17,7 @@ from schemas.errors import AnnouncementError, MessageError
 from schemas.messages import examples
 from schemas.messages.announcement import ModelAnnouncement, decode_announcement, encode_announcement, is_version
 from schemas.messages.click import ClickLimits, ClickRejectedError, RejectReason, decode_click, encode_click
+from schemas.messages.forget import decode_forget, encode_forget
 from schemas.messages.item import decode_item, encode_item
 from schemas.messages.ranking import RankedItem, Ranking, RankingReason, decode_ranking, encode_ranking
 from schemas.messages.rejected import KEPT_BYTES, RejectedClick, decode_rejected, encode_rejected, reject
@@ -41,6 +42,11 @@ def test_click_as_it_was() -> None:
     key = examples.CLICK.session_id.encode()
     decoded = decode_click(key, golden("click.json"), now_ms=examples.CLICK.timestamp, limits=ClickLimits())
     assert decoded == examples.CLICK
+
+
+def test_request_to_forget_as_it_was() -> None:
+    assert encode_forget(examples.FORGET) == golden("forget.json")
+    assert decode_forget(examples.FORGET.session_id.encode(), golden("forget.json")) == examples.FORGET
 
 
 def test_a_click_without_a_type_is_what_it_was_before_there_were_types() -> None:

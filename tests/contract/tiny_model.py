@@ -293,6 +293,36 @@ class TinyNone(TinyModel):
         return None, None
 
 
+@dataclass(frozen=True)
+class TinyFailing(TinyModel):
+    """A TinyModel whose rank graph fails for sessions of more than so many clicks, which no golden session has."""
+
+    longest: float = 8.0
+
+    def rank(self, query: str = "query") -> bytes:
+        nodes = [
+            helper.make_node("Greater", ["clicks", "longest"], ["is_longer"]),
+            helper.make_node("Cast", ["is_longer"], ["index"], to=I64),
+            helper.make_node("Gather", ["only", "index"], ["one"]),  # [B]; there is no second one
+            helper.make_node("Unsqueeze", ["one", "axis"], ["ones"]),
+            helper.make_node("MatMul", [query, "output"], ["raw"]),
+            helper.make_node("Mul", ["raw", "ones"], ["scores"]),
+            helper.make_node("TopK", ["scores", "k"], ["top_score", "top_index"]),
+        ]
+        listed = "k" if self.chooses_k else self.k
+        constants = {"longest": np.float32(self.longest), "only": np.ones(1, dtype=np.float32), "axis": np.asarray([1])}
+        return graph_bytes(
+            nodes,
+            inputs=self.rank_inputs(query),
+            outputs=[("top_index", I64, ["batch", listed]), ("top_score", F32, ["batch", listed])],
+            constants=[
+                _constant("output", self.weights(self.query_size, len(self.items), salt=2)),
+                _constant("k", np.asarray([self.k])),
+                *(_constant(name, np.asarray(values)) for name, values in constants.items()),
+            ],
+        )
+
+
 def seal(bundle: Path, **changed: Any) -> None:
     """Make the manifest vouch for the files as they are now: what a checksum cannot find must be found otherwise."""
     manifest = json.loads((bundle / "manifest.json").read_text()) | changed

@@ -6,6 +6,7 @@ from aiokafka.partitioner import murmur2
 
 from deploy.demo.oracle import Published, read_topic
 from schemas.messages.click import Click
+from tests.contract.tiny_model import TinyFailing
 from tests.faults.deployment import Deployment
 
 Line = Mapping[str, int]
@@ -56,13 +57,21 @@ def test_splits_change_under_load(deployment: Deployment, stream: list[Click]) -
     deployment.announce(deployment.bundle("v3", hidden=8), alias="b")
     deployment.wait(lambda: "v3" in worker.output(), "the variant's other model")
     deployment.wait_until_more_clicks(worker, 1000)
+    assert worker.metric("nextclick_variant_fallbacks_total") == 0
+    assert worker.metric("nextclick_refused_bundles_total") == 0
+    failing = TinyFailing(items=tuple(deployment.items), k=20, chooses_k=True)
+    deployment.announce(deployment.add(failing, "failing"), alias="b")
+    deployment.wait(lambda: worker.metric("nextclick_variant_fallbacks_total") > 100, "the champion, for the variant")
+    assert worker.metric("nextclick_refused_bundles_total") == 1
+    deployment.announce(deployment.root / "registry" / "v3", alias="b")
+    deployment.wait_until_swapped(worker, 5)
+    deployment.wait_until_more_clicks(worker, 500)
     assert worker.metric("nextclick_refused_records_total") == 1
     assert worker.metric("nextclick_variant_share") == 100
     deployment.split()
     deployment.wait(lambda: worker.metric("nextclick_variant_share") == 0, "the end of the split")
     deployment.wait_until_more_clicks(worker, 500)
     assert worker.metric("nextclick_rebuilt_rows_total") > 0
-    assert worker.metric("nextclick_variant_fallbacks_total") == 0
     sent = load.stop()
     deployment.wait_until_acknowledged()
     assert worker.stop() == 0
@@ -71,9 +80,10 @@ def test_splits_change_under_load(deployment: Deployment, stream: list[Click]) -
     verdict.assert_nothing_lost_nothing_wrong()
     assert verdict.clicks == sent
     published = Published.of(read_topic(deployment.connection.librdkafka(), deployment.topics.rankings))
-    assert misplaced(published, lines) == []
+    while_failed: Line = {"champion": 100}
+    assert misplaced(published, [*lines[:2], while_failed, *lines[1:]]) == []
     by_variant = {(ranking.variant, ranking.model_version) for ranking in published.last.values()}
-    assert by_variant == {(None, "v1"), ("champion", "v1"), ("b", "v2"), ("b", "v3")}
+    assert by_variant - {("b", "failing")} == {(None, "v1"), ("champion", "v1"), ("b", "v2"), ("b", "v3")}
     beside = Published.of(read_topic(deployment.connection.librdkafka(), deployment.topics.rankings_shadow))
     assert {(ranking.variant, ranking.model_version) for ranking in beside.last.values()} == {("shadow:c", "v4")}
     assert beside.last.keys() <= published.last.keys()

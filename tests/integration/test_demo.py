@@ -9,21 +9,29 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from confluent_kafka.admin import AdminClient
 
+from deploy.demo.shop import Shop
 from tests.conftest import REPOSITORY, KafkaUnderTest
 from tests.patience import PATIENCE
 
 PREDICTIONS = 300
-SHORT = ["--seconds", "20", "--predictions", f"{PREDICTIONS}", "--rate", "300"]
-SHORT += ["--retrain-every", "12", "--new-sessions", "150"]
+SMALL = ["--history", "1500", "--rate", "300", "--retrain-every", "10", "--new-sessions", "150"]
+SHORT = [*SMALL, "--seconds", "20", "--predictions", f"{PREDICTIONS}", "--canary", "40", "--judged-sessions", "100"]
 
 
-def test_the_demo_swaps_a_model_and_loses_nothing(kafka: KafkaUnderTest, tmp_path: Path) -> None:
-    done = _demo(kafka, *SHORT, "--keep", str(tmp_path))
+def test_the_demo_shows_a_swap_a_canary_and_a_rollback_and_loses_nothing(kafka: KafkaUnderTest) -> None:
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
+
+    def topics() -> set[str]:
+        return {topic for topic in admin.list_topics(timeout=30).topics if topic.startswith("demo-")}
+
+    before = topics()
+    done = _demo(kafka, *SHORT)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     _check(result)
@@ -34,36 +42,66 @@ def test_the_demo_swaps_a_model_and_loses_nothing(kafka: KafkaUnderTest, tmp_pat
     ):
         assert re.findall(told, done.stderr) == [result["sold_out"]["item_id"]]
     assert "look and click in a browser: http://127.0.0.1:" in done.stderr
-
-
-def test_the_demo_replays_a_click_file(kafka: KafkaUnderTest, tmp_path: Path, shared_data: Path) -> None:
-    file = tmp_path / "my clicks.tsv.gz"
-    file.symlink_to(shared_data / "rsc15_100k.tsv.gz")
-    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
-
-    def topics() -> set[str]:
-        return {topic for topic in admin.list_topics(timeout=30).topics if topic.startswith("demo-")}
-
-    before = topics()
-    done = _demo(kafka, *SHORT, "--no-page", clicks=file)
-    assert done.returncode == 0, done.stderr
-    assert "in a browser" not in done.stderr
-    _check(json.loads(done.stdout.splitlines()[-1]))
+    tried, bad = result["canary"]["version"], result["rolled_back"]["version"]
+    for told in (
+        f"canary: 40 % of the sessions get {tried}",
+        f"the split has ended: {tried} ranks for everybody",
+        f"a bad model that passed every check is announced: {bad}",
+        f"rolled back from {bad}: the guard: Recall@20",
+        f"{tried} ranks again",
+    ):
+        assert told in done.stderr
+    assert result["canary"]["challenger"]["recall"] > result["canary"]["champion"]["recall"]
+    online = {model["version"]: model["online"]["recall@20"] for model in result["models"]}
+    assert online[bad] < online[tried]
     assert "is not removed" not in done.stderr
     while topics() != before:  # they go from a Kafka that is not the demo's own; the deletion is told before it is seen
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL], ids=lambda end: end.name)
-def test_nothing_of_the_demo_outlives_it(kafka: KafkaUnderTest, tmp_path: Path, end: signal.Signals) -> None:
-    """Ctrl-C, pressed twice, and a kill. With a Kafka of the demo's own."""
+def test_ctrl_c_pressed_twice_stops_a_demo_that_replays_a_click_file(kafka: KafkaUnderTest, tmp_path: Path) -> None:
+    file = tmp_path / "my clicks.csv"
+    clicks = Shop().history(1500, before_ms=1_700_000_000_000)
+    rows = (f"{click.session_id},{click.item_id},{click.timestamp / 1000}\n" for click in clicks)
+    file.write_text("session_id,item_id,timestamp\n" + "".join(rows))
+    with _running(kafka, tmp_path, *SHORT[:-4], "--no-page", clicks=file) as (process, said):
+        _wait(process, said, "swapped in under load")
+        os.killpg(process.pid, signal.SIGINT)  # a terminal signals everything that runs in its foreground, make too
+        time.sleep(0.3)
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait(PATIENCE)
+        assert "everything that the demo started is stopped" in said.read_text()
+        assert "in a browser" not in said.read_text()
+        assert list((tmp_path / "tmp").glob("nextclick*")) == []
+        assert _processes_of(tmp_path / "tmp") == []
+
+
+def test_nothing_of_a_demo_that_is_killed_outlives_it(kafka: KafkaUnderTest, tmp_path: Path) -> None:
+    with _running(kafka, tmp_path, *SHORT) as (process, said):
+        _wait(process, said, "starting the worker")
+        while not any("stream_app worker" in told for told in _processes_of(tmp_path / "tmp")):
+            assert process.poll() is None, said.read_text()
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(PATIENCE)
+        deadline = time.monotonic() + PATIENCE
+        while _processes_of(tmp_path / "tmp"):  # the guards see to it, a moment later
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def _running(
+    kafka: KafkaUnderTest, folder: Path, *options: str, clicks: Path | None = None
+) -> "Iterator[tuple[subprocess.Popen[bytes], Path]]":
+    """A demo with a Kafka of its own, in a group of its own, and what it says on standard error."""
     if kafka.local is None:
         pytest.skip("starts a local Kafka, and KAFKA_BOOTSTRAP_SERVERS says that there is another")
-    temporary, said = tmp_path / "tmp", tmp_path / "stderr"
+    said, temporary = folder / "stderr", folder / "tmp"
     temporary.mkdir()
     with said.open("wb") as errors:
         process = subprocess.Popen(
-            _make(*SHORT),
+            _make(*options, clicks=clicks),
             cwd=REPOSITORY,
             env=_environment() | {"TMPDIR": str(temporary)},
             stdout=subprocess.DEVNULL,
@@ -71,28 +109,19 @@ def test_nothing_of_the_demo_outlives_it(kafka: KafkaUnderTest, tmp_path: Path, 
             start_new_session=True,
         )
     try:
-        deadline = time.monotonic() + PATIENCE
-        while "trainer running" not in said.read_text():
-            assert process.poll() is None, said.read_text()
-            assert time.monotonic() < deadline, said.read_text()
-            time.sleep(0.2)
-        assert _processes_of(temporary) != []
-        os.killpg(process.pid, end)  # a terminal signals everything that runs in its foreground, make too
-        if end is signal.SIGINT:
-            time.sleep(0.3)
-            os.killpg(process.pid, end)
-        process.wait(PATIENCE)
-        if end is not signal.SIGKILL:
-            assert "everything that the demo started is stopped" in said.read_text()
-            assert list(temporary.glob("nextclick*")) == []
-        deadline = time.monotonic() + PATIENCE
-        while _processes_of(temporary):  # of a killed one the guards see to it, a moment later
-            assert end is signal.SIGKILL
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        yield process, said
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+
+
+def _wait(process: "subprocess.Popen[bytes]", said: Path, text: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while text not in said.read_text():
+        assert process.poll() is None, said.read_text()
+        assert time.monotonic() < deadline, said.read_text()
+        time.sleep(0.2)
+    assert _processes_of(said.parent / "tmp") != []
 
 
 def _processes_of(folder: Path) -> list[str]:
@@ -102,7 +131,7 @@ def _processes_of(folder: Path) -> list[str]:
         with contextlib.suppress(OSError):  # it has just ended
             told = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
             if str(folder).encode() in told:
-                found.append(told.decode(errors="replace"))
+                found.append(told.decode(errors="replace").replace("\0", " "))
     return found
 
 
@@ -117,9 +146,9 @@ def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "KAFKA_"))}
 
 
-def _demo(kafka: KafkaUnderTest, *options: str, clicks: Path | None = None) -> "subprocess.CompletedProcess[str]":
+def _demo(kafka: KafkaUnderTest, *options: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        _make(*options, clicks=clicks),
+        _make(*options),
         cwd=REPOSITORY,
         env=_environment() | {"KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap_servers},
         capture_output=True,
@@ -151,7 +180,10 @@ def _check(result: dict[str, object]) -> None:
         assert set(model["offline"]) == {"recall@20", "mrr@20"}
         assert set(model["online"]) == {"recall@20", "mrr@20", "predictions"}
     assert max(model["online"]["predictions"] for model in models[1:]) >= PREDICTIONS
-    assert all(model["online"]["recall@20"] > 0 for model in models if model["online"]["predictions"] >= PREDICTIONS)
+    rolled_back = result["rolled_back"]
+    assert isinstance(rolled_back, dict)
+    good = [model["online"] for model in models if model["version"] != rolled_back["version"]]
+    assert all(online["recall@20"] > 0 for online in good if online["predictions"] >= PREDICTIONS)
     latency = result["latency_ms"]
     assert isinstance(latency, dict)
     assert 0 <= latency["p50"] <= latency["p99"]

@@ -44,8 +44,7 @@ class Shell:
         self, deployment: Deployment, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         self._patch, self._capsys = monkeypatch, capsys
-        environ = deployment.environ | {"COLUMNS": "200", "NEXTCLICK_WORKER__APP_ID": deployment.prefix}
-        for name, value in (environ | {"NEXTCLICK_TRAINER__APP_ID": deployment.prefix}).items():
+        for name, value in (deployment.environ | {"COLUMNS": "200"}).items():
             monkeypatch.setenv(name, value)
         monkeypatch.chdir(deployment.folder)
         # The logs of this process are pytest's.
@@ -73,7 +72,7 @@ def shell(deployment: Deployment, monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
 
 def split_of(deployment: Deployment) -> Split | None:
-    return split_topic_of(deployment.root(app_id=deployment.prefix)).current()
+    return split_topic_of(deployment.root()).current()
 
 
 def test_the_commands_of_the_page_and_a_challenger_that_wins(deployment: Deployment, shell: Shell) -> None:
@@ -81,7 +80,7 @@ def test_the_commands_of_the_page_and_a_challenger_that_wins(deployment: Deploym
     done = [shell(line) for line in begin]
     assert [code for code, _, _ in done] == [0] * len(begin), done
     assert done[-1][1] == "split: champion 90 %, challenger 10 %\n"
-    expected = Split(app_id=deployment.prefix, variants=(Variant("champion", 90.0), Variant("challenger", 10.0)))
+    expected = Split(app_id=deployment.app_id, variants=(Variant("champion", 90.0), Variant("challenger", 10.0)))
     assert split_of(deployment) == expected
     table, listed, told = (shell(line)[1] for line in show)
     assert re.search(r"v2 .* challenger *\n", table)
@@ -122,7 +121,7 @@ def test_the_commands_of_the_page_and_a_challenger_that_wins(deployment: Deploym
     beside, gone = (lines(block) for block in blocks(PAGE, "sh")[3:])
     answers = [shell(line) for line in beside]
     assert answers[-1] == (0, "no split: one model serves all sessions\nshadow: challenger\n", "")
-    assert split_of(deployment) == Split(app_id=deployment.prefix, shadow=("challenger",))
+    assert split_of(deployment) == Split(app_id=deployment.app_id, shadow=("challenger",))
     assert "shadow: challenger" in shell("trainer models")[1]
     shell("trainer split champion=90 challenger=10")
     assert split_of(deployment) == expected  # which ranks for some now, and not beside them
@@ -130,7 +129,7 @@ def test_the_commands_of_the_page_and_a_challenger_that_wins(deployment: Deploym
     assert split_of(deployment) == expected
     config = {"bootstrap.servers": deployment.bootstrap_servers}
     records = [record.value() for record in read_topic(config, deployment.topics.splits)]
-    assert [None if value is None else decode_split(deployment.prefix.encode(), value) for value in records[:3]] == [
+    assert [None if value is None else decode_split(deployment.app_id.encode(), value) for value in records[:3]] == [
         expected, None, None,
     ]  # fmt: skip
 

@@ -12,6 +12,7 @@ from schemas.messages.click import Click
 from schemas.messages.ranking import decode_ranking
 from stream_app.core.session import forgotten
 from tests.conftest import REPOSITORY, KafkaUnderTest
+from tests.doc_pages import commands
 from tests.faults.deployment import Deployment
 
 BEGAN = 1_767_225_600_000
@@ -36,9 +37,11 @@ def deployment(kafka: KafkaUnderTest, topic_prefix: str, tmp_path: Path) -> Depl
 
 
 def forget(deployment: Deployment, session_id: str) -> dict[str, object]:
-    """By the command itself."""
+    """By the command of the page."""
+    [command] = [one for one in commands(REPOSITORY / "docs" / "forget.md") if one.words[0] == "stream-app"]
+    words = [session_id if word == "SESSION" else word for word in command.words[1:]]
     done = subprocess.run(
-        [sys.executable, "-m", "stream_app", "forget", session_id, "--json"],
+        [sys.executable, "-m", "stream_app", *words, "--json"],
         cwd=REPOSITORY, env=deployment.environment(), capture_output=True, text=True, check=True,
     )  # fmt: skip
     found: dict[str, object] = json.loads(done.stdout)

@@ -1,37 +1,35 @@
-"""The guard on a real Kafka: worker, scorer and guard at work, live clicks, and a bad model that passed the gate."""
+"""The guard on a real Kafka: worker, scorer and guard at work, live clicks, a challenger, and a bad model."""
 
 import json
-import shutil
 import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from confluent_kafka import Producer
 
+from deploy.demo.bad_model import publish_shuffled
 from deploy.demo.oracle import read_topic
 from deploy.demo.shop import Shop, ShopSettings
 from deploy.kafka.ports import free_port
-from schemas.bundle.files import read_manifest, write_bundle
-from schemas.bundle.golden import decode_golden
-from schemas.bundle.manifest import ADVANCE, GOLDEN, RANK
-from schemas.bundle.vocabulary import Vocabulary
+from schemas.bundle.files import read_manifest
 from schemas.messages.announcement import ModelAnnouncement
 from schemas.messages.click import encode_click
-from schemas.messages.ranking import decode_ranking
-from schemas.messages.score import decode_score, totals_by_model
+from schemas.messages.ranking import Ranking, decode_ranking
+from schemas.messages.split import Split, Variant
 from stream_app.tools.pacing import pace, wait_until_due
-from tests.conftest import KafkaUnderTest
+from tests.conftest import REPOSITORY, KafkaUnderTest
+from tests.doc_pages import commands as commands_of
 from tests.integration.trainer_deployment import Deployment
 from tests.patience import PATIENCE
-from trainer.service.assembly import championship_of, registry_of
+from trainer.service.assembly import championship_of, registry_of, split_topic_of
 from trainer.service.loop import run
-from trainer.service.registry import PublishedModel
 
+LOOKS, GUARDS = commands_of(REPOSITORY / "docs" / "guard.md")[:2]
 NOW = 1_767_225_600_000
 SESSIONS_PER_SECOND = 40.0
 MEAN_LENGTH = 7.0
@@ -84,12 +82,14 @@ class Commands:
         self._deployment = deployment
         self._running: list[tuple[subprocess.Popen[bytes], Path]] = []
         self._environ = deployment.environ | {
-            "NEXTCLICK_WORKER__APP_ID": f"{deployment.prefix}-app",
+            "NEXTCLICK_WORKER__SPLITS": "true",
             "NEXTCLICK_WORKER__DATA_DIR": str(deployment.folder / "worker"),
             "NEXTCLICK_WORKER__WEB_PORT": str(free_port()),
             "NEXTCLICK_SCORES__DATA_DIR": str(deployment.folder / "scorer"),
             "NEXTCLICK_SCORES__WEB_PORT": str(free_port()),
+            "NEXTCLICK_SCORES__WINDOW": "5s",
             "NEXTCLICK_GUARD__EVERY": "1s",
+            "NEXTCLICK_GUARD__MIN_SESSIONS": "250",
         }
 
     def start(self, *words: str) -> None:
@@ -123,7 +123,7 @@ class Commands:
 @pytest.fixture
 def deployment(kafka: KafkaUnderTest, topic_prefix: str, tmp_path: Path) -> Deployment:
     deployment = Deployment(kafka.bootstrap_servers, topic_prefix, tmp_path)
-    deployment.create_topics()
+    deployment.create_topics(splits=True)
     return deployment
 
 
@@ -147,97 +147,88 @@ def commands(deployment: Deployment) -> Iterator[Commands]:
     commands.kill()
 
 
-def shuffled(deployment: Deployment, good: str) -> PublishedModel:
-    """The same graphs with items under each other's names: every check passes, and so did its gate."""
-    registry = registry_of(deployment.root())
-    folder = deployment.folder / "registry" / good
-    manifest = read_manifest(folder)
-    items = list(Vocabulary.from_json((folder / "vocabulary.json").read_bytes()).items)
-    bad = write_bundle(
-        deployment.folder / "staging",
-        version=f"{good}-shuffled",
-        family=manifest.family,
-        advance=(folder / ADVANCE).read_bytes(),
-        rank=(folder / RANK).read_bytes(),
-        vocabulary=Vocabulary([items[n] for n in np.random.default_rng(0).permutation(len(items))]),
-        popularity=np.load(folder / "popularity.npy"),
-        golden=decode_golden((folder / GOLDEN).read_bytes()),
-        layers=manifest.layers,
-        hidden_size=manifest.hidden_size,
-        query_size=manifest.query_size,
-        k=manifest.k,
-        recent_size=manifest.recent_size,
-        training=manifest.training,
-        metrics=manifest.metrics,
-        created_at=manifest.created_at + 1,
-    )
-    assert manifest.metrics["gate"]["passed"]
-    published = registry.publish(bad)
-    shutil.rmtree(deployment.folder / "staging")
-    return published
-
-
 def champion(deployment: Deployment) -> ModelAnnouncement:
     announced = deployment.models_topic().current()
     assert announced is not None
     return announced
 
 
-def test_a_bad_model_that_passed_the_gate_is_rolled_back(
+def check_evidence(
+    deployment: Deployment,
+    good: str,
+    promoted: ModelAnnouncement,
+    rolled_back: ModelAnnouncement,
+    *,
+    judged: tuple[str, str],
+) -> None:
+    """Both announcements say why, and `trainer models` shows it. `judged` are the champions that were worse."""
+    assert promoted.evidence is not None
+    assert rolled_back.evidence is not None
+    assert promoted.why.startswith("promoted by the guard: Recall@20 0.")
+    assert rolled_back.why.startswith(f"rolled back from {judged[1]}: the guard: Recall@20 0.")
+    assert promoted.evidence["compared_with"]["version"] == good
+    for evidence, version in zip((promoted.evidence, rolled_back.evidence), judged, strict=True):
+        assert evidence["champion"]["version"] == version
+        assert evidence["champion"]["sessions"] >= evidence["rules"]["sessions"]
+    told = deployment.trainer("models")
+    assert f"{good} was announced by the guard: rolled back from {judged[1]}" in told.stdout
+    [listed] = [one for one in json.loads(deployment.trainer("models", "--json").stdout) if one["version"] == good]
+    shown = [one["evidence"] for one in listed["guard"][-2:]]
+    assert shown == json.loads(json.dumps([promoted.evidence, rolled_back.evidence]))
+
+
+def test_a_better_challenger_is_promoted_and_a_bad_model_that_passed_the_gate_is_rolled_back(
     deployment: Deployment, commands: Commands, open_shop: Callable[[], LiveShop]
 ) -> None:
-    config = {"bootstrap.servers": deployment.bootstrap_servers}
-    began = time.time_ns() // 1_000_000
+    config, topics, registry = (
+        {"bootstrap.servers": deployment.bootstrap_servers},
+        deployment.topics,
+        deployment.registry,
+    )
     deployment.produce(SHOP.history(900, before_ms=NOW))
     first = run(deployment.root(), once=True, stopping=lambda: False)
     assert first is not None
     assert first.outcome == "announced"
     good = first.version or ""
+    assert read_manifest(registry / good).metrics["gate"]["passed"]
+    bad = publish_shuffled(registry, good)
+    published, split = registry_of(deployment.root()), split_topic_of(deployment.root())
+    championship = championship_of(deployment.root(), published)
+    championship.promote(published.get(bad), "a bad day")
+    championship_of(deployment.root(), published, "challenger").promote(published.get(good), "to be tried")
+    split.put(Split(app_id=deployment.app_id, variants=(Variant("champion", 50.0), Variant("challenger", 50.0))))
     commands.start("stream_app", "worker")
     commands.start("stream_app", "score")
-    commands.start("trainer", "guard")
+    commands.start(*GUARDS.words)
     shop = open_shop()
 
-    def sessions_of(version: str) -> int:
-        newest = {record.key(): record.value() for record in read_topic(config, deployment.topics.scores)}
-        live = (score for score in map(decode_score, newest.values()) if score.window_start > began - 600_000)
-        found = totals_by_model(live).get(version)
-        return found.sessions if found else 0
+    def rankings() -> list[Ranking]:
+        return [decode_ranking(one.value() or b"") for one in read_topic(config, topics.rankings)]
 
-    commands.wait(lambda: sessions_of(good) > 1000, "the good model is known")
-    bad = shuffled(deployment, good)
-    championship = championship_of(deployment.root(), registry_of(deployment.root()))
-    championship.promote(bad, "passed the gate")
+    commands.wait(lambda: champion(deployment).version == good, "the better challenger is promoted")
+    promoted = champion(deployment)
+    commands.wait(lambda: split.current() is None, "the split ends")
+    commands.wait(lambda: rankings()[-1].variant is None, "the promoted model serves alone")
+    worse = publish_shuffled(registry, bad)
+    championship.promote(published.get(worse), "passed the gate")
     commands.wait(lambda: champion(deployment).version == good, "the bad model is rolled back")
-
-    def served() -> list[str]:
-        return [
-            decode_ranking(one.value() or b"").model_version for one in read_topic(config, deployment.topics.rankings)
-        ]
-
-    commands.wait(lambda: served()[-1] == good, "the good model serves again")
+    commands.wait(lambda: rankings()[-1].model_version == good, "the good model serves again")
     shop.close()
-    clicks = list(read_topic(config, deployment.topics.clicks))
+    everything = {(record.partition(), record.offset()) for record in read_topic(config, topics.clicks)}
 
     def answered() -> set[tuple[int, int]]:
-        rankings = (decode_ranking(one.value() or b"") for one in read_topic(config, deployment.topics.rankings))
-        return {(ranking.source.partition, ranking.source.offset) for ranking in rankings}
+        return {(ranking.source.partition, ranking.source.offset) for ranking in rankings()}
 
-    everything = {(record.partition(), record.offset()) for record in clicks}
     commands.wait(lambda: answered() == everything, "every click has its ranking")
     assert commands.stop() == [0, 0, 0]
+    assert not list(read_topic(config, topics.rejected))
 
-    assert 0 < served().count(bad.version) < TWO_MINUTES
-    assert not list(read_topic(config, deployment.topics.rejected))
+    served = Counter((ranking.variant, ranking.model_version) for ranking in rankings())
+    until_it_ends = {("champion", good)}  # the split, after the promotion
+    assert served.keys() - until_it_ends == {("champion", bad), ("challenger", good), (None, good), (None, worse)}
+    assert served[None, worse] < TWO_MINUTES
     made = champion(deployment)
-    assert made.why.startswith(f"rolled back from {bad.version}: the guard: Recall@20 0.")
-    assert made.evidence is not None
-    assert made.evidence["champion"]["version"] == bad.version
-    assert made.evidence["champion"]["sessions"] >= made.evidence["rules"]["sessions"]
-    told = deployment.trainer("models")
-    assert f"{good} was announced by the guard: rolled back from {bad.version}" in told.stdout
-    [listed] = [one for one in json.loads(deployment.trainer("models", "--json").stdout) if one["version"] == good]
-    assert listed["guard"][-1]["evidence"] == json.loads(json.dumps(made.evidence))
+    check_evidence(deployment, good, promoted, made, judged=(bad, worse))
     # A cycle after it leaves the bad model where it is.
     after = run(deployment.root(min_new_sessions=10**6), once=True, stopping=lambda: False)
     assert after is not None
@@ -246,6 +237,6 @@ def test_a_bad_model_that_passed_the_gate_is_rolled_back(
 
 
 def test_a_dry_run_announces_nothing_and_needs_no_lease(deployment: Deployment) -> None:
-    nothing = deployment.trainer("guard", "--once", "--dry-run")
+    nothing = deployment.trainer(*LOOKS.words[1:])
     assert nothing.returncode == 0
     assert "no champion is announced yet" in nothing.stderr

@@ -10,7 +10,8 @@ from deploy.demo.shop import Shop, ShopSettings
 from schemas.bundle.files import open_bundle
 from schemas.messages.announcement import ModelAnnouncement
 from schemas.messages.click import Click
-from tests.conftest import KafkaUnderTest
+from tests.conftest import REPOSITORY, KafkaUnderTest
+from tests.doc_pages import commands
 from tests.faults.deployment import NEVER_TAKEN_FOR_DEAD
 from tests.faults.deployment import PARTITIONS as WORKER_PARTITIONS
 from tests.faults.deployment import Deployment as Workers
@@ -28,8 +29,9 @@ def trainer(kafka: KafkaUnderTest, topic_prefix: str, tmp_path: Path) -> Trainer
 
 
 def refreshed(trainer: Trainer) -> ModelAnnouncement:
-    """By the command itself."""
-    done = trainer.trainer("refresh", "--json", NEXTCLICK_TOPICS__PARTITIONS=str(WORKER_PARTITIONS))
+    """By the first command of the page."""
+    words = commands(REPOSITORY / "docs" / "fresh-items.md")[0].words
+    done = trainer.trainer(*words[1:], "--json", NEXTCLICK_TOPICS__PARTITIONS=str(WORKER_PARTITIONS))
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["outcome"] == "announced"
     announced = trainer.models_topic().current()

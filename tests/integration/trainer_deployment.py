@@ -45,6 +45,10 @@ class Deployment:
         )
 
     @property
+    def app_id(self) -> str:
+        return f"{self.prefix}-app"
+
+    @property
     def environ(self) -> dict[str, str]:
         """As a process of the deployment has it; the settings of the machine that runs the test have no say."""
         own = {name: value for name, value in os.environ.items() if not name.startswith(("NEXTCLICK_", "KAFKA_"))}
@@ -52,13 +56,18 @@ class Deployment:
         training = {f"NEXTCLICK_TRAINER__TRAINING__{name.upper()}": str(value) for name, value in FAST.items()}
         return own | topics | training | {
             "NEXTCLICK_KAFKA__BOOTSTRAP_SERVERS": self.bootstrap_servers,
-            "NEXTCLICK_TRAINER__REGISTRY": str(self.folder / "registry"),
+            "NEXTCLICK_WORKER__APP_ID": self.app_id,
+            "NEXTCLICK_TRAINER__REGISTRY": str(self.registry),
             "NEXTCLICK_TRAINER__LOG_DIR": str(self.log_dir),
             "NEXTCLICK_TRAINER__WORK_DIR": str(self.folder / "work"),
             "NEXTCLICK_TRAINER__MIN_NEW_SESSIONS": "100",
             "NEXTCLICK_TRAINER__GATE_PREDICTIONS": "100",
             "NEXTCLICK_TRAINER__LOG_FORMAT": "json",
         }  # fmt: skip
+
+    @property
+    def registry(self) -> Path:
+        return self.folder / "registry"
 
     @property
     def log_dir(self) -> Path:
@@ -73,9 +82,9 @@ class Deployment:
         connection = KafkaConnection(bootstrap_servers=self.bootstrap_servers)
         return ModelsTopic(connection, self.topics.models, "champion", delivery_seconds=30)
 
-    def create_topics(self) -> None:
+    def create_topics(self, *, splits: bool = False) -> None:
         connection = KafkaConnection(bootstrap_servers=self.bootstrap_servers)
-        ensure_topics(connection, topic_table(self.topics, f"{self.prefix}-app", session_ttl_ms=3_600_000))
+        ensure_topics(connection, topic_table(self.topics, self.app_id, session_ttl_ms=3_600_000, splits=splits))
 
     def produce(self, clicks: Iterable[Click]) -> int:
         return self.produce_raw((click.session_id.encode(), encode_click(click)) for click in clicks)

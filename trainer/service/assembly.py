@@ -55,8 +55,9 @@ def championship_of(root: TrainerRoot, registry: Registry, alias: str | None = N
 
 
 def split_topic_of(root: TrainerRoot) -> SplitTopic:
-    settings = root.trainer
-    return SplitTopic(root.kafka, root.topics.splits, settings.app_id, delivery_seconds=settings.delivery_timeout)
+    """Of the workers of `worker.app_id`."""
+    patience = root.trainer.delivery_timeout
+    return SplitTopic(root.kafka, root.topics.splits, root.worker.app_id, delivery_seconds=patience)
 
 
 def collector_of(

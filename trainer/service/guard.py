@@ -4,6 +4,9 @@ A champion is compared with what it replaced, whose last windows before are the 
 change of the traffic looks like one of the model. Three things hold against that: a tolerated loss, a variance that
 grows with how much the reference's own windows differ, and an end of watching. A challenger that serves a variant is
 compared with the champion in the same windows, which is free of it.
+
+What a model ranked as a shadow is kept apart from what it served: visitors clicked what another showed them, so a
+shadow's figures are too low. They count for a challenger alone, as a comparison of their own.
 """
 
 import math
@@ -16,6 +19,7 @@ import msgspec
 
 from schemas.messages.ranking import RankingReason
 from schemas.messages.score import Score, Totals
+from schemas.messages.split import is_shadow
 from trainer.service.sequential import MEASURES, Evidence, Measure, evidence, log_mixture, sample
 
 Action = Literal["keep", "roll-back", "promote"]
@@ -102,10 +106,18 @@ def decide(
     scores: Sequence[Score], champion: Watched, challengers: Iterable[Challenger], rules: GuardRules
 ) -> Decision:
     """The decision that the scores call for now. A rollback comes before a promotion."""
-    own = [score for score in scores if score.model_version == champion.version]
+    served = [score for score in scores if not is_shadow(score.variant)]
+    shadows = [score for score in scores if is_shadow(score.variant)]
+    own = [score for score in served if score.model_version == champion.version]
     own = [score for score in own if _end(score) > champion.announced_at]
-    looked = [_against_predecessor(scores, own, champion, rules)]
-    looked += [_challenge(scores, champion, challenger, rules) for challenger in challengers]
+    looked = [_against_predecessor(served, own, champion, rules)]
+    for challenger in challengers:
+        ranked = [score for score in served if score.model_version == challenger.version]
+        beside = [score for score in shadows if score.model_version == challenger.version]
+        if ranked or not beside:
+            looked.append(_challenge(served, ranked, champion, challenger, rules))
+        if beside:
+            looked.append(_challenge(served, beside, champion, challenger, rules, how=" as a shadow"))
     chosen = next((one for one in looked if one.action != "keep"), looked[0])
     reasons = chosen.reasons if chosen.action != "keep" else tuple(text for one in looked for text in one.reasons)
     return Decision(chosen.action, chosen.version, reasons, chosen.evidence, _alarms(own, champion, rules))
@@ -156,15 +168,21 @@ def _against_predecessor(
     )
 
 
-def _challenge(scores: Sequence[Score], champion: Watched, challenger: Challenger, rules: GuardRules) -> Decision:
+def _challenge(
+    served: Sequence[Score],
+    theirs: Sequence[Score],
+    champion: Watched,
+    challenger: Challenger,
+    rules: GuardRules,
+    *,
+    how: str = "",
+) -> Decision:
+    """By the challenger's scores, all made the same way, and by what the champion served in the same windows."""
     since = max(champion.announced_at, challenger.announced_at)
-    both = [score for score in scores if score.window_start >= since]
-    theirs, ours = (
-        [score for score in both if score.model_version == version]
-        for version in (challenger.version, champion.version)
-    )
+    theirs = [score for score in theirs if score.window_start >= since]
+    ours = [score for score in served if score.model_version == champion.version and score.window_start >= since]
     new, old = _total(theirs), _total(ours)
-    if few := _too_few(rules, {challenger.version: new, champion.version: old}):
+    if few := _too_few(rules, {f"{challenger.version}{how}": new, champion.version: old}):
         return Decision("keep", champion.version, (few,))
     compared = [
         evidence(
@@ -181,7 +199,7 @@ def _challenge(scores: Sequence[Score], champion: Watched, challenger: Challenge
     return Decision(
         "promote" if better else "keep",
         (challenger.serving or challenger.version) if better else champion.version,
-        tuple(_told(one, challenger.version, theirs[0].k, rules) for one in compared),
+        tuple(_told(one, f"{challenger.version}{how}", theirs[0].k, rules) for one in compared),
         _record((champion.version, old), (challenger.version, new), compared, rules),
     )
 

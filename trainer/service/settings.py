@@ -5,6 +5,7 @@ from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, NonNegativeInt, create_model, model_validator
 
+from schemas.config.application import Application
 from schemas.config.duration import Duration
 from schemas.config.settings import (
     BundleSettings,
@@ -47,12 +48,6 @@ class TrainerSettings(Section):
         default=CHAMPION,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$",
         description="Alias under which models are announced.",
-    )
-
-    app_id: str = Field(
-        default="nextclick",
-        pattern=r"^[A-Za-z0-9._-]{1,100}$",
-        description="The workers whose sessions `trainer split` divides: their worker.app_id.",
     )
 
     every: Duration = Field(default=3600.0, gt=0, description="Time from the start of one cycle to the next.")
@@ -230,6 +225,7 @@ class TrainerRoot(RootSettings):
     topics: TopicSettings = TopicSettings()
     clicks: ClickSettings = ClickSettings()
     bundles: BundleSettings = BundleSettings()
+    worker: Application = Application()
     trainer: TrainerSettings = TrainerSettings()
     guard: GuardSettings = GuardSettings()
 

@@ -36,7 +36,7 @@ def registered() -> set[str]:
 
 def unknown_metrics(expression: str) -> set[str]:
     """Names of ours in an expression that nothing shows or records."""
-    named = set(re.findall(r"\b(?:job:)?nextclick_[a-zA-Z0-9_:]+", expression))
+    named = set(re.findall(r"\b(?:job:|job_variant:)?nextclick_[a-zA-Z0-9_:]+", expression))
     return named - registered() - RECORDED
 
 

@@ -32,6 +32,16 @@ def test_when_it_is_over(elapsed: float, predictions: tuple[int, ...], over: boo
     assert progress.is_over == over
 
 
+def test_it_is_not_over_before_the_story_is_told_and_says_what_comes_next() -> None:
+    progress = Progress(PLAN, trained_in=20)
+    progress.update(110, served(9000, 2500), "the guard to promote the canary")
+    assert (progress.is_over, progress.outlook) == (False, "waiting for the guard to promote the canary")
+    progress.update(601, served(9000, 2500), "the guard to promote the canary")
+    assert progress.is_over  # patience is at its end
+    progress.update(110, served(9000, 2500))
+    assert progress.is_over
+
+
 def test_it_says_what_it_waits_for_and_how_long_that_takes() -> None:
     progress, told = Progress(PLAN, trained_in=20), []
     for elapsed, predictions in [

@@ -58,7 +58,7 @@ def demo(sent: list[Click], monkeypatch: pytest.MonkeyPatch) -> Any:
     demo._kafka, demo._topics, demo._registry = {}, {"clicks": "clicks", "rankings": "rankings"}, None
     demo._trained_in = 1.0
     demo._stock = SimpleNamespace(offer=lambda _: None, update=lambda *_: None)
-    demo._commands = SimpleNamespace(check=lambda: None, stop=lambda _: 0)
+    demo._commands = SimpleNamespace(check=lambda: None, runs=lambda _: True, stop=lambda _: 0)
     demo._producer = SimpleNamespace(
         produce=lambda _topic, value, key: sent.append(msgspec.json.decode(value, type=Click)),
         poll=lambda _: 0,

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pytest
 from pydantic import Field, SecretStr, ValidationError
@@ -30,6 +30,14 @@ class Worker(Section):
     token: SecretStr | None = None
     batch_sizes: tuple[int, ...] = (1, 16)
     web: Web = Web()
+
+
+class Part(Section):
+    """What another command has to know of the worker's table."""
+
+    whole: ClassVar[bool] = False
+
+    log_format: Literal["human", "json"] = "human"
 
 
 class Root(RootSettings):
@@ -240,3 +248,15 @@ def test_what_is_in_force_is_shown_with_its_origin(file: Path) -> None:
     as_json = json.loads(describe_json(settings))
     assert {one["key"] for one in as_json} == shown.keys()
     assert SECRET not in describe_json(settings) + repr(settings) + str(settings)
+
+
+def test_of_a_table_that_is_read_in_part_the_rest_is_another_commands(file: Path) -> None:
+    class PartRoot(RootSettings):
+        kafka: KafkaConnection = KafkaConnection()
+        topics: TopicSettings = TopicSettings()
+        worker: Part = Part()
+
+    environ = {"NEXTCLICK_WORKER__TOKEN": "x", "NEXTCLICK_WORKER__LOG_FORMAT": "json"}
+    assert load_settings(PartRoot, config=file, environ=environ).worker.log_format == "json"
+    with pytest.raises(SettingsError, match="NEXTCLICK_WORKER__LOG_FORMAT"):
+        load_settings(PartRoot, config=file, environ={"NEXTCLICK_WORKER__LOG_FORMAT": "xml"})

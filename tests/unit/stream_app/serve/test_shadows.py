@@ -167,6 +167,43 @@ def test_clicks_are_handed_over_as_long_as_a_shadow_is_wanted_and_what_is_too_mu
     assert not fed.shadows._waiting
 
 
+def test_what_waits_is_bounded_by_bytes_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ids may have 256 bytes each, and rows hold dozens: clicks alone say little of the memory."""
+    (tmp_path / "notes.wait").touch()
+    monkeypatch.setattr(feeding, "_MOST_BYTES", 100_000)
+    fed = Fed(tmp_path)
+    fed.shadows.want(True)
+    item = "i" * 256
+    for offset in range(100):
+        row = SessionState("", offset, offset, 30, (item,) * 30, None)
+        fed.shadows.offer("clicks", 0, 0, {"s": row}, [SourcedClick(Click("s", item, timestamp=offset), offset)])
+    assert fed.shadows._waiting_bytes <= 100_000
+    taken = 100 - fed.count("skipped_clicks")
+    assert 10 < taken < 40  # what the pipe holds beside it
+    (tmp_path / "notes.wait").unlink()
+    fed.until(lambda: len(fed.read()) == taken)
+    assert (fed.shadows._waiting_clicks, fed.shadows._waiting_bytes) == (0, 0)
+    fed.shadows.stop()
+
+
+def test_copies_are_tidied_once_nobody_wants_the_process(tmp_path: Path) -> None:
+    tidied: list[int] = []
+    shadows = Shadows(
+        [sys.executable, "-c", READER, str(tmp_path / "notes")], os.environ, Metrics(), lambda: tidied.append(1)
+    )
+    shadows.start()
+    shadows.want(True)
+    deadline = time.monotonic() + PATIENCE
+    while shadows._process is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    shadows.want(False)
+    while not tidied and time.monotonic() < deadline:
+        time.sleep(0.01)
+    shadows.want(True)
+    shadows.stop()
+    assert tidied == [1]
+
+
 def test_what_comes_while_a_batch_of_before_is_written_is_handed_over(tmp_path: Path) -> None:
     (wait := tmp_path / "notes.wait").touch()
     fed = Fed(tmp_path)

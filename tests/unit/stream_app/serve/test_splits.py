@@ -1,12 +1,15 @@
 """The follower of splits, on records that a test makes, and what it has the models' watchers do."""
 
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
+
+from structlog.testing import capture_logs
 
 from schemas.messages.split import Split, Variant, encode_split
 from stream_app.serve.hot_swap import LiveModel
 from stream_app.serve.metrics import Metrics
 from stream_app.serve.shadow_process import ShadowModels
-from stream_app.serve.splits import LiveSplit, SplitFollower
+from stream_app.serve.splits import Copies, LiveSplit, SplitFollower, Watch
 from tests.unit.models import exact_model
 from tests.unit.stream_app.serve.test_live_catalogue import Record
 
@@ -35,11 +38,13 @@ class Watcher:
 class Following:
     """A follower, and all watchers that there ever were."""
 
-    def __init__(self) -> None:
+    def __init__(self, copies: Copies | None = None) -> None:
         self.watchers: list[Watcher] = []
         self.metrics, champion = Metrics(), LiveModel()
         champion.replace(CHAMPION)
-        self.live = LiveSplit("champion", champion, self._watch, self.metrics, self._want_shadows)
+        self.live = LiveSplit(
+            "champion", champion, self._watch, self.metrics, want_shadows=self._want_shadows, copies=copies
+        )
         self.follower = SplitFollower(
             consumer_config={},
             topic="splits",
@@ -136,3 +141,52 @@ def test_of_records_that_come_together_the_newest_counts_alone() -> None:
     one = Following()
     one.take_in(split(champion=50, b=50), split(champion=50, c=50), None, split(d=100))
     assert [watcher.alias for watcher in one.watchers] == ["d"]
+
+
+def test_a_model_that_cannot_rank_is_out_of_service_until_another_comes_and_told_of_once() -> None:
+    one = Following()
+    one.take_in(split(champion=50, b=50))
+    [watcher] = one.watchers
+    watcher.load("v2")
+    batches = [one.live.serving(), one.live.serving()]
+    with capture_logs() as told:
+        for batch in batches:
+            one.live.withdraw(batch.models[1], RuntimeError("an index is out of bounds"))
+    assert [(line["variant"], line["version"], line["error"]) for line in told] == [
+        ("b", "v2", "an index is out of bounds")
+    ]
+    assert one.metrics.registry.get_sample_value("nextclick_refused_bundles_total") == 1
+    assert one.serve() == [("v1", "champion")]
+    assert one.live.serving().owners == (0, None)
+    watcher.load("v3")
+    one.live.withdraw(batches[0].models[1], RuntimeError("of a batch that had begun before"))
+    assert one.serve() == [("v1", "champion"), ("v3", "b")]
+
+
+def test_copies_of_bundles_go_with_their_alias_and_what_else_lies_there_stays(tmp_path: Path) -> None:
+    def cached(alias: str, name: str = "0" * 64) -> Path:
+        (folder := tmp_path / alias / name).mkdir(parents=True)
+        (folder / "manifest.json").touch()
+        return folder
+
+    champions, ends, begins, unfinished = cached("a"), cached("b"), cached("c"), cached("b", ".unfinished-x")
+    (mine := tmp_path / "b" / "notes.txt").touch()
+    one = Following(Copies(tmp_path))
+    one.take_in(split(a=50, b=50))
+    assert [path.exists() for path in (champions, ends, begins.parent)] == [True, True, False]
+    one.take_in(split(a=100))
+    assert [path.exists() for path in (champions, ends, unfinished, mine)] == [True, False, False, True]
+    mine.unlink()
+    one.take_in(None)
+    assert list(tmp_path.iterdir()) == []
+    one.take_in(split(a=100))  # a folder that is not there is none to tidy
+
+
+def test_the_other_process_removes_copies_of_shadows_that_ended(tmp_path: Path) -> None:
+    models = ShadowModels(cast(Watch, Watcher), Copies(tmp_path))
+    for alias in ("b", "c"):
+        (tmp_path / alias / ("0" * 64)).mkdir(parents=True)
+    models.put(Split(app_id="shop", shadow=("b", "c")))
+    models.put(Split(app_id="shop", shadow=("c",)))
+    models.stop()
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]

@@ -152,6 +152,27 @@ def test_a_challenger_that_is_better_in_the_same_windows_is_promoted() -> None:
     assert decide(both[:24], Watched("other", ANNOUNCED), [Challenger("new", 0)], RULES).action == "keep"
 
 
+def test_what_a_model_ranked_as_a_shadow_is_no_part_of_what_it_served() -> None:
+    """Visitors saw what another showed them, so a shadow's figures are lower, whoever it is."""
+    serving, challenger = Watched("new", ANNOUNCED - HOUR), [Challenger("other", ANNOUNCED)]
+    champion = scores("new", 0.4, start=ANNOUNCED)
+    served = scores("other", 0.5, start=ANNOUNCED, variant="b")
+    beside = scores("other", 0.2, start=ANNOUNCED, variant="shadow:c", sessions=400)
+    assert decide([*champion, *served, *beside], serving, challenger, RULES).action == "promote"
+    assert decide([*champion, *beside], serving, challenger, RULES).action == "keep"
+    better = scores("other", 0.5, start=ANNOUNCED, variant="shadow:c")
+    few = scores("other", 0.1, start=ANNOUNCED, variant="b", windows=1, sessions=10)
+    assert decide([*champion, *few, *better], serving, challenger, RULES).action == "promote"
+    # The champion, and what it replaced, are what visitors saw of them.
+    ahead = scores("old", 0.1, start=ANNOUNCED - HOUR, variant="shadow:b", sessions=800)
+    behind = scores("new", 0.1, start=ANNOUNCED, variant="shadow:b", sessions=800)
+    decision = decide([*before(), *ahead, *champion, *behind], CHAMPION, (), RULES)
+    assert decision.action == "keep"
+    assert decision.evidence is not None
+    assert decision.evidence["champion"]["sessions"] == decision.evidence["compared_with"]["sessions"] == 2400
+    assert decide([*champion, *behind], Watched("new", ANNOUNCED, offline=0.5), (), RULES).alarms == {}
+
+
 def test_a_refreshed_challenger_is_judged_as_trained_and_promoted_as_it_serves() -> None:
     both = [*scores("new", 0.4, start=ANNOUNCED), *scores("other", 0.5, start=ANNOUNCED, variant="b")]
     challenger = Challenger("other", ANNOUNCED, serving="other-3")
