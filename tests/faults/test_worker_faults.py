@@ -511,7 +511,7 @@ def _commit(deployment: Deployment, offset: int) -> None:
 
     def moved() -> bool:
         for future in admin.alter_consumer_group_offsets(
-            [ConsumerGroupTopicPartitions(deployment.app_id, parts)]
+            [ConsumerGroupTopicPartitions(deployment.group, parts)]
         ).values():
             if future.exception(60) is not None:  # the group still has a member for a moment
                 return False

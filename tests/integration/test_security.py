@@ -433,7 +433,6 @@ def test_each_process_does_its_work_with_its_own_rights_alone(site: Site, tmp_pa
         "NEXTCLICK_SCORES__WEB_PORT": "0",
         "NEXTCLICK_SCORES__INTERVAL": "0.1",
         "NEXTCLICK_WORKER__SPLITS": "true",
-        "NEXTCLICK_TRAINER__APP_ID": "rights",
     }
     deployment = Restricted(site.kafka.addresses["PLAINTEXT"], "rights", tmp_path, TinyModel().items, variables)
     running = deployment.environment()

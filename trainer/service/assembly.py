@@ -23,13 +23,17 @@ def championship_of(root: TrainerRoot, registry: Registry, alias: str | None = N
     alias = settings.model_alias if alias is None else alias
     if not is_version(alias):  # it names a folder, too
         raise RegistryError(f"{alias!r} is no alias: letters, digits, dots, hyphens and underscores name one")
-    topic = ModelsTopic(root.kafka, root.topics.models, alias, delivery_seconds=settings.delivery_timeout)
+    topic = ModelsTopic(
+        root.kafka, root.topics.models, alias, group=root.group, delivery_seconds=settings.delivery_timeout
+    )
     return Championship(registry, topic)
 
 
 def split_topic_of(root: TrainerRoot) -> SplitTopic:
     settings = root.trainer
-    return SplitTopic(root.kafka, root.topics.splits, settings.app_id, delivery_seconds=settings.delivery_timeout)
+    return SplitTopic(
+        root.kafka, root.topics.splits, settings.app_id, group=root.group, delivery_seconds=settings.delivery_timeout
+    )
 
 
 def collector_of(
@@ -40,6 +44,7 @@ def collector_of(
         root.kafka,
         root.topics.clicks,
         folder,
+        group=root.group,
         partitions=settings.collect_partitions,
         limits=root.clicks.limits,
         flush_clicks=settings.flush_clicks,

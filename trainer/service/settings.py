@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, NonNegativeInt, create_model, model_validator
 
 from schemas.config.duration import Duration
+from schemas.config.process_settings import LogSettings
 from schemas.config.settings import ClickSettings, KafkaConnection, RootSettings, Section, TopicSettings
 from schemas.config.settings_keys import section_of
 from schemas.messages.announcement import CHAMPION
@@ -22,7 +23,7 @@ class PeriodicTraining(DefaultSettings):
     n_sample: int = Field(512, ge=0, le=1_000_000, description="sampled negatives per step, besides those of the batch")
 
 
-class TrainerSettings(Section):
+class TrainerSettings(LogSettings):
     """[trainer]: what is collected, how a model is trained, judged and published. Durations are seconds or `1h`."""
 
     log_dir: Path = Field(default=Path("click-log"), description="Folder of the click log (Parquet files).")
@@ -44,7 +45,7 @@ class TrainerSettings(Section):
     app_id: str = Field(
         default="nextclick",
         pattern=r"^[A-Za-z0-9._-]{1,100}$",
-        description="The workers whose sessions `trainer split` divides: their worker.app_id.",
+        description="The workers' worker.app_id: `trainer split` divides their sessions.",
     )
 
     every: Duration = Field(default=3600.0, gt=0, description="Time from the start of one cycle to the next.")
@@ -142,12 +143,6 @@ class TrainerSettings(Section):
         description="Where the network is trained: `cpu`, `cuda`, `cuda:1` and so on; "
         "`auto` takes a GPU where torch has one and it pays.",
     )
-    log_format: Literal["human", "json"] = Field(
-        default="human", description="Log format: readable, or one JSON object per line."
-    )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="Least severe level that is logged."
-    )
     training: PeriodicTraining = PeriodicTraining()
 
     @model_validator(mode="after")
@@ -212,6 +207,11 @@ class TrainerRoot(RootSettings):
     clicks: ClickSettings = ClickSettings()
     trainer: TrainerSettings = TrainerSettings()
     guard: GuardSettings = GuardSettings()
+
+    @property
+    def group(self) -> str:
+        """What consumers name as their group, which they do not join."""
+        return f"{self.topics.prefix}{self.trainer.app_id}-trainer"
 
     @model_validator(mode="after")
     def _targets_move_sessions_on(self) -> Self:
