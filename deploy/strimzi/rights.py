@@ -59,6 +59,12 @@ def rights(settings: StreamSettings) -> dict[str, tuple[Right, ...]]:
             Right("group", f"{app_id}-", ("Describe",), is_prefix=True),
         ),
         "sink": (*_topics([topics.rankings], "Read", "DescribeConfigs"), Right("group", f"{app_id}-sink", ("Read",))),
+        "rejected": (
+            *_topics([topics.clicks], "Write"),
+            *_topics([topics.rejected], "Read", "Write"),
+            Right("group", f"{app_id}-rejected", ("Describe",)),
+            Right("transactionalId", f"{app_id}-rejected", ("Write",)),
+        ),
         "shop": (
             *_topics([topics.clicks, *shops], "Write"),
             *_topics([topics.rankings], "Read"),

@@ -66,6 +66,7 @@ def test_the_security_page_has_every_right() -> None:
         "`trainer guard`": "guard",
         "`stream-app api`": "api",
         "`stream-app sink`": "sink",
+        "`stream-app rejected`": "rejected",
         "the shop": "shop",
     }
     told: set[tuple[str, str, tuple[str, ...]]] = set()
