@@ -19,7 +19,7 @@ def read(servers: str, topic: str) -> Mapping[str, float]:
     """Seconds, and how much memory is added, in the end and at most."""
     live, failed = LiveCatalogue(Catalogue(attributes=["brand"])), threading.Event()
     follower = CatalogueFollower(
-        consumer_config=KafkaConnection(bootstrap_servers=servers).librdkafka(),
+        consumer_config=KafkaConnection(bootstrap_servers=servers).plain_consumer("bench-reading"),
         items_topic=topic,
         rules_topic=None,
         live=live,

@@ -15,6 +15,7 @@ from rich.table import Table
 from schemas.click_files.options import ReadOptions, reads_click_files
 from schemas.config.settings import describe, describe_json, load_settings
 from schemas.errors import SchemaError
+from schemas.messages.click import RejectReason
 from stream_app.settings import StreamSettings
 
 app = typer.Typer(
@@ -246,6 +247,49 @@ def forget(
 
 
 @app.command()
+def rejected(
+    place: Annotated[
+        str | None, typer.Argument(metavar="[PARTITION:OFFSET]", help="One record, shown in full.")
+    ] = None,
+    *,
+    reason: Annotated[list[RejectReason] | None, typer.Option(help="Of this reason only; may be repeated.")] = None,
+    topic: Annotated[str | None, typer.Option(help="Rejected on this topic only.")] = None,
+    last: Annotated[str | None, typer.Option(help="Rejected lately only, as in 30m, 6h, 1d.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="The newest so many.")] = None,
+    export: Annotated[
+        Path | None, typer.Option(help="Write those that were not sent again to a file of JSON lines, to be repaired.")
+    ] = None,
+    send: Annotated[Path | None, typer.Option(help="Send the records of such a file to their topic.")] = None,
+    resend: Annotated[bool, typer.Option("--resend", help="Send all that match to their topic as they are.")] = False,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Look at rejected records, and send them again, repaired or as they were; none is sent twice."""
+    from stream_app.tools.rejected import Filters, place_of, show, show_one
+    from stream_app.tools.resend import send_file, send_matching
+
+    last_ms = _milliseconds(last)
+    filters = Filters(reason or (), topic, last_ms, limit)
+    ways = {"PARTITION:OFFSET": place, "--export": export, "--send": send, "--resend": resend or None}
+    if len(given := [name for name, value in ways.items() if value is not None]) > 1:
+        raise typer.BadParameter("are two different things; run the command for each", param_hint=" and ".join(given))
+    if filters != Filters() and (place or send):
+        raise typer.BadParameter("takes neither --reason, --topic, --last nor --limit", param_hint=given[0])
+    if json and given and place is None:
+        raise typer.BadParameter("is for records that are shown", param_hint="--json")
+    settings = settings_of(config)
+    if place is not None:
+        code = show_one(place_of(place), settings, json=json, out=out, err=err)
+    elif send is not None:
+        code = send_file(send, settings, out=out, err=err)
+    elif resend:
+        code = send_matching(filters, settings, out=out, err=err)
+    else:
+        code = show(settings, filters, export=export, json=json, out=out, err=err)
+    raise typer.Exit(code)
+
+
+@app.command()
 def score(
     config: Config = None,
     shadows: Annotated[bool, typer.Option("--shadows", help="Of shadow models, in place of those that serve.")] = False,
@@ -336,7 +380,6 @@ def scores(
     last: Annotated[str | None, typer.Option(help="Of the newest clicks only, as in 30m, 6h, 1d.")] = None,
 ) -> None:
     """Show how good the models have been online."""
-    from schemas.config.duration import parse_duration
     from stream_app.tools.scores import GROUPS, OF_PREDICTIONS, print_scores
 
     groups = tuple(dict.fromkeys(by or ()))
@@ -344,11 +387,7 @@ def scores(
         raise typer.BadParameter(f"{unknown[0]} is none of {', '.join(GROUPS)}", param_hint="--by")
     if len(set(groups) & set(OF_PREDICTIONS)) > 1:
         raise typer.BadParameter("type and reason are counted apart; ask for one of them", param_hint="--by")
-    try:
-        seconds = None if last is None else float(str(parse_duration(last)))
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--last") from error
-    last_ms = None if seconds is None else round(seconds * 1000)
+    last_ms = _milliseconds(last)
     raise typer.Exit(print_scores(settings_of(config), by=groups, last_ms=last_ms, json=json, out=out, err=err))
 
 
@@ -363,6 +402,16 @@ def show_settings(config: Config = None, json: Json = False) -> None:
     for one in describe(settings):
         table.add_row(one.key, str(one.value), one.origin)
     out.print(table)
+
+
+def _milliseconds(last: str | None) -> int | None:
+    """What `--last` says."""
+    from schemas.config.duration import parse_duration
+
+    try:
+        return None if last is None else round(float(str(parse_duration(last))) * 1000)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--last") from error
 
 
 def _without_extra(error: ModuleNotFoundError) -> SchemaError:

@@ -3,13 +3,13 @@
 import ipaddress
 import re
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from schemas.config.duration import Duration
-from schemas.config.settings import Section
+from schemas.config.process_settings import LogSettings, MemberSettings, WebPort
 
 _SCHEMES = ("redis://", "rediss://", "valkey://", "valkeys://", "unix://")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/;,'\"]+")
@@ -24,7 +24,7 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-class ApiSettings(Section):
+class ApiSettings(LogSettings):
     """[api]: who may ask `stream-app api` for what."""
 
     host: str = Field(default="127.0.0.1", description="Address to listen on; beyond this machine only with tokens.")
@@ -74,12 +74,6 @@ class ApiSettings(Section):
     store_prefix: str = Field(
         default="nextclick:", max_length=100, description="Prefix of all keys in Redis or Valkey; one per deployment."
     )
-    log_format: Literal["human", "json"] = Field(
-        default="human", description="Log format on standard error: readable, or one JSON object per line."
-    )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="Least severe level that is logged."
-    )
 
     @field_validator("token")
     @classmethod
@@ -122,29 +116,14 @@ class ApiSettings(Section):
         return self
 
 
-class SinkSettings(Section):
+class SinkSettings(MemberSettings):
     """[sink]: how `stream-app sink` copies the latest rankings to api.store_url."""
 
     data_dir: Path = Field(
         default=Path("sink-data"),
         description="Folder for the identity of this sink in its consumer group: one per sink.",
     )
-    session_timeout: float = Field(
-        default=15.0,
-        ge=6,
-        le=300,
-        description="Kafka reassigns the partitions of a sink that it has not heard from for this long.",
-    )
     store_timeout: Duration = Field(
         default=300.0, ge=1, le=3600, description="How long the sink waits for an unavailable store before it exits."
     )
-    web_host: str = Field(default="127.0.0.1", description="Address of the health and metrics pages.")
-    web_port: int = Field(
-        default=6069, ge=0, le=65_535, description="Port of the health and metrics pages; 0 takes a free one."
-    )
-    log_format: Literal["human", "json"] = Field(
-        default="human", description="Log format on standard error: readable, or one JSON object per line."
-    )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="Least severe level that is logged."
-    )
+    web_port: WebPort = 6069

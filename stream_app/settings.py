@@ -7,20 +7,14 @@ from pydantic import Field, model_validator
 
 from schemas.config.application import Application
 from schemas.config.duration import Duration
-from schemas.config.settings import (
-    BundleSettings,
-    ClickSettings,
-    KafkaConnection,
-    RootSettings,
-    Section,
-    TopicSettings,
-)
+from schemas.config.process_settings import MemberSettings, WebPort
+from schemas.config.settings import BundleSettings, ClickSettings, KafkaConnection, RootSettings, TopicSettings
 from schemas.kafka.topics import TopicSpec, topic_table
 from schemas.messages.announcement import CHAMPION
 from stream_app.api_settings import ApiSettings, SinkSettings
 
 
-class WorkerSettings(Application):
+class WorkerSettings(MemberSettings, Application):
     """[worker]: what a worker does and how much it may use. Times are in seconds."""
 
     whole: ClassVar[bool] = True
@@ -100,12 +94,6 @@ class WorkerSettings(Application):
     delivery_timeout: float = Field(
         default=300.0, ge=1, description="How long the worker waits for an unavailable Kafka before it exits."
     )
-    session_timeout: float = Field(
-        default=15.0,
-        ge=6,
-        le=300,
-        description="Kafka reassigns the partitions of a worker that it has not heard from for this long.",
-    )
     stall_timeout: float = Field(
         default=120.0, ge=5, description="The worker exits if a part of it makes no progress for this long."
     )
@@ -116,12 +104,7 @@ class WorkerSettings(Application):
     )
     store_write_buffer_mb: int = Field(default=16, ge=1, description="RocksDB's write buffer per partition, in MB.")
 
-    web_host: str = Field(default="127.0.0.1", description="Address of the health and metrics pages.")
-    web_port: int = Field(
-        default=6066, ge=0, le=65_535, description="Port of the health and metrics pages; 0 takes a free one."
-    )
-    log_format: Literal["human", "json"] = "human"
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    web_port: WebPort = 6066
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -156,7 +139,7 @@ class WorkerSettings(Application):
         return self.items or self.rules or self.hide != "none" or self.diversifies
 
 
-class ScoreSettings(Section):
+class ScoreSettings(MemberSettings):
     """[scores]: how `stream-app score` judges rankings by the clicks after them."""
 
     data_dir: Path = Field(
@@ -170,28 +153,13 @@ class ScoreSettings(Section):
         description="Late clicks count in their own window for so long; later ones are not counted.",
     )
     interval: Duration = Field(default=1.0, ge=0.05, le=60, description="How often scores are published.")
-    session_timeout: float = Field(
-        default=15.0,
-        ge=6,
-        le=300,
-        description="Kafka reassigns the partitions of a scorer that it has not heard from for this long.",
-    )
     delivery_timeout: Duration = Field(
         default=300.0, ge=10, description="How long the scorer waits for an unavailable Kafka before it exits."
     )
     store_cache_mb: int = Field(
         default=64, ge=8, description="RocksDB's block cache for all partitions together, in MB."
     )
-    web_host: str = Field(default="127.0.0.1", description="Address of the health and metrics pages.")
-    web_port: int = Field(
-        default=6067, ge=0, le=65_535, description="Port of the health and metrics pages; 0 takes a free one."
-    )
-    log_format: Literal["human", "json"] = Field(
-        default="human", description="Log format on standard error: readable, or one JSON object per line."
-    )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="Least severe level that is logged."
-    )
+    web_port: WebPort = 6067
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -221,11 +189,16 @@ class StreamSettings(RootSettings):
             )
         return self
 
+    @property
+    def app_id(self) -> str:
+        """What the names of consumer groups, transactional ids and the changelog begin with."""
+        return f"{self.topics.prefix}{self.worker.app_id}"
+
     def topic_specs(self) -> tuple[TopicSpec, ...]:
         """Every topic of this deployment as it should be."""
         return topic_table(
             self.topics,
-            self.worker.app_id,
+            self.app_id,
             session_ttl_ms=int(self.worker.session_ttl * 1000),
             idle_gap_ms=self.clicks.idle_gap_ms,
             items=self.worker.items,

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 _COORDINATOR_AWAY = (
     KafkaError.NOT_COORDINATOR,
@@ -13,6 +14,13 @@ _COORDINATOR_AWAY = (
 )
 """A broker that has just started says so for a moment."""
 _SECONDS = 60.0
+
+
+def instances(config: Mapping[str, Any], group: str) -> set[str]:
+    """Names of the group's static members."""
+    admin = AdminClient(dict(config))  # in a variable: its futures fail once it is collected
+    found = admin.describe_consumer_groups([group], request_timeout=_SECONDS)[group].result(_SECONDS)
+    return {member.group_instance_id for member in found.members}
 
 
 def committed(config: Mapping[str, Any], group: str, topic: str, partitions: int) -> list[int]:

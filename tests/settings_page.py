@@ -54,8 +54,6 @@ _MEANINGS: Final = {
     "topics.scores": "Name of the topic.",
     "topics.rankings_retention_ms": "How long rankings are kept.",
     "topics.rejected_retention_ms": "How long rejected records are kept.",
-    "worker.log_format": "Log format on standard error: readable, or one JSON object per line.",
-    "worker.log_level": "Least severe level that is logged.",
     "trainer.training.family": "Kind of model; the settings of the others, and of several as one, are below.",
     "trainer.training.learning_rate": "Learning rate.",
     "trainer.training.batch_size": "Clicks of a training step.",
@@ -72,7 +70,8 @@ def table(section: str) -> str:
     """The settings of a section as a table in Markdown. Raises KeyError for one without a meaning."""
     rows = ["| setting | default | meaning |", "|---|---|---|"]
     defaults = SECTIONS[section]
-    for name, info in type(defaults).model_fields.items():
+    inherited = {name for base in type(defaults).__mro__[1:] for name in getattr(base, "model_fields", ())}
+    for name, info in sorted(type(defaults).model_fields.items(), key=lambda field: field[0] in inherited):
         if section_of(info.annotation) is not None:
             continue
         meaning = info.description or _MEANINGS[f"{section}.{name}"]
@@ -169,7 +168,7 @@ def _choices(annotation: Any) -> list[str]:
 
 def _default(value: Any) -> str:
     match value:
-        case None:
+        case None | "":
             return "not set"
         case bool():
             return f"`{str(value).lower()}`"

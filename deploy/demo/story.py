@@ -26,11 +26,12 @@ from deploy.demo.view import Page, View
 from deploy.kafka import LocalKafka, LocalKafkaError
 from deploy.kafka.folders import LOGS, remove_folder
 from deploy.kafka.ports import free_port, hold
-from schemas.config.settings import KafkaConnection
+from schemas.config.settings import KafkaConnection, TopicSettings
 from schemas.kafka.topics import changelog_topic
 from schemas.messages.announcement import CHAMPION
 from schemas.messages.click import Click, encode_click
 from stream_app.api_settings import ApiSettings
+from stream_app.settings import StreamSettings
 from stream_app.tools.pacing import wait_until_due
 
 _PARTITIONS: Final = 4
@@ -89,10 +90,10 @@ class Demo:
         self._event(f"Kafka at {bootstrap}")
         # Its own log lines would tear the page apart; what matters is raised or seen in the processes' logs.
         self._kafka = {**KafkaConnection(bootstrap_servers=bootstrap).librdkafka(), "log_level": 0}
-        prefix = f"demo-{int(time.time())}-{os.getpid()}"
+        settings = StreamSettings(topics=TopicSettings(prefix=f"demo-{int(time.time())}-{os.getpid()}."))
+        self._prefix, self._app_id = settings.topics.prefix, settings.app_id
         names = ("clicks", "rankings", "rejected", "models", "scores", "items", "splits", "rankings_shadow")
-        self._topics = {name: f"{prefix}.{name}" for name in names}
-        self._app_id = prefix
+        self._topics = {name: str(getattr(settings.topics, name)) for name in names}
         left: list[str] = []
         self._stack.callback(self._remove_topics, left)
         self._data_dir = root / "worker"
@@ -128,9 +129,8 @@ class Demo:
         }
         return {
             "NEXTCLICK_KAFKA__BOOTSTRAP_SERVERS": bootstrap,
-            **{f"NEXTCLICK_TOPICS__{name.upper()}": topic for name, topic in self._topics.items()},
+            "NEXTCLICK_TOPICS__PREFIX": self._prefix,
             "NEXTCLICK_TOPICS__PARTITIONS": str(_PARTITIONS),
-            "NEXTCLICK_WORKER__APP_ID": self._app_id,
             "NEXTCLICK_WORKER__DATA_DIR": str(self._data_dir),
             "NEXTCLICK_WORKER__WEB_PORT": str(self._port),
             "NEXTCLICK_WORKER__ITEMS": "true",

@@ -36,6 +36,9 @@ def node_properties(
     settings = {
         "process.roles": "broker,controller",
         "node.id": str(node),
+        # Clients that name a rack (client.rack) fetch from the broker there.
+        "broker.rack": f"rack-{node}",
+        "replica.selector.class": "org.apache.kafka.common.replica.RackAwareReplicaSelector",
         # Voters by address in the settings, not in the metadata log: a data folder can come back on other ports.
         "controller.quorum.voters": ",".join(f"{i}@{HOST}:{p.controller}" for i, p in enumerate(ports)),
         "listeners": ",".join([*listeners, f"CONTROLLER://{HOST}:{own.controller}"]),

@@ -21,7 +21,7 @@ def manifests(settings: StreamSettings, *, cluster: str, authentication: Authent
         acls = [_acl(right) for right in own]
         yield _resource(
             "KafkaUser",
-            f"{settings.worker.app_id}-{process}",
+            f"{settings.app_id}-{process}",
             labels,
             {"authentication": {"type": authentication}, "authorization": {"type": "simple", "acls": acls}},
         )

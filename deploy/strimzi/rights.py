@@ -25,7 +25,7 @@ def rights(settings: StreamSettings) -> dict[str, tuple[Right, ...]]:
     Whoever compares topics with the settings when it starts (worker, scorer) must see their configuration. librdkafka
     looks for the coordinator of a group even where it joins none and commits nothing.
     """
-    topics, app_id = settings.topics, settings.worker.app_id
+    topics, app_id = settings.topics, settings.app_id
     names = [spec.name for spec in settings.topic_specs()]
     (changelog,) = [spec.name for spec in settings.topic_specs() if spec.partitions_of]
     shops = [name for name in (topics.items, topics.rules) if name in names]
@@ -33,8 +33,7 @@ def rights(settings: StreamSettings) -> dict[str, tuple[Right, ...]]:
     splits = [name for name in (topics.splits,) if name in names]
     shadows = [name for name in (topics.rankings_shadow,) if name in names]
     scorers = [f"{app_id}-score", *(f"{app_id}-score-shadows" for _ in shadows)]
-    unused = Right("group", "nextclick-trainer", ("Describe",))
-    follows = {"models": True, "items-and-rules": shops, "splits": splits}
+    unused = Right("group", f"{app_id}-trainer", ("Describe",))
     return {
         "topics": (*_topics(names, "Create", "Describe", "DescribeConfigs"),),
         "worker": (
@@ -42,7 +41,6 @@ def rights(settings: StreamSettings) -> dict[str, tuple[Right, ...]]:
             *_topics([topics.rankings, topics.rejected, *shadows], "Write", "DescribeConfigs"),
             *_topics([changelog], "Read", "Write", "DescribeConfigs"),
             Right("group", app_id, ("Read",)),
-            *(Right("group", f"nextclick-{name}", ("Describe",)) for name, used in follows.items() if used),
         ),
         "score": (
             *_topics([topics.rankings, *shadows], "Read", "DescribeConfigs"),
@@ -57,10 +55,16 @@ def rights(settings: StreamSettings) -> dict[str, tuple[Right, ...]]:
             *_topics([topics.clicks], "Read", "Write", "DescribeConfigs"),
             *_topics([topics.rankings, topics.models], "Read", "DescribeConfigs"),
             *_topics([topics.scores, topics.rejected, *items, changelog], "Read"),
-            *(Right("group", name, ("Describe",)) for name in (app_id, "nextclick-api")),
+            Right("group", app_id, ("Describe",)),
             Right("group", f"{app_id}-", ("Describe",), is_prefix=True),
         ),
         "sink": (*_topics([topics.rankings], "Read", "DescribeConfigs"), Right("group", f"{app_id}-sink", ("Read",))),
+        "rejected": (
+            *_topics([topics.clicks], "Write"),
+            *_topics([topics.rejected], "Read", "Write"),
+            Right("group", f"{app_id}-rejected", ("Describe",)),
+            Right("transactionalId", f"{app_id}-rejected", ("Write",)),
+        ),
         "shop": (
             *_topics([topics.clicks, *shops], "Write"),
             *_topics([topics.rankings], "Read"),

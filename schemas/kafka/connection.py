@@ -1,5 +1,6 @@
 """How to reach Kafka, and what the topics are called: the settings that both commands share."""
 
+import re
 import ssl
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
@@ -16,6 +17,11 @@ _CA_FILES: Final = (
     "/etc/ssl/cert.pem",  # macOS
 )
 
+_TOPICS: Final = (
+    "clicks", "rankings", "rejected", "models", "items", "rules", "splits", "rankings_shadow", "scores",
+)  # fmt: skip
+
+_PREFIX: Final = re.compile(r"^[A-Za-z0-9._-]{0,100}$")
 TopicName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,249}$")]
 
 
@@ -60,6 +66,13 @@ class KafkaConnection(Section):
     ssl_key_location: str | None = Field(default=None, description="This client's private key (PEM), for mTLS.")
     ssl_key_password: SecretStr | None = None
     ssl_check_hostname: bool = True
+    client_rack: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=250,
+        description="Rack or availability zone of this process, as the brokers' broker.rack names it: records are then "
+        "fetched from the nearest replica, if the brokers allow that (replica.selector.class).",
+    )
 
     @property
     def uses_tls(self) -> bool:
@@ -153,6 +166,7 @@ class KafkaConnection(Section):
             "ssl.certificate.location": self.ssl_certificate_location,
             "ssl.key.location": self.ssl_key_location,
             "ssl.key.password": self.ssl_key_password,
+            "client.rack": self.client_rack,
         }
         if self.sasl_mechanism == "OAUTHBEARER":
             config["sasl.oauthbearer.method"] = "oidc"
@@ -170,10 +184,35 @@ class KafkaConnection(Section):
             config["ssl.endpoint.identification.algorithm"] = "https" if self.ssl_check_hostname else "none"
         return config
 
+    def plain_consumer(self, group: str, client_id: str | None = None) -> dict[str, Any]:
+        """The same for a consumer that joins no group and commits nothing: its partitions are assigned by hand.
+
+        librdkafka wants a `group` all the same, and asks for its coordinator, so there must be a right to describe it.
+        The brokers' logs know the consumer by `client_id`, or else by the group.
+        """
+        return {
+            **self.librdkafka(),
+            "client.id": client_id or group,
+            "group.id": group,
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "isolation.level": "read_committed",
+            "auto.offset.reset": "earliest",
+        }
+
 
 class TopicSettings(Section):
-    """[topics]: names, partitions and retention. `stream-app topics` creates them so; nothing alters them later."""
+    """[topics]: names, partitions and retention. `stream-app topics` creates them so; nothing alters them later.
 
+    The names have the prefix already, however an instance is made.
+    """
+
+    prefix: str = Field(
+        default="",
+        pattern=_PREFIX.pattern,
+        description="Put before the names of all topics, consumer groups and transactional ids, so that several "
+        'deployments can share a Kafka; for example "shop-a.".',
+    )
     clicks: TopicName = "clicks"
     rankings: TopicName = "rankings"
     rejected: TopicName = "clicks.rejected"
@@ -203,10 +242,18 @@ class TopicSettings(Section):
         default=30 * _DAY_MS, ge=60_000, description="How long the scores of a window are kept."
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _with_prefix(cls, values: Any) -> Any:
+        prefix = values.get("prefix") if isinstance(values, dict) else None
+        if not isinstance(prefix, str) or not _PREFIX.match(prefix):
+            return values  # there is none, or it is refused
+        names = {name: values.get(name, cls.model_fields[name].default) for name in _TOPICS}
+        return values | {name: f"{prefix}{topic}" for name, topic in names.items() if isinstance(topic, str)}
+
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
-        names = [self.clicks, self.rankings, self.rejected, self.models, self.items, self.rules, self.splits]
-        names += [self.rankings_shadow, self.scores]
+        names = [getattr(self, name) for name in _TOPICS]
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"two topics have the name {name!r}")

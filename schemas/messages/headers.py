@@ -10,6 +10,9 @@ Headers = list[tuple[str, bytes]]
 CONTENT_TYPE: Final = "content-type"
 JSON: Final = b"application/json"
 MODEL: Final = "nextclick-model"
+RESENT: Final = "nextclick-resent"
+"""Which rejected record this is, repaired or not: topic/partition/offset. On the topic of rejected records, without a
+value: that this one was sent again."""
 TRACE: Final = ("traceparent", "tracestate")
 """Of W3C's Trace Context."""
 _ERRORS: Final = "__streams.errors."

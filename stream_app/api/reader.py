@@ -35,6 +35,7 @@ class Reader:
     """Reads until it is stopped.
 
     Args:
+        consumer_config: of a consumer without a group, for librdkafka.
         store: filled with rankings; None where a sink fills another one.
         ttl_ms: older rankings are not read.
         on_fatal: told, from the thread, of what it cannot go on with.
@@ -45,7 +46,7 @@ class Reader:
 
     def __init__(
         self,
-        connection: Mapping[str, Any],
+        consumer_config: Mapping[str, Any],
         topics: TopicSettings,
         *,
         store: EmbeddedStore | None,
@@ -65,17 +66,7 @@ class Reader:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reader", daemon=True)
         self._consumer = Consumer(
-            {
-                **connection,
-                "client.id": "nextclick-api",
-                "group.id": "nextclick-api",  # librdkafka asks for one; nothing is committed
-                "enable.auto.commit": False,
-                "enable.partition.eof": True,
-                "auto.offset.reset": "earliest",
-                "isolation.level": "read_committed",
-                "queued.max.messages.kbytes": 16_384,
-                "error_cb": _tell,
-            },
+            {**consumer_config, "queued.max.messages.kbytes": 16_384, "error_cb": _tell},
             logger=logging.getLogger("librdkafka"),
         )
         self._unread: set[tuple[str, int]] = set()

@@ -130,7 +130,7 @@ async def run_api(settings: StreamSettings) -> int:
         server.should_exit = True
 
     reader = Reader(
-        connection, settings.topics,
+        settings.kafka.plain_consumer(f"{settings.app_id}-api"), settings.topics,
         store=embedded, ttl_ms=ttl_ms, watchers=watchers, board=board, traffic=traffic, shelf=shelf,
         metrics=metrics, on_fatal=fail,
     )  # fmt: skip
@@ -142,7 +142,7 @@ async def run_api(settings: StreamSettings) -> int:
     page = PageEndpoints(
         traffic=traffic,
         shelf=shelf,
-        backlog=Backlog(connection, topic=settings.topics.clicks, group=settings.worker.app_id),
+        backlog=Backlog(connection, topic=settings.topics.clicks, group=settings.app_id),
         serving=lambda: board.serving(settings.worker.model_alias),
         readiness=readiness,
         image_origins=api.image_origins,

@@ -61,7 +61,7 @@ class Sink:
             plain_url(url), socket_timeout=_ANSWER_SECONDS, socket_connect_timeout=_ANSWER_SECONDS
         )
         self._rows = RedisRows(client, settings.api.store_prefix, topic_id, ttl_ms=self._ttl_ms)
-        group, timeout = group_of(settings.worker.app_id), settings.sink.session_timeout
+        group, timeout = group_of(settings.app_id), settings.sink.session_timeout
         self._consumer = Consumer(
             {
                 **settings.kafka.librdkafka(),
@@ -234,7 +234,7 @@ def _sink(settings: StreamSettings, metrics: SinkMetrics, url: str) -> Sink:
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         DataLock(data_dir, setting="sink.data_dir")  # until the process ends
-        member = member_id(data_dir)
+        member = settings.sink.group_instance_id or member_id(data_dir)
     except OSError as error:
         raise StoreError(f"sink.data_dir {data_dir} cannot be written: {error}") from error
     return Sink(settings, metrics, url, member=member, topic_id=topic_ids(settings.kafka, [rankings])[rankings])

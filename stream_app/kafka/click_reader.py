@@ -120,9 +120,7 @@ class ClickReader:
     All calls but `close` and `end_offset` belong to the event loop.
 
     Args:
-        connection: bootstrap servers and security.
-        group: the consumer group; librdkafka wants one, and never joins it.
-        client_id: how the brokers name this consumer in their logs.
+        consumer_config: of a consumer without a group, for librdkafka.
         most: so many clicks at most are read at once.
         on_look: called whenever it looks for clicks, every few ms as long as some come.
         traces: whether to look for headers that rankings take over.
@@ -135,10 +133,8 @@ class ClickReader:
 
     def __init__(
         self,
-        connection: Mapping[str, Any],
+        consumer_config: Mapping[str, Any],
         *,
-        group: str,
-        client_id: str,
         most: int,
         on_look: Callable[[], None],
         traces: bool = False,
@@ -148,14 +144,8 @@ class ClickReader:
         self._on_look = on_look
         self._consumer = Consumer(
             {
-                **connection,
-                "client.id": client_id,
-                "group.id": group,
-                "enable.auto.commit": False,
+                **consumer_config,
                 "enable.auto.offset.store": False,
-                "enable.partition.eof": True,
-                "isolation.level": "read_committed",  # a click of an aborted transaction has never been
-                "auto.offset.reset": "earliest",
                 "queued.min.messages": _QUEUED_CLICKS,
                 "queued.max.messages.kbytes": _QUEUED_KILOBYTES,
                 "fetch.queue.backoff.ms": _REFILL_MS,

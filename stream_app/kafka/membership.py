@@ -95,8 +95,9 @@ class StaticMembership:
         if getattr(response, "error_code", 0) == _FENCED_INSTANCE_ID:
             self.fenced = True
             error = FencedError(
-                "another worker has taken this one's place in the consumer group: it uses the same worker.data_dir, or "
-                "a clone of its disk. Give each worker a folder of its own; in a clone, delete member.json"
+                "another worker has taken this one's place in the consumer group: it has the same "
+                "worker.group_instance_id, the same worker.data_dir, or a clone of its disk. Give each worker a name "
+                "and a folder of its own; in a clone, delete member.json"
             )
             self._on_fenced(error)
             raise error

@@ -91,12 +91,12 @@ class PlainConsumer:
             ) from error
         return int(found.offset)
 
-    def history(self, partition: int, *, until: int = 0) -> Iterator[Message]:
-        """Every record that a partition holds now. Raises ReadError when the broker falls silent.
+    def history(self, partition: int, *, start: int = OFFSET_BEGINNING, until: int = 0) -> Iterator[Message]:
+        """Every record that a partition holds now, from `start` on. Raises ReadError when the broker falls silent.
 
         `until` is an offset that must be reached: an open transaction lies before it, perhaps, and is waited for.
         """
-        return self._records(partition, OFFSET_BEGINNING, until)
+        return self._records(partition, start, until)
 
     def _records(self, partition: int, start: int, until: int) -> Iterator[Message]:
         self._consumer.assign([TopicPartition(self.topic, partition, start)])
@@ -124,16 +124,7 @@ def plain_consumer(
 
     `wait_ms` is how long a broker waits for records before it says that there are none.
     """
-    config = {
-        **connection.librdkafka(),
-        "client.id": name,
-        "group.id": name,  # librdkafka wants one; nothing is ever committed to it
-        "enable.auto.commit": False,
-        "enable.partition.eof": True,
-        "fetch.wait.max.ms": wait_ms,
-        "isolation.level": "read_committed",
-        "auto.offset.reset": "earliest",
-    }
+    config = {**connection.plain_consumer(name), "fetch.wait.max.ms": wait_ms}
     try:
         consumer = Consumer(config, logger=logging.getLogger("librdkafka"))
     except KafkaException as error:

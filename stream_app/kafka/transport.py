@@ -146,6 +146,7 @@ class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
 
         fetcher._get_actions_per_node = rested
         fetcher._proc_fetch_request = answered
+        fetcher._client_rack = self.app.client_rack  # Faust has no setting for it
         fetcher._fetch_max_wait_ms = _LONGEST_WAIT_MS  # a seek waits for the fetch under way: Faust lets it take 1.5 s
 
     def _observe_heartbeats(self) -> None:

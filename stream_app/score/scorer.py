@@ -67,7 +67,7 @@ class Scorer:
         self._rankings = rankings_topic(settings, shadows=shadows)
         self._shadows = shadows
         self._topic_id = topic_id
-        self._group = group = group_of(settings.worker.app_id, shadows=shadows)
+        self._group = group = group_of(settings.app_id, shadows=shadows)
         scores = settings.scores
         self._rules = ScoringRules(
             k=scores.k,

@@ -64,7 +64,7 @@ def _scorer(settings: StreamSettings, metrics: ScoreMetrics, *, shadows: bool) -
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         DataLock(data_dir, setting="scores.data_dir")  # until the process ends
-        member = member_id(data_dir)
+        member = settings.scores.group_instance_id or member_id(data_dir)
     except OSError as error:
         raise StoreError(f"scores.data_dir {data_dir} cannot be written: {error}") from error
     topic_id = topic_ids(settings.kafka, [rankings])[rankings]

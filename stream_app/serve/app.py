@@ -48,6 +48,7 @@ class RecommenderApp(faust.App):
 
     logger = logging.getLogger("faust")  # as quiet as the services it is one of
     clicks_topic: str
+    client_rack: str | None
     new_click_reader: Callable[[], ClickReader]
     sessions: SessionTable
     pipeline: Pipeline
@@ -69,7 +70,7 @@ class RecommenderApp(faust.App):
 def _faust_app(settings: StreamSettings, member: str | None) -> RecommenderApp:
     worker = settings.worker
     return RecommenderApp(
-        worker.app_id,
+        settings.app_id,
         broker=[URL(f"kafka://{server}") for server in settings.kafka.bootstrap_servers.split(",")],
         broker_credentials=faust_credentials(settings.kafka),
         datadir=str(worker.data_dir),
@@ -101,9 +102,7 @@ def _faust_app(settings: StreamSettings, member: str | None) -> RecommenderApp:
 def _click_reader(settings: StreamSettings, delivery: Delivery) -> ClickReader:
     worker = settings.worker
     return ClickReader(
-        settings.kafka.librdkafka(),
-        group=worker.app_id,
-        client_id=f"{worker.app_id}-{os.getpid()}-clicks",
+        settings.kafka.plain_consumer(settings.app_id, f"{settings.app_id}-{os.getpid()}-clicks"),
         most=worker.chunk_clicks,
         on_look=delivery.serve,
         traces=worker.headers,
@@ -137,6 +136,7 @@ def create_app(
     app = _faust_app(settings, member)
     app.on_fatal = on_fatal
     app.clicks_topic = settings.topics.clicks
+    app.client_rack = settings.kafka.client_rack
     app.new_click_reader = partial(_click_reader, settings, delivery)
     app.sessions = SessionTable(
         app,
@@ -188,7 +188,7 @@ def _pipeline_settings(settings: StreamSettings) -> PipelineSettings:
         settling=SettlingSettings(
             rankings=settings.topics.rankings,
             rejected=settings.topics.rejected,
-            changelog=changelog_topic(worker.app_id),
+            changelog=changelog_topic(settings.app_id),
             headers=worker.headers,
         ),
         clicks_in_flight=worker.chunks_in_flight * worker.chunk_clicks,

@@ -32,7 +32,8 @@ class FollowedTopicError(StreamError):
 class TopicFollower(ABC):
     """Reads topics of one partition each on a thread of its own; `what` they are, for people.
 
-    A record that cannot be used is refused, counted and told; what its key had before stays.
+    `consumer_config` is that of a consumer without a group, for librdkafka. A record that cannot be used is refused,
+    counted and told; what its key had before stays.
 
     Attributes:
         waiting_for: what has not been read yet of what was there at the start; None once everything is.
@@ -50,11 +51,6 @@ class TopicFollower(ABC):
         name = what.replace(" ", "-")
         self._config = {
             **consumer_config,
-            "group.id": f"nextclick-{name}",  # librdkafka asks for one; nothing is committed
-            "enable.auto.commit": False,
-            "enable.partition.eof": True,
-            "auto.offset.reset": "earliest",
-            "isolation.level": "read_committed",
             "queued.max.messages.kbytes": 16_384,  # of a million items that are read at the start
         }
         self.what = what

@@ -149,13 +149,7 @@ class ModelWatcher:
         rows: bool = False,
         is_variant: bool = False,
     ) -> None:
-        self._config = {
-            **consumer_config,
-            "group.id": "nextclick-models",  # librdkafka asks for one; nothing is committed
-            "enable.auto.commit": False,
-            "enable.partition.eof": True,
-            "auto.offset.reset": "earliest",
-        }
+        self._config = dict(consumer_config)
         self._topic = topic
         self._alias = alias
         self._live = live

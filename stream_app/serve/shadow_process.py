@@ -162,19 +162,27 @@ def main(settings: StreamSettings) -> NoReturn:
     give_way()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal's Ctrl-C the worker is told too, and closes the pipe
     metrics = Metrics()  # shown to nobody
-    connection = {**settings.kafka.librdkafka(), "client.id": f"{settings.worker.app_id}-shadows-{os.getpid()}"}
+    client_id = f"{settings.app_id}-shadows-{os.getpid()}"
+    consumer_config = settings.kafka.plain_consumer(settings.app_id, client_id)
     # What is lost is a statistic's: one broker's word is enough.
-    room = {"queue.buffering.max.messages": 10_000, "queue.buffering.max.kbytes": 32_768}
     producer = Producer(
-        {**connection, "partitioner": "murmur2_random", "acks": 1, "linger.ms": 20, **room},
+        {
+            **settings.kafka.librdkafka(),
+            "client.id": client_id,
+            "partitioner": "murmur2_random",
+            "acks": 1,
+            "linger.ms": 20,
+            "queue.buffering.max.messages": 10_000,
+            "queue.buffering.max.kbytes": 32_768,
+        },
         logger=logging.getLogger("librdkafka"),
     )
-    catalogue, items = catalogue_of(settings, connection, metrics, _end)
-    watch = watch_of(settings, connection, metrics, _end, catalogue=catalogue)
+    catalogue, items = catalogue_of(settings, consumer_config, metrics, _end)
+    watch = watch_of(settings, consumer_config, metrics, _end, catalogue=catalogue)
     copies = shadow_copies(settings.worker.data_dir)
     models = ShadowModels(watched_apart(watch, copies), copies)
     SplitFollower(
-        consumer_config=connection,
+        consumer_config=consumer_config,
         topic=settings.topics.splits,
         app_id=settings.worker.app_id,
         live=models,

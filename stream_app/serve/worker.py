@@ -64,7 +64,7 @@ class Worker:
         worker = settings.worker
         self._metrics = Metrics()
         self._live = LiveModel()
-        client_id = f"{worker.app_id}-{os.getpid()}"
+        client_id = f"{settings.app_id}-{os.getpid()}"
         self._delivery = Delivery(
             producer_config(
                 settings.kafka.librdkafka(),
@@ -75,7 +75,7 @@ class Worker:
             ),
             on_fatal=self.fail,
         )
-        consumer_config = {**settings.kafka.librdkafka(), "client.id": client_id}
+        consumer_config = settings.kafka.plain_consumer(settings.app_id, client_id)
         self._catalogue, follower = catalogue_of(settings, consumer_config, self._metrics, self.fail)
         watch = watch_of(settings, consumer_config, self._metrics, self.fail, catalogue=self._catalogue)
         self._watcher = watch(alias=worker.model_alias, live=self._live, cache_dir=worker.data_dir / "bundles")
@@ -180,7 +180,7 @@ class Worker:
 
     def _check_store(self) -> None:
         settings, data_dir = self._settings, self._settings.worker.data_dir
-        clicks, changelog = settings.topics.clicks, changelog_topic(settings.worker.app_id)
+        clicks, changelog = settings.topics.clicks, changelog_topic(settings.app_id)
         ids = topic_ids(settings.kafka, [clicks, changelog])
         try:
             data_dir.mkdir(parents=True, exist_ok=True)
@@ -191,7 +191,7 @@ class Worker:
                 changelog=(changelog, ids[changelog]),
                 tables=tables_folder(data_dir),
             )
-            self._member = member_id(data_dir)
+            self._member = settings.worker.group_instance_id or member_id(data_dir)
         except OSError as error:
             raise StoreError(f"worker.data_dir {data_dir} cannot be written: {error}") from error
 
@@ -214,7 +214,7 @@ class Worker:
         starting.add_done_callback(self._on_started)
         self._lag = Lag(
             self._settings.kafka.librdkafka(),
-            group=self._settings.worker.app_id,
+            group=self._settings.app_id,
             consumer=cast(ChunkConsumer, app.consumer),
         )
         self._lag.start()

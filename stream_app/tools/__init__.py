@@ -1,1 +1,1 @@
-"""Commands beside the worker: replay, watch, inspect, explain, replay-session, forget."""
+"""Commands beside the worker: replay, watch, inspect, explain, replay-session, forget, rejected."""

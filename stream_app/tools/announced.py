@@ -75,7 +75,7 @@ def bundles(settings: StreamSettings) -> Iterator[Bundles]:
     topic, alias = settings.topics.models, settings.worker.model_alias
     trusted = trusted_keys(settings.bundles.trusted_keys)
     newest: ModelAnnouncement | None = None
-    with plain_consumer(settings.kafka, topic, name=f"{settings.worker.app_id}-announced") as models:
+    with plain_consumer(settings.kafka, topic, name=f"{settings.app_id}-announced") as models:
         for partition in models.partitions:
             for record in models.history(partition):
                 try:

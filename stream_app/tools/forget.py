@@ -23,7 +23,7 @@ def forget(session_id: str, settings: StreamSettings, *, json: bool, out: Consol
         value = encode_forget(Forget(session_id, "forget"))
     except ValueError as error:
         raise ForgetError(str(error)) from error
-    with plain_consumer(settings.kafka, topic, name=f"{settings.worker.app_id}-forget"):
+    with plain_consumer(settings.kafka, topic, name=f"{settings.app_id}-forget"):
         pass  # producing to a topic that is not there may create it
     done: list[tuple[KafkaError | None, Message]] = []
     config = {

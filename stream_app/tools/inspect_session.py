@@ -56,8 +56,8 @@ def newest_row(session_id: str, records: Iterable[Message]) -> FoundRow | None:
 
 def find_row(session_id: str, settings: StreamSettings) -> FoundRow | None:
     """Read the changelog for a session. Raises ReadError, RowError."""
-    worker = settings.worker
-    with plain_consumer(settings.kafka, changelog_topic(worker.app_id), name=f"{worker.app_id}-inspect") as changelog:
+    app_id = settings.app_id
+    with plain_consumer(settings.kafka, changelog_topic(app_id), name=f"{app_id}-inspect") as changelog:
         for partition in _likeliest_first(session_id, changelog):
             found = newest_row(session_id, changelog.history(partition))
             if found is not None:
@@ -137,8 +137,7 @@ def inspect_session(session_id: str, settings: StreamSettings, *, json: bool, ou
 
 def no_row(session_id: str, settings: StreamSettings) -> str:
     """What to say when there is none."""
-    worker = settings.worker
     return (
-        f"no row for session {session_id!r} in {changelog_topic(worker.app_id)}: it had no click that a worker has "
-        f"taken, or its last one is older than worker.session_ttl ({duration(worker.session_ttl)})"
+        f"no row for session {session_id!r} in {changelog_topic(settings.app_id)}: it had no click that a worker has "
+        f"taken, or its last one is older than worker.session_ttl ({duration(settings.worker.session_ttl)})"
     )

@@ -73,7 +73,7 @@ def publish_file(path: Path, settings: StreamSettings, kind: Kind, *, complete: 
         records[own_id.encode()] = value  # of several lines the last one counts
     gone = 0
     # Asked first: it tells when there is no such topic.
-    with plain_consumer(settings.kafka, topic, name=f"{settings.worker.app_id}-{kind.name}") as consumer:
+    with plain_consumer(settings.kafka, topic, name=f"{settings.app_id}-{kind.name}") as consumer:
         if complete:
             there: set[bytes] = set()
             for partition in consumer.partitions:
@@ -145,7 +145,7 @@ def _send(settings: StreamSettings, topic: str, kind: Kind, records: Iterator[Re
     """How many were not confirmed."""
     config = producer_config(
         settings.kafka.librdkafka(),
-        client_id=f"{settings.worker.app_id}-{kind.name}",
+        client_id=f"{settings.app_id}-{kind.name}",
         linger_ms=_LINGER_MS,
         timeout_ms=int(settings.worker.delivery_timeout * 1000),
         compression=settings.worker.compression,

@@ -264,7 +264,7 @@ def as_text(done: Replayed, topic: str) -> str:
 def _producer(settings: StreamSettings, topic: str) -> Producer:
     config = producer_config(
         settings.kafka.librdkafka(),
-        client_id=f"{settings.worker.app_id}-replay",
+        client_id=f"{settings.app_id}-replay",
         linger_ms=_LINGER_MS,
         timeout_ms=int(settings.worker.delivery_timeout * 1000),
         compression=settings.worker.compression,

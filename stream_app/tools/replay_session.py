@@ -166,7 +166,7 @@ def replay_session(
     session_id: str, settings: StreamSettings, *, at: int | None, json: bool, out: Console, err: Console
 ) -> int:
     """Print the row and the ranking; returns the exit code, 1 where there is no such click."""
-    topics, app_id, key = settings.topics, settings.worker.app_id, session_id.encode()
+    topics, app_id, key = settings.topics, settings.app_id, session_id.encode()
     with plain_consumer(settings.kafka, topics.clicks, name=f"{app_id}-replay-session") as records:
         home = partition_of(key, len(records.partitions))
         clicks = clicks_of(session_id, records.history(home), settings.clicks.limits)

@@ -96,7 +96,7 @@ def print_scores(
         err.print(text, style="yellow", markup=False, highlight=False)
 
     scores: list[Score] = []
-    with plain_consumer(settings.kafka, settings.topics.scores, name=f"{settings.worker.app_id}-scores") as topic:
+    with plain_consumer(settings.kafka, settings.topics.scores, name=f"{settings.app_id}-scores") as topic:
         for partition in topic.partitions:
             scores += newest_scores(topic.history(partition), warn)
     newest = max((score.window_start + score.window_ms for score in scores), default=0)

@@ -74,7 +74,7 @@ def watch(
 
     topic = settings.topics.rankings
     try:
-        with plain_consumer(settings.kafka, topic, name=f"{settings.worker.app_id}-watch") as consumer:
+        with plain_consumer(settings.kafka, topic, name=f"{settings.app_id}-watch") as consumer:
             watched = consumer.partitions
             if session_id is not None:  # workers place rankings by their key
                 watched = [partition_of(session_id.encode(), len(watched))]

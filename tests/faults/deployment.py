@@ -1,15 +1,11 @@
 """A whole deployment for fault tests: its own topics, worker processes that can be killed, and the oracle's verdict."""
 
 import itertools
-import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,7 +17,6 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from bench.random_model import random_bundle
 from deploy.demo.oracle import Published, mismatches, read_topic, recompute, restored_rows, stored_rows
 from deploy.demo.shop import Shop, ShopSettings
-from deploy.kafka.ports import free_port
 from schemas.bundle.files import manifest_digest, open_bundle
 from schemas.bundle.runtime import Model
 from schemas.config.settings import KafkaConnection, TopicSettings
@@ -32,10 +27,12 @@ from schemas.messages.click import Click, encode_click
 from schemas.messages.item import Item, encode_item
 from schemas.messages.split import Split, Variant, encode_split
 from stream_app.core.session import SessionRules
+from stream_app.settings import StreamSettings
 from stream_app.tools.click_file import read_click_file
 from tests.committed import committed
 from tests.contract.tiny_model import TinyModel
 from tests.patience import PATIENCE
+from tests.stream_process import StreamProcess
 
 PARTITIONS = 4
 SESSION_TIMEOUT = 6
@@ -43,7 +40,6 @@ GAVE_UP = (1, 70)
 """A worker's exit codes when it cannot go on: an error that it tells of, and the watchdog."""
 NEVER_TAKEN_FOR_DEAD = {"NEXTCLICK_WORKER__SESSION_TIMEOUT": "30"}
 """For workers that nobody kills: on a busy machine one may be late with its heartbeats, and its clicks come twice."""
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def real_clicks(shared_data: Path | None, count: int) -> list[Click]:
@@ -59,47 +55,6 @@ def endless(clicks: Sequence[Click]) -> Iterator[Click]:
     for n in itertools.count():
         for click in clicks:
             yield msgspec.structs.replace(click, session_id=f"{click.session_id}~{n}")
-
-
-@dataclass
-class WorkerProcess:
-    """One `stream-app worker`."""
-
-    process: subprocess.Popen[bytes]
-    log: Path
-    data_dir: Path
-    web_port: int
-
-    def kill(self) -> None:
-        """As a crash would: no chance to clean up."""
-        self.process.kill()
-        self.process.wait()
-
-    def stop(self) -> int:
-        """SIGTERM; returns the exit code."""
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(PATIENCE)
-
-    def ready(self) -> dict[str, str] | None:
-        """The readiness page; None while nothing listens."""
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.web_port}/readyz", timeout=2) as answer:
-                page: dict[str, str] = json.load(answer)
-        except urllib.error.HTTPError as error:
-            page = json.load(error)
-        except OSError:
-            return None
-        return page
-
-    def metric(self, name: str) -> float:
-        """The sum of a metric over its labels."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.web_port}/metrics", timeout=30) as answer:
-            lines = answer.read().decode().splitlines()
-        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.split("{")[0].split(" ")[0] == name)
-
-    def output(self) -> str:
-        """What it logged."""
-        return self.log.read_text()
 
 
 class Load:
@@ -170,26 +125,15 @@ class Deployment:
     extra: dict[str, str] = field(default_factory=dict)
     rules: SessionRules = field(default_factory=SessionRules)
     """What the workers are told of sessions, for the oracle."""
-    workers: list[WorkerProcess] = field(default_factory=list)
+    workers: list[StreamProcess] = field(default_factory=list)
     loads: list[Load] = field(default_factory=list)
     models: dict[str, Model] = field(default_factory=dict)
     _sent: int = 0
 
     def __post_init__(self) -> None:
-        self.topics = TopicSettings(
-            clicks=f"{self.prefix}-clicks",
-            rankings=f"{self.prefix}-rankings",
-            rejected=f"{self.prefix}-rejected",
-            models=f"{self.prefix}-models",
-            items=f"{self.prefix}-items",
-            rules=f"{self.prefix}-rules",
-            splits=f"{self.prefix}-splits",
-            rankings_shadow=f"{self.prefix}-rankings-shadow",
-            scores=f"{self.prefix}-scores",
-            partitions=PARTITIONS,
-        )
-        self.app_id = self.prefix
-        self.changelog = changelog_topic(self.app_id)
+        settings = StreamSettings(topics=TopicSettings(prefix=f"{self.prefix}-", partitions=PARTITIONS))
+        self.topics, self.app_id, self.group = settings.topics, settings.worker.app_id, settings.app_id
+        self.changelog = changelog_topic(self.group)
         self.connection = KafkaConnection(bootstrap_servers=self.bootstrap)
         self.create_topics()
         self._producer = Producer(
@@ -203,7 +147,7 @@ class Deployment:
 
     def create_topics(self) -> None:
         """The admin step, as `stream-app topics` does it."""
-        ensure_topics(self.connection, topic_table(self.topics, self.app_id, session_ttl_ms=6 * 3_600_000))
+        ensure_topics(self.connection, topic_table(self.topics, self.group, session_ttl_ms=6 * 3_600_000))
 
     # -- models -------------------------------------------------------------------------------------------------------
 
@@ -245,47 +189,30 @@ class Deployment:
         return {
             **{name: value for name, value in os.environ.items() if not name.startswith(("NEXTCLICK_", "KAFKA_"))},
             "NEXTCLICK_KAFKA__BOOTSTRAP_SERVERS": self.bootstrap,
-            "NEXTCLICK_TOPICS__CLICKS": self.topics.clicks,
-            "NEXTCLICK_TOPICS__RANKINGS": self.topics.rankings,
-            "NEXTCLICK_TOPICS__REJECTED": self.topics.rejected,
-            "NEXTCLICK_TOPICS__MODELS": self.topics.models,
-            "NEXTCLICK_TOPICS__ITEMS": self.topics.items,
-            "NEXTCLICK_TOPICS__RULES": self.topics.rules,
-            "NEXTCLICK_TOPICS__SPLITS": self.topics.splits,
-            "NEXTCLICK_TOPICS__RANKINGS_SHADOW": self.topics.rankings_shadow,
-            "NEXTCLICK_TOPICS__SCORES": self.topics.scores,
+            "NEXTCLICK_TOPICS__PREFIX": self.topics.prefix,
             "NEXTCLICK_TOPICS__PARTITIONS": str(PARTITIONS),
-            "NEXTCLICK_WORKER__APP_ID": self.app_id,
             "NEXTCLICK_WORKER__SESSION_TIMEOUT": str(SESSION_TIMEOUT),
             "NEXTCLICK_WORKER__CHUNK_CLICKS": "128",
             "NEXTCLICK_WORKER__LOG_FORMAT": "json",
             **self.extra,
         }
 
-    def start(self, name: str = "a", **extra: str) -> WorkerProcess:
+    def start(self, name: str = "a", **extra: str) -> StreamProcess:
         """Start a worker whose data folder is named `name`; a second start of the same name finds its data."""
-        port = free_port()
-        data_dir = self.root / f"data-{name}"
         log = self.root / f"worker-{name}-{len(self.workers)}.log"
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "stream_app", "worker", "--data-dir", str(data_dir), "--web-port", str(port)],
-                cwd=REPOSITORY,
-                env=self.environment() | extra,
-                stdout=output,
-                stderr=output,
-            )
-        worker = WorkerProcess(process, log, data_dir, port)
+        worker = StreamProcess.start(
+            "worker", log=log, data_dir=self.root / f"data-{name}", environment=self.environment() | extra
+        )
         self.workers.append(worker)
         return worker
 
-    def start_ready(self, name: str = "a", **extra: str) -> WorkerProcess:
+    def start_ready(self, name: str = "a", **extra: str) -> StreamProcess:
         """Start a worker and wait until it serves."""
         worker = self.start(name, **extra)
 
         def is_ready() -> bool:
             assert worker.process.poll() is None, f"worker {name} exited:\n{worker.output()[-3000:]}"
-            return (worker.ready() or {}).get("status") == "ready"
+            return worker.is_ready()
 
         self.wait(is_ready, f"worker {name} ready")
         return worker
@@ -317,7 +244,7 @@ class Deployment:
     def use_items_and_rules(self, item_ids: Iterable[str]) -> None:
         """Workers started from now on use both; all of these items may be shown."""
         self.extra |= {"NEXTCLICK_WORKER__ITEMS": "true", "NEXTCLICK_WORKER__RULES": "true"}
-        specs = topic_table(self.topics, self.app_id, session_ttl_ms=6 * 3_600_000, items=True, rules=True)
+        specs = topic_table(self.topics, self.group, session_ttl_ms=6 * 3_600_000, items=True, rules=True)
         ensure_topics(self.connection, specs)
         for item_id in item_ids:
             self._producer.produce(self.topics.items, encode_item(Item(item_id=item_id)), item_id.encode())
@@ -327,7 +254,7 @@ class Deployment:
     def use_splits(self) -> None:
         """Workers started from now on follow splits."""
         self.extra |= {"NEXTCLICK_WORKER__SPLITS": "true"}
-        ensure_topics(self.connection, topic_table(self.topics, self.app_id, session_ttl_ms=6 * 3_600_000, splits=True))
+        ensure_topics(self.connection, topic_table(self.topics, self.group, session_ttl_ms=6 * 3_600_000, splits=True))
 
     def split(self, *shadows: str, **shares: float) -> None:
         """Publish a split; none without shares and shadows."""
@@ -408,7 +335,7 @@ class Deployment:
 
     def committed(self) -> int:
         """Sum of the group's committed offsets: clicks that are acknowledged."""
-        offsets = committed(self.connection.librdkafka(), self.app_id, self.topics.clicks, PARTITIONS)
+        offsets = committed(self.connection.librdkafka(), self.group, self.topics.clicks, PARTITIONS)
         return sum(max(0, offset) for offset in offsets)
 
     def has_acknowledged_all(self) -> bool:
@@ -419,16 +346,16 @@ class Deployment:
         """Until every record of the clicks topic is acknowledged."""
         self.wait(self.has_acknowledged_all, "all clicks acknowledged", seconds)
 
-    def wait_until_more_clicks(self, worker: WorkerProcess, count: int) -> None:
+    def wait_until_more_clicks(self, worker: StreamProcess, count: int) -> None:
         """Until a worker has handled so many clicks from now on."""
         goal = worker.metric("nextclick_clicks_total") + count
         self.wait(lambda: worker.metric("nextclick_clicks_total") >= goal, f"{count} more clicks handled")
 
-    def wait_until_swapped(self, worker: WorkerProcess, models: int) -> None:
+    def wait_until_swapped(self, worker: StreamProcess, models: int) -> None:
         """Until a worker has taken so many models into service."""
         self.wait(lambda: worker.metric("nextclick_swaps_total") == models, f"{models} models taken")
 
-    def supervised(self, worker: WorkerProcess, until: Callable[[], bool], what: str) -> WorkerProcess:
+    def supervised(self, worker: StreamProcess, until: Callable[[], bool], what: str) -> StreamProcess:
         """Wait, and start the worker anew when it gives up; returns the one that runs then."""
 
         def is_true() -> bool:
@@ -441,7 +368,7 @@ class Deployment:
         self.wait(is_true, what)
         return worker
 
-    def verdict(self, holder: WorkerProcess | None = None) -> Verdict:
+    def verdict(self, holder: StreamProcess | None = None) -> Verdict:
         """Recompute every session one click at a time and compare rankings, changelog, and every worker's RocksDB.
 
         They have all stopped. What a worker's RocksDB holds must lead to the right rows once it is restored; that of

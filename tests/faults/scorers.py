@@ -1,14 +1,9 @@
 """Scorer processes that can be killed, rankings for them, and what they publish."""
 
-import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +12,6 @@ from typing import Any
 from confluent_kafka import Producer
 
 from deploy.demo.shop import Shop, ShopSettings
-from deploy.kafka.ports import free_port
 from schemas.config.settings import KafkaConnection, TopicSettings
 from schemas.kafka.admin import ensure_topics
 from schemas.kafka.topics import topic_table
@@ -27,48 +21,14 @@ from schemas.messages.score import Score, decode_score
 from schemas.messages.source import Source
 from schemas.messages.split import SHADOW
 from stream_app.kafka.plain_consumer import partition_of, plain_consumer
+from stream_app.settings import StreamSettings
 from tests.patience import PATIENCE
 from tests.recount import Window, counted, recount
+from tests.stream_process import StreamProcess
 
 PARTITIONS = 4
-REPOSITORY = Path(__file__).resolve().parents[2]
 WINDOW_MS = 10_000
 IDLE_GAP_MS = 1_800_000
-
-
-@dataclass
-class ScorerProcess:
-    """One `stream-app score`."""
-
-    process: subprocess.Popen[bytes]
-    log: Path
-    data_dir: Path
-    web_port: int
-
-    def kill(self) -> None:
-        """As a crash would."""
-        self.process.kill()
-        self.process.wait()
-
-    def stop(self) -> int:
-        """SIGTERM; returns the exit code."""
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(PATIENCE)
-
-    def page(self, path: str) -> str | None:
-        """A page of its, None while nothing listens."""
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.web_port}/{path}", timeout=5) as answer:
-                return str(answer.read().decode())
-        except urllib.error.HTTPError as error:
-            return error.read().decode()
-        except OSError:
-            return None
-
-    def is_ready(self) -> bool:
-        """Whether it has partitions."""
-        page = self.page("readyz")
-        return page is not None and json.loads(page)["status"] == "ready"
 
 
 @dataclass
@@ -80,22 +40,14 @@ class Scorers:
     root: Path
     shadows: bool = False
     """Whether these score shadows: their topic of rankings is another, and their scores lie beside those of others."""
-    started: list[ScorerProcess] = field(default_factory=list)
+    started: list[StreamProcess] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.topics = TopicSettings(
-            clicks=f"{self.prefix}-clicks",
-            rankings=f"{self.prefix}-rankings",
-            rejected=f"{self.prefix}-rejected",
-            models=f"{self.prefix}-models",
-            splits=f"{self.prefix}-splits",
-            rankings_shadow=f"{self.prefix}-rankings_shadow",
-            scores=f"{self.prefix}-scores",
-            partitions=PARTITIONS,
-        )
+        settings = StreamSettings(topics=TopicSettings(prefix=f"{self.prefix}-", partitions=PARTITIONS))
+        self.topics, self.group = settings.topics, settings.app_id
         self.rankings = self.topics.rankings_shadow if self.shadows else self.topics.rankings
         self.connection = KafkaConnection(bootstrap_servers=self.bootstrap)
-        table = topic_table(self.topics, self.prefix, session_ttl_ms=6 * 3_600_000, splits=self.shadows)
+        table = topic_table(self.topics, self.group, session_ttl_ms=6 * 3_600_000, splits=self.shadows)
         ensure_topics(self.connection, table)
         self._producer = Producer(
             {**self.connection.librdkafka(), "partitioner": "murmur2_random", "enable.idempotence": True}
@@ -106,9 +58,8 @@ class Scorers:
         return {
             **{name: value for name, value in os.environ.items() if not name.startswith(("NEXTCLICK_", "KAFKA_"))},
             "NEXTCLICK_KAFKA__BOOTSTRAP_SERVERS": self.bootstrap,
-            **{f"NEXTCLICK_TOPICS__{name.upper()}": f"{self.prefix}-{name}" for name in _TOPICS},
+            "NEXTCLICK_TOPICS__PREFIX": self.topics.prefix,
             "NEXTCLICK_TOPICS__PARTITIONS": str(PARTITIONS),
-            "NEXTCLICK_WORKER__APP_ID": self.prefix,
             "NEXTCLICK_SCORES__WINDOW": f"{WINDOW_MS / 1000:g}s",
             "NEXTCLICK_SCORES__INTERVAL": "0.1",
             "NEXTCLICK_SCORES__SESSION_TIMEOUT": "6",
@@ -116,20 +67,16 @@ class Scorers:
             "NEXTCLICK_WORKER__SPLITS": str(self.shadows),
         }
 
-    def start(self, name: str = "a") -> ScorerProcess:
+    def start(self, name: str = "a", **extra: str) -> StreamProcess:
         """Start one whose data folder is named `name`, and wait until it has partitions."""
-        port, data_dir = free_port(), self.root / f"scores-{name}"
         log = self.root / f"scorer-{name}-{len(self.started)}.log"
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "stream_app", "score", "--data-dir", str(data_dir), "--web-port", str(port)]
-                + ["--shadows"] * self.shadows,
-                cwd=REPOSITORY,
-                env=self.environment(),
-                stdout=output,
-                stderr=output,
-            )
-        scorer = ScorerProcess(process, log, data_dir, port)
+        scorer = StreamProcess.start(
+            "score",
+            *["--shadows"] * self.shadows,
+            log=log,
+            data_dir=self.root / f"scores-{name}",
+            environment=self.environment() | extra,
+        )
         self.started.append(scorer)
         self.wait(scorer.is_ready, f"scorer {name} ready")
         return scorer
@@ -192,9 +139,6 @@ class Scorers:
         with plain_consumer(self.connection, topic, name="look") as consumer:
             for partition in consumer.partitions:
                 yield from consumer.history(partition)
-
-
-_TOPICS = ("clicks", "rankings", "rejected", "models", "scores", "splits", "rankings_shadow")
 
 
 def shop_rankings(sessions: int, *, seed: int = 5, now_ms: int = 1_767_225_600_000) -> list[Ranking]:

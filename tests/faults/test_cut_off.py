@@ -12,8 +12,9 @@ from deploy.kafka.ports import free_ports
 from deploy.kafka.properties import HOST
 from schemas.messages.click import Click
 from tests.conftest import KafkaUnderTest
-from tests.faults.deployment import PARTITIONS, Deployment, WorkerProcess
+from tests.faults.deployment import PARTITIONS, Deployment
 from tests.faults.proxy import ALL, Gate, Proxy
+from tests.stream_process import StreamProcess
 
 _IN_BETWEEN_SECONDS = 2.0
 """How much later the second half heals. It is long enough for whatever the worker does about the first."""
@@ -57,7 +58,7 @@ def proxy(kafka: KafkaUnderTest, listener_and_proxy: tuple[int, int]) -> Iterato
         yield proxy
 
 
-def recoveries(worker: WorkerProcess) -> list[str]:
+def recoveries(worker: StreamProcess) -> list[str]:
     return [line for line in worker.output().splitlines() if "tables recovered" in line]
 
 

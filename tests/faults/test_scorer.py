@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from stream_app.score.scorer import group_of
+from tests.committed import instances
 from tests.conftest import KafkaUnderTest
 from tests.faults.scorers import Scorers, shop_rankings
 
@@ -78,13 +80,11 @@ def test_a_frozen_scorer_that_wakes_publishes_nothing_of_what_it_lost(scorers: S
 
 
 def test_what_is_no_ranking_is_counted_and_passed_over(scorers: Scorers) -> None:
-    scorer = scorers.start()
+    scorer = scorers.start(NEXTCLICK_SCORES__GROUP_INSTANCE_ID="scorer-1")
+    assert instances(scorers.connection.librdkafka(), group_of(scorers.group)) == {"scorer-1"}
     for value in (b"no JSON", None, b"{}", b"[" * 9_000, b'{"session_id": "\xff"}'):  # None: a forgotten session
         scorers.put(value)
     scorers.publish(shop_rankings(50))
 
-    def is_told() -> bool:
-        return "nextclick_scores_unreadable_total 4.0" in (scorer.page("metrics") or "")
-
-    scorers.wait(is_told, "unreadable records counted")
+    scorers.wait(lambda: scorer.metric("nextclick_scores_unreadable_total") == 4, "unreadable records counted")
     assert sum(sum(score.rankings.values()) for score in scorers.scores()) > 0

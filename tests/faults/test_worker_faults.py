@@ -28,9 +28,9 @@ from tests.faults.deployment import (
     PARTITIONS,
     SESSION_TIMEOUT,
     Deployment,
-    WorkerProcess,
 )
 from tests.patience import PATIENCE
+from tests.stream_process import StreamProcess
 
 MISSED_BY_NOBODY = {"NEXTCLICK_WORKER__SESSION_TIMEOUT": "300", "NEXTCLICK_WORKER__STALL_TIMEOUT": "301"}
 """No test waits so long for a dead worker's partitions."""
@@ -364,7 +364,7 @@ def test_poison_records(deployment: Deployment, clicks: list[Click]) -> None:
     assert verdict.changelog == verdict.stored == []
 
 
-def told(worker: WorkerProcess, problem: str) -> bool:
+def told(worker: StreamProcess, problem: str) -> bool:
     return problem in worker.output()
 
 
@@ -528,7 +528,7 @@ def _commit(deployment: Deployment, offset: int) -> None:
 
     def moved() -> bool:
         for future in admin.alter_consumer_group_offsets(
-            [ConsumerGroupTopicPartitions(deployment.app_id, parts)]
+            [ConsumerGroupTopicPartitions(deployment.group, parts)]
         ).values():
             if future.exception(60) is not None:  # the group still has a member for a moment
                 return False

@@ -18,8 +18,8 @@ from confluent_kafka import Producer
 
 from deploy.kafka.ports import free_port
 from schemas.messages.click import Click, encode_click
-from tests.conftest import KafkaUnderTest
-from tests.faults.deployment import NEVER_TAKEN_FOR_DEAD, REPOSITORY, Deployment
+from tests.conftest import REPOSITORY, KafkaUnderTest
+from tests.faults.deployment import NEVER_TAKEN_FOR_DEAD, Deployment
 from tests.patience import PATIENCE
 from tests.promtool import assert_firing, promtool
 

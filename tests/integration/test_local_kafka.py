@@ -1,5 +1,6 @@
 """LocalKafka does what it says, with real brokers."""
 
+import json
 import os
 import re
 import signal
@@ -17,6 +18,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from deploy.kafka import LocalKafka, LocalKafkaError
 from deploy.kafka.jars import resolve_jars
+from schemas.config.settings import KafkaConnection
 from tests.conftest import KafkaUnderTest
 from tests.patience import PATIENCE
 
@@ -53,6 +55,24 @@ def consume(servers: str, topic: str, count: int) -> list[str]:
                 values.append(message.value().decode())
     consumer.close()
     return values
+
+
+def fetches_from(servers: str, topic: str, rack: int) -> None:
+    """A consumer of this rack comes to fetch from its broker, whoever leads the partition."""
+    connection = KafkaConnection(bootstrap_servers=servers, client_rack=f"rack-{rack}")
+    asked: list[int] = []
+
+    def look(statistics: str) -> None:
+        partition = json.loads(statistics)["topics"].get(topic, {}).get("partitions", {}).get("0", {})
+        asked.append(partition.get("broker", -1))
+
+    consumer = Consumer({**connection.plain_consumer("near"), "statistics.interval.ms": 100, "stats_cb": look, **QUIET})
+    consumer.assign([TopicPartition(topic, 0, 0)])
+    deadline = time.monotonic() + PATIENCE
+    while rack not in asked:
+        consumer.poll(0.1)
+        assert time.monotonic() < deadline, asked
+    consumer.close()
 
 
 def answers(address: str) -> bool:
@@ -159,6 +179,8 @@ def test_three_brokers_go_on_with_one_down(tmp_path: Path) -> None:
         assert set(metadata.topics["replicated"].partitions[0].isrs) == {0, 1, 2}
         written = ["all up", "without 0", "without 1", "without 2"]
         assert consume(servers, "replicated", 4) == written
+        for rack in range(3):
+            fetches_from(servers, "replicated", rack)
 
 
 def test_a_named_folder_keeps_its_data_and_can_change_its_ports(tmp_path: Path) -> None:

@@ -470,6 +470,10 @@ def test_each_process_does_its_work_with_its_own_rights_alone(site: Site, tmp_pa
             )
         if SERVER is not None:
             sink_stores(deployment, running | log_in_as("sink"), tmp_path)
+        shop.produce(deployment.topics.clicks, b"{}", b"s1")
+        shop.flush(PATIENCE)
+        deployment.wait(lambda: deployment.records(deployment.topics.rejected) > 0, "a record is rejected")
+        resend_repaired(deployment, running | log_in_as("rejected"))
         assert worker.stop() == 0, worker.output()
         scorer.terminate()
         finished(scorer)
@@ -480,6 +484,16 @@ def test_each_process_does_its_work_with_its_own_rights_alone(site: Site, tmp_pa
     shop.produce(deployment.topics.models, b"{}", b"champion", on_delivery=lambda error, _: refused.append(error))
     shop.flush(PATIENCE)
     assert [error.code() for error in refused if error] == [KafkaError.TOPIC_AUTHORIZATION_FAILED]
+
+
+def resend_repaired(deployment: SecureDeployment, environment: Mapping[str, str]) -> None:
+    """The one that was rejected."""
+    finished(deployment.begin(environment, "stream_app", "rejected", "--export", "repairs.jsonl"))
+    file = deployment.root / "repairs.jsonl"
+    click = {"session_id": "s1", "item_id": "item-1", "timestamp": 1_700_000_000_000}
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"value": click}))
+    sent, _ = finished(deployment.begin(environment, "stream_app", "rejected", "--send", "repairs.jsonl"))
+    assert "1 sent again" in sent
 
 
 def sink_stores(deployment: SecureDeployment, environment: Mapping[str, str], folder: Path) -> None:

@@ -24,7 +24,9 @@ from deploy.kafka.ports import free_port
 from schemas.messages.ranking import Ranking, decode_ranking
 from stream_app.api.latest import Latest
 from stream_app.api.redis_rows import RedisRows
+from stream_app.api.sink import group_of
 from stream_app.kafka.plain_consumer import plain_consumer
+from tests.committed import instances
 from tests.conftest import REPOSITORY, KafkaUnderTest
 from tests.faults.scorers import Scorers, shop_rankings
 from tests.integration.api import running_api, wait_until
@@ -80,7 +82,8 @@ class Sinks:
     started: list["subprocess.Popen[bytes]"] = field(default_factory=list)
 
     def start(self, name: str = "a") -> "subprocess.Popen[bytes]":
-        environment = self.site.environment() | {"NEXTCLICK_SINK__SESSION_TIMEOUT": "6"}
+        own = {"NEXTCLICK_SINK__SESSION_TIMEOUT": "6", "NEXTCLICK_SINK__GROUP_INSTANCE_ID": f"sink-{name}"}
+        environment = self.site.environment() | own
         options = ["--data-dir", str(self.root / f"sink-{name}"), "--web-port", "0", "--log-format", "json"]
         with self.log(name).open("ab") as output:
             process = subprocess.Popen(
@@ -228,6 +231,7 @@ def test_rows_expire_with_their_sessions(sinks: Sinks) -> None:
     sinks.site.publish(shop_rankings(20))
     sinks.start()
     sinks.wait_until_equal()
+    assert instances(sinks.site.connection.librdkafka(), group_of(sinks.site.group)) == {"sink-a"}
     lives = [sinks.server.client.pttl(key) for key in sinks.server.client.scan_iter("nextclick:ranking:*")]
     assert lives
     assert all(0 < life <= 6 * 3_600_000 for life in lives)

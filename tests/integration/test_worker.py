@@ -17,10 +17,12 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from deploy.kafka.ports import free_port
 from schemas.messages.click import Click
+from tests.committed import instances
 from tests.conftest import REPOSITORY, KafkaUnderTest
-from tests.faults.deployment import Deployment, WorkerProcess
+from tests.faults.deployment import Deployment
 from tests.integration.workers import BEGAN, ITEMS, Group, running, until
 from tests.patience import PATIENCE
+from tests.stream_process import StreamProcess
 
 EXIT_REFUSED, EXIT_FAILED, EXIT_STALLED = 2, 1, 70
 
@@ -30,7 +32,7 @@ class Scene:
     """Workers of one deployment that were started together."""
 
     deployment: Deployment
-    workers: list[WorkerProcess]
+    workers: list[StreamProcess]
 
 
 def deploy(bootstrap: str, prefix: str, root: Path) -> Deployment:
@@ -38,12 +40,12 @@ def deploy(bootstrap: str, prefix: str, root: Path) -> Deployment:
     return Deployment(bootstrap, prefix, root, ITEMS)
 
 
-def without_a_model(deployment: Deployment) -> list[WorkerProcess]:
+def without_a_model(deployment: Deployment) -> list[StreamProcess]:
     deployment.send(some_clicks(40))
-    return [deployment.start(NEXTCLICK_WORKER__COMPRESSION="zstd")]
+    return [deployment.start(NEXTCLICK_WORKER__COMPRESSION="zstd", NEXTCLICK_WORKER__GROUP_INSTANCE_ID="worker-7")]
 
 
-def with_a_changelog_of_other_partitions(deployment: Deployment) -> list[WorkerProcess]:
+def with_a_changelog_of_other_partitions(deployment: Deployment) -> list[StreamProcess]:
     admin = AdminClient(deployment.connection.librdkafka())
     admin.delete_topics([deployment.changelog])[deployment.changelog].result(PATIENCE)
     while deployment.changelog in admin.list_topics(timeout=30).topics:
@@ -53,7 +55,7 @@ def with_a_changelog_of_other_partitions(deployment: Deployment) -> list[WorkerP
     return [deployment.start()]
 
 
-def with_garbage_in_the_changelog(deployment: Deployment) -> list[WorkerProcess]:
+def with_garbage_in_the_changelog(deployment: Deployment) -> list[StreamProcess]:
     deployment.announce(deployment.bundle("v1"))
     producer = Producer(deployment.connection.librdkafka())
     producer.produce(deployment.changelog, b"not a row", b"s", 0)
@@ -61,14 +63,14 @@ def with_garbage_in_the_changelog(deployment: Deployment) -> list[WorkerProcess]
     return [deployment.start()]
 
 
-def with_one_folder_for_two(deployment: Deployment) -> list[WorkerProcess]:
+def with_one_folder_for_two(deployment: Deployment) -> list[StreamProcess]:
     deployment.announce(deployment.bundle("v1"))
     first = deployment.start("same")
     deployment.wait(lambda: first.ready() is not None, "the first worker has its folder", PATIENCE)
     return [first, deployment.start("same")]
 
 
-def with_a_folder_that_cannot_be_written(deployment: Deployment) -> list[WorkerProcess]:
+def with_a_folder_that_cannot_be_written(deployment: Deployment) -> list[StreamProcess]:
     (deployment.root / "data-a").write_text("this is a file")
     return [deployment.start()]
 
@@ -80,7 +82,7 @@ def codecs(data_dir: Path, topic: str) -> set[str]:
     return {names[batch[22] & 0b111] for batch in first if len(batch) == 23}
 
 
-SCENES: dict[str, Callable[[Deployment], list[WorkerProcess]]] = {
+SCENES: dict[str, Callable[[Deployment], list[StreamProcess]]] = {
     "waiting": without_a_model,
     "partitions": with_a_changelog_of_other_partitions,
     "garbage": with_garbage_in_the_changelog,
@@ -113,7 +115,7 @@ def scenes(kafka: KafkaUnderTest, tmp_path_factory: pytest.TempPathFactory) -> I
             deleted.result(PATIENCE)
 
 
-def exit_code(worker: WorkerProcess) -> int:
+def exit_code(worker: StreamProcess) -> int:
     """Wait for a worker's own end; one that hangs fails with its log."""
     try:
         return worker.process.wait(PATIENCE)
@@ -173,10 +175,11 @@ def test_a_worker_without_a_model_waits_then_serves_and_drains(kafka: KafkaUnder
     assert "no 'champion' is announced" in worker.output()
     assert worker.metric("nextclick_clicks_total") == 0
     groups = AdminClient(deployment.connection.librdkafka()).list_consumer_groups().result(PATIENCE).valid
-    assert deployment.app_id not in {group.group_id for group in groups}, "it must not even hold partitions"
+    assert deployment.group not in {group.group_id for group in groups}, "it must not even hold partitions"
 
     deployment.announce(deployment.bundle("v1"))
-    deployment.wait(lambda: (worker.ready() or {}).get("status") == "ready", "it serves", PATIENCE)
+    deployment.wait(worker.is_ready, "it serves", PATIENCE)
+    assert instances(deployment.connection.librdkafka(), deployment.group) == {"worker-7"}
     with socket.create_server(("127.0.0.1", 0)) as silent_store:
         deployment.announce(deployment.bundle("v2"), uri=f"http://127.0.0.1:{silent_store.getsockname()[1]}/v2")
         deployment.send(some_clicks(400))
@@ -187,6 +190,20 @@ def test_a_worker_without_a_model_waits_then_serves_and_drains(kafka: KafkaUnder
     if kafka.local is not None:
         for topic in (deployment.topics.rankings, deployment.changelog):
             assert codecs(kafka.local.data_dir, topic) == {"zstd"}
+
+
+def test_two_prefixes_on_one_broker_do_not_see_each_other(scenes: dict[str, Scene]) -> None:
+    """They have the same worker.app_id. One has a model and clicks of its own, and clicks of the other wait, or did."""
+    one, other = scenes["folder"].deployment, scenes["waiting"].deployment
+    worker = scenes["folder"].workers[0]
+    assert one.app_id == other.app_id
+    before = other.records(other.topics.rankings)
+    one.wait(worker.is_ready, "it serves", PATIENCE)
+    one.send(some_clicks(30))
+    one.wait_until_acknowledged()
+    assert one.records(one.topics.rankings) == worker.metric("nextclick_clicks_total") == 30
+    assert other.records(other.topics.rankings) == before
+    assert len(instances(one.connection.librdkafka(), one.group)) == 1
 
 
 GATED_WORKER = """

@@ -80,7 +80,7 @@ class Deployment:
 
     def models_topic(self) -> ModelsTopic:
         connection = KafkaConnection(bootstrap_servers=self.bootstrap_servers)
-        return ModelsTopic(connection, self.topics.models, "champion", delivery_seconds=30)
+        return ModelsTopic(connection, self.topics.models, "champion", group="test", delivery_seconds=30)
 
     def create_topics(self, *, splits: bool = False) -> None:
         connection = KafkaConnection(bootstrap_servers=self.bootstrap_servers)

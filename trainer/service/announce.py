@@ -13,8 +13,10 @@ log = structlog.get_logger(__name__)
 class ModelsTopic:
     """Reads the announcements of every alias, and writes those of one."""
 
-    def __init__(self, connection: KafkaConnection, topic: str, alias: str, *, delivery_seconds: float) -> None:
-        self._topic = CompactedTopic(connection, topic, delivery_seconds=delivery_seconds)
+    def __init__(
+        self, connection: KafkaConnection, topic: str, alias: str, *, group: str, delivery_seconds: float
+    ) -> None:
+        self._topic = CompactedTopic(connection, topic, group=group, delivery_seconds=delivery_seconds)
         self.alias = alias
 
     def current(self) -> ModelAnnouncement | None:

@@ -50,14 +50,21 @@ def championship_of(root: TrainerRoot, registry: Registry, alias: str | None = N
     alias = settings.model_alias if alias is None else alias
     if not is_version(alias):  # it names a folder, too
         raise RegistryError(f"{alias!r} is no alias: letters, digits, dots, hyphens and underscores name one")
-    topic = ModelsTopic(root.kafka, root.topics.models, alias, delivery_seconds=settings.delivery_timeout)
+    topic = ModelsTopic(
+        root.kafka, root.topics.models, alias, group=root.group, delivery_seconds=settings.delivery_timeout
+    )
     return Championship(registry, topic)
 
 
 def split_topic_of(root: TrainerRoot) -> SplitTopic:
     """Of the workers of `worker.app_id`."""
-    patience = root.trainer.delivery_timeout
-    return SplitTopic(root.kafka, root.topics.splits, root.worker.app_id, delivery_seconds=patience)
+    return SplitTopic(
+        root.kafka,
+        root.topics.splits,
+        root.worker.app_id,
+        group=root.group,
+        delivery_seconds=root.trainer.delivery_timeout,
+    )
 
 
 def collector_of(
@@ -73,8 +80,9 @@ def collector_of(
         "on_records": on_records,
     }
     if settings.collect_group:
-        return GroupCollector(*arguments, group=settings.collect_group, log_keep=settings.log_keep, **options)
-    return Collector(*arguments, partitions=settings.collect_partitions, **options)
+        group = f"{root.topics.prefix}{settings.collect_group}"
+        return GroupCollector(*arguments, group=group, log_keep=settings.log_keep, **options)
+    return Collector(*arguments, group=root.group, partitions=settings.collect_partitions, **options)
 
 
 def collect(

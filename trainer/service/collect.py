@@ -97,6 +97,7 @@ class Collector:
         topic: str,
         folder: ClickLogFolder,
         *,
+        group: str,
         partitions: Collection[int] = (),
         limits: ClickLimits,
         flush_clicks: int,
@@ -109,6 +110,7 @@ class Collector:
         """
         self._connection = connection
         self._topic = topic
+        self._group = group
         self._folder = folder
         self._limits = limits
         self._flush_clicks = flush_clicks
@@ -135,10 +137,7 @@ class Collector:
         )
         self._identity = self._identify()
         config: dict[str, Any] = {
-            **self._connection.librdkafka(),
-            "enable.auto.commit": False,
-            "enable.partition.eof": True,
-            "isolation.level": "read_committed",  # as the worker: a click of an aborted transaction has never been
+            **self._connection.plain_consumer(self._group),
             "auto.offset.reset": "error",  # an offset that is gone is a loss to be counted, not a reason to skip
             "check.crcs": True,
             "max.poll.interval.ms": 86_400_000,  # a cycle of training may lie between two polls
@@ -257,7 +256,7 @@ class Collector:
 
     def _membership(self) -> dict[str, Any]:
         """Settings of the consumer."""
-        return {"group.id": "nextclick-trainer"}  # librdkafka asks for one; nothing is committed
+        return {}
 
     def _begin(self) -> None:
         """Find out what to read. Raises ClickLogError and CollectError."""

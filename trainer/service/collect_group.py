@@ -27,10 +27,9 @@ _PAUSE_SECONDS: Final = 0.2
 class GroupCollector(Collector):
     """A member of the group. Use as a context manager, inside `folder.shared()`."""
 
-    def __init__(self, *arguments: Any, group: str, log_keep: float, **options: Any) -> None:
+    def __init__(self, *arguments: Any, log_keep: float, **options: Any) -> None:
         """As a `Collector`, of whatever the group gives it. `log_keep` in seconds: see `ClickLogFolder.tidy`."""
         super().__init__(*arguments, **options)
-        self._group = group
         self._log_keep = log_keep
         self._log: ClickLogFolder = self._folder
         self._claims: dict[int, TextIO] = {}
@@ -45,7 +44,6 @@ class GroupCollector(Collector):
 
     def _membership(self) -> dict[str, Any]:
         return {
-            "group.id": self._group,
             # All partitions are given up before they are assigned anew: few and rare, and then there is one way only.
             "partition.assignment.strategy": "roundrobin",
             "session.timeout.ms": 10_000,

@@ -21,8 +21,9 @@ Record = tuple[bytes | None, bytes | None]
 class CompactedTopic:
     """Read whole each time. Everything raises AnnounceError when the topic cannot be used."""
 
-    def __init__(self, connection: KafkaConnection, topic: str, *, delivery_seconds: float) -> None:
+    def __init__(self, connection: KafkaConnection, topic: str, *, group: str, delivery_seconds: float) -> None:
         self._connection = connection
+        self._group = group
         self.name = topic
         self._delivery_seconds = delivery_seconds
 
@@ -30,11 +31,7 @@ class CompactedTopic:
         """To the end of the topic, each partition in order."""
         consumer = Consumer(
             {
-                **self._connection.librdkafka(),
-                "group.id": "nextclick-trainer",  # librdkafka asks for one; nothing is committed
-                "enable.auto.commit": False,
-                "enable.partition.eof": True,
-                "auto.offset.reset": "earliest",
+                **self._connection.plain_consumer(self._group),
                 "fetch.wait.max.ms": 10,  # the end of the topic is the answer, not something to wait at
             },
             logger=logging.getLogger("librdkafka"),

@@ -72,7 +72,7 @@ def guard(
         if not dry_run:
             lease = Lease(registry.store, f"{root.trainer.model_alias}.guard", registry.writer, stopping=stopping)
             held.enter_context(lease)
-        topic = held.enter_context(ScoresTopic(root.kafka, root.topics.scores, keep_ms=keep_ms))
+        topic = held.enter_context(ScoresTopic(root.kafka, root.topics.scores, group=root.group, keep_ms=keep_ms))
         guard = _Guard(
             topic, championship_of(root, registry), registry, rules, metrics=metrics, split=split_topic_of(root)
         )

@@ -22,19 +22,11 @@ _WAIT_SECONDS: Final = 1.0
 class ScoresTopic:
     """A context manager. `keep_ms` is how long before the newest window others are remembered."""
 
-    def __init__(self, connection: KafkaConnection, topic: str, *, keep_ms: int) -> None:
+    def __init__(self, connection: KafkaConnection, topic: str, *, group: str, keep_ms: int) -> None:
         self._topic, self._keep_ms = topic, keep_ms
         self._newest: dict[bytes | None, Score] = {}
         self._consumer = Consumer(
-            {
-                **connection.librdkafka(),
-                "group.id": "nextclick-trainer",  # librdkafka asks for one; nothing is committed
-                "enable.auto.commit": False,
-                "enable.partition.eof": True,
-                "isolation.level": "read_committed",
-                "fetch.wait.max.ms": 100,
-            },
-            logger=logging.getLogger("librdkafka"),
+            {**connection.plain_consumer(group), "fetch.wait.max.ms": 100}, logger=logging.getLogger("librdkafka")
         )
         self._unread: set[int] | None = None
 

@@ -1,12 +1,13 @@
 """Settings of the trainer's Kafka side: the table [trainer], read once at the command line and frozen from then on."""
 
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Self, get_args
 
 from pydantic import Field, NonNegativeInt, create_model, model_validator
 
 from schemas.config.application import Application
 from schemas.config.duration import Duration
+from schemas.config.process_settings import LogSettings
 from schemas.config.settings import (
     BundleSettings,
     ClickSettings,
@@ -28,7 +29,7 @@ class PeriodicTraining(DefaultSettings):
     n_sample: int = Field(512, ge=0, le=1_000_000, description="sampled negatives per step, besides those of the batch")
 
 
-class TrainerSettings(Section):
+class TrainerSettings(LogSettings):
     """[trainer]: what is collected, how a model is trained, judged and published. Durations are seconds or `1h`."""
 
     log_dir: Path = Field(default=Path("click-log"), description="Folder of the click log (Parquet files).")
@@ -151,12 +152,6 @@ class TrainerSettings(Section):
         description="Where the network is trained: `cpu`, `cuda`, `cuda:1` and so on; "
         "`auto` takes a GPU where torch has one and it pays.",
     )
-    log_format: Literal["human", "json"] = Field(
-        default="human", description="Log format: readable, or one JSON object per line."
-    )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="Least severe level that is logged."
-    )
     training: PeriodicTraining = PeriodicTraining()
 
     @model_validator(mode="after")
@@ -228,6 +223,11 @@ class TrainerRoot(RootSettings):
     worker: Application = Application()
     trainer: TrainerSettings = TrainerSettings()
     guard: GuardSettings = GuardSettings()
+
+    @property
+    def group(self) -> str:
+        """What consumers name as their group, which they do not join."""
+        return f"{self.topics.prefix}{self.worker.app_id}-trainer"
 
     @model_validator(mode="after")
     def _targets_move_sessions_on(self) -> Self:

@@ -16,8 +16,10 @@ log = structlog.get_logger(__name__)
 class SplitTopic:
     """The split of one application. Everything raises AnnounceError when the topic cannot be used."""
 
-    def __init__(self, connection: KafkaConnection, topic: str, app_id: str, *, delivery_seconds: float) -> None:
-        self._topic = CompactedTopic(connection, topic, delivery_seconds=delivery_seconds)
+    def __init__(
+        self, connection: KafkaConnection, topic: str, app_id: str, *, group: str, delivery_seconds: float
+    ) -> None:
+        self._topic = CompactedTopic(connection, topic, group=group, delivery_seconds=delivery_seconds)
         self.app_id = app_id
 
     def current(self) -> Split | None:

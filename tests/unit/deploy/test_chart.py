@@ -33,6 +33,7 @@ EVERYTHING: Final = {
     "monitoring.labels.release": "prometheus",
     "keda.enabled": "true",
     "keda.authenticationRef": "kafka",
+    "kafka.topicPrefix": "shop-a.",
     "secretName": "passwords",
     "tlsSecretName": "ca",
     "registryClaim": "registry",
@@ -73,7 +74,7 @@ def test_its_settings_are_accepted_and_say_what_keda_is_told(tmp_path: Path) -> 
     stream = load_settings(StreamSettings, config=file, environ={})
     load_settings(TrainerRoot, config=file, environ={})
     keda = VALUES["keda"]
-    assert (keda["topic"], keda["consumerGroup"]) == (stream.topics.clicks, stream.worker.app_id)
+    assert (keda["topic"], keda["consumerGroup"]) == (stream.topics.clicks, stream.app_id)
     assert keda["maxReplicas"] == stream.topics.partitions
     assert keda["minReplicas"] == VALUES["worker"]["replicas"]
 
@@ -83,6 +84,7 @@ def test_every_variable_is_a_setting_and_every_command_exists() -> None:
     environ = dict(re.findall(r'\{name: (NEXTCLICK_\w+), value: "?([^"}]*)"?\}', text))
     environ.pop("NEXTCLICK_CONFIG")
     environ.pop("NEXTCLICK_KAFKA__BOOTSTRAP_SERVERS")
+    environ.pop("NEXTCLICK_TOPICS__PREFIX")
     assert len(environ) > 8
     stream = load_settings(StreamSettings, config=None, environ=environ)
     trainer = load_settings(TrainerRoot, config=None, environ=environ)
@@ -230,3 +232,8 @@ def test_keda_scales_the_workers() -> None:
     assert "replicas" not in workers["spec"], "a release would undo what KEDA has scaled"
     (trigger,) = scaled["triggers"]
     assert all(isinstance(value, str) for value in trigger["metadata"].values()), "KEDA takes texts alone"
+    environ = {one["name"]: one["value"] for one in workers["spec"]["template"]["spec"]["containers"][0]["env"]}
+    environ.pop("NEXTCLICK_CONFIG")
+    stream = load_settings(StreamSettings, config=None, environ=environ)
+    watched = trigger["metadata"]["topic"], trigger["metadata"]["consumerGroup"]
+    assert watched == (stream.topics.clicks, stream.app_id) == ("shop-a.clicks", "shop-a.nextclick")

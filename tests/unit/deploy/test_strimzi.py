@@ -29,12 +29,18 @@ def test_every_topic_is_as_the_table_has_it() -> None:
 
 
 def test_names_are_such_as_kubernetes_takes() -> None:
-    settings = StreamSettings(topics=TopicSettings(clicks="Shop_A.Clicks_"), worker=WorkerSettings(app_id="Shop_A"))
+    settings = StreamSettings(
+        topics=TopicSettings(prefix="Shop_", clicks="A.Clicks_"), worker=WorkerSettings(app_id="A")
+    )
     found = list(manifests(settings, cluster="c", authentication="tls"))
     names = [one["metadata"]["name"] for one in found]
     assert all(re.fullmatch(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?", name) for name in names)
     assert len(set(zip([one["kind"] for one in found], names, strict=True))) == len(found)
     assert found[0]["spec"]["topicName"] == "Shop_A.Clicks_"
+    acls = [
+        acl["resource"] for one in found if one["kind"] == "KafkaUser" for acl in one["spec"]["authorization"]["acls"]
+    ]
+    assert {acl["name"] for acl in acls if not acl["name"].startswith("Shop_")} == {"shop-"}
     assert all(one["metadata"]["labels"] == {"strimzi.io/cluster": "c"} for one in found)
 
 
@@ -60,6 +66,7 @@ def test_the_security_page_has_every_right() -> None:
         "`trainer guard`": "guard",
         "`stream-app api`": "api",
         "`stream-app sink`": "sink",
+        "`stream-app rejected`": "rejected",
         "the shop": "shop",
     }
     told: set[tuple[str, str, tuple[str, ...]]] = set()

@@ -55,6 +55,9 @@ envFrom:
 {{- define "nextclick.environment" -}}
 - {name: NEXTCLICK_CONFIG, value: /etc/nextclick/nextclick.toml}
 - {name: NEXTCLICK_KAFKA__BOOTSTRAP_SERVERS, value: {{ .Values.kafka.bootstrapServers | quote }}}
+{{- with .Values.kafka.topicPrefix }}
+- {name: NEXTCLICK_TOPICS__PREFIX, value: {{ . | quote }}}
+{{- end }}
 {{- end }}
 
 {{- define "nextclick.mounts" -}}

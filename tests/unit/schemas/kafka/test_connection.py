@@ -25,6 +25,10 @@ OAUTH = {
     [
         ({}, {"bootstrap.servers": "localhost:9092", "security.protocol": "PLAINTEXT"}),
         (
+            {"client_rack": "zone-b"},
+            {"bootstrap.servers": "localhost:9092", "security.protocol": "PLAINTEXT", "client.rack": "zone-b"},
+        ),
+        (
             SASL | {"sasl_mechanism": "SCRAM-SHA-512"},
             {
                 "bootstrap.servers": "localhost:9092",

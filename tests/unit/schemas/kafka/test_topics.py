@@ -2,15 +2,19 @@
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from schemas.errors import TopicError
+from schemas.config.settings import load_settings
+from schemas.errors import SettingsError, TopicError
 from schemas.kafka import admin as topics_admin
 from schemas.kafka.admin import FoundTopic, TopicReport, check_topics, differences, ensure_topics, missing_topics
 from schemas.kafka.connection import KafkaConnection, TopicSettings
 from schemas.kafka.topics import TopicSpec, changelog_topic, topic_table
+from stream_app.settings import StreamSettings
+from trainer.service.settings import TrainerRoot
 
 HOUR = 3_600_000
 TABLE = topic_table(TopicSettings(partitions=4), "shop", session_ttl_ms=2 * HOUR)
@@ -35,6 +39,34 @@ def test_the_table() -> None:
     assert [spec.partitions for spec in TABLE] == [4, 4, 4, 1, 4, 4]
     assert all(spec.description and spec.key for spec in TABLE)
     assert {spec.config["message.timestamp.type"] for spec in TABLE} == {"LogAppendTime"}
+
+
+def test_a_prefix_stands_before_every_name(tmp_path: Path) -> None:
+    plain, prefixed = TopicSettings(), TopicSettings(prefix="shop-a.", models="my-models")
+    names = {name for name, info in TopicSettings.model_fields.items() if isinstance(info.default, str)} - {"prefix"}
+    for name in names - {"models"}:
+        assert getattr(prefixed, name) == f"shop-a.{getattr(plain, name)}"
+    assert prefixed.models == "shop-a.my-models"
+    environ = {"NEXTCLICK_TOPICS__PREFIX": "shop-a.", "NEXTCLICK_TRAINER__REGISTRY": str(tmp_path)}
+    stream = load_settings(StreamSettings, config=None, environ=environ)
+    assert {spec.name.startswith("shop-a.") for spec in stream.topic_specs()} == {True}
+    assert stream.app_id == "shop-a.nextclick"
+    trainer = load_settings(TrainerRoot, config=None, environ=environ)
+    assert (trainer.topics, trainer.group) == (stream.topics, "shop-a.nextclick-trainer")
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"prefix": "shop a"}, r"^setting refused: topics\.prefix .* should match pattern"),
+        ({"prefix": "x" * 100, "clicks": "y" * 150}, r"topics\.clicks .* should match pattern"),
+        ({"prefix": "a.", "clicks": "same", "models": "same"}, r"two topics have the name 'a\.same'"),
+    ],
+)
+def test_a_prefix_that_makes_no_names_is_refused(settings: dict[str, str], problem: str) -> None:
+    given = {f"topics.{name}": value for name, value in settings.items()}
+    with pytest.raises(SettingsError, match=problem):
+        load_settings(StreamSettings, config=None, environ={}, overrides=given)
 
 
 def test_ended_sessions_leave_the_changelog() -> None:

@@ -19,7 +19,8 @@ def resting(send: Callable[..., Awaitable[Any]]) -> tuple[transport._ChunkConsum
     """A consumer thread that is none, and the fetcher that it lets rest."""
     fetcher = SimpleNamespace(_proc_fetch_request=send, _get_actions_per_node=lambda _: ([], {}, 0.2, False, []))
     thread = transport._ChunkConsumerThread.__new__(transport._ChunkConsumerThread)
-    thread.app = SimpleNamespace(clicks_topic="clicks", tables=SimpleNamespace(actives_ready=False))
+    tables = SimpleNamespace(actives_ready=False)
+    thread.app = SimpleNamespace(clicks_topic="clicks", client_rack="zone-b", tables=tables)
     thread._ensure_consumer = lambda: cast(Any, SimpleNamespace(_fetcher=fetcher))
     thread._fetch_the_changelog_only()
     return thread, fetcher
@@ -39,6 +40,7 @@ async def test_clicks_are_never_fetched_and_the_changelog_only_while_tables_are_
         thread.app.tables.actives_ready = True
         assert paused() == [True, True]
         thread.app.tables.actives_ready = False
+    assert fetcher._client_rack == "zone-b"
 
 
 async def test_a_fetch_that_is_cancelled_after_a_broker_did_not_answer_has_brought_nothing() -> None:

@@ -94,7 +94,7 @@ def kafka(monkeypatch: pytest.MonkeyPatch) -> list[FakeConsumer]:
 
 
 def reader_of(kafka: list[FakeConsumer], *, most: int = 100) -> tuple[ClickReader, FakeConsumer]:
-    reader = ClickReader({}, group="g", client_id="c", most=most, on_look=lambda: None)
+    reader = ClickReader({}, most=most, on_look=lambda: None)
     return reader, kafka[-1]
 
 

@@ -64,7 +64,7 @@ def test_without_experiments_a_login_needs_no_right_to_their_topic(monkeypatch: 
     metadata = SimpleNamespace(topics={"splits": SimpleNamespace(error=KafkaError(code), partitions={})})
     consumer = SimpleNamespace(list_topics=lambda *_, **__: metadata, close=lambda: None)
     monkeypatch.setattr(compacted, "Consumer", lambda *_, **__: consumer)
-    topic = SplitTopic(KafkaConnection(), "splits", "shop", delivery_seconds=1)
+    topic = SplitTopic(KafkaConnection(), "splits", "shop", group="test", delivery_seconds=1)
     assert topic.current_if_used() is None
     with pytest.raises(AnnounceError, match="the topic splits does not exist"):
         topic.current()
