@@ -9,6 +9,7 @@ from schemas.config.duration import Duration
 from schemas.config.settings import ClickSettings, KafkaConnection, RootSettings, Section, TopicSettings
 from schemas.kafka.topics import TopicSpec, topic_table
 from schemas.messages.announcement import CHAMPION
+from schemas.plain_url import PlainUrl
 from stream_app.api_settings import ApiSettings, SinkSettings
 
 
@@ -24,7 +25,7 @@ class WorkerSettings(Section):
         default=Path("data"), description="Folder for local state: one per worker, kept across restarts."
     )
     model_alias: str = Field(default=CHAMPION, min_length=1, description="Alias of the model to serve.")
-    bundle_locations: tuple[str, ...] = Field(
+    bundle_locations: tuple[PlainUrl, ...] = Field(
         default=(), description="Folders and URL prefixes from which bundles may be loaded; empty allows any."
     )
     bundle_timeout: float = Field(default=300.0, ge=1, description="A bundle that takes longer to load is refused.")
