@@ -29,6 +29,12 @@ class WorkerSettings(Section):
         default=(), description="Folders and URL prefixes from which bundles may be loaded; empty allows any."
     )
     bundle_timeout: float = Field(default=300.0, ge=1, description="A bundle that takes longer to load is refused.")
+    bundle_memory_mb: int = Field(
+        default=0,
+        ge=0,
+        description="A bundle is opened in a process of its own first, which may take so much memory, in MB; 0: it is "
+        "not.",
+    )
     published: int = Field(default=20, ge=1, le=1000, description="Number of items in a published ranking.")
 
     items: bool = Field(

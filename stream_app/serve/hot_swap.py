@@ -18,6 +18,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 from schemas.bundle.files import open_bundle
 from schemas.bundle.runtime import Model
 from schemas.bundle.store import lies_within
+from schemas.bundle.trial import try_bundle
 from schemas.errors import AnnouncementError, BundleError
 from schemas.messages.announcement import ModelAnnouncement, decode_announcement
 from stream_app.serve.live_catalogue import LiveCatalogue
@@ -131,6 +132,7 @@ class ModelWatcher:
         recent_items: int,
         bundle_timeout: float,
         bundle_locations: Sequence[str],
+        bundle_memory_mb: int,
         warm_up_batches: tuple[int, ...],
         on_fatal: Callable[[BaseException], None],
         catalogue: LiveCatalogue | None = None,
@@ -154,6 +156,7 @@ class ModelWatcher:
         self._recent_items = recent_items
         self._bundle_timeout = bundle_timeout
         self._bundle_locations = bundle_locations
+        self._bundle_memory_mb = bundle_memory_mb
         self._loads: list[_Load] = []  # under way, those that were given up too
         self._warm_up_batches = warm_up_batches
         self._on_fatal = on_fatal
@@ -320,6 +323,17 @@ class ModelWatcher:
         return _Pending(announcement, pending.tries + 1, time.monotonic() + pause)
 
     def _load(self, announcement: ModelAnnouncement) -> Model:
+        if self._bundle_memory_mb:
+            try_bundle(
+                announcement.uri,
+                manifest_sha256=announcement.manifest_sha256,
+                cache_dir=self._cache_dir,
+                adjusts=self._catalogue is not None,
+                rows=self._rows,
+                batches=self._warm_up_batches,
+                memory_mb=self._bundle_memory_mb,
+                seconds=self._bundle_timeout,
+            )
         model = open_bundle(
             announcement.uri,
             manifest_sha256=announcement.manifest_sha256,

@@ -331,6 +331,7 @@ def watch_of(
         recent_items=worker.recent_items,
         bundle_timeout=worker.bundle_timeout,
         bundle_locations=worker.bundle_locations,
+        bundle_memory_mb=worker.bundle_memory_mb,
         warm_up_batches=(1, worker.chunk_clicks),
         on_fatal=on_fatal,
         catalogue=catalogue,
