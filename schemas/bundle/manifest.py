@@ -8,7 +8,7 @@ import msgspec
 
 from schemas.errors import BundleError
 from schemas.messages.announcement import SHA256_PATTERN, VERSION_PATTERN
-from schemas.messages.click import Milliseconds
+from schemas.messages.click import Moment
 
 FORMAT_VERSION: Final = 2
 """Of the bundles that are written now."""
@@ -79,7 +79,7 @@ class Manifest(msgspec.Struct, frozen=True):
 
     format_version: int
     version: Annotated[str, msgspec.Meta(pattern=VERSION_PATTERN)]
-    created_at: Annotated[Milliseconds, msgspec.Meta(ge=0)]
+    created_at: Moment
     family: Annotated[str, msgspec.Meta(min_length=1, description="Kind of network, for people and for a warm start.")]
     encoder: Annotated[
         Encoder,
