@@ -14,8 +14,10 @@
 Each message names the cause first and, where there is one, the operator's action after it.
 """
 
+from schemas.masking import MaskedError
 
-class SchemaError(Exception):
+
+class SchemaError(MaskedError):
     """Root of the tree."""
 
 

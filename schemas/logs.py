@@ -6,12 +6,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import structlog
 
+from schemas.masking import masked
+
 _FOLDED_SECONDS: Final = 30.0
 _REMEMBERED: Final = 1000
+_TELL_LOGINS: Final = ("aiobotocore", "botocore", "google", "s3fs", "urllib3")
+"""At debug level they log requests as they are, with the token of a session or the signature of a URL."""
 
 
 class Folding(logging.Filter):
@@ -57,6 +61,11 @@ def _log_ended_thread(args: threading.ExceptHookArgs) -> None:
         log.error("a thread has ended", thread=args.thread and args.thread.name, exc_info=args.exc_value)
 
 
+def _masked(_: object, __: str, line: Any) -> str:
+    """Of what libraries say, and of tracebacks: the last step of a line."""
+    return masked(str(line))
+
+
 def configure_logs(
     style: Literal["human", "json"], level: str, *, quiet: Mapping[str, int], unsaid: tuple[str, ...] = ()
 ) -> None:
@@ -90,7 +99,7 @@ def configure_logs(
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer, _masked],
         )
     )
     handler.addFilter(Folding())
@@ -102,3 +111,5 @@ def configure_logs(
     root.setLevel(level.upper())
     for name, least in quiet.items():
         logging.getLogger(name).setLevel(logging.DEBUG if level == "debug" else max(least, root.level))
+    for name in _TELL_LOGINS:
+        logging.getLogger(name).setLevel(max(logging.INFO, root.level))

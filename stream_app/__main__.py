@@ -15,6 +15,7 @@ from rich.table import Table
 from schemas.click_files.options import ReadOptions, reads_click_files
 from schemas.config.settings import describe, describe_json, load_settings
 from schemas.errors import SchemaError
+from schemas.masking import masked, masked_traceback
 from schemas.messages.click import RejectReason
 from stream_app.settings import StreamSettings
 
@@ -429,7 +430,10 @@ def main() -> None:
     except (SchemaError, StreamError) as error:
         message = str(error)
     except KafkaException as error:  # a client that cannot even be made: a certificate that is not there, for example
-        message = f"the settings in [kafka] are not usable: {error.args[0].str()}"
+        message = f"the settings in [kafka] are not usable: {masked(error.args[0].str())}"
+    except Exception:  # noqa: BLE001 - the process's edge: as Python would, less the logins in it
+        sys.stderr.write(masked_traceback())
+        sys.exit(1)
     else:
         return
     err.print(f"[bold red]stream-app:[/] {escape(message)}", highlight=False, soft_wrap=True)

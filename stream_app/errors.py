@@ -8,8 +8,10 @@ StreamError
 └── StalledError        nothing moved for too long
 """
 
+from schemas.masking import MaskedError
 
-class StreamError(Exception):
+
+class StreamError(MaskedError):
     """Base of what the worker raises; its text names the cause and what to do."""
 
 

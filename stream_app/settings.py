@@ -11,6 +11,7 @@ from schemas.config.process_settings import MemberSettings, WebPort
 from schemas.config.settings import BundleSettings, ClickSettings, KafkaConnection, RootSettings, TopicSettings
 from schemas.kafka.topics import TopicSpec, topic_table
 from schemas.messages.announcement import CHAMPION
+from schemas.plain_url import PlainUrl
 from stream_app.api_settings import ApiSettings, SinkSettings
 
 
@@ -23,10 +24,16 @@ class WorkerSettings(MemberSettings, Application):
         default=Path("data"), description="Folder for local state: one per worker, kept across restarts."
     )
     model_alias: str = Field(default=CHAMPION, min_length=1, description="Alias of the model to serve.")
-    bundle_locations: tuple[str, ...] = Field(
+    bundle_locations: tuple[PlainUrl, ...] = Field(
         default=(), description="Folders and URL prefixes from which bundles may be loaded; empty allows any."
     )
     bundle_timeout: float = Field(default=300.0, ge=1, description="A bundle that takes longer to load is refused.")
+    bundle_memory_mb: int = Field(
+        default=0,
+        ge=0,
+        description="A bundle is opened in a process of its own first, which may take so much memory, in MB; 0: it is "
+        "not.",
+    )
     published: int = Field(default=20, ge=1, le=1000, description="Number of items in a published ranking.")
 
     items: bool = Field(

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from schemas.errors import SchemaError
+from schemas.masking import masked, masked_traceback
 from trainer.commands.ablate import ablate
 from trainer.commands.collect import collect
 from trainer.commands.evaluate import evaluate
@@ -59,9 +60,12 @@ def main() -> None:
     except (SchemaError, TrainerError) as error:
         message = str(error)
     except KafkaException as error:  # a client that cannot even be made: a certificate that is not there, for example
-        message = f"the settings in [kafka] are not usable: {error.args[0].str()}"
+        message = f"the settings in [kafka] are not usable: {masked(error.args[0].str())}"
     except OSError as error:  # a full disk, a folder without permission: the message names it
-        message = str(error)
+        message = masked(str(error))
+    except Exception:  # noqa: BLE001 - the process's edge: as Python would, less the logins in it
+        sys.stderr.write(masked_traceback())
+        sys.exit(1)
     else:
         return
     Console(stderr=True).print(f"[bold red]trainer:[/] {escape(message)}", highlight=False, soft_wrap=True)

@@ -24,8 +24,10 @@ Each message names the cause first and, where there is one, the operator's actio
 (:mod:`schemas.errors`).
 """
 
+from schemas.masking import MaskedError
 
-class TrainerError(Exception):
+
+class TrainerError(MaskedError):
     """Root of the tree."""
 
 

@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, Final
 
 import numpy as np
@@ -44,15 +45,15 @@ from schemas.bundle.manifest import (
     files_of,
 )
 from schemas.bundle.onnx_file import check_onnx_file
-from schemas.bundle.runtime import Model, check_popularity, item_rows, open_graphs
+from schemas.bundle.runtime import Indices, Model, check_popularity, item_rows, open_graphs
 from schemas.bundle.signature import TrustedKeys
 from schemas.bundle.store import (
-    check_file,
     check_manifest_sha256,
     check_signature,
     fetch,
     local_path,
     read_file,
+    read_listed,
     remove_bundle,
     sha256,
 )
@@ -132,7 +133,7 @@ def read_bundle(
     manifest = decode_manifest(manifest_bytes, limits)
     names = files_of(manifest.encoder)
     _check_names(folder, names)
-    data = {name: check_file(name, read_file(folder, name, limits.file_bytes(name)), manifest) for name in names}
+    data = {name: read_listed(folder, name, manifest) for name in names}
     return BundleFiles(manifest, data)
 
 
@@ -154,7 +155,7 @@ def open_files(
     """
     manifest, data = files.manifest, files.data
     vocabulary = _vocabulary(data[VOCABULARY], manifest.catalogue_size)
-    popularity = check_popularity(_load_npy(data[POPULARITY]), manifest.catalogue_size)
+    popularity = _popularity(data[POPULARITY], manifest.catalogue_size)
     golden = decode_golden(data[GOLDEN])
     check_golden(golden, manifest, limits)
     for name in GRAPHS[manifest.encoder]:
@@ -283,7 +284,7 @@ def _check_names(folder: Path, names: Sequence[str]) -> None:
 
 def _vocabulary(data: bytes, catalogue_size: int) -> Vocabulary:
     try:
-        vocabulary = Vocabulary.from_json(data)
+        vocabulary = Vocabulary.from_json(data, most=catalogue_size)
     except VocabularyError as error:
         raise BundleError(f"{VOCABULARY}: {error}") from error
     if len(vocabulary) != catalogue_size:
@@ -291,8 +292,18 @@ def _vocabulary(data: bytes, catalogue_size: int) -> Vocabulary:
     return vocabulary
 
 
-def _load_npy(data: bytes) -> Any:
+def _popularity(data: bytes, catalogue_size: int) -> Indices:
+    """The counts of a .npy file. What its header claims is compared before any memory is taken for it."""
+    file = io.BytesIO(data)
     try:
-        return np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError, OSError, MemoryError) as error:
-        raise BundleError(f"{POPULARITY}: {error}") from error
+        version = np.lib.format.read_magic(file)
+        if version != (1, 0):
+            raise BundleError(f"{POPULARITY}: is of version {version} of the format, expected (1, 0)")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    except (ValueError, TypeError, SyntaxError, TokenError, OverflowError, RecursionError, MemoryError) as error:
+        raise BundleError(f"{POPULARITY}: its header cannot be read: {error}") from error
+    if dtype != np.int64 or shape != (catalogue_size,):
+        raise BundleError(f"{POPULARITY}: holds {dtype}{list(shape)}, expected int64[{catalogue_size}]")
+    if (left := len(data) - file.tell()) != 8 * catalogue_size:
+        raise BundleError(f"{POPULARITY}: {left} bytes of counts, expected {8 * catalogue_size}")
+    return check_popularity(np.frombuffer(data, dtype=dtype, offset=file.tell()).astype(np.int64), catalogue_size)

@@ -8,7 +8,7 @@ import msgspec
 
 from schemas.errors import BundleError
 from schemas.messages.announcement import SHA256_PATTERN, VERSION_PATTERN
-from schemas.messages.click import Milliseconds
+from schemas.messages.click import Moment
 
 FORMAT_VERSION: Final = 2
 """Of the bundles that are written now."""
@@ -48,7 +48,8 @@ class BundleLimits:
     """Protobuf itself ends at 2 GiB."""
     data_bytes: int = 512 * 1024**2
     """Vocabulary and popularity, each."""
-    golden_bytes: int = 64 * 1024**2
+    golden_bytes: int = 16 * 1024**2
+    """As JSON; in memory it takes twenty times as much."""
     golden_clicks: int = 10_000
     """Of all sessions of the golden pair: after each of them the model is run."""
     catalogue_size: int = 5_000_000
@@ -80,7 +81,7 @@ class Manifest(msgspec.Struct, frozen=True):
 
     format_version: int
     version: Annotated[str, msgspec.Meta(pattern=VERSION_PATTERN)]
-    created_at: Annotated[Milliseconds, msgspec.Meta(ge=0)]
+    created_at: Moment
     family: Annotated[str, msgspec.Meta(min_length=1, description="Kind of network, for people and for a warm start.")]
     encoder: Annotated[
         Encoder,

@@ -4,9 +4,11 @@ The cache is content-addressed: a folder is named by the SHA-256 of the manifest
 Whatever else lies beside those folders is not ours, and stays.
 """
 
+import errno
 import hashlib
 import os
 import re
+import stat
 import tempfile
 import time
 from collections.abc import Sequence
@@ -59,17 +61,31 @@ def lies_within(uri: str, locations: Sequence[str]) -> bool:
 
 def read_file(folder: Path, name: str, limit: int) -> bytes:
     """A file of a bundle, at most `limit` bytes. Raises BundleError."""
-    path = folder / name
-    try:
-        if path.is_symlink() or not path.is_file():
-            raise BundleError(f"{name}: {'is no plain file' if path.exists() else 'missing'} in {folder}")
-        with path.open("rb") as file:
-            data = file.read(limit + 1)
-    except OSError as error:
-        raise BundleError(f"{name}: cannot be read: {error}") from error
+    data = _begin_of(folder, name, limit + 1)
     if len(data) > limit:
         raise BundleError(f"{name}: more than {limit} bytes")
     return data
+
+
+def read_listed(folder: Path, name: str, manifest: Manifest) -> bytes:
+    """A file that is what the manifest says, of which no more is read. Raises BundleError."""
+    return check_file(name, _begin_of(folder, name, manifest.files[name].size + 1), manifest)
+
+
+def _begin_of(folder: Path, name: str, most: int) -> bytes:
+    try:
+        # What was opened is looked at, not what the name stood for before: no link is followed, no pipe waited for.
+        descriptor = os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise BundleError(f"{name}: is no plain file in {folder}")
+            return file.read(most)
+    except FileNotFoundError as error:
+        raise BundleError(f"{name}: missing in {folder}") from error
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):  # a link, a socket, a folder
+            raise BundleError(f"{name}: is no plain file in {folder}") from error
+        raise BundleError(f"{name}: cannot be read: {error}") from error
 
 
 def check_manifest_sha256(data: bytes, expected: str | None) -> str:
@@ -207,7 +223,7 @@ def _cached(folder: Path, manifest_sha256: str, limits: BundleLimits, trusted: T
         check_signature(folder, data, trusted)
         manifest = decode_manifest(data, limits)
         for name in manifest.files:
-            check_file(name, read_file(folder, name, limits.file_bytes(name)), manifest)
+            read_listed(folder, name, manifest)
     except BundleError:
         return False  # fetched anew, over this one
     os.utime(folder)

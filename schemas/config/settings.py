@@ -39,6 +39,7 @@ from schemas.config.settings_keys import (
 )
 from schemas.errors import SettingsError
 from schemas.kafka.connection import KafkaConnection, Section, TopicSettings
+from schemas.masking import MASK, masked
 
 __all__ = [
     "BundleSettings",
@@ -58,7 +59,6 @@ DEFAULT_FILE: Final = Path("nextclick.toml")
 SECTIONS: Final = ("kafka", "topics", "clicks", "bundles", "worker", "scores", "api", "sink", "trainer", "guard")
 """The tables that a deployment's file may have, whichever command reads it."""
 _FALLBACK_VARIABLE: Final = "KAFKA_BOOTSTRAP_SERVERS"
-_MASK: Final = "********"
 
 
 class RootSettings(Section):
@@ -267,7 +267,7 @@ def _value_problems(collected: _Collected, error: ValidationError) -> list[str]:
 def _shown_value(collected: _Collected, key: Key) -> str:
     if any(inner is SecretStr for inner in alternatives(field_type(collected.root, key))):
         return ""
-    return f" is {collected.values[key]!r}"[:200]
+    return masked(f" is {collected.values[key]!r}")[:200]
 
 
 def _message(problems: list[str]) -> str:
@@ -301,4 +301,11 @@ def _leaves(model: BaseModel, prefix: Key) -> Iterator[tuple[Key, Any]]:
         if isinstance(value, BaseModel):
             yield from _leaves(value, (*prefix, name))
         else:
-            yield (*prefix, name), _MASK if isinstance(value, SecretStr) else shown[name]
+            yield (*prefix, name), _shown(value, shown[name])
+
+
+def _shown(value: Any, as_json: Any) -> Any:
+    """What is shown of a setting's value."""
+    if isinstance(value, SecretStr):
+        return MASK
+    return masked(as_json) if isinstance(as_json, str) else as_json

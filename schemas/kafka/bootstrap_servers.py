@@ -23,6 +23,8 @@ def plain_servers(text: str, security_protocol: str) -> str:
 
 def _plain(entry: str, security_protocol: str) -> str:
     found = _SERVER.fullmatch(entry)
+    if found is None and "@" in entry:  # not repeated: what stands before it is a login
+        raise ValueError("a broker has a login before its name; set sasl_username and sasl_password")
     if found is None:
         raise ValueError(f"{entry!r} is no broker; write host:port, several by commas, an IPv6 address as [::1]:9092")
     prefix = (found["prefix"] or security_protocol).upper()

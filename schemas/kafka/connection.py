@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, model_validator
 
 from schemas.kafka.bootstrap_servers import plain_servers
+from schemas.plain_url import PlainUrl
 
 _DAY_MS: Final = 86_400_000
 _CA_FILES: Final = (
@@ -54,7 +55,7 @@ class KafkaConnection(Section):
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = None
     sasl_username: str | None = None
     sasl_password: SecretStr | None = None
-    oauth_token_endpoint: str | None = Field(default=None, description="OIDC token URL for OAUTHBEARER.")
+    oauth_token_endpoint: PlainUrl | None = Field(default=None, description="OIDC token URL for OAUTHBEARER.")
     oauth_client_id: str | None = None
     oauth_client_secret: SecretStr | None = None
     oauth_scope: str | None = None

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 import msgspec
 
 from schemas.errors import AnnouncementError
-from schemas.messages.click import Milliseconds
+from schemas.messages.click import Moment
 
 CHAMPION: Final = "champion"
 """The alias that every worker serves."""
@@ -31,7 +31,7 @@ class ModelAnnouncement(msgspec.Struct, frozen=True, omit_defaults=True):
         msgspec.Meta(min_length=1, max_length=4096, description="The bundle's folder: local path or fsspec URL."),
     ]
     manifest_sha256: Annotated[str, msgspec.Meta(pattern=SHA256_PATTERN)]
-    announced_at: Annotated[Milliseconds, msgspec.Meta(ge=0)]
+    announced_at: Moment
     why: Annotated[str, msgspec.Meta(max_length=4096, description="For people: promoted by the gate, rolled back, ...")]
     evidence: Annotated[
         dict[str, Any] | None, msgspec.Meta(description="For programs: the figures of a decision by the guard.")

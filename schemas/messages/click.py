@@ -25,6 +25,10 @@ Id = Annotated[str, msgspec.Meta(extra_json_schema={"minLength": 1, "maxLength":
 Milliseconds = Annotated[
     int, msgspec.Meta(description="Milliseconds since the epoch.", extra_json_schema={"minimum": 0})
 ]
+LATEST_MS: Final = 253_402_300_799_999
+"""The end of the year 9999. JSON has whole numbers of any length, which no row, no calendar and no float can hold."""
+Moment = Annotated[Milliseconds, msgspec.Meta(ge=0, le=LATEST_MS)]
+"""Of messages that programs write; of a click the rules below tell why it is refused."""
 
 
 class Click(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):

@@ -6,8 +6,8 @@ from typing import Annotated, Final
 import msgspec
 
 from schemas.errors import MessageError
-from schemas.messages.click import Id, Milliseconds
-from schemas.messages.source import Source
+from schemas.messages.click import Id, Moment
+from schemas.messages.source import OffsetOrNone, Source
 
 
 class RankingReason(StrEnum):
@@ -42,8 +42,8 @@ class RankedItem(msgspec.Struct, frozen=True, gc=False):
 class Applied(msgspec.Struct, frozen=True, gc=False):
     """How far the worker had read what it ranked by: offsets of the newest records, -1 before the first."""
 
-    items: int
-    rules: int
+    items: OffsetOrNone
+    rules: OffsetOrNone
 
 
 class Ranking(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -59,8 +59,8 @@ class Ranking(msgspec.Struct, frozen=True, omit_defaults=True):
     model_version: str
     items: Annotated[tuple[RankedItem, ...], msgspec.Meta(description="Best first.")]
     source: Annotated[Source, msgspec.Meta(description="Where the click lies; the identity of this ranking.")]
-    click_timestamp: Milliseconds
-    produced_at: Milliseconds
+    click_timestamp: Moment
+    produced_at: Moment
     reason: RankingReason
     rules: Annotated[
         tuple[Id, ...],
@@ -77,7 +77,8 @@ class Ranking(msgspec.Struct, frozen=True, omit_defaults=True):
     market: Annotated[str | None, msgspec.Meta(description="The click's own market.")] = None
     variant: Annotated[str | None, msgspec.Meta(description="The variant of an experiment that ranked.")] = None
     follows: Annotated[
-        int | None, msgspec.Meta(description="Of a shadow: offset of the session's click before this one, -1 without.")
+        OffsetOrNone | None,
+        msgspec.Meta(description="Of a shadow: offset of the session's click before this one, -1 without."),
     ] = None
 
 

@@ -5,8 +5,8 @@ from typing import Annotated, Final
 import msgspec
 
 from schemas.errors import MessageError
-from schemas.messages.click import ClickRejectedError, Milliseconds, RejectReason
-from schemas.messages.source import Source
+from schemas.messages.click import ClickRejectedError, Moment, RejectReason
+from schemas.messages.source import Count, Source
 
 KEPT_BYTES: Final = 65_536
 """How much of a rejected record's key and value is kept: base64 of both stays below Kafka's default limit of 1 MiB."""
@@ -20,8 +20,8 @@ class RejectedClick(msgspec.Struct, frozen=True):
     source: Source
     key: Annotated[bytes | None, msgspec.Meta(description="The record's key, base64, its first 65,536 bytes.")]
     value: Annotated[bytes | None, msgspec.Meta(description="The record's value, base64, its first 65,536 bytes.")]
-    value_size: Annotated[int | None, msgspec.Meta(description="Bytes of the whole value; null for a tombstone.")]
-    rejected_at: Milliseconds
+    value_size: Annotated[Count | None, msgspec.Meta(description="Bytes of the whole value; null for a tombstone.")]
+    rejected_at: Moment
 
 
 _decoder: Final = msgspec.json.Decoder(RejectedClick)

@@ -11,20 +11,23 @@ from typing import Annotated, Final
 import msgspec
 
 from schemas.errors import MessageError
-from schemas.messages.click import Milliseconds
+from schemas.messages.click import LATEST_MS, Moment
+from schemas.messages.source import Count, Offset, Partition
 
 MOST_TYPES: Final = 50
 """Of a score: further ones count as `OTHERS`."""
 MOST_MARKETS: Final = 100
 """Of a window in a partition: further ones count as `OTHERS`."""
 OTHERS: Final = "others"
+_MOST_AHEAD_MS: Final = 3_600_000
+"""How far a window may begin after a reader's now: clocks differ, and clicks may run ahead (`clicks.max_future`)."""
 
 
 class Tally(msgspec.Struct, gc=False):
     """Predictions: rankings whose session clicked again."""
 
-    predictions: int = 0
-    hits: Annotated[int, msgspec.Meta(description="Predictions with the next click among their first k items.")] = 0
+    predictions: Count = 0
+    hits: Annotated[Count, msgspec.Meta(description="Predictions with the next click among their first k items.")] = 0
     reciprocal_ranks: Annotated[float, msgspec.Meta(description="Sum of 1 / rank over the hits.")] = 0.0
 
     @property
@@ -52,9 +55,9 @@ class Moments(msgspec.Struct, gc=False):
     windows are those of whole sessions.
     """
 
-    nn: int = 0
-    nh: int = 0
-    hh: int = 0
+    nn: Count = 0
+    nh: Count = 0
+    hh: Count = 0
     nr: float = 0.0
     rr: float = 0.0
 
@@ -73,23 +76,27 @@ class Score(msgspec.Struct):
     model_version: str
     variant: str | None
     market: str | None
-    window_start: Milliseconds
-    window_ms: Annotated[int, msgspec.Meta(description="Length of the window.")]
-    partition: Annotated[int, msgspec.Meta(description="Of the rankings topic.")]
-    k: Annotated[int, msgspec.Meta(description="Of Recall@k and MRR@k.")]
-    rankings: Annotated[dict[str, int], msgspec.Meta(description="Rankings made, by reason.")] = {}
+    window_start: Moment
+    window_ms: Annotated[int, msgspec.Meta(ge=1, le=LATEST_MS, description="Length of the window.")]
+    partition: Annotated[Partition, msgspec.Meta(description="Of the rankings topic.")]
+    k: Annotated[Count, msgspec.Meta(description="Of Recall@k and MRR@k.")]
+    rankings: Annotated[dict[str, Count], msgspec.Meta(description="Rankings made, by reason.")] = {}
     types: Annotated[
         dict[str, Tally],
         msgspec.Meta(description="Predictions by the type of the click after; from the 51st type on under `others`."),
     ] = {}
     reasons: Annotated[dict[str, Tally], msgspec.Meta(description="The same predictions by the ranking's reason.")] = {}
-    sessions: Annotated[int, msgspec.Meta(description="Sessions whose first prediction by this model is here.")] = 0
+    sessions: Annotated[Count, msgspec.Meta(description="Sessions whose first prediction by this model is here.")] = 0
     moments: Annotated[Moments, msgspec.Meta(description="Sums over sessions.")] = msgspec.field(
         default_factory=Moments
     )
     next_offset: Annotated[
-        int, msgspec.Meta(description="Rankings of the partition from this offset on are not counted here yet.")
+        Offset, msgspec.Meta(description="Rankings of the partition from this offset on are not counted here yet.")
     ] = 0
+
+    def has_begun(self, now_ms: int) -> bool:
+        """Whether its window is not of the future, beside which all that are real would be old."""
+        return self.window_start <= now_ms + _MOST_AHEAD_MS
 
     @property
     def total(self) -> Tally:

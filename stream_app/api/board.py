@@ -30,7 +30,7 @@ class Board:
             return
         self._announcements = [*self._announcements, announcement][-MOST_ANNOUNCEMENTS:]
 
-    def score(self, key: bytes | None, value: bytes | None) -> None:
+    def score(self, key: bytes | None, value: bytes | None, *, now_ms: int) -> None:
         """A record of the scores topic."""
         if value is None or key is None:
             self._scores.pop(key or b"", None)
@@ -39,6 +39,9 @@ class Board:
             score = decode_score(value)
         except MessageError as error:
             self._warn(str(error))
+            return
+        if not score.has_begun(now_ms):
+            self._warn(f"a score of a window that begins in the future, at {score.window_start}")
             return
         if score.window_start <= self._newest_window - _KEPT_MS:
             return

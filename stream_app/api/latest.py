@@ -11,6 +11,9 @@ from typing import Any, Final
 
 import msgspec
 
+from schemas.messages.source import Offset, Partition
+from stream_app.errors import RowError
+
 _HEADER: Final = struct.Struct("<qiq")
 
 
@@ -42,8 +45,8 @@ class Latest:
 
 
 class _Source(msgspec.Struct, gc=False):
-    partition: int
-    offset: int
+    partition: Partition
+    offset: Offset
 
 
 class _Sourced(msgspec.Struct, gc=False):
@@ -90,11 +93,17 @@ def encode_row(latest: Latest) -> bytes:
 
 
 def decode_row(row: bytes) -> Latest:
-    """Inverse of `encode_row`."""
+    """Inverse of `encode_row`. Raises RowError."""
+    if len(row) < _HEADER.size:
+        raise RowError(f"a row of latest rankings is damaged: it has {len(row)} bytes")
     at_ms, partition, offset = _HEADER.unpack_from(row)
     return Latest(partition, offset, at_ms, row[_HEADER.size :])
 
 
 def value_of(row: bytes, *, since_ms: int) -> bytes | None:
-    """The ranking's JSON in a row, None in one that was written before a time and has only not been removed yet."""
-    return row[_HEADER.size :] if _HEADER.unpack_from(row)[0] >= since_ms else None
+    """The ranking's JSON in a row, None in one that was written before a time and has only not been removed yet.
+
+    Raises RowError.
+    """
+    latest = decode_row(row)
+    return latest.value if latest.at_ms >= since_ms else None

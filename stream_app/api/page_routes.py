@@ -1,7 +1,7 @@
 """The page: its files, and the two endpoints that were made for it (`/v1/overview`, `/v1/items`)."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from hashlib import sha256
 from mimetypes import guess_type
 from pathlib import Path
@@ -16,11 +16,13 @@ from schemas.messages.announcement import ModelAnnouncement
 from stream_app.api.backlog import Backlog
 from stream_app.api.overview import Known, overview
 from stream_app.api.problems import ProblemError
-from stream_app.api.shelf import MOST_SHOWN, Shelf
+from stream_app.api.shelf import MOST_SHOWN, Shelf, ShownItem
 from stream_app.api.traffic import SPAN_MS, Traffic
 
 FOLDER: Final = Path(__file__).parent / "page"
 _MOST_TEXT: Final = 256
+Slowly = Callable[[Callable[[], list[ShownItem]]], Awaitable[list[ShownItem]]]
+"""Does something beside the event loop."""
 
 
 class PageEndpoints:
@@ -35,10 +37,12 @@ class PageEndpoints:
         serving: Callable[[], ModelAnnouncement | None],
         readiness: Callable[[], Mapping[str, str | None]],
         image_origins: tuple[str, ...],
+        slowly: Slowly,
     ) -> None:
         self._traffic, self._shelf, self._backlog = traffic, shelf, backlog
         self._serving, self._readiness = serving, readiness
         self._image_origins = image_origins
+        self._slowly = slowly
 
     def routes(self) -> list[Route]:
         """By path. The files are read once, so no path of a request ever names one."""
@@ -68,7 +72,11 @@ class PageEndpoints:
             raise ProblemError(422, "wrong-parameter", detail)
         if named:
             return _json(self._shelf.named(named, now_ms))
-        return _json(self._shelf.offered(text, now_ms, clicked=self._traffic.shares(now_ms, SPAN_MS, "items")))
+
+        def offered() -> list[ShownItem]:
+            return self._shelf.offered(text, now_ms, clicked=self._traffic.shares(now_ms, SPAN_MS, "items"))
+
+        return _json(await self._slowly(offered))  # of twenty thousand: it would hold up every lookup
 
 
 def _file_route(path: str, file: Path, headers: Mapping[str, str]) -> Route:

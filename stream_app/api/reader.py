@@ -172,11 +172,11 @@ class Reader:
         if topic == self._topics.models:
             self._board.announce(message.key(), message.value())
         elif topic == self._topics.scores:
-            self._board.score(message.key(), message.value())
+            self._board.score(message.key(), message.value(), now_ms=time.time_ns() // 1_000_000)
         elif topic == self._topics.items:
             self._shelf.put(message.key(), message.value())
         elif topic == self._topics.rejected:
-            self._traffic.reject(message.timestamp()[1], message.value())
+            self._traffic.reject(message.timestamp()[1], message.value(), time.time_ns() // 1_000_000)
         return bool(topic == self._topics.rankings)
 
     def _show_lag(self) -> None:

@@ -17,11 +17,13 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from schemas.config.duration import parse_duration
+from schemas.masking import masked
 from schemas.messages.announcement import ModelAnnouncement
 from schemas.messages.click import OWN_KEY, ClickRejectedError, RejectReason, decode_click
 from schemas.messages.source import Source
 from stream_app.api.board import Board
 from stream_app.api.clicks import ClickProducer
+from stream_app.api.kept_bundle import KeptBundle
 from stream_app.api.latest import Latest, of_value
 from stream_app.api.metrics import ApiMetrics
 from stream_app.api.problems import ProblemError, unavailable
@@ -94,6 +96,8 @@ class Endpoints:
         self._settings, self._store = parts.settings, parts.store
         self._clicks, self._watchers, self._board = parts.clicks, parts.watchers, parts.board
         self._metrics, self._readiness = parts.metrics, parts.readiness
+        serving = partial(self._board.serving, self._settings.worker.model_alias)
+        self._bundle = KeptBundle(self._settings.worker.bundle_locations, serving)
         self._open = 0
         self._slow = ThreadPoolExecutor(1, "slow")
         """What reads Kafka for one answer, or adds up for long, is done one at a time: also behind one that goes on
@@ -133,6 +137,8 @@ class Endpoints:
     async def stream(self, request: Request) -> Response:
         """The latest ranking of a session, and each new one, as server-sent events."""
         self._insist_on_readiness()
+        if request.method == "HEAD":  # an answer without a body, which would never end
+            return Response(headers=_OF_THE_MOMENT, media_type=EVENT_STREAM)
         session = request.path_params["session_id"].encode()
         self._insist_on_room()
         events = self._events(session, request.headers.get("last-event-id"))
@@ -161,10 +167,12 @@ class Endpoints:
 
     async def explain(self, request: Request) -> Response:
         """What adds up to the places of a session's ranking."""
+        self._insist_on_readiness()
         item_id = request.query_params.get("item")
-        work = partial(explanation, request.path_params["session_id"], self._settings, item_id=item_id)
+        session_id = request.path_params["session_id"]
+        work = partial(explanation, session_id, self._settings, item_id=item_id, opened=self._bundle.opened)
         try:
-            told = await self._slowly(work)
+            told = await self.slowly(work)
         except NothingToExplainError as error:
             raise ProblemError(404, "nothing-to-explain", str(error)) from error
         except ModelError as error:
@@ -205,7 +213,9 @@ class Endpoints:
         """Which models were announced, and which one serves."""
         self._insist_on_readiness()
         alias = self._settings.worker.model_alias
-        return _json(Models(alias, self._board.serving(alias), self._board.announcements()))
+        serving = self._board.serving(alias)
+        announcements = [_shown(one) for one in self._board.announcements()]
+        return _json(Models(alias, None if serving is None else _shown(serving), announcements))
 
     async def scores(self, request: Request) -> Response:
         """How good the models have been online."""
@@ -223,7 +233,7 @@ class Endpoints:
             since = newest - round(last * 1000) if last else 0
             return [as_json(line, by) for line in lines(scores, by, since_ms=since)]
 
-        return _json(await self._slowly(told))
+        return _json(await self.slowly(told))
 
     # -- for operators ------------------------------------------------------------------------------------------------
 
@@ -272,7 +282,8 @@ class Endpoints:
         except TimeoutError as error:
             raise unavailable("timed-out", f"not done within api.request_timeout, {seconds:g} s") from error
 
-    async def _slowly(self, work: Callable[[], T]) -> T:
+    async def slowly(self, work: Callable[[], T]) -> T:
+        """What `work` returns, done on a thread of its own. Raises ProblemError where that takes too long."""
         self._insist_on_room()
         with self._opened():
             async with self._in_time():
@@ -322,6 +333,12 @@ def _duration(request: Request, name: str) -> float:
     if seconds > _LONGEST_SECONDS:
         raise _wrong_parameter(f"{name}: longer than {_LONGEST_SECONDS:g} s")
     return seconds
+
+
+def _shown(announcement: ModelAnnouncement) -> ModelAnnouncement:
+    """Without the login that its URL may have."""
+    uri = masked(announcement.uri)
+    return announcement if uri == announcement.uri else msgspec.structs.replace(announcement, uri=uri)
 
 
 def _event_id(latest: Latest) -> str:

@@ -110,8 +110,7 @@ async def run_api(settings: StreamSettings) -> int:
     specs = [spec for spec in settings.topic_specs() if spec.name in needed]
     for difference in await asyncio.to_thread(check_topics, settings.kafka, specs):
         log.warning("topic differs", difference=str(difference))
-    metrics, watchers = ApiMetrics(), Watchers()
-    traffic = Traffic()
+    metrics, watchers, traffic = ApiMetrics(), Watchers(), Traffic()
 
     def warn(text: str) -> None:
         log.warning("a record is passed over", why=text)
@@ -146,6 +145,7 @@ async def run_api(settings: StreamSettings) -> int:
         serving=lambda: board.serving(settings.worker.model_alias),
         readiness=readiness,
         image_origins=api.image_origins,
+        slowly=endpoints.slowly,
     )
     app = application(endpoints, Guard(tokens, api.rate_limit), metrics, api.cors_origins, page.routes())
     server = Server(_server_config(app, api), watchers)

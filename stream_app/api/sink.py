@@ -23,7 +23,7 @@ from stream_app.api.latest import newest, read
 from stream_app.api.metrics import SinkMetrics
 from stream_app.api.reader import starts_at
 from stream_app.api.redis_rows import RedisRows
-from stream_app.api.stores import plain_url
+from stream_app.api.stores import store_client
 from stream_app.errors import DeliveryError, StoreError, StreamError
 from stream_app.serve.web import Web
 from stream_app.settings import StreamSettings
@@ -57,9 +57,7 @@ class Sink:
         self._topic = settings.topics.rankings
         self._patience = settings.sink.store_timeout
         self._ttl_ms = round(settings.worker.session_ttl * 1000)
-        client = redis.Redis.from_url(
-            plain_url(url), socket_timeout=_ANSWER_SECONDS, socket_connect_timeout=_ANSWER_SECONDS
-        )
+        client = store_client(redis.Redis, url, seconds=_ANSWER_SECONDS)
         self._rows = RedisRows(client, settings.api.store_prefix, topic_id, ttl_ms=self._ttl_ms)
         group, timeout = group_of(settings.app_id), settings.sink.session_timeout
         self._consumer = Consumer(

@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
+from urllib.parse import parse_qs, urlsplit
 
 import redis.asyncio
 from redis.exceptions import RedisError
@@ -69,9 +70,7 @@ class RedisStore:
     """Redis or Valkey, which `stream-app sink` fills."""
 
     def __init__(self, url: str, prefix: str) -> None:
-        self._client: Any = redis.asyncio.Redis.from_url(
-            plain_url(url), socket_timeout=_ANSWER_SECONDS, socket_connect_timeout=_ANSWER_SECONDS
-        )
+        self._client: Any = store_client(redis.asyncio.Redis, url, seconds=_ANSWER_SECONDS)
         self._prefix = prefix.encode()
 
     async def ranking(self, session: bytes) -> bytes | None:
@@ -87,6 +86,20 @@ class RedisStore:
         await self._client.aclose()
 
 
-def plain_url(url: str) -> str:
-    """As the client reads it, which knows Valkey under Redis's name."""
-    return "redis" + url.removeprefix("valkey") if url.startswith("valkey") else url
+def store_client(kind: Any, url: str, *, seconds: float) -> Any:
+    """A client of a class of redis-py for `api.store_url`, which waits so long for an answer.
+
+    Raises StoreError for a URL that says what the client does not understand, which it would tell at the first command.
+    """
+    # It knows Valkey under Redis's name.
+    plain = "redis" + url.removeprefix("valkey") if url.startswith("valkey") else url
+    try:
+        client = kind.from_url(plain, socket_timeout=seconds, socket_connect_timeout=seconds)
+        client.connection_pool.make_connection()  # connects to nobody
+    except (TypeError, ValueError, RedisError) as error:
+        given = ", ".join(parse_qs(urlsplit(url).query)) or "the database"
+        raise StoreError(
+            f"api.store_url: its client knows no such option, or not this value of it ({given}); see the arguments of "
+            "Redis in redis-py's documentation"
+        ) from error
+    return client

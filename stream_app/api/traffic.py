@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from schemas.messages.click import Moment
 from stream_app.api.latest import Latest
 
 STEP_MS: Final = 2_000
@@ -25,7 +26,7 @@ _MOST_SAMPLES: Final = 200
 class _Ranking(msgspec.Struct, gc=False):
     item_id: str
     model_version: str
-    click_timestamp: int
+    click_timestamp: Moment
     reason: str
     variant: str | None = None
 
@@ -81,18 +82,19 @@ class Traffic:
         since = now_ms - SPAN_MS
         with self._lock:
             for _, latest in told:
-                step = None if latest.is_forgotten or latest.at_ms < since else self._step(latest.at_ms)
+                # A record may say that it is of the future, beside which all others would be old.
+                step = None if latest.is_forgotten or latest.at_ms < since else self._step(min(latest.at_ms, now_ms))
                 if step is not None:
                     self._count(step, latest)
 
-    def reject(self, at_ms: int, value: bytes | None) -> None:
+    def reject(self, at_ms: int, value: bytes | None, now_ms: int) -> None:
         """A record of the rejected topic."""
         try:
             reason = self._rejected(value or b"").reason
         except (msgspec.DecodeError, UnicodeError, RecursionError):
             return  # not of ours
         with self._lock:
-            step = self._step(at_ms)
+            step = self._step(min(at_ms, now_ms))
             if step is not None:
                 step.rejected[reason] += 1
 

@@ -9,9 +9,12 @@ from typing import Final
 
 import msgspec
 
-from schemas.messages.click import VIEW
+from schemas.errors import MessageError
+from schemas.messages.click import VIEW, Moment
 from schemas.messages.score import MOST_MARKETS, MOST_TYPES, OTHERS, Score, Tally
+from schemas.messages.source import Offset, OffsetOrNone, Partition
 from schemas.messages.split import is_shadow
+from stream_app.errors import RowError
 
 UNIT_MS: Final = 3_600_000
 """A session counts as one unit of the variance within an hour of the clock, so that a row depends on the last hour and
@@ -26,8 +29,8 @@ class _Item(msgspec.Struct, gc=False):
 
 
 class _Source(msgspec.Struct, gc=False):
-    partition: int
-    offset: int
+    partition: Partition
+    offset: Offset
 
 
 class ScoredRanking(msgspec.Struct):
@@ -38,12 +41,12 @@ class ScoredRanking(msgspec.Struct):
     model_version: str
     items: list[_Item]
     source: _Source
-    click_timestamp: int
+    click_timestamp: Moment
     reason: str
     type: str | None = None
     market: str | None = None
     variant: str | None = None
-    follows: int | None = None
+    follows: OffsetOrNone | None = None
 
 
 class LastRanking(msgspec.Struct, array_like=True):
@@ -72,9 +75,17 @@ class LastRanking(msgspec.Struct, array_like=True):
 Row = dict[str, LastRanking]
 """A session's row, by whose they are: several shadows rank the same click. Those that visitors saw are under ``""``."""
 
-decode_ranking = msgspec.json.Decoder(ScoredRanking).decode
+_decode_ranking = msgspec.json.Decoder(ScoredRanking).decode
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(LastRanking | Row).decode
+
+
+def decode_ranking(value: bytes) -> ScoredRanking:
+    """What a record of the rankings topic holds. Raises MessageError."""
+    try:
+        return _decode_ranking(value)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise MessageError(f"not a ranking: {error}") from error
 
 
 def whose(ranking: ScoredRanking) -> str:
@@ -88,8 +99,11 @@ def encode_row(row: Row) -> bytes:
 
 
 def decode_row(row: bytes) -> Row:
-    """Inverse of `encode_row`."""
-    found = _decode(row)
+    """Inverse of `encode_row`. Raises RowError."""
+    try:
+        found = _decode(row)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise RowError(f"a row of last rankings is damaged: {error}") from error
     return found if isinstance(found, dict) else {"": found}
 
 

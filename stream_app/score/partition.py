@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-import msgspec
 from confluent_kafka import Message
 
+from schemas.errors import MessageError
 from schemas.messages.score import Score
 from stream_app.core.scoring import (
     PartitionScores,
@@ -54,7 +54,7 @@ class Partition:
             try:
                 ranking = decode_ranking(value or b"")
                 rankings.append((record.offset(), ranking.session_id.encode(), ranking))
-            except (msgspec.DecodeError, UnicodeError, RecursionError):
+            except MessageError:
                 self.unreadable += 1
         changed, apply, first = self._changed, self.scores.apply, self.committed
         unread = list({key for _, key, _ in rankings if key not in changed})

@@ -5,6 +5,7 @@ the rankings of its session since the idle gap, and on those of the hour that it
 """
 
 import logging
+import time
 from typing import Any, Final
 
 from confluent_kafka import IsolationLevel, KafkaException, TopicPartition
@@ -26,7 +27,8 @@ def known_scores(
 ) -> list[Score]:
     """The scores of a partition of the rankings topic, or of that of shadows, as they were published last.
 
-    Those of another k or window length are left out: counting goes on beside them. Raises ReadError.
+    Those of another k or window length are left out: counting goes on beside them. So are those of the future, or all
+    clicks would be late. Raises ReadError.
     """
     newest: dict[bytes | None, Score] = {}
     number = partition % len(scores.partitions)
@@ -40,7 +42,9 @@ def known_scores(
             raise ReadError(f"{where}: {error}; nobody but scorers may write there") from error
         if score.partition == partition and is_shadow(score.variant) == shadows:
             newest[record.key()] = score
-    return [score for score in newest.values() if (score.k, score.window_ms) == (rules.k, rules.window_ms)]
+    now_ms = time.time_ns() // 1_000_000
+    found = (score for score in newest.values() if (score.k, score.window_ms) == (rules.k, rules.window_ms))
+    return [score for score in found if score.has_begun(now_ms)]
 
 
 def lookback(rankings: PlainConsumer, partition: int, low: int, committed: int, rules: ScoringRules) -> int:
@@ -67,7 +71,7 @@ def lookback(rankings: PlainConsumer, partition: int, low: int, committed: int, 
 def _clicked(record: Any) -> int:
     try:
         return decode_ranking(record.value() or b"").click_timestamp
-    except ValueError:  # no ranking: when it was written is near enough
+    except MessageError:  # no ranking: when it was written is near enough
         return int(record.timestamp()[1])
 
 

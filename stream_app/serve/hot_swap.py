@@ -15,10 +15,11 @@ from typing import Any
 import structlog
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
-from schemas.bundle.files import open_bundle
+from schemas.bundle.files import open_files, read_bundle
 from schemas.bundle.runtime import Model
 from schemas.bundle.signature import TrustedKeys
 from schemas.bundle.store import lies_within
+from schemas.bundle.trial import try_bundle
 from schemas.errors import AnnouncementError, BundleError
 from schemas.messages.announcement import ModelAnnouncement, decode_announcement
 from stream_app.serve.live_catalogue import LiveCatalogue
@@ -143,6 +144,7 @@ class ModelWatcher:
         bundle_timeout: float,
         bundle_locations: Sequence[str],
         trusted: TrustedKeys | None = None,
+        bundle_memory_mb: int,
         warm_up_batches: tuple[int, ...],
         on_fatal: Callable[[BaseException], None],
         catalogue: LiveCatalogue | None = None,
@@ -161,6 +163,7 @@ class ModelWatcher:
         self._bundle_timeout = bundle_timeout
         self._bundle_locations = bundle_locations
         self._trusted = trusted
+        self._bundle_memory_mb = bundle_memory_mb
         self._loads: list[_Load] = []  # under way, those that were given up too
         self._warm_up_batches = warm_up_batches
         self._on_fatal = on_fatal
@@ -327,15 +330,24 @@ class ModelWatcher:
         return _Pending(announcement, pending.tries + 1, time.monotonic() + pause)
 
     def _load(self, announcement: ModelAnnouncement) -> Model:
-        model = open_bundle(
+        files = read_bundle(
             announcement.uri,
             manifest_sha256=announcement.manifest_sha256,
             trusted=self._trusted,
             cache_dir=self._cache_dir,
-            threads=self._threads,
-            adjusts=self._catalogue is not None,
-            rows=self._rows,
         )
+        if self._bundle_memory_mb:
+            try_bundle(
+                announcement.uri,
+                manifest_sha256=announcement.manifest_sha256,
+                cache_dir=self._cache_dir,
+                adjusts=self._catalogue is not None,
+                rows=self._rows,
+                batches=self._warm_up_batches,
+                memory_mb=self._bundle_memory_mb,
+                seconds=self._bundle_timeout,
+            )
+        model = open_files(files, threads=self._threads, adjusts=self._catalogue is not None, rows=self._rows)
         if model.version != announcement.version:
             raise BundleError(f"manifest.json: holds version {model.version}, announced was {announcement.version}")
         if model.k < min(self._published, len(model.vocabulary)):

@@ -356,6 +356,7 @@ def watch_of(
         bundle_timeout=worker.bundle_timeout,
         bundle_locations=worker.bundle_locations,
         trusted=trusted_keys(settings.bundles.trusted_keys),
+        bundle_memory_mb=worker.bundle_memory_mb,
         warm_up_batches=(1, worker.chunk_clicks),
         on_fatal=on_fatal,
         catalogue=catalogue,

@@ -1,17 +1,20 @@
 """`stream-app explain`: what adds up to the places of a session's ranking."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import msgspec
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from schemas.bundle.runtime import Model
 from schemas.bundle.terms import Terms
+from schemas.errors import BundleError
 from stream_app.core.explain import Explained, Part, explain
 from stream_app.errors import StreamError
 from stream_app.settings import StreamSettings
-from stream_app.tools.announced import bundles
+from stream_app.tools.announced import Bundles, ModelError, bundles
 from stream_app.tools.inspect_session import find_row, no_row
 from stream_app.tools.terminal import shown
 
@@ -36,27 +39,59 @@ class NothingToExplainError(StreamError):
     """There is no such ranking; the message says why."""
 
 
-def explanation(session_id: str, settings: StreamSettings, *, item_id: str | None) -> Explanation:
+@dataclass(frozen=True)
+class Opened:
+    """What explanations rank with: a model, and the same without each of its parts.
+
+    Attributes:
+        terms: keeps what ONNX Runtime reads of the others.
+        whole: with lists as long as can be had; `network`: without any term; `without`: without each of them.
+    """
+
+    terms: Terms
+    whole: Model
+    network: Model
+    without: Mapping[str, Model]
+
+    @classmethod
+    def of(cls, announced: Bundles) -> "Opened":
+        """The announced one. Raises ModelError."""
+        version = announced.announcement.version
+        model = announced.open(version)
+        try:
+            terms = Terms.of(model, announced.rank_graph(version))
+            without = {term: terms.without(term) for term in terms.names}
+            return cls(terms, terms.without(), terms.without(*terms.names), without)
+        except BundleError as error:
+            raise ModelError(f"the bundle of {version} cannot be opened: {error}") from error
+
+    @property
+    def size(self) -> int:
+        """How much memory it takes, in bytes: each model has weights of its own."""
+        return len(self.terms.graph) * (3 + len(self.without))
+
+
+def explanation(
+    session_id: str, settings: StreamSettings, *, item_id: str | None, opened: Callable[[], Opened]
+) -> Explanation:
     """Of one item, or of those that the ranking lists. Raises NothingToExplainError, ModelError and ReadError."""
     found = find_row(session_id, settings)
     if found is None:
         raise NothingToExplainError(no_row(session_id, settings))
-    with bundles(settings) as announced:
-        version = announced.announcement.version
-        model = announced.open(version)
-        terms = Terms.of(model, announced.rank_graph(version))
-        item = None if item_id is None else model.vocabulary.index(item_id)
-        if item_id is not None and item is None:
-            raise NothingToExplainError(f"{version} does not know the item {item_id!r}: no ranking of its can hold it")
-        row = found.state
-        items = explain(
-            row,
-            terms.without(),
-            terms.without(*terms.names),
-            {term: terms.without(term) for term in terms.names},
-            items=None if item is None else [item],
-            listed=settings.worker.published,
-        )
+    ranks = opened()
+    model, row = ranks.terms.model, found.state
+    version = model.version
+    item = None if item_id is None else model.vocabulary.index(item_id)
+    if item_id is not None and item is None:
+        raise NothingToExplainError(f"{version} does not know the item {item_id!r}: no ranking of its can hold it")
+    items = explain(
+        row,
+        ranks.whole,
+        ranks.network,
+        ranks.without,
+        items=None if item is None else [item],
+        listed=settings.worker.published,
+    )
     if not items:
         raise NothingToExplainError(
             f"{version} knows no item of the session {session_id!r}: its ranking is the most clicked items"
@@ -70,7 +105,7 @@ def explain_session(
 ) -> int:
     """Print the explanation; returns the exit code, 1 where there is nothing to explain."""
     try:
-        told = explanation(session_id, settings, item_id=item_id)
+        told = explanation(session_id, settings, item_id=item_id, opened=lambda: _announced(settings))
     except NothingToExplainError as error:
         err.print(str(error), markup=False, highlight=False)
         return 1
@@ -79,6 +114,11 @@ def explain_session(
     else:
         out.print(_table(told, item_id is not None))
     return 0
+
+
+def _announced(settings: StreamSettings) -> Opened:
+    with bundles(settings) as announced:
+        return Opened.of(announced)
 
 
 def _table(told: Explanation, one: bool) -> Table:

@@ -1,5 +1,6 @@
 """`stream-app scores`: how good the models have been online, from the scores topic."""
 
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -41,11 +42,17 @@ class Line:
 def newest_scores(records: Iterable[Message], warn: Callable[[str], None]) -> list[Score]:
     """The scores that count among the records of a partition: the last one under each key."""
     newest: dict[bytes | None, Score] = {}
+    now_ms = time.time_ns() // 1_000_000
     for record in records:
         try:
-            newest[record.key()] = decode_score(record.value())
+            score = decode_score(record.value())
         except MessageError as error:
             warn(f"partition {record.partition()}, offset {record.offset()}: {error}")
+            continue
+        if score.has_begun(now_ms):
+            newest[record.key()] = score
+        else:
+            warn(f"partition {record.partition()}, offset {record.offset()}: a score of a window in the future")
     return list(newest.values())
 
 

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from schemas.errors import AnnouncementError, MessageError
 from schemas.messages import examples
 from schemas.messages.announcement import ModelAnnouncement, decode_announcement, encode_announcement, is_version
-from schemas.messages.click import ClickLimits, ClickRejectedError, RejectReason, decode_click, encode_click
+from schemas.messages.click import LATEST_MS, ClickLimits, ClickRejectedError, RejectReason, decode_click, encode_click
 from schemas.messages.forget import decode_forget, encode_forget
 from schemas.messages.item import decode_item, encode_item
 from schemas.messages.ranking import RankedItem, Ranking, RankingReason, decode_ranking, encode_ranking
@@ -29,7 +29,7 @@ from schemas.messages.split import decode_split, encode_split
 GOLDEN = Path(__file__).parent / "golden"
 
 ids = st.text(st.characters(codec="utf-8"), min_size=1, max_size=64)
-times = st.integers(0, 2**53)
+times = st.integers(0, LATEST_MS)
 sources = st.builds(Source, st.text(max_size=20), st.integers(0, 1000), st.integers(0, 2**63 - 1))
 
 
@@ -121,7 +121,7 @@ tallies = st.dictionaries(ids, st.builds(Tally, times, times, st.floats(0, 1e9))
         st.none() | ids,
         st.none() | ids,
         times,
-        times,
+        times.filter(bool),
         st.integers(0, 1000),
         st.integers(1, 1000),
         rankings=st.dictionaries(ids, times, max_size=3),

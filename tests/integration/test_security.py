@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from confluent_kafka.admin import AdminClient
 from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
 from pydantic import SecretStr
 
+from deploy.demo.oracle import read_topic
 from deploy.kafka.properties import HOST
 from deploy.strimzi.rights import rights
 from schemas.bundle.files import open_bundle
@@ -31,7 +33,7 @@ from stream_app.settings import StreamSettings
 from tests.conftest import REPOSITORY
 from tests.contract.tiny_model import TinyModel
 from tests.faults.deployment import Deployment
-from tests.integration.api import running_api
+from tests.integration.api import ApiProcess, running_api
 from tests.integration.security import (
     CLIENT_ID,
     CLIENT_SECRET,
@@ -46,10 +48,13 @@ from tests.integration.security import (
 )
 from tests.integration.test_sink import SERVER, RedisServer
 from tests.patience import PATIENCE
+from tests.stream_process import StreamProcess
 
 pytestmark = pytest.mark.kafka
 CLICKS = 40
-SECRETS = (PASSWORD, KEY_PASSWORD, CLIENT_SECRET)
+TOKEN = "a-token-of-the-api"
+STORE_PASSWORD = "a-password-of-the-store"
+SECRETS = (PASSWORD, KEY_PASSWORD, CLIENT_SECRET, TOKEN, STORE_PASSWORD)
 DOCUMENT = REPOSITORY / "docs" / "security.md"
 
 
@@ -433,6 +438,9 @@ def test_each_process_does_its_work_with_its_own_rights_alone(site: Site, tmp_pa
         "NEXTCLICK_SCORES__WEB_PORT": "0",
         "NEXTCLICK_SCORES__INTERVAL": "0.1",
         "NEXTCLICK_WORKER__SPLITS": "true",
+        "NEXTCLICK_API__TOKEN": TOKEN,
+        "AWS_SECRET_ACCESS_KEY": STORE_PASSWORD,
+        **{f"NEXTCLICK_{table}__LOG_LEVEL": "debug" for table in ("SCORES", "API", "SINK", "TRAINER")},
     }
     deployment = Restricted(site.kafka.addresses["PLAINTEXT"], "rights", tmp_path, TinyModel().items, variables)
     running = deployment.environment()
@@ -459,7 +467,7 @@ def test_each_process_does_its_work_with_its_own_rights_alone(site: Site, tmp_pa
         )
         finished(deployment.begin(running | log_in_as("guard"), "trainer", "guard", "--once"))
         finished(deployment.begin(running | log_in_as("trainer"), "trainer", "split", "champion=100"))
-        with running_api(running | log_in_as("api"), tmp_path) as api:
+        with running_api(running | log_in_as("api"), tmp_path, token=TOKEN) as api:
             session = "/v1/sessions/s1"
             assert api.get(f"{session}/ranking").json()["session_id"] == "s1"
             assert api.get(f"{session}/explain").status_code == 200, api.output()
@@ -468,18 +476,19 @@ def test_each_process_does_its_work_with_its_own_rights_alone(site: Site, tmp_pa
                 lambda: api.post("/v1/clicks?wait=10s", clicked).json().get("variant") == "champion",
                 "the split is known",
             )
+            assert_shows_no_secret(api, worker)
         if SERVER is not None:
             sink_stores(deployment, running | log_in_as("sink"), tmp_path)
         shop.produce(deployment.topics.clicks, b"{}", b"s1")
-        shop.flush(PATIENCE)
-        deployment.wait(lambda: deployment.records(deployment.topics.rejected) > 0, "a record is rejected")
         resend_repaired(deployment, running | log_in_as("rejected"))
         assert worker.stop() == 0, worker.output()
+        assert_tells_no_secret(worker.output())
         scorer.terminate()
         finished(scorer)
     finally:
         scorer.kill()
         deployment.stop_all()
+    assert_keeps_no_secret(deployment)
     refused: list[KafkaError | None] = []
     shop.produce(deployment.topics.models, b"{}", b"champion", on_delivery=lambda error, _: refused.append(error))
     shop.flush(PATIENCE)
@@ -487,7 +496,8 @@ def test_each_process_does_its_work_with_its_own_rights_alone(site: Site, tmp_pa
 
 
 def resend_repaired(deployment: SecureDeployment, environment: Mapping[str, str]) -> None:
-    """The one that was rejected."""
+    """The one that is rejected."""
+    deployment.wait(lambda: deployment.records(deployment.topics.rejected) > 0, "a record is rejected")
     finished(deployment.begin(environment, "stream_app", "rejected", "--export", "repairs.jsonl"))
     file = deployment.root / "repairs.jsonl"
     click = {"session_id": "s1", "item_id": "item-1", "timestamp": 1_700_000_000_000}
@@ -496,9 +506,36 @@ def resend_repaired(deployment: SecureDeployment, environment: Mapping[str, str]
     assert "1 sent again" in sent
 
 
+def assert_shows_no_secret(api: ApiProcess, worker: StreamProcess) -> None:
+    """In answers, refusals and errors; nor does the log."""
+    for page in ("metrics", "readyz"):
+        with urllib.request.urlopen(f"http://127.0.0.1:{worker.web_port}/{page}", timeout=PATIENCE) as answered:
+            assert_tells_no_secret(answered.read().decode())
+    paths = [
+        "/metrics", "/openapi.json", "/readyz", "/v1/models", "/v1/scores", "/v1/overview", "/v1/items", "/nothing",
+        "/v1/sessions/s1/ranking", "/v1/sessions/s1/explain", "/v1/sessions/nobody/explain", "/v1/scores?by=nothing",
+    ]  # fmt: skip
+    for token in (TOKEN, "another"):
+        for path in paths:
+            answer = api.get(path, headers={"Authorization": f"Bearer {token}"})
+            assert_tells_no_secret(answer.text + str(answer.headers))
+    assert_tells_no_secret(api.output())
+
+
+def assert_keeps_no_secret(deployment: SecureDeployment) -> None:
+    """On its topics and in its folder, those of the processes and the registry included."""
+    topics = [getattr(deployment.topics, name) for name in ("rankings", "rejected", "models", "splits", "scores")]
+    for topic in [*topics, deployment.changelog]:
+        for record in read_topic(deployment.connection.librdkafka(), topic):
+            assert_tells_no_secret(repr((record.key(), record.value(), record.headers())))
+    for file in deployment.root.rglob("*"):
+        if file.is_file():
+            assert_tells_no_secret(file.read_bytes().decode("latin-1"))
+
+
 def sink_stores(deployment: SecureDeployment, environment: Mapping[str, str], folder: Path) -> None:
     """All seven sessions."""
-    store = RedisServer(folder)
+    store = RedisServer(folder, password=STORE_PASSWORD)
     store.start()
     own = {"NEXTCLICK_SINK__DATA_DIR": str(folder / "sink"), "NEXTCLICK_SINK__WEB_PORT": "0"}
     sink = deployment.begin({**environment, **own}, "stream_app", "sink", store.url)

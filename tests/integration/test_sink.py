@@ -42,13 +42,25 @@ class RedisServer:
 
     folder: Path
     port: int = field(default_factory=free_port)
+    password: str = ""
 
     def start(self) -> None:
         assert SERVER is not None
-        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        options = [
+            "--requirepass",
+            self.password,
+            "--port",
+            str(self.port),
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+        ]
         with (self.folder / "redis.log").open("ab") as output:
             self.process = subprocess.Popen([SERVER, *options, "--dir", str(self.folder)], stdout=output, stderr=output)
-        self.client = redis.Redis(port=self.port)
+        self.client = redis.Redis(port=self.port, password=self.password or None)
         wait_until(self.answers, "a Redis that answers")
 
     def answers(self) -> bool:
@@ -63,7 +75,8 @@ class RedisServer:
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
+        login = f":{self.password}@" if self.password else ""
+        return f"redis://{login}127.0.0.1:{self.port}/0"
 
     def rankings(self, prefix: str = "nextclick:") -> dict[str, bytes]:
         """Session -> JSON."""

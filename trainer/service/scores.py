@@ -1,6 +1,7 @@
 """The scores topic from the trainer's side: the newest score of each key, kept up to date."""
 
 import logging
+import time
 from types import TracebackType
 from typing import Final, Self
 
@@ -75,6 +76,11 @@ class ScoresTopic:
 
     def _take(self, key: bytes | None, value: bytes | None, offset: int) -> None:
         try:
-            self._newest[key] = decode_score(value)
+            score = decode_score(value)
         except MessageError as error:
             log.warning("a score cannot be read and counts for nothing", offset=offset, error=str(error))
+            return
+        if score.has_begun(time.time_ns() // 1_000_000):
+            self._newest[key] = score
+        else:
+            log.warning("a score of a window in the future counts for nothing", offset=offset)

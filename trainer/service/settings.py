@@ -18,6 +18,7 @@ from schemas.config.settings import (
 )
 from schemas.config.settings_keys import section_of
 from schemas.messages.announcement import CHAMPION
+from schemas.plain_url import PlainUrl
 from trainer.models.registry import SIMPLEST, QuickFamily, settings_class
 from trainer.models.settings import DEFAULT_FAMILY, DefaultSettings, TrainingSettings
 
@@ -33,7 +34,7 @@ class TrainerSettings(LogSettings):
     """[trainer]: what is collected, how a model is trained, judged and published. Durations are seconds or `1h`."""
 
     log_dir: Path = Field(default=Path("click-log"), description="Folder of the click log (Parquet files).")
-    registry: str = Field(
+    registry: PlainUrl = Field(
         default="registry",
         min_length=1,
         description="Where models are published: a folder shared with the workers, or an fsspec URL (s3://...).",

@@ -84,3 +84,18 @@ def test_a_thread_that_ends_with_an_error_is_told_as_json(log: Log) -> None:
     assert line["event"] == "a thread has ended"
     assert line["thread"] == "a thread"
     assert "RuntimeError: out of luck" in str(line["exception"])
+
+
+def test_logins_in_urls_are_masked_wherever_they_come_from(log: Log) -> None:
+    """In what libraries say, in our own fields, and in tracebacks."""
+    url = "ftp://robot:hunter2@store/x"
+    logging.getLogger("fsspec").warning("cannot open %s", url)
+    structlog.get_logger("stream_app").error("refused", uri=url)
+    try:
+        raise OSError(f"{url} is away")
+    except OSError:
+        structlog.get_logger("stream_app").exception("failed")
+    logging.getLogger("botocore.auth").debug("x-amz-security-token:hunter2")
+    assert "hunter2" not in log.stream.getvalue()
+    assert log.stream.getvalue().count("ftp://********@store/x") == 3
+    assert len(log.lines()) == 3

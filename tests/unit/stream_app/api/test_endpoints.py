@@ -3,21 +3,29 @@
 import asyncio
 import json
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from starlette.applications import Starlette
 
+from schemas.messages.announcement import encode_announcement
+from schemas.messages.examples import MODEL_ANNOUNCEMENT
 from stream_app.api.board import Board
 from stream_app.api.gate import Guard, RateLimit
 from stream_app.api.metrics import ApiMetrics
+from stream_app.api.page_routes import PageEndpoints
 from stream_app.api.routes import Endpoints, Parts
 from stream_app.api.service import application
+from stream_app.api.shelf import Shelf, ShownItem
+from stream_app.api.traffic import Traffic
 from stream_app.api.watchers import Watchers
 from stream_app.api_settings import ApiSettings
 from stream_app.errors import DeliveryError, StoreError
 from stream_app.settings import StreamSettings
+from tests.patience import PATIENCE
 
 CLICK = {"session_id": "s", "item_id": "i", "timestamp": 1_767_225_600_000}
 
@@ -57,13 +65,19 @@ class Answer:
 
 
 async def ask(
-    app: Starlette, path: str, body: bytes | None = None, *, slowly: bool = False, sent: list[Any] | None = None
+    app: Starlette,
+    path: str,
+    body: bytes | None = None,
+    *,
+    slowly: bool = False,
+    sent: list[Any] | None = None,
+    method: str = "GET",
 ) -> Answer:
     """One request, without a server; `slowly`: its body never comes."""
     path, _, query = path.partition("?")
     scope = {
         "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1",
-        "method": "GET" if body is None else "POST", "scheme": "http", "path": path, "query_string": query.encode(),
+        "method": method if body is None else "POST", "scheme": "http", "path": path, "query_string": query.encode(),
         "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")], "client": ("127.0.0.1", 1),
     }  # fmt: skip
     sent = [] if sent is None else sent
@@ -171,3 +185,46 @@ def test_a_client_may_ask_so_often_and_another_one_too() -> None:
     assert limit.wait(b"b", 10.0) == 0
     assert [limit.wait(b"a", 10.5), limit.wait(b"a", 10.5)] == [0, 0.5]
     assert [limit.wait(b"a", 99.0) for _ in range(3)] == [0, 0, 0.5]
+
+
+async def test_the_head_of_a_stream_ends_and_takes_no_place() -> None:
+    app = app_of(Fake(), max_open=1)
+    for _ in range(2):
+        answer = await asyncio.wait_for(ask(app, "/v1/sessions/s/stream", method="HEAD"), PATIENCE)
+        assert (answer.status, answer.body) == (200, b"")
+        assert answer.headers["content-type"].startswith("text/event-stream")
+
+
+async def test_a_large_catalogue_is_sorted_beside_the_event_loop() -> None:
+    """Where lookups are answered."""
+
+    class Sorted(Shelf):
+        by = 0
+
+        def offered(self, text: str, now_ms: int, *, clicked: Mapping[str, float]) -> list[ShownItem]:
+            self.by = threading.get_ident()
+            return super().offered(text, now_ms, clicked=clicked)
+
+    outside: Any = Fake()
+    metrics, shelf = ApiMetrics(), Sorted((), print)
+    board = Board(print)
+    endpoints = Endpoints(Parts(StreamSettings(), outside, outside, Watchers(), board, metrics, dict))
+    page = PageEndpoints(
+        traffic=Traffic(), shelf=shelf, backlog=outside, serving=lambda: None, readiness=dict, image_origins=(),
+        slowly=endpoints.slowly,
+    )  # fmt: skip
+    answer = await ask(application(endpoints, Guard([], 0), metrics, (), page.routes()), "/v1/items?q=a")
+    assert (answer.status, answer.body) == (200, b"[]")
+    assert shelf.by not in (0, threading.get_ident())
+
+
+async def test_announcements_are_shown_without_the_login_of_their_store() -> None:
+    """Whoever announced them."""
+    announcement = replace(MODEL_ANNOUNCEMENT, uri="ftp://robot:hunter2@store/v1")
+    board, outside, metrics = Board(print), Fake(), ApiMetrics()
+    board.announce(announcement.alias.encode(), encode_announcement(announcement))
+    fake: Any = outside
+    endpoints = Endpoints(Parts(StreamSettings(), fake, fake, Watchers(), board, metrics, dict))
+    answer = await ask(application(endpoints, Guard([], 0), metrics, ()), "/v1/models")
+    assert b"hunter2" not in answer.body
+    assert json.loads(answer.body)["serving"]["uri"] == "ftp://********@store/v1"

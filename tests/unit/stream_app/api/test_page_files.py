@@ -25,6 +25,7 @@ def routes() -> list[Route]:
         serving=lambda: None,
         readiness=dict,
         image_origins=("https://i",),
+        slowly=nothing,
     ).routes()
 
 

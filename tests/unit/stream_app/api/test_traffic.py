@@ -56,9 +56,9 @@ def test_what_is_old_is_forgotten_and_what_is_no_ranking_passed_over() -> None:
     assert sum(found.series(NOW).clicks_per_second) == 1 / (STEP_MS / 1000)  # counted, not looked into
     assert len(found._steps) == 1
     assert found.shares(NOW, SPAN_MS, "models") == {}
-    found.reject(NOW, b'{"reason": "bad-id"}')
-    found.reject(NOW, b"not ours")
-    found.reject(NOW, None)
+    found.reject(NOW, b'{"reason": "bad-id"}', NOW)
+    found.reject(NOW, b"not ours", NOW)
+    found.reject(NOW, None, NOW)
     assert found.rejected(NOW) == {"bad-id": 1}
 
 
@@ -93,7 +93,7 @@ def test_alarms(told: list[tuple[bytes, Latest]], known: dict[str, object], rais
 def test_rejections_raise_one_above_a_hundredth() -> None:
     found = traffic(*MANY)
     known = Known(NOW, [], None, SERVING, {})
-    found.reject(NOW, b'{"reason": "bad-id"}')
+    found.reject(NOW, b'{"reason": "bad-id"}', NOW)
     assert alarms(found, known) == []
-    found.reject(NOW, b'{"reason": "bad-id"}')
+    found.reject(NOW, b'{"reason": "bad-id"}', NOW)
     assert [alarm.name for alarm in alarms(found, known)] == ["rejected"]

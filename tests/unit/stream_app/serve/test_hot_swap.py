@@ -13,6 +13,7 @@ from confluent_kafka import KafkaError, KafkaException
 from fsspec.spec import AbstractFileSystem
 
 from schemas.bundle.files import manifest_digest, open_bundle
+from schemas.errors import BundleError
 from schemas.messages.announcement import ModelAnnouncement, encode_announcement
 from stream_app.serve import hot_swap
 from stream_app.serve.hot_swap import LiveModel, ModelWatcher
@@ -140,6 +141,7 @@ class Watched:
     fatal: list[BaseException] = field(default_factory=list)
     bundle_timeout: float = 3600.0
     bundle_locations: tuple[str, ...] = ()
+    bundle_memory_mb: int = 0
     rows: bool = False
     is_variant: bool = False
 
@@ -165,6 +167,7 @@ class Watched:
             recent_items=6,
             bundle_timeout=self.bundle_timeout,
             bundle_locations=self.bundle_locations,
+            bundle_memory_mb=self.bundle_memory_mb,
             warm_up_batches=(1, 3),
             on_fatal=self.fatal.append,
             rows=self.rows,
@@ -204,6 +207,27 @@ def test_a_first_model_and_a_swap(watched: Watched) -> None:
     assert watched.metrics.registry.get_sample_value("nextclick_model_info", {"version": "v1"}) is None
     assert watched.live.current is not None
     assert watched.live.current.k == 4  # no more than is published
+
+
+def test_a_bundle_is_tried_elsewhere_first_if_memory_is_limited(watched: Watched) -> None:
+    tried: list[str] = []
+
+    def try_bundle(uri: str, **limits: Any) -> None:
+        tried.append(uri)
+        assert (limits["memory_mb"], limits["seconds"], limits["batches"]) == (300, 3600.0, (1, 3))
+        if uri.endswith("v2"):
+            raise BundleError("rank.onnx: takes more")
+
+    watched.monkeypatch.setattr(hot_swap, "try_bundle", try_bundle)
+    watched.bundle("v1")
+    watched.bundle("v2", seed=1)
+    watched.follow(watched.announce("v1"), END, IDLE)
+    assert tried == [], "it is off"
+    watched.bundle_memory_mb = 300
+    told = watched.follow(watched.announce("v2"), END, IDLE)
+    assert told.waited_for[-1] == "v2 was refused: rank.onnx: takes more"
+    assert watched.live.current is not None
+    assert watched.live.current.version == "v1"
 
 
 def test_a_model_that_ranks_too_few_items_is_refused(watched: Watched) -> None:

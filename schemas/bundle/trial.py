@@ -1,0 +1,85 @@
+"""A bundle opened in a process of its own first, with so much memory and time and no more.
+
+What `open_bundle` verifies says nothing of how much a graph takes when it runs: a few bytes of it may ask for any
+amount of memory, and a fault of ONNX Runtime ends the process that it is in. Here that is another one than the worker.
+"""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from schemas.bundle.files import open_bundle
+from schemas.errors import BundleError
+
+_MOST_TOLD: Final = 4096
+_BEHIND_OTHERS: Final = 10
+"""Niceness: whoever serves beside it comes first."""
+
+
+def try_bundle(
+    uri: str,
+    *,
+    manifest_sha256: str | None,
+    cache_dir: Path,
+    adjusts: bool,
+    rows: bool,
+    batches: Sequence[int],
+    memory_mb: int,
+    seconds: float,
+) -> None:
+    """Open the bundle and run it at these batch sizes, as a worker would. Raises BundleError unless that ends well."""
+    about = {
+        "uri": uri,
+        "manifest_sha256": manifest_sha256,
+        "cache_dir": str(cache_dir),
+        "adjusts": adjusts,
+        "rows": rows,
+        "batches": list(batches),
+        "memory_mb": memory_mb,
+    }
+    command = [sys.executable, "-m", __name__, json.dumps(about)]
+    # Its messages come on standard output; what a crash prints goes where the worker's own output goes.
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
+        try:
+            told, _ = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired as error:
+            raise BundleError(f"{uri}: did not open within {seconds:g} s in a process of its own") from error
+        finally:
+            process.kill()
+    if process.returncode:
+        why = told[-_MOST_TOLD:].decode(errors="replace").strip() or f"its process ended with {process.returncode}"
+        raise BundleError(f"{why} (tried in a process of its own with worker.bundle_memory_mb = {memory_mb})")
+
+
+def _limit_memory(memory_mb: int) -> None:
+    """This much beside what the libraries have reserved by now, of which they use a small part."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    most = pages * resource.getpagesize() + memory_mb * 1024**2
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _try(about: dict[str, Any]) -> None:
+    os.nice(_BEHIND_OTHERS)
+    _limit_memory(about["memory_mb"])
+    model = open_bundle(
+        about["uri"],
+        manifest_sha256=about["manifest_sha256"],
+        cache_dir=Path(about["cache_dir"]),
+        adjusts=about["adjusts"],
+        rows=about["rows"],
+    )
+    model.warm_up(about["batches"])
+
+
+if __name__ == "__main__":
+    try:
+        _try(json.loads(sys.argv[1]))
+    except (BundleError, MemoryError) as problem:
+        print(str(problem) or "there is not enough memory for it")
+        sys.exit(1)

@@ -1,0 +1,38 @@
+"""The bundle that explanations rank with: kept open, because to open it takes longer than to explain."""
+
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+from schemas.messages.announcement import ModelAnnouncement
+from stream_app.tools.announced import Bundles, ModelError
+from stream_app.tools.explain import Opened
+
+MOST_KEPT_BYTES: Final = 512 * 1024**2
+"""A larger one is opened for each explanation: the API holds nothing else of that size."""
+
+
+class KeptBundle:
+    """That of the model that serves; another one takes its place when it is announced and asked for.
+
+    For one caller at a time. `locations` are those that bundles may be loaded from, `serving` says what is announced.
+    """
+
+    def __init__(self, locations: tuple[str, ...], serving: Callable[[], ModelAnnouncement | None]) -> None:
+        self._locations, self._serving = locations, serving
+        self._kept: tuple[ModelAnnouncement, Opened] | None = None
+
+    def opened(self) -> Opened:
+        """What is announced now. Raises ModelError."""
+        announced = self._serving()
+        if announced is None:
+            raise ModelError("no model is announced")
+        if self._kept is not None and self._kept[0] == announced:
+            return self._kept[1]
+        self._kept = None  # first: there is room for one
+        with TemporaryDirectory(prefix="nextclick-bundles-") as cache:
+            opened = Opened.of(Bundles(announced, self._locations, Path(cache)))
+        if opened.size <= MOST_KEPT_BYTES:
+            self._kept = announced, opened
+        return opened

@@ -1,0 +1,53 @@
+"""What the API tells of scores: those of the last day, whatever else is on their topic."""
+
+from dataclasses import dataclass
+
+from msgspec.structs import replace
+
+from schemas.config.settings import KafkaConnection
+from schemas.messages.examples import SCORE
+from schemas.messages.score import encode_score
+from stream_app.api.board import Board
+from stream_app.tools.scores import newest_scores
+from trainer.service.scores import ScoresTopic
+
+NOW = SCORE.window_start + 60_000
+FUTURE = encode_score(replace(SCORE, window_start=4_102_444_800_000))
+
+
+@dataclass
+class Record:
+    content: bytes
+
+    def key(self) -> bytes:
+        return self.content
+
+    def value(self) -> bytes:
+        return self.content
+
+    def partition(self) -> int:
+        return 0
+
+    def offset(self) -> int:
+        return 0
+
+
+def test_a_score_of_the_future_hides_no_others_on_the_board() -> None:
+    told: list[str] = []
+    board = Board(told.append)
+    board.score(b"now", encode_score(SCORE), now_ms=NOW)
+    board.score(b"future", FUTURE, now_ms=NOW)
+    board.score(b"ahead", encode_score(replace(SCORE, window_start=NOW + 60_000)), now_ms=NOW)  # by its clock
+    assert [score.window_start for score in board.scores()] == [SCORE.window_start, NOW + 60_000]
+    assert told == ["a score of a window that begins in the future, at 4102444800000"]
+
+
+def test_nor_in_the_command_nor_from_the_guard() -> None:
+    told: list[str] = []
+    records = [Record(FUTURE), Record(encode_score(SCORE))]
+    assert newest_scores(records, told.append) == [SCORE]
+    assert len(told) == 1
+    with ScoresTopic(KafkaConnection(), "scores", group="guard", keep_ms=1000) as topic:
+        for record in records:
+            topic._take(record.key(), record.value(), 0)
+        assert list(topic._newest.values()) == [SCORE]
