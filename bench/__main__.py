@@ -28,6 +28,7 @@ BENCHMARKS = (
 )
 EXTRA = (
     "ci",
+    "workers",
     "capacity",
     "families",
     "tuning",

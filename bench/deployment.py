@@ -92,6 +92,11 @@ class Worker:
         """Rankings that Kafka has confirmed to it so far."""
         return sum(value for name, value in self.metrics().items() if name.startswith(_RANKINGS))
 
+    @property
+    def batches(self) -> float:
+        """How often clicks were computed together so far."""
+        return self.metrics()["nextclick_chunk_clicks_count"]
+
     def check(self) -> None:
         """Raise BenchmarkError if it has ended."""
         if (code := self.process.poll()) is not None:

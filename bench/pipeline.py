@@ -30,6 +30,7 @@ class Case:
     items: int
     workers: int
     clicks: int
+    partitions: int = 8
 
 
 CASES = (
@@ -52,12 +53,14 @@ class Run:
         cpu_us_per_click: processor time of all workers in that time.
         steps_us_per_click: wall time of each step in it, by name; steps of several chunks overlap.
         shares: of the clicks, one a worker, the smallest first.
+        together: mean number of clicks computed together.
     """
 
     clicks_per_second: float
     cpu_us_per_click: float
     steps_us_per_click: dict[str, float]
     shares: list[float]
+    together: float
 
 
 def main() -> None:
@@ -96,7 +99,7 @@ def measure(cases: tuple[Case, ...], rounds: int) -> Report:
 
 def drain(bootstrap: str, case: Case, folder: Path, **settings: object) -> Run:
     """Answer a backlog, with fresh topics and fresh workers."""
-    with Deployment(bootstrap, folder) as deployment:
+    with Deployment(bootstrap, folder, partitions=case.partitions) as deployment:
         for _ in range(case.workers):
             deployment.start_worker(**settings)
         deployment.wait_for(lambda: all(worker.is_up for worker in deployment.workers), "the workers' start")
@@ -130,6 +133,7 @@ def drain(bootstrap: str, case: Case, folder: Path, **settings: object) -> Run:
             for step in sorted(set().union(*(one.steps for one in spent)))
         },
         shares=sorted(one.answered / answered for one in spent),
+        together=answered / sum(one.batches for one in spent),
     )
 
 
@@ -139,15 +143,21 @@ class _Spent:
 
     cpu_seconds: float
     answered: float
+    batches: float
     steps: dict[str, float]
 
     @classmethod
     def of(cls, worker: Worker) -> Self:
-        return cls(worker.cpu_seconds, worker.answered, worker.steps())
+        return cls(worker.cpu_seconds, worker.answered, worker.batches, worker.steps())
 
     def since(self, earlier: Self) -> Self:
         steps = {step: seconds - earlier.steps.get(step, 0.0) for step, seconds in self.steps.items()}
-        return type(self)(self.cpu_seconds - earlier.cpu_seconds, self.answered - earlier.answered, steps)
+        return type(self)(
+            self.cpu_seconds - earlier.cpu_seconds,
+            self.answered - earlier.answered,
+            self.batches - earlier.batches,
+            steps,
+        )
 
 
 def _ratios(runs: dict[Case, list[Run]]) -> dict[str, float]:
