@@ -12,7 +12,7 @@ LOCK   := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz proof check kit bench docs pictures screenshots kafka lock generate audit sbom clean
+.PHONY: help demo test fuzz proof matrix soak check kit bench docs pictures screenshots kafka lock generate audit sbom clean
 
 help:  ## print this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,12 @@ fuzz: $(VENV)/.installed  ## properties with fresh examples, for a scheduled run
 
 proof: $(VENV)/.installed  ## every order of crashes, cut-offs and rebalances around a few clicks (docs/proof.md)
 	$(BIN)/python -m tests.proof
+
+matrix: $(VENV)/.installed  ## every attack of docs/proof.md on a real Kafka; SCENARIO="name name" SECONDS=n SEED=n RATE=n choose
+	$(BIN)/python -m tests.harness.matrix $(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) $(if $(RATE),--rate $(RATE))
+
+soak: $(VENV)/.installed  ## hours under load and attacks, and what grows; HOURS=n in all, goes on where it was broken off
+	$(BIN)/python -m tests.harness.soak --hours $(or $(HOURS),2) $(if $(RATE),--rate $(RATE))
 
 check: $(VENV)/.installed  ## ruff and mypy strict
 	$(BIN)/ruff format --check .
@@ -100,4 +106,4 @@ lock: $(VENV)/.installed  ## resolve the locked requirements anew
 	$(LOCK) --no-emit-package ray -o requirements/libraries.txt requirements/libraries.in
 
 clean:  ## remove what the targets made
-	rm -rf $(VENV) $(PEERS) $(LIBS) $(KIT) .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info build dist site sbom .demo
+	rm -rf $(VENV) $(PEERS) $(LIBS) $(KIT) .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info build dist site sbom .demo .soak

@@ -17,6 +17,7 @@ _NOT_THE_STORES_FAULT: Final = (
     *_HELD_LOCK,
     "No space left",
     "Disk quota exceeded",
+    "File too large",  # than the process, or the file system, may write
     "Permission denied",
     "Read-only file system",
     "Too many open files",

@@ -1,4 +1,4 @@
-"""A TCP proxy before a broker, which can hold what one worker's clients and the broker send to each other.
+"""A TCP proxy before a broker, which can hold or delay what one worker's clients and the broker send to each other.
 
 Nothing is lost and no connection is closed: what is held is delivered later, as by a network that stood still.
 """
@@ -25,7 +25,13 @@ ALL: Final[tuple[Gate, ...]] = (
 
 
 class Proxy:
-    """Listens on a port until it is closed, and forwards to another, both on this machine."""
+    """Listens on a port until it is closed, and forwards to another, both on this machine.
+
+    Attributes:
+        delay: for so many seconds each request and each answer is held, as by a slow network.
+    """
+
+    delay = 0.0
 
     def __init__(self, host: str, port: int, target: int) -> None:
         self._host, self._port, self._target = host, port, target
@@ -42,6 +48,11 @@ class Proxy:
         """Hold what goes through those gates from the next request on that produces to the topic, and it with them."""
         self.caught.clear()
         self._trap = topic.encode(), tuple(gates)
+
+    def hold(self, gates: Iterable[Gate] = ALL) -> None:
+        """Hold what goes through those gates from now on."""
+        for gate in gates:
+            self._loop.call_soon_threadsafe(self._open[gate].clear)
 
     def heal(self, gates: Iterable[Gate] = ALL) -> None:
         """Deliver what was held there, and all that comes."""
@@ -61,7 +72,11 @@ class Proxy:
         server.close()
 
     async def _serve(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
-        broker, to_broker = await asyncio.open_connection(self._host, self._target)
+        try:
+            broker, to_broker = await asyncio.open_connection(self._host, self._target)
+        except ConnectionError:
+            to_client.close()  # the broker is down: its client learns that here, too
+            return
         try:
             request = await _frame(client)
             *_, length = _HEADER.unpack_from(request)
@@ -76,7 +91,7 @@ class Proxy:
                             self._open[gate].clear()
                         self._trap = None
                         self.caught.set()
-                    await self._open[who, "requests"].wait()
+                    await self._passes((who, "requests"))
                     to_broker.write(len(request).to_bytes(4, "big") + request)
                     request = await _frame(client)
         except* (asyncio.IncompleteReadError, ConnectionError):
@@ -88,8 +103,12 @@ class Proxy:
     async def _answers(self, who: Who, broker: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
         while True:
             answer = await _frame(broker)
-            await self._open[who, "answers"].wait()
+            await self._passes((who, "answers"))
             to_client.write(len(answer).to_bytes(4, "big") + answer)
+
+    async def _passes(self, gate: Gate) -> None:
+        await asyncio.sleep(self.delay)
+        await self._open[gate].wait()
 
 
 async def _frame(stream: asyncio.StreamReader) -> bytes:

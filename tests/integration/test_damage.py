@@ -157,6 +157,7 @@ def test_the_last_damaged_copy_is_kept(sample: Sample) -> None:
     [
         "IO error: While lock file: /data/sessions-0.db/LOCK: Resource temporarily unavailable",
         "IO error: No space left on device: While appending to file: /data/sessions-0.db/000009.log",
+        "IO error: While appending to file: /data/sessions-0.db/000009.log: File too large; Writer has previous error.",
         "IO error: While open a file for appending: /data/sessions-0.db/000009.log: Permission denied",
         "Closed: /data/sessions-0.db",
     ],

@@ -185,6 +185,15 @@ def test_onnx_runtime_is_behind_the_bundle() -> None:
         assert importers(package, "onnxruntime") == set()
 
 
+def test_what_judges_the_workers_knows_nothing_of_them() -> None:
+    """The harness has its own Kafka client, its own reading of the formats and its own arithmetic."""
+    judges = {f"tests.harness.{name}" for name in ("history", "oracle", "verdict", "clients", "trend")}
+    known = judges | {"numpy", "numpy.typing", "onnxruntime", "kafka", "kafka.admin", "scipy", "tests.patience"}
+    for judge in judges:
+        outside = {name for name in imported(ROOT / f"{judge.replace('.', '/')}.py") if name not in known}
+        assert {name for name in outside if name.split(".")[0] not in sys.stdlib_module_names} == set()
+
+
 @pytest.mark.parametrize("package", ["schemas", "stream_app", "trainer", "deploy"])
 def test_nothing_is_pickled(package: str) -> None:
     for module in ("pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"):

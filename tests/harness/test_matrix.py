@@ -1,0 +1,33 @@
+"""One scenario of the matrix, another each day; `make matrix` runs all of them, and longer."""
+
+import datetime
+import importlib
+from pathlib import Path
+
+import pytest
+
+from tests.harness.matrix import run
+from tests.harness.scenarios import SCENARIOS, STEPS
+from tests.harness.system import Broker
+
+LONG = {"disk-full", "open-transactions", "outage", "refused-rankings", "replaced", "steps", "three-brokers", "workers"}
+QUICK = sorted(SCENARIOS.keys() - LONG)
+
+
+@pytest.mark.kafka
+def test_the_scenario_of_the_day(tmp_path: Path) -> None:
+    today = datetime.date.today().toordinal()
+    name = QUICK[today % len(QUICK)]
+    with Broker(tmp_path / "broker") as broker:
+        verdict = run(name, SCENARIOS[name], broker, tmp_path / name, seconds=5, seed=today, rate=300)
+    assert not verdict.found, f"{name}, seed {today}:\n{verdict}"
+    assert verdict.clicks > 0
+
+
+def test_each_step_has_its_place_in_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HARNESS_STOP_AT", STEPS[0])
+    monkeypatch.setenv("HARNESS_STOP_AFTER", "0")
+    module = importlib.import_module("tests.harness.stopping_worker")
+    assert {*module.BEFORE, *module.AFTER, *module.HALF} == set(STEPS)
+    for place, name in [*module.BEFORE.values(), *module.AFTER.values()]:
+        assert callable(getattr(place, name))

@@ -1,0 +1,278 @@
+"""What came of a run, from its history alone."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from tests.harness.history import as_bytes
+from tests.harness.oracle import Model, Row, click_of, decode_row, wrong
+
+Position = tuple[int, int]
+"""Partition and offset of a click."""
+CHANGELOG: Final = "changelog"
+SLOW_SECONDS: Final = 1.0
+_SHOWN: Final = 5
+
+
+@dataclass
+class Verdict:
+    """Findings by kind, each a line; a run without any kept the promises.
+
+    Attributes:
+        clicks: valid records of the clicks topic.
+        repeats: rankings beyond one a click; `may_repeat` is how many there may be.
+        unclean: workers that had no chance to finish.
+        actions: what the nemesis did, by name.
+        recovery: the longest time, in seconds, from a mend until no click waits longer than `SLOW_SECONDS`.
+        latency: seconds from sending a click to receiving its ranking: median and 99th percentile.
+    """
+
+    clicks: int = 0
+    repeats: int = 0
+    may_repeat: int = 0
+    unclean: int = 0
+    actions: Counter[str] = field(default_factory=Counter)
+    recovery: float = 0.0
+    latency: tuple[float, float] = (0.0, 0.0)
+    found: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.clicks:,} clicks, {self.unclean} ends unclean, {self.repeats} of {self.may_repeat} repeats, "
+            f"recovery {self.recovery:.1f} s"
+        ]
+        for kind, told in sorted(self.found.items()):
+            lines += [f"{kind}: {len(told)}", *(f"    {line}" for line in told[:_SHOWN])]
+        return "\n".join(lines)
+
+
+@dataclass
+class _Models(dict[str, Model]):
+    """The models that ranked, by version; others may be damaged."""
+
+    paths: dict[str, Path] = field(default_factory=dict)
+
+    def __missing__(self, version: str) -> Model:
+        self[version] = Model(self.paths[version])
+        return self[version]
+
+
+@dataclass
+class _Read:
+    """A history, sorted."""
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    models: _Models = field(default_factory=_Models)
+    sent: dict[str, float] = field(default_factory=dict)
+    acknowledged: dict[str, Position] = field(default_factory=dict)
+    received: dict[Position, list[tuple[float, Mapping[str, Any]]]] = field(default_factory=lambda: defaultdict(list))
+    order: list[tuple[str, Position]] = field(default_factory=list)
+    nemesis: list[Mapping[str, Any]] = field(default_factory=list)
+    clicks: dict[int, list[tuple[int, bytes, bytes | None]]] = field(default_factory=lambda: defaultdict(list))
+    rejected: set[Position] = field(default_factory=set)
+    rows: dict[str, list[tuple[int, int, str, Row]]] = field(default_factory=lambda: defaultdict(list))
+    covered: dict[str, dict[int, int]] = field(default_factory=lambda: defaultdict(dict))
+    committed: list[tuple[int, int, int]] = field(default_factory=list)
+    ended: bool = False
+
+    def take(self, line: Mapping[str, Any]) -> None:
+        """One line of the history."""
+        getattr(self, f"_{line['what']}")(line)
+
+    def _setting(self, line: Mapping[str, Any]) -> None:
+        self.settings[line["name"]] = line["value"]
+
+    def _model(self, line: Mapping[str, Any]) -> None:
+        self.models.paths[line["version"]] = Path(line["path"])
+
+    def _sent(self, line: Mapping[str, Any]) -> None:
+        self.sent[line["event"]] = line["at"]
+
+    def _acknowledged(self, line: Mapping[str, Any]) -> None:
+        self.acknowledged[line["event"]] = line["partition"], line["offset"]
+
+    def _received(self, line: Mapping[str, Any]) -> None:
+        ranking = line["ranking"]
+        position = ranking["source"]["partition"], ranking["source"]["offset"]
+        if position not in self.received:
+            self.order.append((ranking["session_id"], position))
+        self.received[position].append((line["at"], ranking))
+
+    def _nemesis(self, line: Mapping[str, Any]) -> None:
+        self.nemesis.append(line)
+
+    def _click(self, line: Mapping[str, Any]) -> None:
+        value = None if line["value"] is None else as_bytes(line["value"])
+        self.clicks[line["partition"]].append((line["offset"], as_bytes(line["key"]), value))
+
+    def _rejected(self, line: Mapping[str, Any]) -> None:
+        self.rejected.add((line["partition"], line["offset"]))
+
+    def _row(self, line: Mapping[str, Any]) -> None:
+        row = decode_row(as_bytes(line["row"]))
+        self.rows[line["where"]].append((line["partition"], line["offset"], line["key"], row))
+
+    def _covered(self, line: Mapping[str, Any]) -> None:
+        self.covered[line["where"]][line["partition"]] = line["offset"]
+
+    def _committed(self, line: Mapping[str, Any]) -> None:
+        self.committed.append((line["partition"], line["offset"], line["end"]))
+
+    def _end(self, line: Mapping[str, Any]) -> None:
+        self.ended = True
+
+
+def judge(history: Iterable[Mapping[str, Any]]) -> Verdict:
+    """Reach the verdict on a run."""
+    read, verdict = _Read(), Verdict()
+    for line in history:
+        read.take(line)
+    if not read.ended:
+        verdict.found["incomplete history"].append("it has no end")
+    last = _replay(read, verdict)
+    _judge_last_rows(read, verdict, last)
+    _judge_what_arrived(read, verdict)
+    _judge_order(read, verdict)
+    _judge_repeats(read, verdict)
+    _time(read, verdict)
+    return verdict
+
+
+def _replay(read: _Read, verdict: Verdict) -> dict[str, list[Row]]:
+    """Go through all clicks, and compare each ranking and each row, wherever it lies, with what it must be.
+
+    Of a click that was ranked twice, by two models, either may be what the session went on from: then there is more
+    than one row that it may have. Returns those after each session's last click.
+    """
+    found: dict[Position, list[tuple[str, str, Row]]] = defaultdict(list)
+    for where, rows in read.rows.items():
+        for partition, _, session_id, row in rows:
+            found[partition, row.offset].append((where, session_id, row))
+    last: dict[str, list[Row]] = {}
+    serving = read.models[next(iter(read.models.paths))]
+    for partition, records in sorted(read.clicks.items()):
+        for offset, key, value in records:
+            click = click_of(key, value)
+            if click is None:
+                if (partition, offset) not in read.rejected:
+                    verdict.found["lost"].append(f"{partition}@{offset} is not valid, and not among the rejected")
+                continue
+            verdict.clicks += 1
+            rankings = read.received.get((partition, offset), [])
+            if not rankings:
+                verdict.found["lost"].append(f"{partition}@{offset} of {click.session_id} has no ranking")
+            models = {ranking["model_version"]: read.models[ranking["model_version"]] for _, ranking in rankings}
+            serving = next(reversed(models.values()), serving)
+            before: Sequence[Row | None] = last.get(click.session_id) or [None]
+            after = {
+                version: _different([model.after(row, click, offset) for row in before])
+                for version, model in (models or {serving.version: serving}).items()
+            }
+            for _, ranking in rankings:
+                version = ranking["model_version"]
+                why = [wrong(ranking, click, row, models[version]) for row in after[version]]
+                if all(why):
+                    verdict.found["wrong ranking"].append(f"{partition}@{offset} of {click.session_id}: {why[0]}")
+            last[click.session_id] = _different([row for rows in after.values() for row in rows])
+            for where, its_key, row in found.pop((partition, offset), []):
+                if its_key != click.session_id or not any(row.is_like(one) for one in last[click.session_id]):
+                    verdict.found["wrong row"].append(f"{where}: {its_key} after {partition}@{offset}")
+    for (partition, offset), rows_there in found.items():
+        told = [f"{where}: {key} names {partition}@{offset}, where no click is" for where, key, _ in rows_there]
+        verdict.found["wrong row"] += told
+    return last
+
+
+def _different(rows: Iterable[Row]) -> list[Row]:
+    kept: list[Row] = []
+    for row in rows:
+        if not any(row.is_like(one) for one in kept):
+            kept.append(row)
+    return kept
+
+
+def _judge_last_rows(read: _Read, verdict: Verdict, last: Mapping[str, Sequence[Row]]) -> None:
+    """The changelog alone, and each RocksDB with the changelog behind what it covers, lead to every session's last row.
+
+    The RocksDB of the worker that was stopped last, with all partitions its own, has them already.
+    """
+    tables: dict[str, list[tuple[int, int, str, Row]]] = {CHANGELOG: read.rows[CHANGELOG]}
+    for where, rows in read.rows.items():
+        if where != CHANGELOG:
+            covered = read.covered[where]
+            behind = [one for one in read.rows[CHANGELOG] if one[1] > covered.get(one[0], -1)]
+            tables[f"{where}, restored"] = rows + behind
+    holder = read.settings.get("holder")
+    if holder is not None:
+        tables[holder] = read.rows[holder]
+    for where, rows in tables.items():
+        newest: dict[str, Row] = {}
+        for _, _, key, row in rows:
+            if key not in newest or newest[key].offset <= row.offset:
+                newest[key] = row
+        for session_id, may_be in last.items():
+            if session_id not in newest:
+                verdict.found["wrong row"].append(f"{where}: {session_id} has none")
+            elif not any(newest[session_id].is_like(row) for row in may_be):
+                verdict.found["wrong row"].append(f"{where}: {session_id} is not after its last click")
+
+
+def _judge_what_arrived(read: _Read, verdict: Verdict) -> None:
+    """What Kafka confirmed is there; what was ranked was a click, what was rejected none; all is acknowledged."""
+    there = {
+        (partition, offset): click_of(key, value)
+        for partition, records in read.clicks.items()
+        for offset, key, value in records
+    }
+    for event, position in read.acknowledged.items():
+        if position not in there:
+            verdict.found["lost"].append(f"click {event} was confirmed by Kafka, and is not in the topic")
+    for position in read.received:
+        if there.get(position) is None:
+            verdict.found["wrong ranking"].append(f"{position} is no click")
+    for position in read.rejected:
+        if position not in there or there[position] is not None:
+            verdict.found["wrong ranking"].append(f"{position} was rejected, and is a click")
+    for partition, offset, end in read.committed:
+        if offset != end:
+            verdict.found["lost"].append(f"partition {partition} is acknowledged up to {offset}, and ends at {end}")
+
+
+def _judge_order(read: _Read, verdict: Verdict) -> None:
+    """A session's rankings come in the order of its clicks, but for repeats and what an expelled worker sent."""
+    if any(line.get("expelled") for line in read.nemesis):
+        return
+    newest: dict[str, Position] = {}
+    for session_id, position in read.order:
+        before = newest.setdefault(session_id, position)
+        if position < before:
+            verdict.found["out of order"].append(f"{session_id}: {position} came behind {before}")
+        newest[session_id] = max(before, position)
+
+
+def _judge_repeats(read: _Read, verdict: Verdict) -> None:
+    """Only clicks that were in flight when a worker had no chance to finish them come twice."""
+    verdict.unclean = sum(line.get("unclean", 0) for line in read.nemesis)
+    verdict.may_repeat = verdict.unclean * int(read.settings["in_flight"])
+    verdict.repeats = sum(len(rankings) - 1 for rankings in read.received.values())
+    if verdict.repeats > verdict.may_repeat:
+        verdict.found["too many repeats"].append(f"{verdict.repeats}, where {verdict.may_repeat} may be")
+
+
+def _time(read: _Read, verdict: Verdict) -> None:
+    verdict.actions = Counter(line["action"] for line in read.nemesis)
+    waited = []
+    for event, position in read.acknowledged.items():
+        if position in read.received:
+            waited.append((read.sent[event], read.received[position][0][0]))
+    took = sorted(received - sent for sent, received in waited)
+    if took:
+        verdict.latency = took[len(took) // 2], took[len(took) * 99 // 100]
+    ended = [line["at"] for line in read.nemesis if not line.get("healed")]
+    late = [received for sent, received in waited if received - sent > SLOW_SECONDS]
+    for mended in [line["at"] for line in read.nemesis if line.get("healed")]:
+        until = min((at for at in ended if at > mended), default=float("inf"))
+        last = max((received for received in late if mended < received < until), default=mended)
+        verdict.recovery = max(verdict.recovery, last - mended)
