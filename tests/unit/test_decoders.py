@@ -223,7 +223,7 @@ def changed(draw: st.DrawFn, example: bytes) -> bytes:
     for _ in range(draw(st.integers(1, 3))):
         path = draw(st.sampled_from(places(value)))
         if not path:
-            value = draw(ODD) if draw(st.integers(0, 9)) == 0 else value
+            value = draw(ODD.map(copy.deepcopy)) if draw(st.integers(0, 9)) == 0 else value
             continue
         *way, last = path
         holder = value
@@ -231,13 +231,13 @@ def changed(draw: st.DrawFn, example: bytes) -> bytes:
             holder = holder[name]
         action = draw(st.sampled_from(["replace", "replace", "remove", "repeat"]))
         if action == "replace":
-            holder[last] = draw(ODD)
+            holder[last] = draw(ODD.map(copy.deepcopy))
         elif action == "remove":
             del holder[last]
         elif isinstance(holder, list):
             holder += copy.deepcopy(holder) * draw(st.integers(1, 4))
         else:
-            holder[draw(st.text(max_size=4))] = draw(ODD)
+            holder[draw(st.text(max_size=4))] = draw(ODD.map(copy.deepcopy))
     return json.dumps(value).encode()
 
 
