@@ -6,7 +6,14 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from schemas.config.duration import Duration
-from schemas.config.settings import ClickSettings, KafkaConnection, RootSettings, Section, TopicSettings
+from schemas.config.settings import (
+    ClickSettings,
+    KafkaConnection,
+    RootSettings,
+    SchemaRegistrySettings,
+    Section,
+    TopicSettings,
+)
 from schemas.kafka.topics import TopicSpec, topic_table
 from schemas.messages.announcement import CHAMPION
 from stream_app.api_settings import ApiSettings, SinkSettings
@@ -201,6 +208,7 @@ class StreamSettings(RootSettings):
     kafka: KafkaConnection = KafkaConnection()
     topics: TopicSettings = TopicSettings()
     clicks: ClickSettings = ClickSettings()
+    schema_registry: SchemaRegistrySettings = SchemaRegistrySettings()
     worker: WorkerSettings = WorkerSettings()
     scores: ScoreSettings = ScoreSettings()
     api: ApiSettings = ApiSettings()

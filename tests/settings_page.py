@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from schemas.config.settings import ClickSettings, KafkaConnection, TopicSettings
+from schemas.config.settings import ClickSettings, KafkaConnection, SchemaRegistrySettings, TopicSettings
 from schemas.config.settings_keys import alternatives, section_of
 from stream_app.api_settings import ApiSettings, SinkSettings
 from stream_app.settings import ScoreSettings, WorkerSettings
@@ -26,6 +26,7 @@ SECTIONS: Final[dict[str, BaseModel]] = {
     "kafka": KafkaConnection(),
     "topics": TopicSettings(),
     "clicks": ClickSettings(),
+    "schema_registry": SchemaRegistrySettings(),
     "worker": WorkerSettings(),
     "scores": ScoreSettings(),
     "api": ApiSettings(),

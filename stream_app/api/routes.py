@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -17,8 +17,9 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from schemas.config.duration import parse_duration
+from schemas.formats.codec import Codec, RegistryCodec
 from schemas.messages.announcement import ModelAnnouncement
-from schemas.messages.click import OWN_KEY, ClickRejectedError, RejectReason, decode_click
+from schemas.messages.click import OWN_KEY, ClickRejectedError, RejectReason, decode_click, encode_click
 from schemas.messages.source import Source
 from stream_app.api.board import Board
 from stream_app.api.clicks import ClickProducer
@@ -68,6 +69,8 @@ class Parts:
     metrics: ApiMetrics
     readiness: Callable[[], Mapping[str, str | None]]
     """What must be true before lookups are answered, each with None or why it is not."""
+    codec: Codec = field(default_factory=Codec)
+    """Of clicks."""
 
 
 class _AnyText(Convertor[str]):
@@ -94,6 +97,7 @@ class Endpoints:
         self._settings, self._store = parts.settings, parts.store
         self._clicks, self._watchers, self._board = parts.clicks, parts.watchers, parts.board
         self._metrics, self._readiness = parts.metrics, parts.readiness
+        self._codec = parts.codec
         self._open = 0
         self._slow = ThreadPoolExecutor(1, "slow")
         """What reads Kafka for one answer, or adds up for long, is done one at a time: also behind one that goes on
@@ -184,6 +188,8 @@ class Endpoints:
             click = decode_click(OWN_KEY, body, now_ms=now_ms, limits=self._settings.clicks.limits)
         except ClickRejectedError as error:
             raise _refused(error) from error
+        if isinstance(self._codec, RegistryCodec):
+            body = self._codec.to_wire(encode_click(click))
         session = click.session_id.encode()
         if not wait:
             return self._accepted(*await self._clicks.produce(session, body))

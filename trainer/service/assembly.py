@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from schemas.formats.codec import formats_of
 from schemas.messages.announcement import is_version
 from trainer.errors import RegistryError
 from trainer.service.announce import ModelsTopic
@@ -33,7 +34,10 @@ def split_topic_of(root: TrainerRoot) -> SplitTopic:
 
 
 def collector_of(
-    root: TrainerRoot, folder: ClickLogFolder, on_records: Callable[[int], None] = lambda _: None
+    root: TrainerRoot,
+    folder: ClickLogFolder,
+    on_records: Callable[[int], None] = lambda _: None,
+    stopping: Callable[[], bool] = lambda: False,
 ) -> Collector:
     settings = root.trainer
     return Collector(
@@ -45,6 +49,7 @@ def collector_of(
         flush_clicks=settings.flush_clicks,
         flush_seconds=settings.flush_interval,
         on_records=on_records,
+        formats=formats_of(root.schema_registry, root.topics, stopping=stopping),
     )
 
 
@@ -57,5 +62,5 @@ def collect(
 ) -> Collected:
     """Collect to the present end of the topic, or until `stopping`. Raises ClickLogError and CollectError."""
     folder = ClickLogFolder(root.trainer.log_dir)
-    with folder.locked(), collector_of(root, folder, on_records) as collector:
+    with folder.locked(), collector_of(root, folder, on_records, stopping) as collector:
         return collector.collect_to_end(stopping) if once else collector.collect_until(stopping)

@@ -127,7 +127,7 @@ def _trainer(root: TrainerRoot, stopping: Callable[[], bool], progress: Progress
         except StopRequested:
             yield None
             return
-        collector = held.enter_context(collector_of(root, folder))
+        collector = held.enter_context(collector_of(root, folder, stopping=stopping))
 
         def watched(phase: str, done: int, total: int) -> None:
             if stopping():

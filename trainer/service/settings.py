@@ -6,7 +6,14 @@ from typing import Any, Literal, Self
 from pydantic import Field, NonNegativeInt, create_model, model_validator
 
 from schemas.config.duration import Duration
-from schemas.config.settings import ClickSettings, KafkaConnection, RootSettings, Section, TopicSettings
+from schemas.config.settings import (
+    ClickSettings,
+    KafkaConnection,
+    RootSettings,
+    SchemaRegistrySettings,
+    Section,
+    TopicSettings,
+)
 from schemas.config.settings_keys import section_of
 from schemas.messages.announcement import CHAMPION
 from trainer.models.registry import settings_class
@@ -210,6 +217,7 @@ class TrainerRoot(RootSettings):
     kafka: KafkaConnection = KafkaConnection()
     topics: TopicSettings = TopicSettings()
     clicks: ClickSettings = ClickSettings()
+    schema_registry: SchemaRegistrySettings = SchemaRegistrySettings()
     trainer: TrainerSettings = TrainerSettings()
     guard: GuardSettings = GuardSettings()
 
