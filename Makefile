@@ -12,7 +12,7 @@ LOCK   := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz proof matrix soak check kit bench docs pictures screenshots kafka lock generate audit sbom clean
+.PHONY: help demo test fuzz proof matrix soak check kit registry bench docs pictures screenshots kafka lock generate audit sbom clean
 
 help:  ## print this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,16 @@ $(KIT)/kubeconform:
 
 kit: $(VENV)/.installed $(KIT)/helm $(KIT)/kubeconform  ## the Helm chart by helm and kubeconform, which are built first; needs Go
 	PATH="$(KIT):$$PATH" $(BIN)/pytest tests/unit/deploy/test_chart.py
+
+# `make test` skips its test where this has not run: 140 MB, and a start of twenty seconds.
+$(KIT)/apicurio:
+	mvn --batch-mode --quiet --strict-checksums dependency:get -Dtransitive=false -Dartifact=io.apicurio:apicurio-registry-app:2.6.13.Final:zip:all
+	mvn --batch-mode --quiet --offline dependency:copy -Dartifact=io.apicurio:apicurio-registry-app:2.6.13.Final:zip:all -DoutputDirectory=$(KIT)
+	rm -rf $@.unfinished && $(PYTHON) -m zipfile -e $(KIT)/apicurio-registry-app-2.6.13.Final-all.zip $@.unfinished
+	mv $@.unfinished $@ && rm $(KIT)/apicurio-registry-app-2.6.13.Final-all.zip
+
+registry: $(VENV)/.installed $(KIT)/apicurio  ## Avro, Protobuf and JSON Schema with a real schema registry, which is fetched first; needs Maven
+	$(BIN)/pytest -n 0 tests/integration/test_schema_registry.py
 
 bench: $(VENV)/.installed $(if $(filter peers,$(or $(BENCH),peers)),$(PEERS)/.installed) $(if $(filter libraries family_training,$(BENCH)),$(LIBS)/.installed)  ## the benchmarks; BENCH="name name" runs some, BENCH=ci a short choice
 	@$(BIN)/python -m bench $(BENCH)

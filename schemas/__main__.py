@@ -1,4 +1,4 @@
-"""`python -m schemas` writes schemas/json anew from the code; with `--check` it only compares, and exits 1 if stale."""
+"""`python -m schemas` writes the documents in schemas/ anew; with `--check` it only compares, and exits 1 if stale."""
 
 import argparse
 import sys

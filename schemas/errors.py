@@ -3,11 +3,13 @@
     SchemaError
     ├── MessageError (ValueError)          a record does not hold the message it should hold
     │   ├── ClickRejectedError             a click, with its RejectReason (schemas.messages.click)
+    │   ├── UnreadableError                a record in a format of a schema registry (schemas.formats.unreadable)
     │   └── AnnouncementError              a model announcement
     ├── BundleError                        a model bundle cannot be written, found, trusted or run
     │   └── BundleExistsError              a bundle of that version is already there
     ├── VocabularyError (ValueError)       item ids that are no vocabulary
     ├── ClickFileError (ValueError)        a file of clicks that cannot be used
+    ├── SchemaRegistryError                the schema registry is away for too long, or refuses
     ├── SettingsError                      the configuration cannot be used as it stands
     └── TopicError                         the topics of the cluster do not fit the topic table
 
@@ -43,6 +45,10 @@ class VocabularyError(SchemaError, ValueError):
 
 class ClickFileError(SchemaError, ValueError):
     """A file of clicks that cannot be used; the message names the file, the place in it and the cause."""
+
+
+class SchemaRegistryError(SchemaError):
+    """A schema cannot be had; no record that needs it was passed over."""
 
 
 class SettingsError(SchemaError):

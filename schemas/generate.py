@@ -1,9 +1,9 @@
-"""The documents in schemas/json: a JSON Schema of each message and of the manifest, and one AsyncAPI 3 document.
+"""The documents in schemas/: a JSON Schema of each message and of the manifest, and one AsyncAPI 3 document, in json;
+clicks and rankings in avro and protobuf as well.
 
 They are generated from the code and checked in, so that producers and consumers in other languages can use them.
 """
 
-import inspect
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,6 +12,8 @@ from typing import Any, Final
 import msgspec
 
 from schemas.bundle.manifest import Manifest
+from schemas.formats.codec import schema_text
+from schemas.formats.json_schema import dedented, json_schema
 from schemas.kafka.connection import TopicSettings
 from schemas.kafka.topics import TopicSpec, topic_table
 from schemas.messages import examples
@@ -26,12 +28,11 @@ from schemas.messages.rule import Rule
 from schemas.messages.score import Score
 from schemas.messages.split import Split
 
-FOLDER: Final = Path(__file__).parent / "json"
-ASYNCAPI: Final = "asyncapi.json"
+FOLDER: Final = Path(__file__).parent
+ASYNCAPI: Final = "json/asyncapi.json"
 CONTRACT_VERSION: Final = "1.2.0"
 """Of the messages, not of the program: raise the first number when a consumer or a producer must change."""
 
-_DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 _HOUR_MS: Final = 3_600_000
 
 _SCHEMAS: Final[Mapping[str, Any]] = {
@@ -76,19 +77,29 @@ _HEADERS: Final[Mapping[Any, Any]] = {
 }
 
 
+# Those of the topics whose format is a setting (docs/schema-registry.md).
+_FORMATS: Final[Mapping[str, tuple[type[msgspec.Struct], str]]] = {
+    "avro/click.avsc": (Click, "avro"),
+    "avro/ranking.avsc": (Ranking, "avro"),
+    "protobuf/click.proto": (Click, "protobuf"),
+    "protobuf/ranking.proto": (Ranking, "protobuf"),
+}
+
+
 def documents() -> dict[str, str]:
-    """Every generated file: name -> text."""
-    generated = {name: _text({"$schema": _DIALECT, **msgspec.json.schema(kind)}) for name, kind in _SCHEMAS.items()}
+    """Every generated file: path -> text."""
+    schemas = {f"json/{name}": json_schema(kind) for name, kind in _SCHEMAS.items()}
+    generated = {path: _text(schema) for path, schema in schemas.items()}
     generated[ASYNCAPI] = _text(asyncapi())
-    return generated
+    return generated | {path: schema_text(kind, format_) for path, (kind, format_) in _FORMATS.items()}
 
 
 def write(folder: Path = FOLDER) -> list[Path]:
     """Write every document; returns those that changed."""
     changed = []
-    folder.mkdir(parents=True, exist_ok=True)
     for name, text in documents().items():
         path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             path.write_text(text, encoding="utf-8")
             changed.append(path)
@@ -96,9 +107,10 @@ def write(folder: Path = FOLDER) -> list[Path]:
 
 
 def stale(folder: Path = FOLDER) -> list[str]:
-    """Names of the documents that are missing, differ from the code, or belong to no message."""
+    """Paths of the documents that are missing, differ from the code, or belong to no message."""
     wanted = documents()
-    there = {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.json")}
+    files = [file for pattern in ("json/*.json", "avro/*", "protobuf/*") for file in folder.glob(pattern)]
+    there = {file.relative_to(folder).as_posix(): file.read_text(encoding="utf-8") for file in files}
     return sorted(name for name in wanted.keys() | there.keys() if wanted.get(name) != there.get(name))
 
 
@@ -180,15 +192,5 @@ def _message(kind: type, example: msgspec.Struct, spec: TopicSpec) -> dict[str, 
     }
 
 
-def _dedented(schema: Any) -> Any:
-    """The schema with docstrings as Python 3.13 keeps them; older ones leave their indentation in."""
-    if isinstance(schema, dict):
-        return {
-            name: inspect.cleandoc(value) if name == "description" and isinstance(value, str) else _dedented(value)
-            for name, value in schema.items()
-        }
-    return [_dedented(value) for value in schema] if isinstance(schema, list) else schema
-
-
 def _text(document: Mapping[str, Any]) -> str:
-    return json.dumps(_dedented(document), indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(dedented(document), indent=2, ensure_ascii=False) + "\n"

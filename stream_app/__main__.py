@@ -59,7 +59,7 @@ def worker(
         settings.worker.log_format,
         settings.worker.log_level,
         # At info these tell each rebalance in dozens of lines.
-        quiet=dict.fromkeys(("faust", "mode", "aiokafka", "aiohttp", "librdkafka"), logging.WARNING),
+        quiet=dict.fromkeys(("faust", "mode", "aiokafka", "aiohttp", "httpx2", "librdkafka"), logging.WARNING),
         # Said at every start for what is meant so: topics are made by `stream-app topics`.
         unsaid=("Topic creation disabled!",),
     )
@@ -76,7 +76,7 @@ def shadows(config: Config = None, data_dir: Path | None = None) -> None:
     configure_logs(
         settings.worker.log_format,
         settings.worker.log_level,
-        quiet=dict.fromkeys(("faust", "mode", "aiokafka", "aiohttp", "librdkafka"), logging.WARNING),
+        quiet=dict.fromkeys(("faust", "mode", "aiokafka", "aiohttp", "httpx2", "librdkafka"), logging.WARNING),
     )
     rank(settings)
 
@@ -308,7 +308,7 @@ def score(
     configure_logs(
         settings.scores.log_format,
         settings.scores.log_level,
-        quiet=dict.fromkeys(("aiohttp", "librdkafka"), logging.WARNING),
+        quiet=dict.fromkeys(("aiohttp", "httpx2", "librdkafka"), logging.WARNING),
     )
     raise typer.Exit(keep_scores(settings, shadows=shadows))
 
@@ -327,7 +327,7 @@ def api(
     configure_logs(
         settings.api.log_format,
         settings.api.log_level,
-        quiet=dict.fromkeys(("uvicorn", "asyncio", "librdkafka"), logging.WARNING),
+        quiet=dict.fromkeys(("uvicorn", "asyncio", "httpx2", "librdkafka"), logging.WARNING),
     )
     try:
         from stream_app.api.service import main as serve
@@ -362,7 +362,7 @@ def sink(
     configure_logs(
         settings.sink.log_format,
         settings.sink.log_level,
-        quiet=dict.fromkeys(("aiohttp", "librdkafka"), logging.WARNING),
+        quiet=dict.fromkeys(("aiohttp", "httpx2", "librdkafka"), logging.WARNING),
     )
     try:
         from stream_app.api.sink import main as copy

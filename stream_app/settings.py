@@ -8,7 +8,14 @@ from pydantic import Field, model_validator
 from schemas.config.application import Application
 from schemas.config.duration import Duration
 from schemas.config.process_settings import MemberSettings, WebPort
-from schemas.config.settings import BundleSettings, ClickSettings, KafkaConnection, RootSettings, TopicSettings
+from schemas.config.settings import (
+    BundleSettings,
+    ClickSettings,
+    KafkaConnection,
+    RootSettings,
+    SchemaRegistrySettings,
+    TopicSettings,
+)
 from schemas.kafka.topics import TopicSpec, topic_table
 from schemas.messages.announcement import CHAMPION
 from schemas.plain_url import PlainUrl
@@ -182,6 +189,7 @@ class StreamSettings(RootSettings):
     topics: TopicSettings = TopicSettings()
     clicks: ClickSettings = ClickSettings()
     bundles: BundleSettings = BundleSettings()
+    schema_registry: SchemaRegistrySettings = SchemaRegistrySettings()
     worker: WorkerSettings = WorkerSettings()
     scores: ScoreSettings = ScoreSettings()
     api: ApiSettings = ApiSettings()

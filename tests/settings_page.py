@@ -11,7 +11,13 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from schemas.config.settings import BundleSettings, ClickSettings, KafkaConnection, TopicSettings
+from schemas.config.settings import (
+    BundleSettings,
+    ClickSettings,
+    KafkaConnection,
+    SchemaRegistrySettings,
+    TopicSettings,
+)
 from schemas.config.settings_keys import alternatives, section_of
 from stream_app.api_settings import ApiSettings, SinkSettings
 from stream_app.settings import ScoreSettings, WorkerSettings
@@ -26,6 +32,7 @@ SECTIONS: Final[dict[str, BaseModel]] = {
     "kafka": KafkaConnection(),
     "topics": TopicSettings(),
     "clicks": ClickSettings(),
+    "schema_registry": SchemaRegistrySettings(),
     "bundles": BundleSettings(),
     "worker": WorkerSettings(),
     "scores": ScoreSettings(),

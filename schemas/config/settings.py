@@ -25,6 +25,7 @@ from pydantic import BaseModel, PrivateAttr, SecretStr, ValidationError
 
 from schemas.config.bundle_settings import BundleSettings
 from schemas.config.click_settings import ClickSettings
+from schemas.config.schema_registry_settings import SchemaRegistrySettings
 from schemas.config.settings_keys import (
     PREFIX,
     Key,
@@ -46,6 +47,7 @@ __all__ = [
     "ClickSettings",
     "KafkaConnection",
     "RootSettings",
+    "SchemaRegistrySettings",
     "Section",
     "SettingInForce",
     "TopicSettings",
@@ -56,7 +58,9 @@ __all__ = [
 
 CONFIG_VARIABLE: Final = "NEXTCLICK_CONFIG"
 DEFAULT_FILE: Final = Path("nextclick.toml")
-SECTIONS: Final = ("kafka", "topics", "clicks", "bundles", "worker", "scores", "api", "sink", "trainer", "guard")
+SECTIONS: Final = (
+    "kafka", "topics", "clicks", "schema_registry", "bundles", "worker", "scores", "api", "sink", "trainer", "guard",
+)  # fmt: skip
 """The tables that a deployment's file may have, whichever command reads it."""
 _FALLBACK_VARIABLE: Final = "KAFKA_BOOTSTRAP_SERVERS"
 

@@ -19,9 +19,9 @@ _ERRORS: Final = "__streams.errors."
 """As Kafka Streams names them (KIP-1034), so that one tool finds its way through all dead letters."""
 
 
-def ranking_headers(model_version: str) -> Headers:
+def ranking_headers(model_version: str, content_type: bytes = JSON) -> Headers:
     """Of every ranking of a model."""
-    return [(CONTENT_TYPE, JSON), (MODEL, model_version.encode())]
+    return [(CONTENT_TYPE, content_type), (MODEL, model_version.encode())]
 
 
 def trace_of(headers: Sequence[tuple[str, bytes | None]] | None) -> Headers | None:

@@ -5,12 +5,13 @@ ranking of an earlier click, by source offset, changes nothing. A record without
 """
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import msgspec
 
+from schemas.formats.unreadable import UnreadableError
 from schemas.messages.source import Offset, Partition
 from stream_app.errors import RowError
 
@@ -56,14 +57,20 @@ class _Sourced(msgspec.Struct, gc=False):
 _decode: Final = msgspec.json.Decoder(_Sourced).decode
 
 
-def read(record: Any) -> Latest | None:
-    """The ranking, or the mark of a forgotten session, in a Kafka message; None where it is neither."""
+def read(record: Any, to_json: Callable[[bytes], bytes]) -> Latest | None:
+    """The ranking, or the mark of a forgotten session, in a Kafka message; None where it is neither.
+
+    `to_json`: see :class:`schemas.formats.codec.Codec`.
+    """
     value = record.value()
     if record.key() is None:
         return None
     if value is None:
         return Latest(-1, -1, record.timestamp()[1], b"", anew=True)
-    return of_value(value, at_ms=record.timestamp()[1])
+    try:
+        return of_value(to_json(value), at_ms=record.timestamp()[1])
+    except UnreadableError:
+        return None
 
 
 def of_value(value: bytes, *, at_ms: int = 0) -> Latest | None:

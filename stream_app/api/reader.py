@@ -14,6 +14,7 @@ import structlog
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from schemas.config.settings import TopicSettings
+from schemas.formats.codec import Codec
 from stream_app.api.board import Board
 from stream_app.api.latest import newest, read
 from stream_app.api.metrics import ApiMetrics
@@ -38,6 +39,7 @@ class Reader:
         consumer_config: of a consumer without a group, for librdkafka.
         store: filled with rankings; None where a sink fills another one.
         ttl_ms: older rankings are not read.
+        codec: of rankings.
         on_fatal: told, from the thread, of what it cannot go on with.
 
     Attributes:
@@ -57,12 +59,14 @@ class Reader:
         shelf: Shelf,
         metrics: ApiMetrics,
         on_fatal: Callable[[BaseException], None],
+        codec: Codec,
     ) -> None:
         self._topics = topics
         self._store, self._ttl_ms = store, ttl_ms
         self._watchers, self._board, self._metrics = watchers, board, metrics
         self._traffic, self._shelf = traffic, shelf
         self._on_fatal = on_fatal
+        self._codec = codec
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reader", daemon=True)
         self._consumer = Consumer(
@@ -146,7 +150,9 @@ class Reader:
         rankings = [message for message in messages if self._is_ranking(message)]
         if rankings:
             positions = {message.partition(): message.offset() + 1 for message in rankings}
-            told = [(message.key(), latest) for message in rankings if (latest := read(message)) is not None]
+            self._codec.ready(message.value() for message in rankings)
+            found = [(message.key(), read(message, self._codec.to_json)) for message in rankings]
+            told = [(key, latest) for key, latest in found if latest is not None]
             if self._store is not None:
                 self._store.apply(newest(told), positions)
             self._positions |= positions

@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -17,9 +17,10 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from schemas.config.duration import parse_duration
+from schemas.formats.codec import Codec, RegistryCodec
 from schemas.masking import masked
 from schemas.messages.announcement import ModelAnnouncement
-from schemas.messages.click import OWN_KEY, ClickRejectedError, RejectReason, decode_click
+from schemas.messages.click import OWN_KEY, ClickRejectedError, RejectReason, decode_click, encode_click
 from schemas.messages.source import Source
 from stream_app.api.board import Board
 from stream_app.api.clicks import ClickProducer
@@ -70,6 +71,8 @@ class Parts:
     metrics: ApiMetrics
     readiness: Callable[[], Mapping[str, str | None]]
     """What must be true before lookups are answered, each with None or why it is not."""
+    codec: Codec = field(default_factory=Codec)
+    """Of clicks."""
 
 
 class _AnyText(Convertor[str]):
@@ -98,6 +101,7 @@ class Endpoints:
         self._metrics, self._readiness = parts.metrics, parts.readiness
         serving = partial(self._board.serving, self._settings.worker.model_alias)
         self._bundle = KeptBundle(self._settings.worker.bundle_locations, serving)
+        self._codec = parts.codec
         self._open = 0
         self._slow = ThreadPoolExecutor(1, "slow")
         """What reads Kafka for one answer, or adds up for long, is done one at a time: also behind one that goes on
@@ -192,6 +196,8 @@ class Endpoints:
             click = decode_click(OWN_KEY, body, now_ms=now_ms, limits=self._settings.clicks.limits)
         except ClickRejectedError as error:
             raise _refused(error) from error
+        if isinstance(self._codec, RegistryCodec):
+            body = self._codec.to_wire(encode_click(click))
         session = click.session_id.encode()
         if not wait:
             return self._accepted(*await self._clicks.produce(session, body))

@@ -5,6 +5,7 @@ import contextlib
 import gc
 import signal
 import socket
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, Final
@@ -19,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from schemas.formats.codec import formats_of
 from schemas.kafka.admin import check_topics
 from stream_app.api.backlog import Backlog
 from stream_app.api.board import Board
@@ -106,15 +108,15 @@ async def run_api(settings: StreamSettings) -> int:
     api = settings.api
     tokens = _tokens(api)
     listener = _listen(api)
-    needed = {settings.topics.clicks, settings.topics.rankings, settings.topics.models}
-    specs = [spec for spec in settings.topic_specs() if spec.name in needed]
-    for difference in await asyncio.to_thread(check_topics, settings.kafka, specs):
-        log.warning("topic differs", difference=str(difference))
+    await asyncio.to_thread(_check_topics, settings)
     metrics, watchers, traffic = ApiMetrics(), Watchers(), Traffic()
 
     def warn(text: str) -> None:
         log.warning("a record is passed over", why=text)
 
+    stopping = threading.Event()
+    formats = formats_of(settings.schema_registry, settings.topics, stopping=stopping.is_set)
+    await asyncio.to_thread(formats.clicks.start)
     board, shelf = Board(warn), Shelf(api.image_origins, warn)
     ttl_ms = round(settings.worker.session_ttl * 1000)
     embedded = None if api.store_url is not None else await asyncio.to_thread(_embedded, settings, ttl_ms)
@@ -131,13 +133,13 @@ async def run_api(settings: StreamSettings) -> int:
     reader = Reader(
         settings.kafka.plain_consumer(f"{settings.app_id}-api"), settings.topics,
         store=embedded, ttl_ms=ttl_ms, watchers=watchers, board=board, traffic=traffic, shelf=shelf,
-        metrics=metrics, on_fatal=fail,
+        metrics=metrics, on_fatal=fail, codec=formats.rankings,
     )  # fmt: skip
 
     def readiness() -> Mapping[str, str | None]:
-        return {"topics": reader.waiting_for}
+        return {"topics": formats.waiting_for or reader.waiting_for}
 
-    endpoints = Endpoints(Parts(settings, store, clicks, watchers, board, metrics, readiness))
+    endpoints = Endpoints(Parts(settings, store, clicks, watchers, board, metrics, readiness, formats.clicks))
     page = PageEndpoints(
         traffic=traffic,
         shelf=shelf,
@@ -157,10 +159,18 @@ async def run_api(settings: StreamSettings) -> int:
     try:
         await _serve(server, listener)
     finally:
+        stopping.set()
         await asyncio.to_thread(reader.stop)
         await asyncio.to_thread(clicks.stop)
         await store.close()
     return EXIT_FAILED if failures else EXIT_OK
+
+
+def _check_topics(settings: StreamSettings) -> None:
+    needed = {settings.topics.clicks, settings.topics.rankings, settings.topics.models}
+    specs = [spec for spec in settings.topic_specs() if spec.name in needed]
+    for difference in check_topics(settings.kafka, specs):
+        log.warning("topic differs", difference=str(difference))
 
 
 async def _serve(server: Server, listener: socket.socket) -> None:

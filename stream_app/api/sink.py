@@ -18,6 +18,8 @@ import redis
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from schemas.errors import SchemaRegistryError
+from schemas.formats.codec import formats_of
 from schemas.kafka.admin import check_topics
 from stream_app.api.latest import newest, read
 from stream_app.api.metrics import SinkMetrics
@@ -52,8 +54,17 @@ def group_of(app_id: str) -> str:
 class Sink:
     """One process of the sinks' group; all of it runs on the thread that calls `run`."""
 
-    def __init__(self, settings: StreamSettings, metrics: SinkMetrics, url: str, *, member: str, topic_id: str) -> None:
-        self._metrics = metrics
+    def __init__(
+        self,
+        settings: StreamSettings,
+        metrics: SinkMetrics,
+        url: str,
+        *,
+        member: str,
+        topic_id: str,
+        stopping: Callable[[], bool],
+    ) -> None:
+        self._metrics, self._stopping = metrics, stopping
         self._topic = settings.topics.rankings
         self._patience = settings.sink.store_timeout
         self._ttl_ms = round(settings.worker.session_ttl * 1000)
@@ -80,16 +91,17 @@ class Sink:
             logger=logging.getLogger("librdkafka"),
         )
         self._positions: dict[int, int | None] = {}
+        formats = formats_of(settings.schema_registry, settings.topics, stopping=stopping)
+        self._codec = formats.rankings
         self.assigned = False
         self.waiting_for: str | None = None
 
-    def run(self, stopping: Callable[[], bool]) -> None:
-        """Copy until told to stop. Raises StreamError for whatever it cannot go on with."""
-        self._stopping = stopping
+    def run(self) -> None:
+        """Copy until told to stop. Raises StreamError and SchemaRegistryError for whatever it cannot go on with."""
         self._consumer.subscribe([self._topic], on_assign=self._assign, on_revoke=self._leave, on_lost=self._leave)
         told = 0.0
         try:
-            while not stopping():
+            while not self._stopping():
                 first = self._consumer.poll(_POLL_SECONDS)
                 if first is not None:
                     self._take([first, *self._consumer.consume(_TOGETHER, 0)])
@@ -118,7 +130,9 @@ class Sink:
         records = [record for record in records if record.offset() >= (before or 0)]
         if not records:
             return
-        told = [(record.key(), latest) for record in records if (latest := read(record)) is not None]
+        self._codec.ready(record.value() for record in records)
+        found = [(record.key(), read(record, self._codec.to_json)) for record in records]
+        told = [(key, latest) for key, latest in found if latest is not None]
         after = records[-1].offset() + 1
         stored = self._insist(lambda: self._rows.apply(partition, newest(told), before, after))
         if stored is None:
@@ -206,7 +220,7 @@ async def run_sink(settings: StreamSettings) -> int:
     for difference in await asyncio.to_thread(check_topics, settings.kafka, specs):
         log.warning("topic differs", difference=str(difference))
     metrics = SinkMetrics()
-    sink = await asyncio.to_thread(_sink, settings, metrics, settings.api.store_url.get_secret_value())
+    sink = await asyncio.to_thread(_sink, settings, metrics, settings.api.store_url.get_secret_value(), stop.is_set)
     failure: str | None = None
 
     def readiness() -> Mapping[str, str | None]:
@@ -218,8 +232,8 @@ async def run_sink(settings: StreamSettings) -> int:
     await web.start()
     log.info("health and metrics", url=f"http://{own.web_host}:{web.port}")
     try:
-        await asyncio.to_thread(sink.run, stop.is_set)
-    except (StreamError, KafkaException) as error:
+        await asyncio.to_thread(sink.run)
+    except (StreamError, SchemaRegistryError, KafkaException) as error:
         failure = str(error)
         log.error("the sink cannot go on", error=failure, kind=type(error).__name__)
     finally:
@@ -227,7 +241,7 @@ async def run_sink(settings: StreamSettings) -> int:
     return EXIT_OK if failure is None else EXIT_FAILED
 
 
-def _sink(settings: StreamSettings, metrics: SinkMetrics, url: str) -> Sink:
+def _sink(settings: StreamSettings, metrics: SinkMetrics, url: str, stopping: Callable[[], bool]) -> Sink:
     data_dir, rankings = settings.sink.data_dir, settings.topics.rankings
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
@@ -235,7 +249,8 @@ def _sink(settings: StreamSettings, metrics: SinkMetrics, url: str) -> Sink:
         member = settings.sink.group_instance_id or member_id(data_dir)
     except OSError as error:
         raise StoreError(f"sink.data_dir {data_dir} cannot be written: {error}") from error
-    return Sink(settings, metrics, url, member=member, topic_id=topic_ids(settings.kafka, [rankings])[rankings])
+    topic_id = topic_ids(settings.kafka, [rankings])[rankings]
+    return Sink(settings, metrics, url, member=member, topic_id=topic_id, stopping=stopping)
 
 
 def main(settings: StreamSettings) -> int:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from confluent_kafka import Message
 
 from schemas.errors import MessageError
+from schemas.formats.codec import Codec
 from schemas.messages.score import Score
 from stream_app.core.scoring import (
     PartitionScores,
@@ -28,7 +29,14 @@ class Partition:
     """
 
     def __init__(
-        self, number: int, scores: PartitionScores, rows: LastRankings, *, position: int, committed: int
+        self,
+        number: int,
+        scores: PartitionScores,
+        rows: LastRankings,
+        *,
+        position: int,
+        committed: int,
+        codec: Codec | None = None,
     ) -> None:
         self.number = number
         self.scores = scores
@@ -36,6 +44,7 @@ class Partition:
         self.committed = committed
         self.unreadable = 0
         self._rows = rows
+        self._codec = codec or Codec()
         self._changed: dict[bytes, Row | None] = {}  # None: the session is forgotten
 
     @property
@@ -44,7 +53,9 @@ class Partition:
         return len(self._changed)
 
     def take(self, records: Sequence[Message]) -> None:
-        """Count records, which are in the order of their offsets. Raises StoreError."""
+        """Count records, which are in the order of their offsets. Raises StoreError and SchemaRegistryError."""
+        to_json = self._codec.to_json
+        self._codec.ready(record.value() for record in records)
         rankings: list[tuple[int, bytes, ScoredRanking | None]] = []
         for record in records:
             value, key = record.value(), record.key()
@@ -52,7 +63,7 @@ class Partition:
                 rankings.append((record.offset(), key, None))  # the mark of a forgotten session
                 continue
             try:
-                ranking = decode_ranking(value or b"")
+                ranking = decode_ranking(to_json(value or b""))
                 rankings.append((record.offset(), ranking.session_id.encode(), ranking))
             except MessageError:
                 self.unreadable += 1

@@ -13,6 +13,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from schemas.config.settings import KafkaConnection
 from schemas.errors import MessageError
+from schemas.formats.codec import Codec
 from schemas.messages.score import Score, decode_score
 from schemas.messages.split import is_shadow
 from stream_app.core.scoring import UNIT_MS, ScoringRules, decode_ranking
@@ -47,7 +48,9 @@ def known_scores(
     return [score for score in found if score.has_begun(now_ms)]
 
 
-def lookback(rankings: PlainConsumer, partition: int, low: int, committed: int, rules: ScoringRules) -> int:
+def lookback(
+    rankings: PlainConsumer, partition: int, low: int, committed: int, rules: ScoringRules, *, codec: Codec
+) -> int:
     """The offset from which rankings lead to the rows that the ones from `committed` on need; at least `low`.
 
     Clicks say when a session ends, and Kafka finds records by when they were written: where those times go by at
@@ -62,15 +65,15 @@ def lookback(rankings: PlainConsumer, partition: int, low: int, committed: int, 
         if not low < start < committed:
             break
         first = rankings.first_at(partition, start)
-        if first is not None and _clicked(first) <= _clicked(last) - rules.idle_gap_ms - UNIT_MS:
+        if first is not None and _clicked(first, codec) <= _clicked(last, codec) - rules.idle_gap_ms - UNIT_MS:
             return start
         back *= 2
     return low
 
 
-def _clicked(record: Any) -> int:
+def _clicked(record: Any, codec: Codec) -> int:
     try:
-        return decode_ranking(record.value() or b"").click_timestamp
+        return decode_ranking(codec.to_json(record.value() or b"")).click_timestamp
     except MessageError:  # no ranking: when it was written is near enough
         return int(record.timestamp()[1])
 

@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
+from schemas.formats.codec import formats_of
 from schemas.messages.score import encode_score, score_key
 from stream_app.core.scoring import PartitionScores, ScoringRules
 from stream_app.errors import DeliveryError
@@ -60,12 +61,21 @@ class Scorer:
     """One process of the scorers' group; all of it runs on the thread that calls `run`."""
 
     def __init__(
-        self, settings: StreamSettings, metrics: ScoreMetrics, *, member: str, topic_id: str, shadows: bool = False
+        self,
+        settings: StreamSettings,
+        metrics: ScoreMetrics,
+        *,
+        member: str,
+        topic_id: str,
+        stopping: Callable[[], bool],
+        shadows: bool = False,
     ) -> None:
         self._settings, self._metrics = settings, metrics
         self._topics = settings.topics
         self._rankings = rankings_topic(settings, shadows=shadows)
-        self._shadows = shadows
+        self._shadows, self._stopping = shadows, stopping
+        formats = formats_of(settings.schema_registry, settings.topics, rankings=self._rankings, stopping=stopping)
+        self._codec = formats.rankings
         self._topic_id = topic_id
         self._group = group = group_of(settings.app_id, shadows=shadows)
         scores = settings.scores
@@ -111,8 +121,8 @@ class Scorer:
         self._broken = False
         self.assigned = False
 
-    def run(self, stopping: Callable[[], bool]) -> None:
-        """Count until told to stop. Raises StreamError for whatever it cannot go on with."""
+    def run(self) -> None:
+        """Count until told to stop. Raises StreamError and SchemaRegistryError for whatever it cannot go on with."""
         try:
             with plain_consumer(self._settings.kafka, self._topics.scores, name=self._group) as scores:
                 self._score_partitions = len(scores.partitions)
@@ -120,7 +130,7 @@ class Scorer:
             self._consumer.subscribe(
                 [self._rankings], on_assign=self._assign, on_revoke=self._revoke, on_lost=self._lose
             )
-            self._count_until(stopping)
+            self._count_until_told_to_stop()
         except BaseException:
             self._broken = True  # closing revokes what is assigned, and nothing of it may be published any more
             raise
@@ -128,9 +138,9 @@ class Scorer:
             self._consumer.close()
             self._drop(list(self._partitions))
 
-    def _count_until(self, stopping: Callable[[], bool]) -> None:
+    def _count_until_told_to_stop(self) -> None:
         due = shown = 0.0
-        while not stopping():
+        while not self._stopping():
             self._take(self._consumer.consume(_BATCH, _POLL_SECONDS))
             now = time.monotonic()
             if now >= due or sum(part.unsettled for part in self._partitions.values()) > _MOST_UNSETTLED:
@@ -261,9 +271,9 @@ class Scorer:
         position = rows.positions.get(number)
         if position is None or not low <= position <= committed:
             rows.clear()
-            position = lookback(rankings, number, low, committed, self._rules)
+            position = lookback(rankings, number, low, committed, self._rules, codec=self._codec)
         scores = PartitionScores(number, self._rules, known)
-        return Partition(number, scores, rows, position=position, committed=committed)
+        return Partition(number, scores, rows, position=position, committed=committed, codec=self._codec)
 
     def _revoke(self, consumer: Consumer, taken: list[TopicPartition]) -> None:
         if not self._broken:

@@ -3,13 +3,13 @@
 import asyncio
 import signal
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import structlog
 from confluent_kafka import KafkaException
 
-from schemas.errors import SettingsError
+from schemas.errors import SchemaRegistryError, SettingsError
 from schemas.kafka.admin import check_topics
 from stream_app.errors import StoreError, StreamError
 from stream_app.score.metrics import ScoreMetrics
@@ -39,7 +39,7 @@ async def run_scorer(settings: StreamSettings, *, shadows: bool = False) -> int:
     for difference in await asyncio.to_thread(check_topics, settings.kafka, specs):
         log.warning("topic differs", difference=str(difference))
     metrics = ScoreMetrics()
-    scorer = await asyncio.to_thread(_scorer, settings, metrics, shadows=shadows)
+    scorer = await asyncio.to_thread(_scorer, settings, metrics, stop.is_set, shadows=shadows)
     failure: str | None = None
 
     def readiness() -> Mapping[str, str | None]:
@@ -50,8 +50,8 @@ async def run_scorer(settings: StreamSettings, *, shadows: bool = False) -> int:
     await web.start()
     log.info("health and metrics", url=f"http://{scores.web_host}:{web.port}")
     try:
-        await asyncio.to_thread(scorer.run, stop.is_set)
-    except (StreamError, KafkaException) as error:
+        await asyncio.to_thread(scorer.run)
+    except (StreamError, SchemaRegistryError, KafkaException) as error:
         failure = str(error)
         log.error("the scorer cannot go on", error=failure, kind=type(error).__name__)
     finally:
@@ -59,7 +59,7 @@ async def run_scorer(settings: StreamSettings, *, shadows: bool = False) -> int:
     return EXIT_OK if failure is None else EXIT_FAILED
 
 
-def _scorer(settings: StreamSettings, metrics: ScoreMetrics, *, shadows: bool) -> Scorer:
+def _scorer(settings: StreamSettings, metrics: ScoreMetrics, stopping: Callable[[], bool], *, shadows: bool) -> Scorer:
     data_dir, rankings = scores_dir(settings, shadows=shadows), rankings_topic(settings, shadows=shadows)
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ def _scorer(settings: StreamSettings, metrics: ScoreMetrics, *, shadows: bool) -
     except OSError as error:
         raise StoreError(f"scores.data_dir {data_dir} cannot be written: {error}") from error
     topic_id = topic_ids(settings.kafka, [rankings])[rankings]
-    return Scorer(settings, metrics, member=member, topic_id=topic_id, shadows=shadows)
+    return Scorer(settings, metrics, member=member, topic_id=topic_id, stopping=stopping, shadows=shadows)
 
 
 def main(settings: StreamSettings, *, shadows: bool = False) -> int:

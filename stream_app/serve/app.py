@@ -12,7 +12,9 @@ import structlog
 from faust.types.transports import TransportT
 from yarl import URL
 
+from schemas.formats.codec import PLAIN, Formats, RegistryCodec
 from schemas.kafka.topics import TABLE, changelog_topic
+from schemas.messages.ranking import Ranking, encode_ranking
 from stream_app.core.session import SessionRules
 from stream_app.kafka.click_reader import ClickReader
 from stream_app.kafka.credentials import faust_credentials
@@ -109,6 +111,23 @@ def _click_reader(settings: StreamSettings, delivery: Delivery) -> ClickReader:
     )
 
 
+def _session_table(
+    app: RecommenderApp, settings: StreamSettings, on_fatal: Callable[[BaseException], None]
+) -> SessionTable:
+    worker = settings.worker
+    return SessionTable(
+        app,
+        name=TABLE,
+        store_options=StoreOptions(
+            cache_mb=worker.store_cache_mb,
+            write_buffer_mb=worker.store_write_buffer_mb,
+            ttl_seconds=int(worker.session_ttl),
+        ),
+        on_fatal=on_fatal,
+        recovery_buffer_size=2,  # chunks; 1 means something else to Faust
+    )
+
+
 def create_app(
     settings: StreamSettings,
     *,
@@ -119,6 +138,7 @@ def create_app(
     member: str | None = None,
     catalogue: LiveCatalogue | None = None,
     shadows: Shadows | None = None,
+    formats: Formats = PLAIN,
 ) -> RecommenderApp:
     """A worker's app. A factory, because a Faust app belongs to the event loop that first touches it.
 
@@ -131,29 +151,23 @@ def create_app(
         member: id under which the worker joins the group and takes its place again after a restart, or None.
         catalogue: what may be shown; everything without.
         shadows: who ranks beside the models that serve.
+        formats: how clicks and rankings lie on their topics.
     """
-    worker = settings.worker
     app = _faust_app(settings, member)
     app.on_fatal = on_fatal
     app.clicks_topic = settings.topics.clicks
     app.client_rack = settings.kafka.client_rack
     app.new_click_reader = partial(_click_reader, settings, delivery)
-    app.sessions = SessionTable(
-        app,
-        name=TABLE,
-        store_options=StoreOptions(
-            cache_mb=worker.store_cache_mb,
-            write_buffer_mb=worker.store_write_buffer_mb,
-            ttl_seconds=int(worker.session_ttl),
-        ),
-        on_fatal=on_fatal,
-        recovery_buffer_size=2,  # chunks; 1 means something else to Faust
-    )
+    app.sessions = _session_table(app, settings, on_fatal)
     app.tables.add(app.sessions)
     # Made here: a service of Faust belongs to the thread that first asks for it, and the watchdog's asks too.
     consumer = cast(ChunkConsumer, app.consumer)
-    pipeline = partial(Pipeline, _pipeline_settings(settings), table=app.sessions, consumer=consumer, on_fatal=on_fatal)
-    app.pipeline = pipeline(live=live, delivery=delivery, metrics=metrics, catalogue=catalogue, shadows=shadows)
+    pipeline = partial(
+        Pipeline, _pipeline_settings(settings, formats), table=app.sessions, consumer=consumer, on_fatal=on_fatal
+    )
+    app.pipeline = pipeline(
+        live=live, delivery=delivery, metrics=metrics, catalogue=catalogue, shadows=shadows, formats=formats
+    )
     clicks = app.topic(settings.topics.clicks, schema=ChunkSchema())
     clicks.maxsize = _QUEUED_FETCHES  # its argument of that name is ignored: it would be the changelog's
 
@@ -182,7 +196,15 @@ def session_rules(settings: StreamSettings) -> SessionRules:
     )
 
 
-def _pipeline_settings(settings: StreamSettings) -> PipelineSettings:
+def ranking_encoder(formats: Formats) -> Callable[[Ranking], bytes]:
+    """From a ranking to the value of its record."""
+    codec = formats.rankings
+    return (
+        (lambda ranking: codec.to_wire(encode_ranking(ranking))) if isinstance(codec, RegistryCodec) else encode_ranking
+    )
+
+
+def _pipeline_settings(settings: StreamSettings, formats: Formats) -> PipelineSettings:
     worker = settings.worker
     return PipelineSettings(
         settling=SettlingSettings(
@@ -190,6 +212,8 @@ def _pipeline_settings(settings: StreamSettings) -> PipelineSettings:
             rejected=settings.topics.rejected,
             changelog=changelog_topic(settings.app_id),
             headers=worker.headers,
+            encode=ranking_encoder(formats),
+            content_type=formats.rankings.content_type,
         ),
         clicks_in_flight=worker.chunks_in_flight * worker.chunk_clicks,
         clicks_together=worker.chunk_clicks,

@@ -15,7 +15,9 @@ from typing import Final
 from faust.types import TP, Message
 
 from schemas.bundle.runtime import Model
-from schemas.messages.click import ClickLimits, ClickRejectedError, decode_click
+from schemas.errors import SchemaRegistryError
+from schemas.formats.codec import PLAIN, Formats, RegistryCodec
+from schemas.messages.click import ClickLimits, ClickRejectedError
 from schemas.messages.forget import decode_forget
 from schemas.messages.ranking import Applied
 from schemas.messages.rejected import RejectedClick, reject
@@ -93,8 +95,11 @@ class Pipeline:
         on_fatal: Callable[[BaseException], None],
         catalogue: LiveCatalogue | None = None,
         shadows: Shadows | None = None,
+        formats: Formats = PLAIN,
     ) -> None:
         self._settings = settings
+        self._schemas = formats.clicks if isinstance(formats.clicks, RegistryCodec) else None
+        self._decode_click = formats.decode_click
         self._live = live
         self._catalogue = catalogue
         self._shadows = shadows
@@ -125,6 +130,8 @@ class Pipeline:
         """Take what a fetch brought; waits while too many clicks are in flight. All else goes on by itself."""
         if any((chunk.tp, chunk.generation) in self._abandoned for chunk, _ in fetch.chunks):
             self.in_flight.fail(StalledError("the agent was cancelled over a chunk, which will be redelivered"))
+        if self._schemas is not None:
+            await self._have_schemas(self._schemas, fetch)
         self.in_flight.moved(+len(fetch.chunks))
         clicks = sum(len(chunk.records) for chunk, _ in fetch.chunks)
         try:
@@ -133,8 +140,7 @@ class Pipeline:
                     await self.in_flight.wait_for_room(clicks, self._settings.clicks_in_flight)
             self.in_flight.clicks += clicks
         except BaseException:
-            # Faust starts a cancelled agent anew; no chunk of a partition may pass the one that is dropped here.
-            self._abandoned.update((chunk.tp, chunk.generation) for chunk, _ in fetch.chunks)
+            self._abandon(fetch)
             self.in_flight.moved(-len(fetch.chunks))
             raise
         self._waiting.extend(fetch.chunks)
@@ -142,6 +148,21 @@ class Pipeline:
             self._task = asyncio.create_task(self._compute_waiting(), name="computing")
         else:
             self._begin_waiting()
+
+    async def _have_schemas(self, schemas: RegistryCodec, fetch: Fetch) -> None:
+        """Ask the registry for those that clicks name for the first time; nothing is in flight for it meanwhile."""
+        try:
+            if heads := schemas.missing(record.value for chunk, _ in fetch.chunks for record in chunk.records):
+                await asyncio.to_thread(schemas.load, heads)
+        except SchemaRegistryError as error:
+            self.in_flight.fail(error)  # from here on nothing is computed or acknowledged
+        except BaseException:
+            self._abandon(fetch)
+            raise
+
+    def _abandon(self, fetch: Fetch) -> None:
+        # Faust starts a cancelled agent anew; no chunk of a partition may pass the one that is dropped.
+        self._abandoned.update((chunk.tp, chunk.generation) for chunk, _ in fetch.chunks)
 
     async def wants_more(self) -> None:
         """Wait until the model has taken all that was submitted.
@@ -331,7 +352,7 @@ class Pipeline:
     def _decode(self, part: Part, now_ms: int) -> tuple[list[SourcedClick | SourcedForget], list[RejectedClick]]:
         clicks: list[SourcedClick | SourcedForget] = []
         rejected: list[RejectedClick] = []
-        limits, tp = self._settings.limits, part.last.tp
+        limits, tp, decode_click = self._settings.limits, part.last.tp, self._decode_click
         for chunk, _ in part.chunks:
             for record in chunk.records:
                 # The broker's time where it keeps it: a redelivered click must be judged as it was the first time.

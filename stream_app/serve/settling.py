@@ -9,7 +9,7 @@ import asyncio
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +20,7 @@ from faust.types import TP
 from msgspec.structs import replace
 
 from schemas.bundle.runtime import Model
-from schemas.messages.headers import Headers, ranking_headers, rejected_headers
+from schemas.messages.headers import JSON, Headers, ranking_headers, rejected_headers
 from schemas.messages.ranking import Applied, RankedItem, Ranking, encode_ranking
 from schemas.messages.rejected import RejectedClick, encode_rejected
 from schemas.messages.source import Source
@@ -53,12 +53,16 @@ class SettlingSettings:
         rejected: topic of the records that are no click.
         changelog: the table's changelog topic.
         headers: whether rankings have headers.
+        encode: from a ranking to the value of its record.
+        content_type: of such values.
     """
 
     rankings: str
     rejected: str
     changelog: str
     headers: bool = False
+    encode: Callable[[Ranking], bytes] = encode_ranking
+    content_type: bytes = JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,9 +231,9 @@ class Settling:
             part, tp = one.part, one.part.last.tp
             parked = [(record.key, encode_rejected(record)) for record in one.rejected]
             rankings.send(topics.rejected, parked, headers=map(rejected_headers, one.rejected))
-            answered = answers(one.result, tp, one.serves, now_ms, applied=one.applied)
+            answered = answers(one.result, tp, one.serves, now_ms, applied=one.applied, encode=topics.encode)
             if topics.headers:
-                headers = headers_of(one.result, part.traces, one.serves.model)
+                headers = headers_of(one.result, part.traces, one.serves.model, topics.content_type)
                 rankings.send(topics.rankings, answered, headers=headers)
             else:
                 rankings.send(topics.rankings, answered)
@@ -267,6 +271,7 @@ def answers(
     *,
     applied: Applied | None = None,
     follows: Sequence[int] | None = None,
+    encode: Callable[[Ranking], bytes] = encode_ranking,
 ) -> list[Record]:
     """A model's rankings of a partition's clicks, and where a session was forgotten its key without a value.
 
@@ -276,14 +281,16 @@ def answers(
     rankings = (_ranking(answer, tp, serves, now_ms, applied) for answer in result.ranked)
     if follows is not None:
         rankings = (replace(ranking, follows=offset) for ranking, offset in zip(rankings, follows, strict=True))
-    records: list[Record] = [(ranking.session_id.encode(), encode_ranking(ranking)) for ranking in rankings]
+    records: list[Record] = [(ranking.session_id.encode(), encode(ranking)) for ranking in rankings]
     _insert_requests(records, result, [(request.session_id.encode(), None) for request in result.requests])
     return records
 
 
-def headers_of(result: Recommended, traces: Mapping[int, Headers], model: Model) -> list[Headers | None]:
+def headers_of(
+    result: Recommended, traces: Mapping[int, Headers], model: Model, content_type: bytes = JSON
+) -> list[Headers | None]:
     """The headers of each record of `answers`; `traces` has those that clicks pass on, by the offset of the click."""
-    common = ranking_headers(model.version)
+    common = ranking_headers(model.version, content_type)
     found: list[Headers | None]
     if traces:
         found = [common + traces.get(answer.offset, []) for answer in result.ranked]

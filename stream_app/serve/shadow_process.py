@@ -16,12 +16,15 @@ import structlog
 from confluent_kafka import KafkaError, Producer
 from faust.types import TP
 
+from schemas.errors import SchemaError
+from schemas.formats.codec import formats_of
+from schemas.messages.ranking import Ranking, encode_ranking
 from schemas.messages.split import SHADOW, Split
 from stream_app.core.plan import plan
 from stream_app.core.query import queries
 from stream_app.core.recommend import rank
 from stream_app.core.session import SessionRules, SessionState
-from stream_app.serve.app import session_rules
+from stream_app.serve.app import ranking_encoder, session_rules
 from stream_app.serve.hot_swap import LiveModel, ModelWatcher
 from stream_app.serve.live_catalogue import LiveCatalogue
 from stream_app.serve.metrics import Metrics
@@ -84,8 +87,14 @@ class ShadowRanker:
     """Ranks batches and publishes the rankings."""
 
     def __init__(
-        self, producer: Producer, topic: str, rules: SessionRules, catalogue: LiveCatalogue | None = None
+        self,
+        producer: Producer,
+        topic: str,
+        rules: SessionRules,
+        catalogue: LiveCatalogue | None = None,
+        encode: Callable[[Ranking], bytes] = encode_ranking,
     ) -> None:
+        self._encode = encode
         self._producer = producer
         self._topic = topic
         self._rules = rules
@@ -115,7 +124,7 @@ class ShadowRanker:
             follows.append(before.get(answer.click.session_id, _NONE_BEFORE))
             before[answer.click.session_id] = answer.offset
         tp = TP(batch.topic, batch.partition)
-        for key, value in answers(done, tp, serves, batch.now_ms, follows=follows):
+        for key, value in answers(done, tp, serves, batch.now_ms, follows=follows, encode=self._encode):
             self._produce(key, value)
 
     def _produce(self, key: bytes | None, value: bytes | None) -> None:
@@ -191,7 +200,13 @@ def main(settings: StreamSettings) -> NoReturn:
     ).start()
     if items is not None:
         items.start()
-    ranker = ShadowRanker(producer, settings.topics.rankings_shadow, session_rules(settings), catalogue)
+    topic = settings.topics.rankings_shadow
+    formats = formats_of(settings.schema_registry, settings.topics, rankings=topic)
+    try:
+        formats.rankings.start()
+    except SchemaError as error:
+        _end(error)
+    ranker = ShadowRanker(producer, topic, session_rules(settings), catalogue, ranking_encoder(formats))
     run(sys.stdin.buffer, ranker, models, lambda: items is None or items.is_ready)
     producer.flush(_FLUSH_SECONDS)
     os._exit(0)  # its threads wait for Kafka

@@ -15,6 +15,8 @@ import uvloop
 
 from schemas.bundle.signature import trusted_keys
 from schemas.config.settings import CONFIG_VARIABLE
+from schemas.errors import SchemaError
+from schemas.formats.codec import formats_of
 from schemas.kafka.admin import check_topics
 from schemas.kafka.topics import changelog_topic
 from stream_app.core.catalogue import Catalogue
@@ -62,6 +64,7 @@ class Worker:
         self._app: RecommenderApp | None = None
         self._lag: Lag | None = None
         worker = settings.worker
+        self._formats = formats_of(settings.schema_registry, settings.topics, stopping=self._stop.is_set)
         self._metrics = Metrics()
         self._live = LiveModel()
         client_id = f"{settings.app_id}-{os.getpid()}"
@@ -137,7 +140,7 @@ class Worker:
     def _fail(self, error: BaseException) -> None:
         if self._failure is None:
             self._failure = error
-            told = None if isinstance(error, StreamError) else error  # ours say it all in their text
+            told = None if isinstance(error, StreamError | SchemaError) else error  # ours say it all in their text
             log.error("the worker cannot go on", error=str(error), kind=type(error).__name__, exc_info=told)
             self._deadline.set(_FAILED_EXIT_SECONDS, EXIT_FAILED)
         self._stop.set()
@@ -157,6 +160,7 @@ class Worker:
             follower.start()
         self._watchdog.start()
         try:
+            await self._start_formats()
             while not (self._live.is_loaded and self._topics_are_read) and not self._stop.is_set():
                 await asyncio.sleep(_MODEL_POLL_SECONDS)
             if not self._stop.is_set():
@@ -167,6 +171,14 @@ class Worker:
             await self._web.stop()
             self._deadline.cancel()
         return EXIT_OK if self._failure is None else EXIT_FAILED
+
+    async def _start_formats(self) -> None:
+        """Wait for the schema registry, where rankings need one."""
+        try:
+            await asyncio.to_thread(self._formats.rankings.start)
+        except SchemaError as error:
+            if not self._stop.is_set():
+                self._fail(error)
 
     @property
     def _topics_are_read(self) -> bool:
@@ -205,6 +217,7 @@ class Worker:
             member=self._member,
             catalogue=self._catalogue,
             shadows=self._shadows,
+            formats=self._formats,
         )
         if self._shadows is not None:
             self._shadows.start()
@@ -266,6 +279,7 @@ class Worker:
         return {
             "model": None if self._live.is_loaded else self._watcher.waiting_for,
             **{follower.what: follower.waiting_for for follower in self._followers},
+            **({} if self._formats.registry is None else {"schema registry": self._formats.waiting_for}),
             "tables": None if app is not None and app.tables.actives_ready else "not recovered yet",
             "worker": None if self._failure is None else str(self._failure),
         }
@@ -284,7 +298,7 @@ class Worker:
 
     def _chunk_progress(self) -> Hashable | None:
         app = self._app
-        if app is None or self._waits_for_kafka():
+        if app is None or self._waits_for_kafka() or self._formats.waiting_for is not None:
             return None
         serves = app.tables.actives_ready and not self._stop.is_set()
         # An agent that died leaves the clicks where they are, with nothing in flight; a fetcher asks for no more.

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from schemas.click_files.options import ReadOptions
+from schemas.formats.codec import Codec, formats_of
 from schemas.messages.click import Click, encode_click
 from stream_app.errors import StreamError
 from stream_app.serve.delivery import producer_config
@@ -68,6 +69,7 @@ class _Publisher:
 
     producer: Producer
     topic: str
+    codec: Codec
     sent: int = 0
     confirmed: int = 0
     error: KafkaError | None = None
@@ -75,7 +77,7 @@ class _Publisher:
     def publish(self, click: Click) -> None:
         """Queue a click; waits while the queue is full."""
         self.sent += 1
-        value, key = encode_click(click), click.session_id.encode()
+        value, key = self.codec.to_wire(encode_click(click)), click.session_id.encode()
         while self.error is None:
             try:
                 self.producer.produce(self.topic, value, key, on_delivery=self._on_delivery)
@@ -141,12 +143,13 @@ def publish(
     interruption: Interruption,
     progress: Callable[[int], None],
     max_gap_ms: int | None = None,
+    codec: Codec | None = None,
 ) -> Replayed:
     """Send each click when it is due, and wait for all confirmations. Stops at the first that is refused.
 
     A gap longer than `max_gap_ms` is waited for so long alone.
     """
-    publisher = _Publisher(producer, topic)
+    publisher = _Publisher(producer, topic, codec or Codec())
 
     def sleep(seconds: float) -> None:
         end = time.monotonic() + seconds
@@ -195,6 +198,8 @@ def replay(
     """`stream-app replay`: publish the file's clicks; returns the exit code, 1 if a click was not confirmed."""
     topic = topic or settings.topics.clicks
     producer = _producer(settings, topic)
+    codec = formats_of(settings.schema_registry, settings.topics).clicks
+    codec.start()
     file = read_click_file(path, reading)
     warnings = tuple(warnings_of(file, max_gap_ms))
     if rebased:
@@ -214,6 +219,7 @@ def replay(
             interruption=interruption,
             progress=progress,
             max_gap_ms=max_gap_ms,
+            codec=codec,
         )
     read_as = tuple(read.described for read in file.files)
     done = replace(done, skipped_rows=file.skipped, read_as=read_as, warnings=warnings)

@@ -17,7 +17,8 @@ from rich.text import Text
 
 from schemas.bundle.runtime import Model
 from schemas.errors import MessageError
-from schemas.messages.click import ClickLimits, ClickRejectedError, decode_click
+from schemas.formats.codec import PLAIN, Formats, formats_of
+from schemas.messages.click import ClickLimits, ClickRejectedError
 from schemas.messages.forget import decode_forget
 from schemas.messages.ranking import RankedItem, Ranking, decode_ranking
 from stream_app.core.plan import SourcedClick
@@ -58,7 +59,9 @@ class Replayed:
     note: str | None
 
 
-def clicks_of(session_id: str, records: Iterable[Message], limits: ClickLimits) -> list[SourcedClick]:
+def clicks_of(
+    session_id: str, records: Iterable[Message], limits: ClickLimits, formats: Formats = PLAIN
+) -> list[SourcedClick]:
     """The session's clicks among the records of a partition; what is no click is left out, as workers do."""
     key = session_id.encode()
     found: list[SourcedClick] = []
@@ -68,7 +71,7 @@ def clicks_of(session_id: str, records: Iterable[Message], limits: ClickLimits) 
         kind, arrived = record.timestamp()
         now_ms = arrived if kind == TIMESTAMP_LOG_APPEND_TIME else 2**62
         try:
-            click = decode_click(record.key(), record.value(), now_ms=now_ms, limits=limits)
+            click = formats.decode_click(record.key(), record.value(), now_ms=now_ms, limits=limits)
         except ClickRejectedError:
             if decode_forget(record.key(), record.value()) is not None:
                 found.clear()
@@ -77,13 +80,13 @@ def clicks_of(session_id: str, records: Iterable[Message], limits: ClickLimits) 
     return found
 
 
-def published_of(session_id: str, records: Iterable[Message]) -> dict[int, Ranking]:
+def published_of(session_id: str, records: Iterable[Message], formats: Formats = PLAIN) -> dict[int, Ranking]:
     """The session's rankings by the offset of their click; of several the last, from which the session went on."""
     key, found = session_id.encode(), {}
     for record in records:
         if record.key() == key:
             try:
-                ranking = decode_ranking(record.value() or b"")
+                ranking = decode_ranking(formats.rankings.to_json(record.value() or b""))
             except MessageError:
                 continue
             found[ranking.source.offset] = ranking
@@ -167,9 +170,10 @@ def replay_session(
 ) -> int:
     """Print the row and the ranking; returns the exit code, 1 where there is no such click."""
     topics, app_id, key = settings.topics, settings.app_id, session_id.encode()
+    formats = formats_of(settings.schema_registry, topics)
     with plain_consumer(settings.kafka, topics.clicks, name=f"{app_id}-replay-session") as records:
         home = partition_of(key, len(records.partitions))
-        clicks = clicks_of(session_id, records.history(home), settings.clicks.limits)
+        clicks = clicks_of(session_id, records.history(home), settings.clicks.limits, formats)
     upto = [click for click in clicks if at is None or click.offset <= at]
     if not upto or (at is not None and upto[-1].offset != at):
         offsets = ", ".join(str(click.offset) for click in clicks[-20:]) or "none"
@@ -179,7 +183,8 @@ def replay_session(
         return 1
     with plain_consumer(settings.kafka, topics.rankings, name=f"{app_id}-replay-session") as records:
         # The worker places rankings by their key.
-        rankings = published_of(session_id, records.history(partition_of(key, len(records.partitions))))
+        own = records.history(partition_of(key, len(records.partitions)))
+        rankings = published_of(session_id, own, formats)
     rules = SessionRules(
         idle_gap_ms=settings.clicks.idle_gap_ms,
         recent_items=settings.worker.recent_items,

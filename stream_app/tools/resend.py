@@ -18,7 +18,8 @@ import msgspec
 from confluent_kafka import KafkaError, KafkaException, Producer
 from rich.console import Console
 
-from schemas.messages.click import ClickRejectedError, decode_click
+from schemas.formats.codec import Formats, formats_of
+from schemas.messages.click import ClickRejectedError
 from schemas.messages.forget import decode_forget
 from schemas.messages.headers import RESENT
 from stream_app.kafka.plain_consumer import plain_consumer
@@ -109,7 +110,7 @@ def send_file(path: Path, settings: StreamSettings, *, out: Console, err: Consol
 
     Raises RejectedError, with nothing sent, where one of them is no click.
     """
-    repaired = read_lines(path)
+    repaired, formats = read_lines(path), formats_of(settings.schema_registry, settings.topics)
     with _producer(settings) as producer:
         found = read_rejected(settings, last_ms=None, err=err)
         parked = {one.place: one for one in found.records}
@@ -119,7 +120,7 @@ def send_file(path: Path, settings: StreamSettings, *, out: Console, err: Consol
                     f"{one.where}: {_at(one.place)} is not on {settings.topics.rejected} (any more), so nobody knows "
                     "whether it was sent; nothing was sent"
                 )
-            if one.place not in found.resent and (problem := _problem(one, settings)) is not None:
+            if one.place not in found.resent and (problem := _problem(one, settings, formats)) is not None:
                 raise RejectedError(f"{one.where}: would be rejected again: {problem}; nothing was sent")
         unsent = [one for one in repaired if one.place not in found.resent]
         _send(producer, [(one, parked[one.place]) for one in unsent], settings)
@@ -129,12 +130,15 @@ def send_file(path: Path, settings: StreamSettings, *, out: Console, err: Consol
 
 def send_matching(filters: Filters, settings: StreamSettings, *, out: Console, err: Console) -> int:
     """Send those that match as they are, except those that would be rejected again; returns the exit code."""
+    formats = formats_of(settings.schema_registry, settings.topics)
     with _producer(settings) as producer:
         found = read_rejected(settings, last_ms=filters.last_ms, err=err)
         chosen = filters.chosen(found.records)
         unsent = [one for one in chosen if one.place not in found.resent]
         pairs = [(Repaired(one.place, one.rejected.key, one.rejected.value, ""), one) for one in unsent]
-        good = [(one, parked) for one, parked in pairs if not parked.is_cut and _problem(one, settings) is None]
+        good = [
+            (one, parked) for one, parked in pairs if not parked.is_cut and _problem(one, settings, formats) is None
+        ]
         _send(producer, good, settings)
     _tell(
         out,
@@ -145,10 +149,10 @@ def send_matching(filters: Filters, settings: StreamSettings, *, out: Console, e
     return 0
 
 
-def _problem(one: Repaired, settings: StreamSettings) -> str | None:
+def _problem(one: Repaired, settings: StreamSettings, formats: Formats) -> str | None:
     """Why a worker would reject it, None if none would."""
     try:
-        decode_click(one.key, one.value, now_ms=time.time_ns() // 1_000_000, limits=settings.clicks.limits)
+        formats.decode_click(one.key, one.value, now_ms=time.time_ns() // 1_000_000, limits=settings.clicks.limits)
     except ClickRejectedError as error:
         return None if decode_forget(one.key, one.value) is not None else str(error)
     return None

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from schemas.errors import MessageError
+from schemas.formats.codec import Codec, formats_of
 from schemas.messages.ranking import Ranking, RankingReason, decode_ranking, encode_ranking
 from stream_app.kafka.plain_consumer import partition_of, plain_consumer
 from stream_app.settings import StreamSettings
@@ -23,9 +24,15 @@ _REASONS = {
 
 
 def rankings(
-    records: Iterable[Message], *, session_id: str | None, limit: int | None, warn: Callable[[str], None]
+    records: Iterable[Message],
+    *,
+    session_id: str | None,
+    limit: int | None,
+    warn: Callable[[str], None],
+    codec: Codec | None = None,
 ) -> Iterator[Ranking]:
     """The rankings among the records: of one session if it is named, at most `limit`."""
+    codec = codec or Codec()
     key = None if session_id is None else session_id.encode()
     left = limit
     for record in records:
@@ -34,7 +41,7 @@ def rankings(
         if record.value() is None:
             continue  # the session was forgotten
         try:
-            ranking = decode_ranking(record.value() or b"")
+            ranking = decode_ranking(codec.to_json(record.value() or b""))
         except MessageError as error:
             warn(f"partition {record.partition()}, offset {record.offset()}: {error}")
             continue
@@ -73,6 +80,7 @@ def watch(
         err.print(text, style="yellow", markup=False, highlight=False)
 
     topic = settings.topics.rankings
+    codec = formats_of(settings.schema_registry, settings.topics).rankings
     try:
         with plain_consumer(settings.kafka, topic, name=f"{settings.app_id}-watch") as consumer:
             watched = consumer.partitions
@@ -81,7 +89,7 @@ def watch(
             starts = dict.fromkeys(watched, OFFSET_BEGINNING) if from_beginning else consumer.ends(watched)
             err.print(f"watching {topic}; Ctrl-C ends", style="dim", markup=False, highlight=False)
             records = consumer.follow(starts, go_on=lambda: True, warn=warn)
-            for ranking in rankings(records, session_id=session_id, limit=limit, warn=warn):
+            for ranking in rankings(records, session_id=session_id, limit=limit, warn=warn, codec=codec):
                 if json:
                     print(encode_ranking(ranking).decode(), flush=True)
                 else:

@@ -1,4 +1,4 @@
-"""schemas/json is what the code says, the golden messages fit it, and the AsyncAPI document hangs together."""
+"""The documents in schemas/ are what the code says, golden messages fit them, the AsyncAPI document hangs together."""
 
 import json
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ MESSAGES = ("click", "forget", "ranking", "rejected-click", "model-announcement"
 
 
 def schema(name: str) -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads((FOLDER / f"{name}.schema.json").read_text())
+    loaded: dict[str, Any] = json.loads((FOLDER / f"json/{name}.schema.json").read_text())
     return loaded
 
 
@@ -33,11 +33,13 @@ def test_the_files_are_what_the_code_says() -> None:
 def test_what_is_stale_is_found_and_written_anew(tmp_path: Path) -> None:
     write(tmp_path)
     assert stale(tmp_path) == []
-    (tmp_path / "click.schema.json").write_text("{}")
-    (tmp_path / "gone.schema.json").write_text("{}")
+    (tmp_path / "json/click.schema.json").write_text("{}")
+    (tmp_path / "json/gone.schema.json").write_text("{}")
+    (tmp_path / "protobuf/click.proto").write_text("")
     (tmp_path / ASYNCAPI).unlink()
-    assert stale(tmp_path) == [ASYNCAPI, "click.schema.json", "gone.schema.json"]
-    assert sorted(path.name for path in write(tmp_path)) == [ASYNCAPI, "click.schema.json"]
+    changed = [ASYNCAPI, "json/click.schema.json", "protobuf/click.proto"]
+    assert stale(tmp_path) == sorted([*changed, "json/gone.schema.json"])
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in write(tmp_path)) == changed
 
 
 def test_the_command_checks(capsys: pytest.CaptureFixture[str]) -> None:
@@ -45,7 +47,7 @@ def test_the_command_checks(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("name", [name for name in documents() if name != ASYNCAPI])
+@pytest.mark.parametrize("name", [name for name in documents() if name.endswith(".schema.json")])
 def test_each_is_a_json_schema(name: str) -> None:
     jsonschema.Draft202012Validator.check_schema(json.loads(documents()[name]))
 

@@ -5,20 +5,25 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from schemas.errors import SchemaRegistryError
+from schemas.formats.codec import Formats, formats_by
 from schemas.messages.click import Click, encode_click
 from schemas.messages.forget import Forget, encode_forget
 from tests.conftest import KafkaUnderTest
 from tests.integration.trainer_deployment import PARTITIONS, Deployment
 from tests.patience import PATIENCE
+from tests.unit.registry import SETTINGS, Registry
 from trainer.errors import ClickLogError, CollectError
 from trainer.service.assembly import collect, collector_of
 from trainer.service.click_log import ClickLogFolder
+from trainer.service.collect import Collector
 
 NOW = 1_767_225_600_000
 
@@ -62,6 +67,27 @@ def test_each_call_goes_on_where_the_files_end(deployment: Deployment) -> None:
     deployment.produce(clicks(300, first=500))
     assert collect_once(deployment) == 300
     assert logged(deployment) == as_rows(clicks(800))
+
+
+def test_clicks_wait_for_a_schema_registry_that_is_away(deployment: Deployment) -> None:
+    registry, root = Registry(timeout=0.0), deployment.root()
+
+    def formats() -> Formats:
+        return formats_by(registry, SETTINGS, deployment.topics, deployment.topics.rankings)
+
+    shop = formats().clicks
+    deployment.produce_raw((click.session_id.encode(), shop.to_wire(encode_click(click))) for click in clicks(60))
+    folder = ClickLogFolder(deployment.log_dir)
+    options: dict[str, Any] = {"limits": root.clicks.limits, "flush_clicks": 1000, "flush_seconds": 60.0}
+    with (
+        folder.locked(),
+        Collector(root.kafka, deployment.topics.clicks, folder, formats=formats(), **options) as collector,
+    ):
+        registry.away = [ConnectionError("refused")]
+        with pytest.raises(SchemaRegistryError, match="does not answer"):
+            collector.collect_to_end()
+        assert collector.collect_to_end().clicks == 60
+    assert logged(deployment) == as_rows(clicks(60))
 
 
 def test_collectors_share_the_partitions(deployment: Deployment) -> None:

@@ -52,6 +52,9 @@ KEPT_IN: dict[str, set[str]] = {
         "stream_app/state/store.py",
         "deploy/demo/oracle.py",  # the demo compares the stopped worker's rows
     },
+    "fastavro": {"schemas/formats/avro.py"},
+    "google.protobuf": {"schemas/formats/protobuf.py"},
+    "confluent_kafka.schema_registry": {"schemas/formats/registry.py"},
     "redis": {"stream_app/api/sink.py", "stream_app/api/stores.py"},
     "starlette": {f"stream_app/api/{module}.py" for module in ("gate", "page_routes", "problems", "routes", "service")},
     "uvicorn": {"stream_app/api/service.py", "stream_app/api/wire.py"},
@@ -59,7 +62,7 @@ KEPT_IN: dict[str, set[str]] = {
 
 # The folders of each package, from the ground up: one imports only those before it.
 FLOORS = {
-    "schemas": ("messages", "kafka", "config", "bundle", "click_files"),
+    "schemas": ("messages", "kafka", "config", "formats", "bundle", "click_files"),
     "stream_app": ("core", "kafka", "state", "serve", "score", "tools", "api"),
     "trainer": (
         "data", "models", "memory", "evaluation", "export", "training", "presets", "search", "service", "commands",
@@ -157,7 +160,7 @@ def test_what_few_files_may_know(outside: str) -> None:
 @pytest.mark.parametrize(
     ("package", "extras"),
     [
-        ("schemas", {"trainer"}),  # pyarrow, where Parquet files are read
+        ("schemas", {"trainer", "registry"}),  # pyarrow, where Parquet files are read
         ("stream_app", {"stream", "api"}),
         ("trainer", {"trainer", "plot", "tune"}),
         ("deploy", {"kafka", "stream", "supply", "trainer"}),

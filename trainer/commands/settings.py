@@ -28,7 +28,11 @@ def logged_settings_of(config: Path | None, overrides: dict[str, Any] | None = N
     """The same; and from now on warnings go to standard error, beside a table or JSON on standard output."""
     root = settings_of(config, overrides)
     # librdkafka tells each lost connection at error level; those that matter reach us as errors of our calls.
-    configure_logs(root.trainer.log_format, root.trainer.log_level, quiet={"librdkafka": logging.CRITICAL})
+    configure_logs(
+        root.trainer.log_format,
+        root.trainer.log_level,
+        quiet={"librdkafka": logging.CRITICAL, "httpx2": logging.WARNING},
+    )
     return root
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from schemas.bundle.signature import SigningKey, signing_key, trusted_keys
 from schemas.errors import SettingsError
+from schemas.formats.codec import formats_of
 from schemas.messages.announcement import is_version
 from trainer.errors import RegistryError
 from trainer.service.announce import ModelsTopic
@@ -68,7 +69,10 @@ def split_topic_of(root: TrainerRoot) -> SplitTopic:
 
 
 def collector_of(
-    root: TrainerRoot, folder: ClickLogFolder, on_records: Callable[[int], None] = lambda _: None
+    root: TrainerRoot,
+    folder: ClickLogFolder,
+    on_records: Callable[[int], None] = lambda _: None,
+    stopping: Callable[[], bool] = lambda: False,
 ) -> Collector:
     """Of all that `trainer.collect_partitions` names, or a member of `trainer.collect_group`."""
     settings = root.trainer
@@ -78,6 +82,7 @@ def collector_of(
         "flush_clicks": settings.flush_clicks,
         "flush_seconds": settings.flush_interval,
         "on_records": on_records,
+        "formats": formats_of(root.schema_registry, root.topics, stopping=stopping),
     }
     if settings.collect_group:
         group = f"{root.topics.prefix}{settings.collect_group}"
@@ -96,6 +101,6 @@ def collect(
     folder = ClickLogFolder(root.trainer.log_dir)
     with (
         folder.shared() if root.trainer.collect_group else folder.locked(),
-        collector_of(root, folder, on_records) as collector,
+        collector_of(root, folder, on_records, stopping) as collector,
     ):
         return collector.collect_to_end(stopping) if once else collector.collect_until(stopping)

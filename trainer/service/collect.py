@@ -25,7 +25,9 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from schemas.config.settings import KafkaConnection
-from schemas.messages.click import ClickLimits, ClickRejectedError, decode_click
+from schemas.errors import SchemaRegistryError
+from schemas.formats.codec import PLAIN, Formats
+from schemas.messages.click import ClickLimits, ClickRejectedError
 from schemas.messages.forget import decode_forget
 from trainer.errors import ClickLogError, CollectError, KafkaAwayError
 from trainer.service.click_log import ClickLogFolder, LogFile, Rows, TopicIdentity
@@ -103,8 +105,9 @@ class Collector:
         flush_clicks: int,
         flush_seconds: float,
         on_records: Callable[[int], None] = lambda _: None,
+        formats: Formats = PLAIN,
     ) -> None:
-        """`partitions` are those that are collected, all of them when none is named. Limits as the worker's.
+        """`partitions` are those that are collected, all of them if none is named. Limits and formats are the worker's.
 
         `on_records` hears the number of records read since it last heard.
         """
@@ -116,6 +119,7 @@ class Collector:
         self._flush_clicks = flush_clicks
         self._flush_seconds = flush_seconds
         self._on_records = on_records
+        self._schemas, self._decode_click = formats.clicks, formats.decode_click
         self._wanted = partitions
         self._numbers: list[int] = []
         self._partitions: dict[int, _Partition] = {}
@@ -174,6 +178,7 @@ class Collector:
         while not done():
             self._look_around()
             messages = self._consumer.consume(_BATCH, _POLL_SECONDS)
+            self._have_schemas(messages)
             for message in messages:
                 error = message.error()
                 if error is None:
@@ -191,6 +196,14 @@ class Collector:
         self._rejected = Counter()
         return collected
 
+    def _have_schemas(self, messages: Iterable[Message]) -> None:
+        """Those that clicks name for the first time; without them none of these messages is taken, nor lost."""
+        try:
+            self._schemas.ready(message.value() for message in messages if message.error() is None)
+        except SchemaRegistryError:
+            self._assign_positions()
+            raise
+
     def _take(self, message: Message) -> None:
         partition = self._partitions.get(message.partition())
         offset = message.offset()
@@ -201,7 +214,7 @@ class Collector:
         kind, timestamp = message.timestamp()
         now_ms = timestamp if kind == TIMESTAMP_LOG_APPEND_TIME else time.time_ns() // 1_000_000
         try:
-            click = decode_click(message.key(), message.value(), now_ms=now_ms, limits=self._limits)
+            click = self._decode_click(message.key(), message.value(), now_ms=now_ms, limits=self._limits)
         except ClickRejectedError as error:
             if (request := decode_forget(message.key(), message.value())) is not None:
                 partition.forget(request.session_id)

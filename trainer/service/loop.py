@@ -130,7 +130,9 @@ def _trainer(root: TrainerRoot, stopping: Callable[[], bool], progress: Progress
         except StopRequested:
             yield None
             return
-        collector: Collector | OthersCollect = OthersCollect() if group else collector_of(root, folder)
+        collector: Collector | OthersCollect = (
+            OthersCollect() if group else collector_of(root, folder, stopping=stopping)
+        )
         held.enter_context(collector)
 
         def watched(phase: str, done: int, total: int) -> None:

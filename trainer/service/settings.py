@@ -13,6 +13,7 @@ from schemas.config.settings import (
     ClickSettings,
     KafkaConnection,
     RootSettings,
+    SchemaRegistrySettings,
     Section,
     TopicSettings,
 )
@@ -220,6 +221,7 @@ class TrainerRoot(RootSettings):
     kafka: KafkaConnection = KafkaConnection()
     topics: TopicSettings = TopicSettings()
     clicks: ClickSettings = ClickSettings()
+    schema_registry: SchemaRegistrySettings = SchemaRegistrySettings()
     bundles: BundleSettings = BundleSettings()
     worker: Application = Application()
     trainer: TrainerSettings = TrainerSettings()

@@ -1,0 +1,1 @@
+"""Avro, Protobuf and JSON Schema with a schema registry, in Confluent's wire format."""

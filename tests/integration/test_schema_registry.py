@@ -1,0 +1,203 @@
+"""Clicks and rankings in Avro, Protobuf and JSON Schema, by a real broker and a real registry (`make registry`)."""
+
+import io
+import json
+import signal
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.schema_registry import SchemaRegistryClient
+from confluent_kafka.schema_registry.avro import AvroDeserializer, AvroSerializer
+from confluent_kafka.schema_registry.json_schema import JSONDeserializer, JSONSerializer
+from confluent_kafka.schema_registry.protobuf import ProtobufDeserializer, ProtobufSerializer
+from confluent_kafka.serialization import MessageField, SerializationContext
+from rich.console import Console
+
+from deploy.demo.oracle import read_topic
+from schemas.config.settings import load_settings
+from schemas.formats.codec import formats_of, schema_text
+from schemas.formats.protobuf import message_class
+from schemas.messages import examples
+from schemas.messages.click import Click, encode_click
+from schemas.messages.ranking import Ranking, encode_ranking
+from schemas.messages.rejected import decode_rejected
+from stream_app.settings import StreamSettings
+from stream_app.tools.watch import watch
+from tests.conftest import KafkaUnderTest
+from tests.faults.deployment import NEVER_TAKEN_FOR_DEAD, Deployment
+from tests.integration.apicurio import Registry, apicurio
+from tests.integration.workers import BEGAN, ITEMS
+from tests.patience import PATIENCE
+from trainer.service.assembly import collect
+from trainer.service.settings import TrainerRoot
+
+WIRE: Final = "NEXTCLICK_SCHEMA_REGISTRY__"
+GOOD: Final = ("old", "new", "protobuf", "json-schema", "json")
+EACH: Final = 50
+
+
+@dataclass
+class Scene:
+    """A worker with a registry, and what it was sent: the kind of each good record, the reason of each bad one."""
+
+    deployment: Deployment
+    registry: Registry
+    sent: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self.context = SerializationContext(self.deployment.topics.clicks, MessageField.VALUE)
+        self.client = SchemaRegistryClient({"url": self.registry.url})
+
+    @property
+    def good(self) -> int:
+        """Clicks."""
+        return sum(self.sent[kind] for kind in GOOD)
+
+    @property
+    def bad(self) -> dict[str, int]:
+        """Records that are none."""
+        return {kind: count for kind, count in self.sent.items() if kind not in GOOD}
+
+    def avro(self, *fields: str | dict[str, Any], subject: str = "clicks-value") -> AvroSerializer:
+        """Of a schema that the shop has made: fields by name and type, or as Avro has them."""
+        named = [{"name": one, "type": "string"} if isinstance(one, str) else one for one in fields]
+        schema = {"type": "record", "name": "Viewed", "namespace": "shop", "fields": named}
+        names = [one["name"] for one in named]
+        return AvroSerializer(
+            self.client,
+            json.dumps(schema),
+            lambda click, _: {name: click[name] for name in names},
+            self.under(subject),
+        )
+
+    def under(self, subject: str) -> dict[str, Any]:
+        """A serializer's configuration. A registry keeps schemas of one format under a subject."""
+        return {"subject.name.strategy": lambda *_: f"{self.deployment.prefix}-{subject}"}
+
+    def send(self, kind: str, serializer: Any, *, count: int = EACH, **fields: Any) -> None:
+        """So many records, durable at the end."""
+        for _ in range(count):
+            n = self.sent.total()
+            click = {"session_id": f"s{n % 7}", "item_id": ITEMS[n % len(ITEMS)], "timestamp": BEGAN + n} | fields
+            message = message_class(Click)(**click) if isinstance(serializer, ProtobufSerializer) else click
+            self.deployment.send_raw(f"s{n % 7}".encode(), serializer(message, self.context))
+            self.sent[kind] += 1
+        self.deployment.flush()
+
+    def pause_registry(self, *, over: bool = False) -> None:
+        """It answers nobody from now on, or answers again."""
+        assert self.registry.process is not None
+        self.registry.process.send_signal(signal.SIGCONT if over else signal.SIGSTOP)
+
+
+def play(scene: Scene) -> None:
+    """A schema that changes under load, around a registry that comes late and goes away."""
+    deployment = scene.deployment
+    deployment.announce(deployment.bundle("v1"))
+    worker = deployment.start()
+    deployment.wait(lambda: "does not answer" in (worker.ready() or {}).get("schema registry", ""), "it is waited for")
+    scene.registry.start()
+    time = {"name": "timestamp", "type": {"type": "long", "logicalType": "timestamp-millis"}}
+    old = scene.avro("session_id", "item_id", time)
+    scene.send("old", old)
+    deployment.wait_until_acknowledged()
+    scene.pause_registry()
+    scene.send("old", old)
+    deployment.wait_until_acknowledged()  # a schema that is known needs no registry
+    scene.pause_registry(over=True)
+    new = scene.avro("session_id", "item_id", time, {"name": "type", "type": "string", "default": "view"})
+    new({"session_id": "s", "item_id": "i", "timestamp": 1, "type": "cart"}, scene.context)  # registers, sends nothing
+    scene.pause_registry()
+    scene.send("new", new, type="cart")
+    scene.send("old", old)
+    assert deployment.committed() == 2 * EACH
+    assert deployment.records(deployment.topics.rejected) == 0
+    scene.pause_registry(over=True)
+    deployment.wait_until_acknowledged()
+    confluents = {"use.deprecated.format": False, **scene.under("protobuf")}
+    scene.send("protobuf", ProtobufSerializer(message_class(Click), scene.client, confluents))
+    as_it_is = lambda click, _: click  # noqa: E731
+    text = schema_text(Click, "json-schema")
+    scene.send("json-schema", JSONSerializer(text, scene.client, as_it_is, scene.under("json-schema")))
+    scene.send("json", lambda click, _: encode_click(Click(**click)))
+    scene.send("incompatible-schema", scene.avro("session_id", time, subject="other"))
+    scene.send("unknown-schema", lambda *_: b"\0\x7f\0\0\1?", count=1)
+    scene.send("malformed", lambda click, context: old(click, context)[:-3], count=1)
+    deployment.wait_until_acknowledged()
+    assert worker.stop() == 0
+
+
+@pytest.fixture(scope="module")
+def scene(kafka: KafkaUnderTest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    root, prefix = tmp_path_factory.mktemp("registry"), f"registry-{uuid.uuid4().hex[:8]}"
+    with apicurio(root) as registry:
+        wire = {f"{WIRE}URL": registry.url, f"{WIRE}CLICKS": "avro", f"{WIRE}RANKINGS": "avro"}
+        deployment = Deployment(kafka.bootstrap_servers, prefix, root, ITEMS, extra={**NEVER_TAKEN_FOR_DEAD, **wire})
+        scene = Scene(deployment, registry)
+        try:
+            play(scene)
+            yield scene
+        finally:
+            scene.client.close()
+            deployment.stop_all()
+            admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
+            own = [topic for topic in admin.list_topics(timeout=30).topics if topic.startswith(prefix)]
+            for deleted in admin.delete_topics(own).values():
+                deleted.result(PATIENCE)
+
+
+def test_a_schema_changes_under_load(scene: Scene) -> None:
+    """Every click is answered, once, whatever schema it was written by; Confluent's deserializer reads the rankings."""
+    topics = scene.deployment.topics
+    read, context = AvroDeserializer(scene.client), SerializationContext(topics.rankings, MessageField.VALUE)
+    records = read_topic(scene.deployment.connection.librdkafka(), topics.rankings)
+    rankings: list[Any] = [read(record.value(), context) for record in records]
+    assert len({(one["source"]["partition"], one["source"]["offset"]) for one in rankings}) == len(rankings)
+    assert len(rankings) == scene.good == 7 * EACH
+    assert Counter(one["type"] for one in rankings) == {"cart": EACH, None: 6 * EACH}
+
+
+def test_what_no_schema_makes_a_click_of_is_rejected(scene: Scene) -> None:
+    records = read_topic(scene.deployment.connection.librdkafka(), scene.deployment.topics.rejected)
+    rejected = [decode_rejected(record.value() or b"") for record in records]
+    assert Counter(one.reason.value for one in rejected) == scene.bad
+    assert all("item_id" in one.detail for one in rejected if one.reason == "incompatible-schema")
+
+
+def test_commands_read_the_same(scene: Scene, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = load_settings(StreamSettings, config=None, environ=scene.deployment.environment())
+    quiet = Console(file=io.StringIO())
+    code = watch(settings, session_id=None, limit=scene.good, from_beginning=True, json=True, out=quiet, err=quiet)
+    assert code == 0
+    assert capsys.readouterr().out.count('"model_version":"v1"') == scene.good
+
+
+def test_the_trainer_collects_the_same(scene: Scene, tmp_path: Path) -> None:
+    own = {"NEXTCLICK_TRAINER__LOG_DIR": str(tmp_path)}
+    root = load_settings(TrainerRoot, config=None, environ=scene.deployment.environment() | own)
+    collected = collect(root, once=True, stopping=lambda: False)
+    assert collected.clicks == scene.good
+    assert collected.rejected == scene.bad
+
+
+def test_the_registry_takes_our_other_schemas(scene: Scene) -> None:
+    settings = load_settings(StreamSettings, config=None, environ=scene.deployment.environment())
+    context = SerializationContext("rankings", MessageField.VALUE)
+    values = {}
+    for format_ in ("protobuf", "json-schema"):
+        told = settings.schema_registry.model_copy(update={"rankings": format_})
+        codec = formats_of(told, settings.topics, rankings=f"{scene.deployment.prefix}-{format_}").rankings
+        values[format_] = codec.to_wire(encode_ranking(examples.RANKING))
+        assert codec.to_json(values[format_]) == encode_ranking(examples.RANKING)
+    message = ProtobufDeserializer(message_class(Ranking), {"use.deprecated.format": False})(
+        values["protobuf"], context
+    )
+    assert [item.item_id for item in message.items] == [item.item_id for item in examples.RANKING.items]
+    found = JSONDeserializer(schema_text(Ranking, "json-schema"))(values["json-schema"], context)
+    assert found["model_version"] == examples.RANKING.model_version
