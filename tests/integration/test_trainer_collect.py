@@ -78,7 +78,8 @@ def test_clicks_wait_for_a_schema_registry_that_is_away(deployment: Deployment) 
     shop = formats().clicks
     deployment.produce_raw((click.session_id.encode(), shop.to_wire(encode_click(click))) for click in clicks(60))
     folder = ClickLogFolder(deployment.log_dir)
-    options: dict[str, Any] = {"limits": root.clicks.limits, "flush_clicks": 1000, "flush_seconds": 60.0}
+    options: dict[str, Any] = {"group": root.group, "limits": root.clicks.limits}
+    options |= {"flush_clicks": 1000, "flush_seconds": 60.0}
     with (
         folder.locked(),
         Collector(root.kafka, deployment.topics.clicks, folder, formats=formats(), **options) as collector,

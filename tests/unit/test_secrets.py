@@ -42,6 +42,7 @@ GIVEN = {
     "kafka.sasl_password": f"x{SECRET}",
     "kafka.oauth_client_secret": f"x{SECRET}",
     "kafka.ssl_key_password": f"x{SECRET}",
+    "schema_registry.password": f"x{SECRET}",
     "api.token": SECRET,
     "api.store_url": f"redis://:{SECRET}@{NOBODY}/0",
 }
