@@ -106,8 +106,7 @@ class Server(uvicorn.Server):
 async def run_api(settings: StreamSettings) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code. Raises StreamError and SchemaError before it serves."""
     api = settings.api
-    tokens = _tokens(api)
-    listener = _listen(api)
+    tokens, listener = _tokens(api), _listen(api)
     await asyncio.to_thread(_check_topics, settings)
     metrics, watchers, traffic = ApiMetrics(), Watchers(), Traffic()
 
