@@ -23,13 +23,21 @@ from tests.patience import PATIENCE
 
 PAGE = REPOSITORY / "docs" / "rejected.md"
 ITEMS = tuple(f"item-{n}" for n in range(12))
+AHEAD_MS = 20_000
+"""How far a click lies in the future: time enough for a worker on a busy machine to reject it before it comes."""
 NO_TEXT = b"\x1b[2J\xff\x00"
 """It would clear a terminal."""
 
 
 @pytest.fixture
 def deployment(kafka: KafkaUnderTest, topic_prefix: str, tmp_path: Path) -> Iterator[Deployment]:
-    deployment = Deployment(kafka.bootstrap_servers, topic_prefix, tmp_path, ITEMS, extra=NEVER_TAKEN_FOR_DEAD)
+    deployment = Deployment(
+        kafka.bootstrap_servers,
+        topic_prefix,
+        tmp_path,
+        ITEMS,
+        extra=NEVER_TAKEN_FOR_DEAD | {"NEXTCLICK_CLICKS__MAX_FUTURE": "1s"},
+    )
     deployment.announce(deployment.bundle("v1"))
     yield deployment
     deployment.stop_all()
@@ -131,7 +139,7 @@ def test_rejected_records_are_looked_at_repaired_and_ranked(deployment: Deployme
     look, [show], repair, [as_they_were] = (lines(block) for block in blocks(PAGE, "sh"))
     worker = deployment.start_ready()
     now = time.time_ns() // 1_000_000
-    good, early = click("good", now), click("e", now + 65_000)
+    good, early = click("good", now), click("e", now + AHEAD_MS)
     seconds = [click(f"s{n}", now // 1000 - n) for n in range(3)]
     wrong = [early, *seconds, (NO_TEXT, NO_TEXT), (b"s", b'{"session_id": "s",')]
     for record in (good, *wrong):
