@@ -125,7 +125,7 @@ def read_rejected(settings: StreamSettings, *, last_ms: int | None, err: Console
         err.print(text, style="yellow", markup=False, highlight=False)
 
     name = settings.topics.rejected
-    err.print(f"reading {name}", style="dim", markup=False, highlight=False)
+    err.print(f"reading {name}", style="dim", markup=False, highlight=False, soft_wrap=True)
     with plain_consumer(settings.kafka, name, name=f"{settings.app_id}-rejected") as topic:
         return RejectedTopic(topic, last_ms=last_ms, warn=warn)
 

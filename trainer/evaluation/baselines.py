@@ -16,7 +16,7 @@ from trainer.data.lanes import Lanes
 from trainer.data.sessions import Ints, SessionSet
 from trainer.errors import TrainingSettingsError
 from trainer.evaluation.protocol import Floats, Ties, ranks_among
-from trainer.models.counting import LONGEST, CountingModel, CountingSettings
+from trainer.models.counting import LONGEST, CountingModel, CountingSettings, ItemCounts
 from trainer.models.neighbours import SessionNeighbours
 from trainer.models.registry import COUNTING, settings_class
 from trainer.models.settings import assignments_of
@@ -53,6 +53,8 @@ class Baseline:
         difference between them and the model that is served.
         """
         longest = min(int(lanes.clicks.max()), self.model.recent_size)  # a longer row would be padding
+        if isinstance(self.model, ItemCounts) and not self.model.own:
+            longest = 1  # the last item alone decides
         if isinstance(self.model, SessionNeighbours):
             return self.model.scores_after(lanes.history(longest))
         return self.model.scores(*lanes.recent(longest))
