@@ -15,7 +15,7 @@ from typing import Final
 from faust.types import TP, Message
 
 from schemas.bundle.runtime import Model
-from schemas.errors import SchemaRegistryError
+from schemas.errors import SchemaRegistryError, StoppedWaitingError
 from schemas.formats.codec import PLAIN, Formats, RegistryCodec
 from schemas.messages.click import ClickLimits, ClickRejectedError
 from schemas.messages.forget import decode_forget
@@ -154,6 +154,10 @@ class Pipeline:
         try:
             if heads := schemas.missing(record.value for chunk, _ in fetch.chunks for record in chunk.records):
                 await asyncio.to_thread(schemas.load, heads)
+        except StoppedWaitingError:
+            # What is in flight has its time to end. Faust cancels the agent after that: these clicks are redelivered.
+            self._abandon(fetch)
+            await asyncio.Event().wait()
         except SchemaRegistryError as error:
             self.in_flight.fail(error)  # from here on nothing is computed or acknowledged
         except BaseException:

@@ -17,6 +17,7 @@ from confluent_kafka import KafkaError, Producer
 from faust.types import TP
 
 from schemas.bundle.runtime import Model
+from schemas.errors import StoppedWaitingError
 from schemas.messages.click import Click, encode_click
 from schemas.messages.ranking import decode_ranking
 from schemas.messages.rejected import decode_rejected
@@ -585,6 +586,27 @@ async def test_what_is_no_click_is_parked_and_acknowledged_with_its_chunk(runnin
     parked = [decode_rejected(value) for value in running.kafka.on_topic(REJECTED)]
     assert [(one.reason, one.source.offset) for one in parked] == [("wrong-type", 5), ("not-json", 7)]
     assert (running.recent("s"), running.kafka.acked) == (("a",), [7])
+
+
+async def test_what_is_in_flight_ends_though_a_click_waits_for_a_schema_when_the_worker_stops(running: Running) -> None:
+    asked = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def load(_: object) -> None:
+        loop.call_soon_threadsafe(asked.set)
+        raise StoppedWaitingError("stopped; the schema registry does not answer")
+
+    running.kafka.held = {RANKINGS}
+    await running.take(("s", "a"), at=0)
+    await running.settle()
+    running.app.pipeline._schemas = cast(Any, SimpleNamespace(missing=list, load=load))
+    await running.take(("s", "b"), at=1)
+    await asked.wait()
+    running.kafka.release()
+    async with asyncio.timeout(PATIENCE):
+        while running.kafka.acked != [0]:
+            await asyncio.sleep(0.005)
+    assert (running.recent("s"), running.fatal) == (("a",), [])
 
 
 async def test_redelivered_clicks_are_acknowledged_without_a_second_ranking(running: Running) -> None:
