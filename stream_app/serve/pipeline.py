@@ -384,10 +384,11 @@ class Pipeline:
         states = {session_id: pending[session_id] for session_id in session_ids & pending.keys()}
         stored = self._table.states(chunk.tp.partition, session_ids - states.keys())
         furthest = max((state.offset for state in stored.values()), default=-1)
-        if chunk.end_offset is not None and furthest >= max(chunk.end_offset, chunk.records[-1].offset + 1):
+        ahead = chunk.end_offset is not None and furthest >= max(chunk.end_offset, chunk.records[-1].offset + 1)
+        if ahead and furthest >= (end := self._consumer.leaders_end(chunk.tp)):
             raise StoreError(
                 f"a session row has applied offset {furthest} of {chunk.tp.topic} partition "
-                f"{chunk.tp.partition}, which ends at {chunk.end_offset}: the topic was deleted and created again, "
+                f"{chunk.tp.partition}, which ends at {end}: the topic was deleted and created again, "
                 f"and its new clicks would be taken for redelivered ones. Start with a new worker.app_id and an empty "
                 f"worker.data_dir"
             )

@@ -58,6 +58,7 @@ class FakeKafka:
     acked: list[int] = field(default_factory=list)
     generation: int = GENERATION
     overdue: bool = False  # heartbeats
+    end: int = 20  # of the clicks, by their leader
     _unacked_messages: WeakSet[Any] = field(default_factory=WeakSet)  # Faust's stream looks at it
 
     def sending(self) -> Sending:
@@ -83,6 +84,9 @@ class FakeKafka:
 
     def owns(self, _: TP, generation: int) -> bool:
         return generation == self.generation
+
+    def leaders_end(self, _: TP) -> int:
+        return self.end
 
     def may_be_expelled(self) -> bool:
         return self.overdue
@@ -629,9 +633,19 @@ async def test_rows_ahead_of_a_topic_that_was_created_anew_end_the_worker(tmp_pa
             await running.take_chunks(running.chunk(*[(one, "b") for one in (session, "t", "u", "s")], at=0, end=20))
             await running.app.pipeline.drained()
             assert [type(error) for error in running.fatal] == [StoreError]
-            assert "applied offset 50" in str(running.fatal[0])
+            assert "applied offset 50 of clicks partition 2, which ends at 20" in str(running.fatal[0])
             running.app.pipeline.in_flight.failed = running.app.pipeline._broken_off = False
         assert len(running.kafka.on_topic(RANKINGS)) == ranked
+
+
+async def test_rows_ahead_of_what_a_near_replica_knows_are_no_reason_to_end(running: Running) -> None:
+    """It is behind its leader, which has the clicks of these rows."""
+    await running.take(("s", "a"), ("s", "b"), ("s", "c"), at=0)
+    await running.ended()
+    running.kafka.end = 3
+    await running.take_chunks(running.chunk(("s", "a"), at=0, end=1))
+    await running.ended()
+    assert (running.recent("s"), running.kafka.acked) == (("a", "b", "c"), [2, 0])
 
 
 async def test_rows_ahead_of_a_chunk_are_redelivered_clicks_while_the_topic_has_them(running: Running) -> None:
