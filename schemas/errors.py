@@ -10,6 +10,7 @@
     ├── VocabularyError (ValueError)       item ids that are no vocabulary
     ├── ClickFileError (ValueError)        a file of clicks that cannot be used
     ├── SchemaRegistryError                the schema registry is away for too long, or refuses
+    │   └── StoppedWaitingError            whoever waited for it was told to stop
     ├── SettingsError                      the configuration cannot be used as it stands
     └── TopicError                         the topics of the cluster do not fit the topic table
 
@@ -49,6 +50,10 @@ class ClickFileError(SchemaError, ValueError):
 
 class SchemaRegistryError(SchemaError):
     """A schema cannot be had; no record that needs it was passed over."""
+
+
+class StoppedWaitingError(SchemaRegistryError):
+    """The process was told to stop while it waited for the schema registry: no failure of its own."""
 
 
 class SettingsError(SchemaError):

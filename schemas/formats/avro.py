@@ -14,7 +14,11 @@ from schemas.messages.click import RejectReason
 NAMESPACE: Final = "nextclick"
 _SCALARS: Final = {"string": "string", "int64": "long", "double": "double"}
 # What fastavro makes of bytes that are not what their schema says.
-_MALFORMED: Final = (EOFError, ValueError, LookupError, TypeError, ArithmeticError, StopIteration)
+_MALFORMED: Final = (
+    EOFError, ValueError, LookupError, TypeError, ArithmeticError, StopIteration, AttributeError, RecursionError,
+)  # fmt: skip
+# And of a schema that is none.
+_NO_SCHEMA: Final = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 
 def avro_schema(kind: type[msgspec.Struct]) -> dict[str, Any]:
@@ -60,7 +64,8 @@ def avro_reader(kind: type[msgspec.Struct], writer: str, references: Sequence[st
             parse_schema(_without_logical_types(text), named_schemas=named)
         # fastavro marks what is parsed, and has then no need to look for names again.
         written = parse_schema(_without_logical_types(writer), named_schemas=named)
-    except (SchemaParseException, ValueError, LookupError, TypeError) as error:
+        _takes_bytes(written, named, {})
+    except (SchemaParseException, *_NO_SCHEMA) as error:
         raise UnreadableError(RejectReason.INCOMPATIBLE_SCHEMA, f"no usable Avro schema: {error}") from error
     if not isinstance(written, dict) or written.get("type") != "record":
         raise UnreadableError(RejectReason.INCOMPATIBLE_SCHEMA, "the Avro schema is not of a record")
@@ -95,6 +100,39 @@ def avro_writer(kind: type[msgspec.Struct]) -> Callable[[bytes], bytes]:
         return data.getvalue()
 
     return write
+
+
+def _takes_bytes(schema: Any, named: Mapping[str, Any], known: dict[str, bool | None]) -> bool:
+    """Whether each value of a schema takes bytes. `known` are the records that were looked at; None: it is under way.
+
+    Raises ValueError where a message of a few bytes could take any time, or calls so deep that they end the process:
+    lists and records of what takes none, and records inside themselves.
+    """
+    if isinstance(schema, list):
+        for branch in schema:
+            _takes_bytes(branch, named, known)
+        return True
+    kind = schema["type"] if isinstance(schema, dict) else schema
+    if not isinstance(kind, str):
+        return _takes_bytes(kind, named, known)
+    if kind == "array" and not _takes_bytes(schema["items"], named, known):
+        raise ValueError("it has lists of elements that take no bytes")
+    if kind == "map":
+        _takes_bytes(schema["values"], named, known)
+    if kind == "fixed":
+        return bool(schema["size"] > 0)
+    if kind == "record":
+        name = schema["name"]
+        if name not in known:
+            known[name] = None
+            takes = [_takes_bytes(field["type"], named, known) for field in schema["fields"]]
+            if takes and not any(takes):
+                raise ValueError(f"its record {name} has fields, and takes no bytes")
+            known[name] = bool(takes)
+        if known[name] is None:
+            raise ValueError(f"its record {name} is inside itself")
+        return bool(known[name])
+    return _takes_bytes(named[kind], named, known) if kind in named else kind != "null"
 
 
 def _without_logical_types(text: str) -> Any:

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 import structlog
 
 from schemas.config.schema_registry_settings import SchemaRegistrySettings
-from schemas.errors import SchemaRegistryError, SettingsError
+from schemas.errors import SchemaRegistryError, SettingsError, StoppedWaitingError
 
 log = structlog.get_logger(__name__)
 
@@ -128,7 +128,7 @@ class SchemaRegistry:
                 return answer
             self.waiting_for = problem
             if self._stopping():
-                raise SchemaRegistryError(f"stopped; {problem}")
+                raise StoppedWaitingError(f"stopped; {problem}")
             if time.monotonic() > until:
                 raise SchemaRegistryError(f"{problem}; gave up after schema_registry.timeout")
             log.warning("waiting for the schema registry", problem=problem)

@@ -185,14 +185,16 @@ class KafkaConnection(Section):
             config["ssl.endpoint.identification.algorithm"] = "https" if self.ssl_check_hostname else "none"
         return config
 
-    def plain_consumer(self, group: str, client_id: str | None = None) -> dict[str, Any]:
+    def plain_consumer(self, group: str, client_id: str | None = None, *, to_the_end: bool = False) -> dict[str, Any]:
         """The same for a consumer that joins no group and commits nothing: its partitions are assigned by hand.
 
         librdkafka wants a `group` all the same, and asks for its coordinator, so there must be a right to describe it.
-        The brokers' logs know the consumer by `client_id`, or else by the group.
+        The brokers' logs know the consumer by `client_id`, or else by the group. `to_the_end` is for whoever takes the
+        end that a fetch tells for the end of all there is: that of a near replica may lie before records of the leader.
         """
         return {
             **self.librdkafka(),
+            **({"client.rack": ""} if to_the_end else {}),
             "client.id": client_id or group,
             "group.id": group,
             "enable.auto.commit": False,

@@ -5,6 +5,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
+from schemas.bundle.signature import TrustedKeys
 from schemas.messages.announcement import ModelAnnouncement
 from stream_app.tools.announced import Bundles, ModelError
 from stream_app.tools.explain import Opened
@@ -16,11 +17,17 @@ MOST_KEPT_BYTES: Final = 512 * 1024**2
 class KeptBundle:
     """That of the model that serves; another one takes its place when it is announced and asked for.
 
-    For one caller at a time. `locations` are those that bundles may be loaded from, `serving` says what is announced.
+    For one caller at a time. `locations` are those that bundles may be loaded from, `trusted` are the keys of which one
+    must have signed them, `serving` says what is announced.
     """
 
-    def __init__(self, locations: tuple[str, ...], serving: Callable[[], ModelAnnouncement | None]) -> None:
-        self._locations, self._serving = locations, serving
+    def __init__(
+        self,
+        locations: tuple[str, ...],
+        serving: Callable[[], ModelAnnouncement | None],
+        trusted: TrustedKeys | None,
+    ) -> None:
+        self._locations, self._serving, self._trusted = locations, serving, trusted
         self._kept: tuple[ModelAnnouncement, Opened] | None = None
 
     def opened(self) -> Opened:
@@ -32,7 +39,7 @@ class KeptBundle:
             return self._kept[1]
         self._kept = None  # first: there is room for one
         with TemporaryDirectory(prefix="nextclick-bundles-") as cache:
-            opened = Opened.of(Bundles(announced, self._locations, Path(cache)))
+            opened = Opened.of(Bundles(announced, self._locations, Path(cache), self._trusted))
         if opened.size <= MOST_KEPT_BYTES:
             self._kept = announced, opened
         return opened

@@ -14,6 +14,7 @@ import structlog
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from schemas.config.settings import TopicSettings
+from schemas.errors import StoppedWaitingError
 from schemas.formats.codec import Codec
 from stream_app.api.board import Board
 from stream_app.api.latest import newest, read
@@ -90,6 +91,8 @@ class Reader:
     def _run(self) -> None:
         try:
             self._read()
+        except StoppedWaitingError as error:
+            log.info("stopped", waited_for=str(error))
         except Exception as error:  # noqa: BLE001 - the thread's edge: no ranking would be told from here on
             self._on_fatal(error)
         finally:

@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from schemas.bundle.signature import trusted_keys
 from schemas.config.duration import parse_duration
 from schemas.formats.codec import Codec, RegistryCodec
 from schemas.masking import masked
@@ -100,7 +101,8 @@ class Endpoints:
         self._clicks, self._watchers, self._board = parts.clicks, parts.watchers, parts.board
         self._metrics, self._readiness = parts.metrics, parts.readiness
         serving = partial(self._board.serving, self._settings.worker.model_alias)
-        self._bundle = KeptBundle(self._settings.worker.bundle_locations, serving)
+        trusted = trusted_keys(self._settings.bundles.trusted_keys)
+        self._bundle = KeptBundle(self._settings.worker.bundle_locations, serving, trusted)
         self._codec = parts.codec
         self._open = 0
         self._slow = ThreadPoolExecutor(1, "slow")

@@ -18,7 +18,7 @@ import redis
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from schemas.errors import SchemaRegistryError
+from schemas.errors import SchemaRegistryError, StoppedWaitingError
 from schemas.formats.codec import formats_of
 from schemas.kafka.admin import check_topics
 from stream_app.api.latest import newest, read
@@ -233,6 +233,8 @@ async def run_sink(settings: StreamSettings) -> int:
     log.info("health and metrics", url=f"http://{own.web_host}:{web.port}")
     try:
         await asyncio.to_thread(sink.run)
+    except StoppedWaitingError as error:
+        log.info("stopped", waited_for=str(error))
     except (StreamError, SchemaRegistryError, KafkaException) as error:
         failure = str(error)
         log.error("the sink cannot go on", error=failure, kind=type(error).__name__)

@@ -37,6 +37,7 @@ _LOOKS: Final = 5
 """After so many in vain, a thread waits for the next click: cheaper than to look, and dearer than to find."""
 _LONGEST_WAIT_SECONDS: Final = 0.25
 """A rebalance waits for the read under way."""
+_ANSWER_SECONDS: Final = 10.0
 # What librdkafka fetches ahead, and how soon it looks again after it had that: its own 1,000 ms starve a backlog.
 _QUEUED_CLICKS: Final = 8192
 _QUEUED_KILOBYTES: Final = 16_384
@@ -117,7 +118,7 @@ class Pace:
 class ClickReader:
     """The clicks of this worker's partitions, as they come.
 
-    All calls but `close` and `end_offset` belong to the event loop.
+    All calls but `close`, `end_offset` and `leaders_end` belong to the event loop.
 
     Args:
         consumer_config: of a consumer without a group, for librdkafka.
@@ -205,6 +206,16 @@ class ClickReader:
             return None
         _, end = self._consumer.get_watermark_offsets(TopicPartition(tp.topic, tp.partition), cached=True)
         return None if end == _UNKNOWN else int(end)
+
+    def leaders_end(self, tp: TP) -> int:
+        """Where a partition ends by the word of its leader. Raises KafkaException.
+
+        A fetch from a near replica (`kafka.client_rack`) may tell of an end before that: a replica learns late what is
+        confirmed.
+        """
+        place = TopicPartition(tp.topic, tp.partition)
+        _, end = self._consumer.get_watermark_offsets(place, timeout=_ANSWER_SECONDS)
+        return int(end)
 
     async def read(self) -> dict[TP, list[Record]]:
         """The clicks that have come, at most `most`; waits a little while there are none.

@@ -124,7 +124,7 @@ def plain_consumer(
 
     `wait_ms` is how long a broker waits for records before it says that there are none.
     """
-    config = {**connection.plain_consumer(name), "fetch.wait.max.ms": wait_ms}
+    config = {**connection.plain_consumer(name, to_the_end=True), "fetch.wait.max.ms": wait_ms}
     try:
         consumer = Consumer(config, logger=logging.getLogger("librdkafka"))
     except KafkaException as error:

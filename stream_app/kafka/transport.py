@@ -48,7 +48,7 @@ class Chunk:
         tp: the partition.
         records: at least one, ascending offsets.
         generation: of the consumer group in which they were fetched.
-        end_offset: of the partition as the broker last told it; above every offset there is.
+        end_offset: of the partition as the broker that it is fetched from last told it.
         durable: set once rankings and rows are durable; only then does the consumer take an acknowledgement.
     """
 
@@ -343,6 +343,10 @@ class ChunkConsumer(driver.Consumer):
     def end_offset(self, tp: TP) -> int | None:
         """Where a clicks partition ended when it was last fetched, with what is open yet; None before that."""
         return self.reader.end_offset(tp)
+
+    def leaders_end(self, tp: TP) -> int:
+        """Where a clicks partition ends, above every offset there is. Raises KafkaException."""
+        return self.reader.leaders_end(tp)
 
     async def verify_all_partitions_active(self) -> None:
         """Do without Faust's look for partitions that stand still.

@@ -9,7 +9,7 @@ from typing import Final
 import structlog
 from confluent_kafka import KafkaException
 
-from schemas.errors import SchemaRegistryError, SettingsError
+from schemas.errors import SchemaRegistryError, SettingsError, StoppedWaitingError
 from schemas.kafka.admin import check_topics
 from stream_app.errors import StoreError, StreamError
 from stream_app.score.metrics import ScoreMetrics
@@ -51,6 +51,8 @@ async def run_scorer(settings: StreamSettings, *, shadows: bool = False) -> int:
     log.info("health and metrics", url=f"http://{scores.web_host}:{web.port}")
     try:
         await asyncio.to_thread(scorer.run)
+    except StoppedWaitingError as error:
+        log.info("stopped", waited_for=str(error))
     except (StreamError, SchemaRegistryError, KafkaException) as error:
         failure = str(error)
         log.error("the scorer cannot go on", error=failure, kind=type(error).__name__)

@@ -15,7 +15,7 @@ from typing import Final
 from faust.types import TP, Message
 
 from schemas.bundle.runtime import Model
-from schemas.errors import SchemaRegistryError
+from schemas.errors import SchemaRegistryError, StoppedWaitingError
 from schemas.formats.codec import PLAIN, Formats, RegistryCodec
 from schemas.messages.click import ClickLimits, ClickRejectedError
 from schemas.messages.forget import decode_forget
@@ -154,6 +154,10 @@ class Pipeline:
         try:
             if heads := schemas.missing(record.value for chunk, _ in fetch.chunks for record in chunk.records):
                 await asyncio.to_thread(schemas.load, heads)
+        except StoppedWaitingError:
+            # What is in flight has its time to end. Faust cancels the agent after that: these clicks are redelivered.
+            self._abandon(fetch)
+            await asyncio.Event().wait()
         except SchemaRegistryError as error:
             self.in_flight.fail(error)  # from here on nothing is computed or acknowledged
         except BaseException:
@@ -380,10 +384,11 @@ class Pipeline:
         states = {session_id: pending[session_id] for session_id in session_ids & pending.keys()}
         stored = self._table.states(chunk.tp.partition, session_ids - states.keys())
         furthest = max((state.offset for state in stored.values()), default=-1)
-        if chunk.end_offset is not None and furthest >= max(chunk.end_offset, chunk.records[-1].offset + 1):
+        ahead = chunk.end_offset is not None and furthest >= max(chunk.end_offset, chunk.records[-1].offset + 1)
+        if ahead and furthest >= (end := self._consumer.leaders_end(chunk.tp)):
             raise StoreError(
                 f"a session row has applied offset {furthest} of {chunk.tp.topic} partition "
-                f"{chunk.tp.partition}, which ends at {chunk.end_offset}: the topic was deleted and created again, "
+                f"{chunk.tp.partition}, which ends at {end}: the topic was deleted and created again, "
                 f"and its new clicks would be taken for redelivered ones. Start with a new worker.app_id and an empty "
                 f"worker.data_dir"
             )

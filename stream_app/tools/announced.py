@@ -29,7 +29,7 @@ class Bundles:
         announcement: ModelAnnouncement,
         locations: tuple[str, ...],
         cache: Path,
-        trusted: TrustedKeys | None = None,
+        trusted: TrustedKeys | None,
     ) -> None:
         self.announcement = announcement
         self._locations = locations

@@ -31,7 +31,7 @@ class CompactedTopic:
         """To the end of the topic, each partition in order."""
         consumer = Consumer(
             {
-                **self._connection.plain_consumer(self._group),
+                **self._connection.plain_consumer(self._group, to_the_end=True),
                 "fetch.wait.max.ms": 10,  # the end of the topic is the answer, not something to wait at
             },
             logger=logging.getLogger("librdkafka"),

@@ -144,6 +144,11 @@ def avro(fields: list[dict[str, Any]]) -> Schema:
 
 TEXT, NUMBER = {"type": "string"}, {"type": "long"}
 WHOLE = [{"name": "session_id", **TEXT}, {"name": "item_id", **TEXT}, {"name": "timestamp", **NUMBER}]
+NULLS = {"type": {"type": "array", "items": "null"}}
+ENDLESS = b"\xfe\xff\xff\xff\xff\xff\xff\xff\x7f"  # a list of 2**62 elements
+WITHIN = {"type": ["null", "Click"]}
+NOTHING = {"type": "record", "name": "Nothing", "fields": []}
+TWICE = {"type": {"type": "record", "name": "Twice", "fields": [{"name": "n", "type": NOTHING}]}}
 PROTO = Schema(schema_text(Click, "protobuf"), "PROTOBUF")
 
 
@@ -158,6 +163,12 @@ PROTO = Schema(schema_text(Click, "protobuf"), "PROTOBUF")
         (avro([*WHOLE[:2], {"name": "timestamp", **TEXT}]), b"\x02s\x02i\x021", RejectReason.INCOMPATIBLE_SCHEMA, ""),
         (Schema('"string"', "AVRO"), b"\x02s", RejectReason.INCOMPATIBLE_SCHEMA, "not of a record"),
         (Schema("{", "AVRO"), b"\x02s", RejectReason.INCOMPATIBLE_SCHEMA, "no usable Avro schema"),
+        (Schema('{"type": "record", "fields": []}', "AVRO"), b"", RejectReason.INCOMPATIBLE_SCHEMA, "no usable Avro"),
+        (Schema('{"type": "record", "name": 5}', "AVRO"), b"", RejectReason.INCOMPATIBLE_SCHEMA, "no usable Avro"),
+        (Schema("[" * 100_000, "AVRO"), b"", RejectReason.INCOMPATIBLE_SCHEMA, "no usable Avro schema"),
+        (avro([{"name": "a", **WITHIN}, *WHOLE]), b"\x02" * 50, RejectReason.INCOMPATIBLE_SCHEMA, "inside itself"),
+        (avro([{"name": "a", **NULLS}, *WHOLE]), ENDLESS, RejectReason.INCOMPATIBLE_SCHEMA, "take no bytes"),
+        (avro([{"name": "a", **TWICE}, *WHOLE]), b"", RejectReason.INCOMPATIBLE_SCHEMA, "takes no bytes"),
         (PROTO, b"\0\xff", RejectReason.MALFORMED, "no Protobuf message"),
         (PROTO, b"\xff\xff\xff\xff\xff\xff", RejectReason.MALFORMED, "the path to"),
         (PROTO, b"\x02", RejectReason.MALFORMED, "the path to"),

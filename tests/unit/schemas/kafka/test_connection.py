@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, Producer
 from pydantic import SecretStr, ValidationError
 
 from schemas.kafka import connection as kafka_settings
@@ -117,3 +117,11 @@ def test_mutual_tls_is_passed_through() -> None:
 def test_what_does_not_fit_together_is_refused(settings: dict[str, Any], problem: str) -> None:
     with pytest.raises(ValidationError, match=problem):
         KafkaConnection(**settings)
+
+
+def test_whoever_takes_the_end_of_a_fetch_for_the_end_of_all_reads_from_the_leaders() -> None:
+    near = KafkaConnection(client_rack="zone-b")
+    assert near.plain_consumer("tool")["client.rack"] == "zone-b"
+    to_the_end = near.plain_consumer("tool", to_the_end=True)
+    assert to_the_end["client.rack"] == ""
+    Consumer({**to_the_end, "log_level": 0}).close()  # librdkafka takes that for none

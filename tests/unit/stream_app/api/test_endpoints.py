@@ -5,13 +5,16 @@ import json
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 from starlette.applications import Starlette
 
-from schemas.messages.announcement import encode_announcement
+from schemas.bundle.files import manifest_digest
+from schemas.config.settings import BundleSettings
+from schemas.messages.announcement import ModelAnnouncement, encode_announcement
 from schemas.messages.examples import MODEL_ANNOUNCEMENT
 from stream_app.api.board import Board
 from stream_app.api.gate import Guard, RateLimit
@@ -25,6 +28,9 @@ from stream_app.api.watchers import Watchers
 from stream_app.api_settings import ApiSettings
 from stream_app.errors import DeliveryError, StoreError
 from stream_app.settings import StreamSettings
+from stream_app.tools.announced import ModelError
+from tests.bundle_keys import new_keys
+from tests.contract.tiny_model import TinyModel
 from tests.patience import PATIENCE
 
 CLICK = {"session_id": "s", "item_id": "i", "timestamp": 1_767_225_600_000}
@@ -228,3 +234,17 @@ async def test_announcements_are_shown_without_the_login_of_their_store() -> Non
     answer = await ask(application(endpoints, Guard([], 0), metrics, ()), "/v1/models")
     assert b"hunter2" not in answer.body
     assert json.loads(answer.body)["serving"]["uri"] == "ftp://********@store/v1"
+
+
+async def test_explanations_open_no_bundle_that_nobody_trusted_has_signed(tmp_path: Path) -> None:
+    keys, folder = new_keys(tmp_path, "shop"), TinyModel().write(tmp_path / "registry")
+    announcement = ModelAnnouncement("champion", "v1", str(folder), manifest_digest(folder), 0, "test")
+    board, outside, metrics = Board(print), Fake(), ApiMetrics()
+    board.announce(b"champion", encode_announcement(announcement))
+    fake: Any = outside
+    settings = StreamSettings(bundles=BundleSettings(trusted_keys=(keys.public,)))
+    bundle = Endpoints(Parts(settings, fake, fake, Watchers(), board, metrics, dict))._bundle
+    with pytest.raises(ModelError, match="allows no unsigned bundle"):
+        bundle.opened()
+    keys.sign(folder)
+    assert bundle.opened().terms.model.version == "v1"

@@ -14,7 +14,7 @@ from tests.contract.tiny_model import TinyModel
 
 def test_what_is_announced_is_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     announced: list[ModelAnnouncement] = []
-    kept = KeptBundle((str(tmp_path),), lambda: announced[-1] if announced else None)
+    kept = KeptBundle((str(tmp_path),), lambda: announced[-1] if announced else None, None)
     with pytest.raises(ModelError, match="no model is announced"):
         kept.opened()
     for version in ("v1", "v2"):
@@ -32,4 +32,4 @@ def test_a_bundle_from_elsewhere_is_not_opened(tmp_path: Path) -> None:
     folder = TinyModel().write(tmp_path)
     announced = ModelAnnouncement("champion", "v1", str(folder), manifest_digest(folder), 0, "test")
     with pytest.raises(ModelError, match=r"lies in none of worker\.bundle_locations"):
-        KeptBundle((str(tmp_path / "registry"),), lambda: announced).opened()
+        KeptBundle((str(tmp_path / "registry"),), lambda: announced, None).opened()

@@ -58,6 +58,7 @@ class FakeConsumer:
     polled: threading.Event = field(default_factory=threading.Event)
     answer: threading.Event = field(default_factory=threading.Event)
     end: int = -1001
+    leaders_end: int = 0
     closed: bool = False
 
     def assign(self, partitions: list[TopicPartition]) -> None:
@@ -72,9 +73,11 @@ class FakeConsumer:
         assert self.answer.wait(PATIENCE)
         return self.queue.popleft() if self.queue else None
 
-    def get_watermark_offsets(self, _: TopicPartition, *, cached: bool) -> tuple[int, int]:
-        assert cached
-        return -1001, self.end
+    def get_watermark_offsets(
+        self, _: TopicPartition, *, cached: bool = False, timeout: float = 0.0
+    ) -> tuple[int, int]:
+        assert cached or timeout
+        return -1001, self.end if cached else self.leaders_end
 
     def close(self) -> None:
         self.closed = True
@@ -195,6 +198,8 @@ async def test_the_end_of_a_partition_as_it_was_last_told(kafka: list[FakeConsum
     assert reader.end_offset(FIRST) is None
     consumer.end = 12
     assert (reader.end_offset(FIRST), reader.end_offset(SECOND)) == (12, None)
+    consumer.leaders_end = 13
+    assert reader.leaders_end(FIRST) == 13
     reader.close()
 
 

@@ -17,6 +17,7 @@ from confluent_kafka import KafkaError, Producer
 from faust.types import TP
 
 from schemas.bundle.runtime import Model
+from schemas.errors import StoppedWaitingError
 from schemas.messages.click import Click, encode_click
 from schemas.messages.ranking import decode_ranking
 from schemas.messages.rejected import decode_rejected
@@ -57,6 +58,7 @@ class FakeKafka:
     acked: list[int] = field(default_factory=list)
     generation: int = GENERATION
     overdue: bool = False  # heartbeats
+    end: int = 20  # of the clicks, by their leader
     _unacked_messages: WeakSet[Any] = field(default_factory=WeakSet)  # Faust's stream looks at it
 
     def sending(self) -> Sending:
@@ -82,6 +84,9 @@ class FakeKafka:
 
     def owns(self, _: TP, generation: int) -> bool:
         return generation == self.generation
+
+    def leaders_end(self, _: TP) -> int:
+        return self.end
 
     def may_be_expelled(self) -> bool:
         return self.overdue
@@ -587,6 +592,27 @@ async def test_what_is_no_click_is_parked_and_acknowledged_with_its_chunk(runnin
     assert (running.recent("s"), running.kafka.acked) == (("a",), [7])
 
 
+async def test_what_is_in_flight_ends_though_a_click_waits_for_a_schema_when_the_worker_stops(running: Running) -> None:
+    asked = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def load(_: object) -> None:
+        loop.call_soon_threadsafe(asked.set)
+        raise StoppedWaitingError("stopped; the schema registry does not answer")
+
+    running.kafka.held = {RANKINGS}
+    await running.take(("s", "a"), at=0)
+    await running.settle()
+    running.app.pipeline._schemas = cast(Any, SimpleNamespace(missing=list, load=load))
+    await running.take(("s", "b"), at=1)
+    await asked.wait()
+    running.kafka.release()
+    async with asyncio.timeout(PATIENCE):
+        while running.kafka.acked != [0]:
+            await asyncio.sleep(0.005)
+    assert (running.recent("s"), running.fatal) == (("a",), [])
+
+
 async def test_redelivered_clicks_are_acknowledged_without_a_second_ranking(running: Running) -> None:
     await running.take(("s", "a"), ("s", "b"), at=0)
     await running.take(("s", "a"), ("s", "b"), at=0)
@@ -607,9 +633,19 @@ async def test_rows_ahead_of_a_topic_that_was_created_anew_end_the_worker(tmp_pa
             await running.take_chunks(running.chunk(*[(one, "b") for one in (session, "t", "u", "s")], at=0, end=20))
             await running.app.pipeline.drained()
             assert [type(error) for error in running.fatal] == [StoreError]
-            assert "applied offset 50" in str(running.fatal[0])
+            assert "applied offset 50 of clicks partition 2, which ends at 20" in str(running.fatal[0])
             running.app.pipeline.in_flight.failed = running.app.pipeline._broken_off = False
         assert len(running.kafka.on_topic(RANKINGS)) == ranked
+
+
+async def test_rows_ahead_of_what_a_near_replica_knows_are_no_reason_to_end(running: Running) -> None:
+    """It is behind its leader, which has the clicks of these rows."""
+    await running.take(("s", "a"), ("s", "b"), ("s", "c"), at=0)
+    await running.ended()
+    running.kafka.end = 3
+    await running.take_chunks(running.chunk(("s", "a"), at=0, end=1))
+    await running.ended()
+    assert (running.recent("s"), running.kafka.acked) == (("a", "b", "c"), [2, 0])
 
 
 async def test_rows_ahead_of_a_chunk_are_redelivered_clicks_while_the_topic_has_them(running: Running) -> None:
