@@ -93,7 +93,7 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Playe
         refreshes: Sequence[Any] = (), refreshing: bool = False, stop_at: int = 0, **settings: Any,
     ) -> Played:  # fmt: skip
         played = Played(cycles, list(collecting), list(between), refreshes)
-        monkeypatch.setattr(service, "collector_of", lambda *_: played)
+        monkeypatch.setattr(service, "collector_of", lambda *_, **__: played)
         monkeypatch.setattr(service, "Cycle", lambda *_, **__: played)
         monkeypatch.setattr(service, "Refresh", lambda *_, **__: PlayedRefresh(played))
         trainer = TrainerSettings(
@@ -207,7 +207,7 @@ def test_a_second_trainer_with_another_log_touches_nothing(tmp_path: Path, monke
     played = Played([], [], [])
     with Lease(Store(str(tmp_path / "registry")), "champion", "another", seconds=0.4):
         monkeypatch.setattr("trainer.service.lease._POLL_SECONDS", 0.01)
-        monkeypatch.setattr(service, "collector_of", lambda *_: played)
+        monkeypatch.setattr(service, "collector_of", lambda *_, **__: played)
         trainer = TrainerSettings(log_dir=tmp_path / "log", registry=str(tmp_path / "registry"), device="cpu")
         with pytest.raises(LeaseError, match="another trainer publishes the alias champion here"):
             service.run(TrainerRoot(trainer=trainer), once=True, stopping=lambda: False)
