@@ -27,4 +27,6 @@ for line in sys.stdin:
     click = {"session_id": session, "item_id": item, "timestamp": time.time_ns() // 1_000_000}
     producer.produce("clicks", json.dumps(click), session, on_delivery=told)
     producer.poll(0)
+    while len(producer) >= 50_000:  # its queue would overflow at 100,000, which raises BufferError
+        producer.poll(1)
 producer.flush()

@@ -7,6 +7,7 @@ from pydantic import Field, SecretStr, model_validator
 
 from schemas.config.duration import Duration
 from schemas.kafka.connection import Section, system_authorities
+from schemas.masking import masked
 
 Format = Literal["json", "avro", "protobuf", "json-schema"]
 
@@ -38,6 +39,8 @@ class SchemaRegistrySettings(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        if self.url is not None and masked(self.url) != self.url:
+            raise ValueError("url holds a login, which logs would show: set username and password")
         formats = {name: getattr(self, name) for name in ("clicks", "rankings") if getattr(self, name) != "json"}
         if self.url is None and formats:
             name, wanted = next(iter(formats.items()))
@@ -47,8 +50,6 @@ class SchemaRegistrySettings(Section):
         parts = [urlsplit(url.strip()) for url in (self.url or "").split(",") if url]
         if any(part.scheme not in ("http", "https") or not part.hostname for part in parts):
             raise ValueError("url must be http://host:port or https://host:port")
-        if any(part.username for part in parts):
-            raise ValueError("url holds a login, which logs would show: set username and password")
         if (self.username is None) != (self.password is None):
             raise ValueError("username and password go together: set both or neither")
         if (self.ssl_certificate_location is None) != (self.ssl_key_location is None):

@@ -38,7 +38,12 @@ ROOTS: tuple[type[RootSettings], ...] = (StreamSettings, TrainerRoot)
 SECRETS = sorted(
     {key for root in ROOTS for key in keys(root, ()) if SecretStr in alternatives(field_type(root, key))}
 )  # fmt: skip
-URLS = [("kafka", "oauth_token_endpoint"), ("trainer", "registry"), ("worker", "bundle_locations")]
+URLS = [
+    ("kafka", "oauth_token_endpoint"),
+    ("schema_registry", "url"),
+    ("trainer", "registry"),
+    ("worker", "bundle_locations"),
+]
 GIVEN = {
     "kafka.sasl_password": f"x{SECRET}",
     "kafka.oauth_client_secret": f"x{SECRET}",
@@ -90,7 +95,10 @@ def test_passwords_without_what_belongs_to_them_are_not_repeated() -> None:
         assert tells_nothing(str(caught.value))
 
 
-@pytest.mark.parametrize("url", [URL, f"ftp://robot:{SECRET}/9@h/x", f"https://{SECRET}@h", f"s3://b?token={SECRET}"])
+@pytest.mark.parametrize(
+    "url",
+    [URL, f"ftp://robot:{SECRET}/9@h/x", f"https://{SECRET}@h", f"http://:{SECRET}@h", f"s3://b?token={SECRET}"],
+)
 @pytest.mark.parametrize("key", URLS, ids=".".join)
 def test_a_url_with_a_login_is_refused_where_it_would_be_shown(key: tuple[str, str], url: str) -> None:
     root = TrainerRoot if key[0] == "trainer" else StreamSettings
@@ -203,6 +211,11 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         port = 0
         token = "{SECRET}"
         store_url = "{GIVEN["api.store_url"]}"
+        [schema_registry]
+        url = "http://{NOBODY}"
+        rankings = "avro"
+        username = "robot"
+        password = "{GIVEN["schema_registry.password"]}"
         [worker]
         log_level = "debug"
         [trainer]

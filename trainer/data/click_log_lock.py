@@ -19,10 +19,9 @@ def keeping_files(folder: Path) -> Iterator[None]:
     with ExitStack() as held:
         try:
             lock = held.enter_context((folder / LOCK).open())
-        except OSError:
-            pass  # no click log, so nobody joins files; or it cannot be read, which whoever reads it will tell
-        else:
             fcntl.flock(lock, fcntl.LOCK_SH)
+        except OSError:
+            pass  # no click log, or a copy where there are no locks: nobody joins files. Or the reader will tell why.
         yield
 
 

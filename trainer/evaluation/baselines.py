@@ -1,7 +1,7 @@
 """What a network has to beat, all under its own protocol: the families that count, by name and options.
 
 As a text an option follows its family: ``stan:neighbours=200,days=5``. Options are the family's own settings, and its
-``window``, here as long as can be.
+``window``, here as long as can be, and ``seed``.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +24,8 @@ from trainer.models.settings import assignments_of
 Scores = npt.NDArray[np.float32]
 
 BASELINES: Final = tuple(COUNTING)
+_OF_ALL: Final = {"window": LONGEST, "seed": CountingSettings.model_fields["seed"].default}
+"""Options that every baseline has, with their defaults."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class BaselineSpec:
         """From options as texts or values. Raises :class:`TrainingSettingsError`."""
         if name not in BASELINES:
             raise TrainingSettingsError(f"--baselines: no {name}; there are {', '.join(BASELINES)}")
-        known = {**options_of(name), "window": LONGEST}
+        known = {**options_of(name), **_OF_ALL}
         for option in given:
             if option not in known:
                 raise TrainingSettingsError(f"--baselines: {name} has no option {option}; it has {', '.join(known)}")
@@ -90,13 +92,14 @@ class BaselineSpec:
 
     def build(self, train: SessionSet) -> Baseline:
         """The baseline, named by this text."""
-        settings = CountingSettings.parse({"family": self.name, "window": LONGEST, **self.options})
+        settings = CountingSettings.parse({"family": self.name, **_OF_ALL, **self.options})
         return Baseline(str(self), settings.count(train))
 
 
 def baseline_of(settings: CountingSettings) -> BaselineSpec:
     """The baseline that counts as the model of these settings does."""
-    return BaselineSpec(settings.family, {option: getattr(settings, option) for option in options_of(settings.family)})
+    options = {option: getattr(settings, option) for option in [*options_of(settings.family), *_OF_ALL]}
+    return BaselineSpec(settings.family, {name: of for name, of in options.items() if _OF_ALL.get(name) != of})
 
 
 def options_of(name: str) -> dict[str, Any]:

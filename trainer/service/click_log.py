@@ -163,7 +163,7 @@ class ClickLogFolder:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / FILES_LOCK).touch()
-            return path.open("a")
+            return path.open("a+")  # on NFS a lock is shared by who may read, and had alone by who may write
         except OSError as error:
             raise self._unwritable(path, error) from error
 
@@ -411,11 +411,15 @@ def _of_unfinished(name: str) -> LogFile | None:
 
 
 def _flock(file: TextIO, how: int) -> bool:
-    """Whether the lock was free."""
+    """Whether the lock was free. Raises ClickLogError where there are no locks."""
     try:
         fcntl.flock(file, how | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        raise ClickLogError(
+            f"{file.name}: cannot be locked: {error.strerror}; trainer.log_dir must lie where there are locks (flock)"
+        ) from error
     return True
 
 

@@ -33,6 +33,8 @@ class GroupCollector(Collector):
         self._log_keep = log_keep
         self._log: ClickLogFolder = self._folder
         self._claims: dict[int, TextIO] = {}
+        # Of what is claimed at the time: whatever else lies there is another member's, to join and to remove, too.
+        self._folder = ClickLogFolder(self._log.folder, self._claims.keys())
         self._awaited: set[int] = set()
         self._joined = self._ending = False
         self._flushes = 0
@@ -77,6 +79,7 @@ class GroupCollector(Collector):
         """Also of partitions that are lost already: as long as we hold their locks nobody else writes them."""
         if not self._ending:
             self._flush()
+        self._joined = False  # nothing is ours now, which is no end of our partitions
         self._give_up()
         consumer.unassign()
 
@@ -85,7 +88,6 @@ class GroupCollector(Collector):
         if claimed:
             self._claims |= claimed
             self._awaited -= claimed.keys()
-            self._folder = ClickLogFolder(self._log.folder, self._claims.keys())
             self._take_up(claimed.keys())
             log.info("collecting", partitions=sorted(self._claims))
 

@@ -243,6 +243,15 @@ class TrainerRoot(RootSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _collects_in_a_group_of_its_own(self) -> Self:
+        if self.trainer.collect_group == self.worker.app_id:
+            raise ValueError(
+                f"trainer.collect_group is {self.worker.app_id!r}, the group of the workers (worker.app_id), whom that "
+                "keeps out of it: give collectors another, such as 'nextclick-collect'"
+            )
+        return self
+
 
 def root_of(family: str) -> type[TrainerRoot]:
     """What `trainer` reads where [trainer.training] names this family. Raises :class:`TrainingSettingsError`."""

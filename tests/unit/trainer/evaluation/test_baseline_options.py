@@ -2,8 +2,9 @@ import pytest
 
 from tests.unit.trainer.builders import random_sessions
 from trainer.errors import TrainingSettingsError
-from trainer.evaluation.baselines import BASELINES, BaselineSpec, options_of, parse_baselines
+from trainer.evaluation.baselines import BASELINES, BaselineSpec, baseline_of, options_of, parse_baselines
 from trainer.evaluation.protocol import evaluate
+from trainer.models.counting import LONGEST, CountingSettings
 
 
 def test_names_and_options() -> None:
@@ -64,3 +65,18 @@ def test_every_option_is_of_a_type_that_can_be_given(name: str) -> None:
     for option, default in options_of(name).items():
         text = str(default).lower() if isinstance(default, bool) else str(default)
         assert parse_baselines(f"{name}:{option}={text}") == (BaselineSpec(name, {option: default}),)
+
+
+@pytest.mark.parametrize("name", list(BASELINES))
+def test_window_and_seed_are_options_of_every_baseline(name: str) -> None:
+    assert parse_baselines(f"{name}:window=5,seed=7") == (BaselineSpec(name, {"window": 5, "seed": 7}),)
+
+
+@pytest.mark.parametrize("name", list(BASELINES))
+def test_the_baseline_of_a_model_is_told_all_that_the_model_was(name: str) -> None:
+    cases: list[dict[str, int]] = [{}, {"window": LONGEST}, {"window": 5, "seed": 7}]
+    for told in cases:
+        settings = CountingSettings.parse({"family": name, **told})
+        spec = baseline_of(settings)
+        assert parse_baselines(str(spec)) == (spec,)
+        assert CountingSettings.parse({"family": name, "window": LONGEST, **spec.options}) == settings

@@ -1,10 +1,11 @@
 """The click log's folder: names are positions, files appear whole, and what contradicts itself is refused."""
 
 import errno
+import fcntl
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import pyarrow as pa
@@ -155,6 +156,43 @@ def test_those_who_share_a_log_and_one_who_has_it_alone_keep_each_other_out(log:
         again.close()
     with log.locked(), pytest.raises(ClickLogError, match=r"without trainer\.collect_group"), other.shared():
         pass
+
+
+def test_the_locks_can_be_had_on_nfs(log: ClickLogFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linux makes them fcntl's there: who shares one must have opened the file to read, who has it alone to write."""
+    taken = fcntl.flock
+
+    def as_on_nfs(file: TextIO, how: int) -> None:
+        if not (file.readable() if how & fcntl.LOCK_SH else file.writable()):
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        taken(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", as_on_nfs)
+    with log.shared(trainer=True), keeping_files(log.folder):
+        claim = log.claim(0)
+        assert claim is not None
+        claim.close()
+    with log.locked():
+        log.tidy(keep_seconds=0)
+
+
+def test_where_there_are_no_locks_nobody_writes_and_a_copy_can_be_read(
+    log: ClickLogFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    put(log, 0, 0, 1)
+    with log.locked():
+        pass
+    monkeypatch.setattr(fcntl, "flock", without_locks)
+    no_locks = r"\.lock: cannot be locked: No locks available"
+    with pytest.raises(ClickLogError, match=no_locks), log.locked():
+        pass
+    with pytest.raises(ClickLogError, match=no_locks), log.shared():
+        pass
+    with keeping_files(log.folder):
+        assert len(log.scan().files) == 1
 
 
 def test_a_folder_of_some_partitions_leaves_the_others_alone(log: ClickLogFolder) -> None:
