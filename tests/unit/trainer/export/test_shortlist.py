@@ -301,11 +301,10 @@ def test_one_session_at_a_time_gives_the_same() -> None:
         assert same_ranking((together[0][lane : lane + 1], together[1][lane : lane + 1]), (alone[0], alone[1]))
 
 
-@pytest.mark.parametrize("k", [1, 7, 29])
 @pytest.mark.parametrize("memory", [False, True], ids=["plain", "memory"])
 @pytest.mark.parametrize("items", [300, 20_001, 100_001])
 @pytest.mark.parametrize("alike", [False, True], ids=["", "all computed again"])
-def test_shorter_lists_are_the_beginning_of_longer_ones(items: int, memory: bool, k: int, alike: bool) -> None:
+def test_shorter_lists_are_the_beginning_of_longer_ones(items: int, memory: bool, alike: bool) -> None:
     output, bias, hidden = random(items, seed=items, sessions=5)
     if alike:
         output, bias = (output[:1] + np.float32(1e-4) * output), np.zeros_like(bias)
@@ -315,9 +314,10 @@ def test_shorter_lists_are_the_beginning_of_longer_ones(items: int, memory: bool
     inputs = {"query": hidden, "recent": recent, "counts": counts, "clicks": clicks}
     inputs = {given.name: inputs[given.name] for given in session.get_inputs()}
     index, score = session.run(["top_index", "top_score"], inputs)
-    short = session.run(["top_index", "top_score"], {**inputs, "k": np.array([k])})
     assert index.shape == (5, 30)
-    assert same_ranking((index[:, :k], score[:, :k]), (short[0], short[1]))
+    for k in (1, 7, 29):
+        short = session.run(["top_index", "top_score"], {**inputs, "k": np.array([k])})
+        assert same_ranking((index[:, :k], score[:, :k]), (short[0], short[1])), k
 
 
 @pytest.mark.usefixtures("blocks")
