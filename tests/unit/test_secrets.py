@@ -211,11 +211,6 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         port = 0
         token = "{SECRET}"
         store_url = "{GIVEN["api.store_url"]}"
-        [schema_registry]
-        url = "http://{NOBODY}"
-        rankings = "avro"
-        username = "robot"
-        password = "{GIVEN["schema_registry.password"]}"
         [worker]
         log_level = "debug"
         [trainer]
