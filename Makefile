@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PEERS  := .venv-peers
 LIBS   := .venv-libraries
 KIT    := $(abspath .kit)
-JOBS   ?= 3
+JOBS   ?= 4
 LOCK   := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url
 
 # Tests and demo start hundreds of processes: without kept bytecode each compiles torch and Faust anew, for 2 to 4 s.
@@ -29,7 +29,7 @@ $(VENV)/.installed: pyproject.toml requirements/dev.txt requirements/uv.txt
 demo: $(VENV)/.installed  ## Kafka, worker, trainer and a simulated shop for five minutes; CLICKS=file uses real clicks
 	@$(BIN)/python -m deploy.demo $(if $(CLICKS),--clicks "$(CLICKS)") $(DEMO)
 
-# Most of the time tests wait for sessions, restarts and elections: three at a time on two cores, each with its own Kafka.
+# Much of the time tests wait for sessions, restarts and elections: four at a time on two cores, each with its own Kafka.
 # In the order of their folders: those that wait the longest come before the many short ones, which fill the gaps.
 test: $(VENV)/.installed  ## every test, on a real Kafka; TEST=path runs some
 	$(BIN)/pytest -n $(JOBS) --dist loadscope --no-loadscope-reorder $(TEST)
