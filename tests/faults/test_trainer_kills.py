@@ -5,19 +5,17 @@ import random
 import subprocess
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 
 from deploy.demo.shop import Shop, ShopSettings
 from schemas.bundle.files import open_bundle
 from schemas.messages.click import Click
 from tests.conftest import KafkaUnderTest
-from tests.integration.trainer_deployment import PARTITIONS, Deployment
+from tests.integration.trainer_deployment import Deployment
 from tests.patience import PATIENCE
 from trainer.service import outage
 from trainer.service.assembly import registry_of
@@ -80,17 +78,7 @@ def test_the_log_holds_every_offset_once_however_often_the_collector_dies(deploy
     finished = deployment.trainer("collect", "--once", "--json")
     assert finished.returncode == 0, finished.stderr
     assert json.loads(finished.stdout)["lost"] == 0
-
-    seen: Counter[int] = Counter()
-    offsets: dict[int, list[int]] = {}
-    for file in ClickLogFolder(deployment.log_dir).scan().files:
-        table = pq.ParquetFile(deployment.log_dir / file.name).read()
-        seen.update(table["timestamp"].to_pylist())
-        offsets.setdefault(file.partition, []).extend(table["offset"].to_pylist())
-    assert seen == Counter(range(NOW, NOW + produced[0]))
-    assert len(offsets) == PARTITIONS
-    for found in offsets.values():
-        assert found == list(range(len(found)))
+    deployment.assert_logged_once(range(NOW, NOW + produced[0]))
 
 
 def test_a_broker_that_dies_and_comes_back_costs_no_click(deployment: Deployment, kafka: KafkaUnderTest) -> None:

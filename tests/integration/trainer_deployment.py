@@ -3,11 +3,13 @@
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 from confluent_kafka import Producer
 
 from schemas.config.settings import KafkaConnection, TopicSettings, load_settings
@@ -16,6 +18,7 @@ from schemas.kafka.topics import topic_table
 from schemas.messages.click import Click, encode_click
 from tests.patience import PATIENCE
 from trainer.service.announce import ModelsTopic
+from trainer.service.click_log import ClickLogFolder
 from trainer.service.settings import TrainerRoot
 
 PARTITIONS = 3
@@ -120,3 +123,16 @@ class Deployment:
             env=self.environ | environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             pipesize=1 << 20,  # nobody reads while a broker is away: what is logged then must not stop the process
         )  # fmt: skip
+
+    def assert_logged_once(self, timestamps: range) -> None:
+        """The click log has every offset of each partition once, in order, and a click of each of these times."""
+        seen: Counter[int] = Counter()
+        offsets: dict[int, list[int]] = {}
+        for file in ClickLogFolder(self.log_dir).scan().files:
+            table = pq.ParquetFile(self.log_dir / file.name).read()
+            seen.update(table["timestamp"].to_pylist())
+            offsets.setdefault(file.partition, []).extend(table["offset"].to_pylist())
+        assert seen == Counter(timestamps)
+        assert len(offsets) == PARTITIONS
+        for found in offsets.values():
+            assert found == list(range(len(found)))
