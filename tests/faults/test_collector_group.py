@@ -94,6 +94,7 @@ def test_every_offset_is_in_the_log_once_whoever_dies_or_hangs(
             ending.callback(member.end, signal.SIGKILL)
         until(lambda: [len(member.owned) for member in members] == [1] * PARTITIONS)
         killed, hanging, left = members
+        until(lambda: hanging.owned[0] in log.scan().next_offsets)
         hanging.process.send_signal(signal.SIGSTOP)
         killed.end(signal.SIGKILL)
         until(lambda: left.awaited == hanging.owned and len(left.owned) == 2)

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -101,8 +102,13 @@ def test_clicks_of_one_session_at_once_get_each_its_own(api: ApiProcess) -> None
     assert len({answer["source"]["offset"] for answer in found.values()}) == 8
 
 
-def test_a_click_whose_ranking_comes_too_late_is_accepted(api: ApiProcess) -> None:
-    answer = api.post("/v1/clicks?wait=0.001ms", click("late"))
+def test_a_click_whose_ranking_comes_too_late_is_accepted(api: ApiProcess, deployment: Deployment) -> None:
+    worker = deployment.workers[0]
+    worker.process.send_signal(signal.SIGSTOP)
+    try:
+        answer = api.post("/v1/clicks?wait=20ms", click("late"))
+    finally:
+        worker.process.send_signal(signal.SIGCONT)
     assert answer.status_code == 202
     wait_until(lambda: ranking(api, "late") is not None, "its ranking", seen=api.output)
 
@@ -251,7 +257,7 @@ def test_told_to_stop_it_answers_what_waits_and_ends_streams(deployment: Deploym
 
     threading.Thread(target=read, daemon=True).start()
     answers: list[int] = []
-    worker.process.send_signal(19)  # SIGSTOP: no ranking will come
+    worker.process.send_signal(signal.SIGSTOP)  # no ranking will come
     try:
         waiting = threading.Thread(
             target=lambda: answers.append(api.post("/v1/clicks?wait=10s", click("waiting")).status_code)
@@ -261,7 +267,7 @@ def test_told_to_stop_it_answers_what_waits_and_ends_streams(deployment: Deploym
         assert api.stop() == 0
         waiting.join()
     finally:
-        worker.process.send_signal(18)
+        worker.process.send_signal(signal.SIGCONT)
     assert answers == [202]
     assert ended.wait(60)
 
