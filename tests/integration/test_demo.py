@@ -65,7 +65,7 @@ def test_ctrl_c_pressed_twice_stops_a_demo_that_replays_a_click_file(kafka: Kafk
     rows = (f"{click.session_id},{click.item_id},{click.timestamp / 1000}\n" for click in clicks)
     file.write_text("session_id,item_id,timestamp\n" + "".join(rows))
     with _running(kafka, tmp_path, *SHORT[:-4], "--no-page", clicks=file) as (process, said):
-        _wait(process, said, "swapped in under load")
+        _wait(process, said, " ranks")
         os.killpg(process.pid, signal.SIGINT)  # a terminal signals everything that runs in its foreground, make too
         time.sleep(0.3)
         os.killpg(process.pid, signal.SIGINT)

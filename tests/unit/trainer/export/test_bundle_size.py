@@ -70,8 +70,14 @@ def test_a_tail_takes_no_more_than_it_saves() -> None:
     [
         {"family": "stamp", "hidden_size": 200},
         {"family": "caser", "hidden_size": 96, "horizontal": 32},
-        {"family": "sasrec", "hidden_size": 128, "layers": 3, "members": 2},
-        {"family": "transformer", "architecture": "transformer-xl", "objective": "clm", "hidden_size": 128},
+        {"family": "sasrec", "hidden_size": 128, "layers": 2, "members": 2},
+        {
+            "family": "transformer",
+            "architecture": "transformer-xl",
+            "objective": "clm",
+            "hidden_size": 128,
+            "layers": 1,
+        },
     ],
     ids=str,
 )
