@@ -1,5 +1,6 @@
 """What tests share: a real Kafka for the session, names of one's own on it, and the click files."""
 
+import gc
 import os
 import re
 import signal
@@ -44,6 +45,16 @@ class KafkaUnderTest:
 
     bootstrap_servers: str
     local: LocalKafka | None  # None when KAFKA_BOOTSTRAP_SERVERS named one: then it is not ours to stop or kill
+
+
+def pytest_sessionstart() -> None:
+    """Nothing that is imported or collected becomes garbage: thousands of tests need not be looked through for it."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 SHARED_BROKER = pytest.StashKey[LocalKafka]()
