@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 import msgspec
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Producer
 
 from bench.random_model import random_bundle
 from deploy.demo.oracle import Published, mismatches, read_topic, recompute, restored_rows, stored_rows
@@ -29,7 +29,7 @@ from schemas.messages.split import Split, Variant, encode_split
 from stream_app.core.session import SessionRules
 from stream_app.settings import StreamSettings
 from stream_app.tools.click_file import read_click_file
-from tests.committed import committed
+from tests.committed import Offsets
 from tests.contract.tiny_model import TinyModel
 from tests.patience import PATIENCE
 from tests.stream_process import StreamProcess
@@ -136,6 +136,7 @@ class Deployment:
         self.changelog = changelog_topic(self.group)
         self.connection = KafkaConnection(bootstrap_servers=self.bootstrap)
         self.create_topics()
+        self._offsets = Offsets(self.connection.librdkafka(), self.group)
         self._producer = Producer(
             {
                 **self.connection.librdkafka(),
@@ -225,6 +226,7 @@ class Deployment:
             if worker.process.poll() is None:
                 worker.process.send_signal(signal.SIGCONT)
                 worker.kill()
+        self._offsets.close()
 
     # -- clicks -------------------------------------------------------------------------------------------------------
 
@@ -325,18 +327,11 @@ class Deployment:
 
     def records(self, topic: str) -> int:
         """How many records a topic holds, from its watermarks."""
-        consumer = Consumer({**self.connection.librdkafka(), "group.id": "count"})
-        try:
-            partitions = consumer.list_topics(topic, timeout=60).topics[topic].partitions
-            marks = [consumer.get_watermark_offsets(TopicPartition(topic, p), timeout=60) for p in partitions]
-            return sum(high - low for low, high in marks)
-        finally:
-            consumer.close()
+        return sum(high - low for low, high in self._offsets.marks(topic).values())
 
     def committed(self) -> int:
         """Sum of the group's committed offsets: clicks that are acknowledged."""
-        offsets = committed(self.connection.librdkafka(), self.group, self.topics.clicks, PARTITIONS)
-        return sum(max(0, offset) for offset in offsets)
+        return sum(max(0, offset) for offset in self._offsets.committed(self.topics.clicks, PARTITIONS))
 
     def has_acknowledged_all(self) -> bool:
         """Whether every record of the clicks topic is."""

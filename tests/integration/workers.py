@@ -25,7 +25,7 @@ from stream_app.serve.in_flight import InFlight
 from stream_app.serve.metrics import Metrics
 from stream_app.serve.pipeline import Pipeline
 from stream_app.settings import StreamSettings, WorkerSettings
-from tests.committed import committed
+from tests.committed import Offsets
 from tests.patience import PATIENCE
 from tests.unit.models import exact_model
 
@@ -62,6 +62,7 @@ class Group:
     prefix: str
     session_ttl_ms: int = 6 * 3_600_000
     _producer: Producer = field(init=False)
+    _offsets: Offsets = field(init=False)
 
     def __post_init__(self) -> None:
         self.topics = TopicSettings(
@@ -76,6 +77,7 @@ class Group:
         self.connection = KafkaConnection(bootstrap_servers=self.bootstrap)
         ensure_topics(self.connection, topic_table(self.topics, self.prefix, session_ttl_ms=self.session_ttl_ms))
         self._producer = self.producer()
+        self._offsets = Offsets(self.connection.librdkafka(), self.prefix)
 
     def producer(self, **config: Any) -> Producer:
         """A producer of its own, for what is special about it."""
@@ -109,7 +111,7 @@ class Group:
 
     def committed(self, partition: int = 0) -> int | None:
         """The group's committed offset; None without one."""
-        offset = committed(self.connection.librdkafka(), self.prefix, self.topics.clicks, PARTITIONS)[partition]
+        offset = self._offsets.committed(self.topics.clicks, PARTITIONS)[partition]
         return None if offset < 0 else offset
 
     def commit(self, partition: int, offset: int) -> None:
@@ -122,12 +124,7 @@ class Group:
 
     def marks(self, topic: str, partition: int = 0) -> tuple[int, int]:
         """First offset and end offset of a partition."""
-        consumer = Consumer({**self.connection.librdkafka(), "group.id": "marks"})
-        try:
-            low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=60)
-        finally:
-            consumer.close()
-        return int(low), int(high)
+        return self._offsets.marks(topic)[partition]
 
     def alter(self, topic: str, **config: str) -> None:
         """Change a topic's configuration, names with underscores for dots."""
