@@ -68,7 +68,7 @@ def test_cut_off_in_every_way(
     behind = f"{HOST}:{listener_and_proxy[1]}"
     cut = deployment.start_ready("a", NEXTCLICK_KAFKA__BOOTSTRAP_SERVERS=behind)
     other = deployment.start_ready("b")
-    load = deployment.load(stream, per_second=400)
+    load = deployment.load(stream, per_second=250)
     everything = str(list(range(PARTITIONS)))
     for cut_off in CUT_OFFS:
         deployment.wait_until_more_clicks(cut, 200)

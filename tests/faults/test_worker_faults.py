@@ -47,7 +47,7 @@ def test_killed_at_random_moments(deployment: Deployment, stream: list[Click], k
     if items:
         deployment.use_items_and_rules({click.item_id for click in stream})
     rng = random.Random(f"kills {keep_data}")
-    load = deployment.load(stream, per_second=400)
+    load = deployment.load(stream, per_second=250)
     for _ in range(3):
         worker = deployment.start_ready()
         time.sleep(rng.uniform(0.1, 2.0))
@@ -69,7 +69,7 @@ def test_killed_and_swapped_where_some_clicks_move_no_session_on(deployment: Dep
     deployment.rules = SessionRules(advance_on=frozenset({"view", "cart"}))
     kinds = itertools.cycle((None, "purchase", "cart", "view", None, "wishlist", "purchase"))
     load = deployment.load(
-        [replace(click, type=kind) for click, kind in zip(stream, kinds, strict=False)], per_second=400
+        [replace(click, type=kind) for click, kind in zip(stream, kinds, strict=False)], per_second=250
     )
     worker = deployment.start_ready()
     deployment.wait_until_more_clicks(worker, 300)
@@ -94,7 +94,7 @@ def test_a_killed_worker_takes_its_partitions_back_at_once(deployment: Deploymen
     """And one that is stopped gives them away at once; whoever waited for a session timeout would wait in vain."""
     deployment.extra |= MISSED_BY_NOBODY
     first = deployment.start_ready("a")
-    load = deployment.load(stream, per_second=400)
+    load = deployment.load(stream, per_second=250)
     deployment.wait_until_more_clicks(first, 500)
     first.kill()
     first = deployment.start_ready("a")
@@ -116,7 +116,7 @@ def test_of_two_workers_with_one_identity_the_older_one_ends(deployment: Deploym
     """As clones of one disk are; a mere copy of a folder gets an identity of its own."""
     deployment.extra |= MISSED_BY_NOBODY
     older = deployment.start_ready("a")
-    load = deployment.load(stream, per_second=400)
+    load = deployment.load(stream, per_second=250)
     deployment.wait_until_more_clicks(older, 500)
     clone = deployment.root / "data-b"
     clone.mkdir()
@@ -164,7 +164,7 @@ def test_killed_while_restoring(deployment: Deployment, clicks: list[Click]) -> 
 def test_one_to_two_to_one_workers(deployment: Deployment, stream: list[Click]) -> None:
     deployment.extra |= NEVER_TAKEN_FOR_DEAD
     first = deployment.start_ready("a")
-    load = deployment.load(stream, per_second=400)
+    load = deployment.load(stream, per_second=250)
     second = deployment.start_ready("b")
     deployment.wait_until_more_clicks(second, 500)
     assert first.stop() == 0
@@ -201,7 +201,7 @@ def test_partition_comes_back_to_a_worker_with_old_rows(deployment: Deployment, 
 
 def test_frozen_worker_wakes_after_its_partitions_moved(deployment: Deployment, stream: list[Click]) -> None:
     frozen = deployment.start_ready("a")
-    load = deployment.load(stream, per_second=400)
+    load = deployment.load(stream, per_second=250)
     deployment.wait_until_more_clicks(frozen, 500)
     frozen.process.send_signal(signal.SIGSTOP)
     second = deployment.start_ready("b")
@@ -223,7 +223,7 @@ def test_a_short_outage_needs_no_restart(deployment: Deployment, stream: list[Cl
         pytest.skip("needs a broker of its own to stop; KAFKA_BOOTSTRAP_SERVERS names one that is not ours")
     deployment.extra["NEXTCLICK_WORKER__STALL_TIMEOUT"] = str(SESSION_TIMEOUT + 1)
     worker = deployment.start_ready()
-    load = deployment.load(stream, per_second=400)
+    load = deployment.load(stream, per_second=250)
     deployment.wait_until_more_clicks(worker, 500)
     kafka.local.stop_broker(0)
     try:
@@ -405,12 +405,12 @@ def test_swaps_under_load(deployment: Deployment, stream: list[Click]) -> None:
         deployment.root / "registry" / "v1",  # a roll-back is announcing an older version
     ]
     worker = deployment.start_ready()
-    load = deployment.load(stream, per_second=600)
+    load = deployment.load(stream, per_second=400)
     for swaps, model in enumerate(models, start=2):
-        deployment.wait_until_more_clicks(worker, 2000)
+        deployment.wait_until_more_clicks(worker, 1200)
         deployment.announce(model)
         deployment.wait_until_swapped(worker, swaps)
-    deployment.wait_until_more_clicks(worker, 2000)
+    deployment.wait_until_more_clicks(worker, 1200)
     sent = load.stop()
     deployment.wait_until_acknowledged()
     assert worker.metric("nextclick_rebuilt_rows_total") > 0
@@ -431,12 +431,12 @@ def test_swaps_between_encoders_under_load(deployment: Deployment, stream: list[
         deployment.add(TinyWindow(items=few, hidden_size=8, k=20, recent_size=1), "v4"),
     ]
     worker = deployment.start_ready()
-    load = deployment.load(stream, per_second=600)
+    load = deployment.load(stream, per_second=400)
     for swaps, model in enumerate(models, start=2):
-        deployment.wait_until_more_clicks(worker, 1000)
+        deployment.wait_until_more_clicks(worker, 600)
         deployment.announce(model)
         deployment.wait_until_swapped(worker, swaps)
-    deployment.wait_until_more_clicks(worker, 1000)
+    deployment.wait_until_more_clicks(worker, 600)
     worker.kill()  # what is left of a window's rows is enough to go on
     worker = deployment.start_ready()
     deployment.wait_until_more_clicks(worker, 500)
@@ -453,8 +453,8 @@ def test_killed_during_a_swap(deployment: Deployment, stream: list[Click]) -> No
     """While the new model is being loaded, and again while it rebuilds the old one's rows."""
     model = deployment.bundle("v2")
     worker = deployment.start_ready()
-    load = deployment.load(stream, per_second=600)
-    deployment.wait_until_more_clicks(worker, 2000)
+    load = deployment.load(stream, per_second=400)
+    deployment.wait_until_more_clicks(worker, 1200)
     with socket.create_server(("127.0.0.1", 0)) as store:
         store.settimeout(PATIENCE)
         deployment.announce(model, uri=f"http://127.0.0.1:{store.getsockname()[1]}/v2")
@@ -477,10 +477,10 @@ def test_killed_during_a_swap(deployment: Deployment, stream: list[Click]) -> No
 
 def test_drained_by_sigterm_under_load(deployment: Deployment, stream: list[Click]) -> None:
     deployment.extra |= NEVER_TAKEN_FOR_DEAD
-    load = deployment.load(stream, per_second=600)
+    load = deployment.load(stream, per_second=400)
     for _ in range(2):
         worker = deployment.start_ready()
-        deployment.wait_until_more_clicks(worker, 1000)
+        deployment.wait_until_more_clicks(worker, 600)
         assert worker.stop() == 0
     worker = deployment.start_ready()
     sent = load.stop()
