@@ -129,7 +129,7 @@ def test_of_two_workers_with_one_identity_the_older_one_ends(deployment: Deploym
     assert "another worker has taken this one's place" in told
     assert all(line.startswith("{") for line in older.output().splitlines())
 
-    deployment.wait_until_more_clicks(newer, 2000)
+    deployment.wait_until_more_clicks(newer, 1000)
     sent = load.stop()
     deployment.wait_until_acknowledged()
     assert newer.stop() == 0
@@ -168,7 +168,7 @@ def test_one_to_two_to_one_workers(deployment: Deployment, stream: list[Click]) 
     second = deployment.start_ready("b")
     deployment.wait_until_more_clicks(second, 500)
     assert first.stop() == 0
-    deployment.wait_until_more_clicks(second, 2000)
+    deployment.wait_until_more_clicks(second, 1000)
     sent = load.stop()
     deployment.wait_until_acknowledged()
     assert second.stop() == 0
@@ -205,7 +205,7 @@ def test_frozen_worker_wakes_after_its_partitions_moved(deployment: Deployment, 
     deployment.wait_until_more_clicks(frozen, 500)
     frozen.process.send_signal(signal.SIGSTOP)
     second = deployment.start_ready("b")
-    deployment.wait_until_more_clicks(second, 2000)
+    deployment.wait_until_more_clicks(second, 1000)
     frozen.process.send_signal(signal.SIGCONT)
     deployment.wait_until_more_clicks(frozen, 200)  # it has partitions again
     sent = load.stop()
@@ -231,7 +231,7 @@ def test_a_short_outage_needs_no_restart(deployment: Deployment, stream: list[Cl
         time.sleep(2 * SESSION_TIMEOUT)
     finally:
         kafka.local.start_broker(0)
-    deployment.wait_until_more_clicks(worker, 2000)
+    deployment.wait_until_more_clicks(worker, 1000)
     sent = load.stop()
     deployment.wait_until_acknowledged()
     assert len(worker.output().splitlines()) < FEW_LINES
