@@ -45,7 +45,7 @@ from stream_app.errors import TelemetryError
 log = structlog.get_logger(__name__)
 
 _TRACEPARENT: Final = re.compile(rb"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
-_ODD: Final = frozenset(b"13579bdf")
+_ODD: Final = frozenset(b"%c" % digit for digit in b"13579bdf")
 _OTLP: Final = "OTEL_EXPORTER_OTLP_"
 _FILES: Final = ("CERTIFICATE", "CLIENT_CERTIFICATE", "CLIENT_KEY")
 _STOP_SECONDS: Final = 5.0
@@ -164,7 +164,10 @@ def context_of(headers: Headers) -> SpanContext | None:
 
 def is_sampled(headers: Headers) -> bool:
     """Whether whoever began the trace asks for its spans, as far as can be told at a glance."""
-    return any(name == "traceparent" and value and value[-1] in _ODD for name, value in headers)
+    for name, value in headers:
+        if name == "traceparent":
+            return value[-1:] in _ODD
+    return False
 
 
 def trace_headers(span: Span) -> Headers:

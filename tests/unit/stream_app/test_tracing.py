@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any, cast
@@ -15,6 +16,7 @@ from schemas.messages.source import Source
 from stream_app.errors import TelemetryError
 from stream_app.telemetry import TelemetrySettings, tracing_of
 from stream_app.tracing import context_of, failed, is_sampled, start_tracing, trace_headers
+from tests.patience import PATIENCE
 from tests.told_spans import in_memory
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -115,6 +117,15 @@ def test_records_that_are_done_together() -> None:
     [told] = memory.get_finished_spans()
     assert told.attributes is not None
     assert (told.name, told.attributes["messaging.kafka.offset"]) == ("process rankings", 1)
+
+
+def test_a_collector_that_does_not_answer_does_not_keep_a_process_from_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stream_app.tracing._STOP_SECONDS", 0.01)
+    tracing, answers = in_memory()[0], threading.Event()
+    monkeypatch.setattr(tracing._provider, "shutdown", lambda: answers.wait(PATIENCE))
+    tracing.stop()
+    assert not answers.is_set()
+    answers.set()
 
 
 # -- OpenTelemetry's variables ----------------------------------------------------------------------------------------
