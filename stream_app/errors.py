@@ -5,6 +5,7 @@ StreamError
 ├── DeliveryError       a record could not be made durable
 ├── StoreError          the local store does not fit the topics, or cannot be written
 ├── FencedError         another worker has this one's place in the group
+├── TelemetryError      spans cannot be sent as the settings say
 └── StalledError        nothing moved for too long
 """
 
@@ -29,6 +30,10 @@ class StoreError(StreamError):
 
 class FencedError(StreamError):
     """Another worker has joined under the id of this one's data folder."""
+
+
+class TelemetryError(StreamError):
+    """Spans cannot be sent as the settings, or OpenTelemetry's variables, say."""
 
 
 class StalledError(StreamError):

@@ -20,6 +20,7 @@ from schemas.kafka.topics import TopicSpec, topic_table
 from schemas.messages.announcement import CHAMPION
 from schemas.plain_url import PlainUrl
 from stream_app.api_settings import ApiSettings, SinkSettings
+from stream_app.telemetry import TelemetrySettings
 
 
 class WorkerSettings(MemberSettings, Application):
@@ -194,6 +195,7 @@ class StreamSettings(RootSettings):
     scores: ScoreSettings = ScoreSettings()
     api: ApiSettings = ApiSettings()
     sink: SinkSettings = SinkSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
 
     @model_validator(mode="after")
     def _rows_outlive_sessions(self) -> Self:

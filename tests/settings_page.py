@@ -21,6 +21,7 @@ from schemas.config.settings import (
 from schemas.config.settings_keys import alternatives, section_of
 from stream_app.api_settings import ApiSettings, SinkSettings
 from stream_app.settings import ScoreSettings, WorkerSettings
+from stream_app.telemetry import TelemetrySettings
 from trainer.models.counting import CountingSettings
 from trainer.models.mixed import MixedSettings, mixed_settings
 from trainer.models.registry import FAMILIES, settings_class
@@ -38,6 +39,7 @@ SECTIONS: Final[dict[str, BaseModel]] = {
     "scores": ScoreSettings(),
     "api": ApiSettings(),
     "sink": SinkSettings(),
+    "telemetry": TelemetrySettings(),
     "trainer": TrainerSettings(),
     "trainer.training": TrainerSettings().training,
     "guard": GuardSettings(),

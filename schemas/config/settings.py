@@ -59,7 +59,8 @@ __all__ = [
 CONFIG_VARIABLE: Final = "NEXTCLICK_CONFIG"
 DEFAULT_FILE: Final = Path("nextclick.toml")
 SECTIONS: Final = (
-    "kafka", "topics", "clicks", "schema_registry", "bundles", "worker", "scores", "api", "sink", "trainer", "guard",
+    "kafka", "topics", "clicks", "schema_registry", "bundles", "worker", "scores", "api", "sink", "telemetry",
+    "trainer", "guard",
 )  # fmt: skip
 """The tables that a deployment's file may have, whichever command reads it."""
 _FALLBACK_VARIABLE: Final = "KAFKA_BOOTSTRAP_SERVERS"

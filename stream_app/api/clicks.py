@@ -4,13 +4,17 @@ import asyncio
 import logging
 import threading
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
+from schemas.messages.headers import Headers
 from stream_app.errors import DeliveryError
 from stream_app.serve.delivery import producer_config
+
+if TYPE_CHECKING:
+    from stream_app.tracing import Tracing
 
 log = structlog.get_logger(__name__)
 
@@ -20,8 +24,10 @@ _POLL_SECONDS: Final = 0.1
 class ClickProducer:
     """An idempotent producer with acks=all, and a thread that hears its confirmations."""
 
-    def __init__(self, connection: Mapping[str, Any], topic: str, *, timeout_ms: int) -> None:
-        self._topic = topic
+    def __init__(
+        self, connection: Mapping[str, Any], topic: str, tracing: "Tracing | None" = None, *, timeout_ms: int
+    ) -> None:
+        self._topic, self._tracing = topic, tracing
         self._loop = asyncio.get_running_loop()
         config = producer_config(connection, client_id="nextclick-api", linger_ms=0, timeout_ms=timeout_ms)
         self._producer = Producer({**config, "error_cb": _tell}, logger=logging.getLogger("librdkafka"))
@@ -39,13 +45,19 @@ class ClickProducer:
 
     async def produce(self, session: bytes, value: bytes) -> tuple[int, int]:
         """Partition and offset of the click, once it is durable. Raises DeliveryError when it may not be."""
+        if self._tracing is None:
+            return await self._produce(session, value, None)
+        with self._tracing.sending(self._topic) as headers:
+            return await self._produce(session, value, headers)
+
+    async def _produce(self, session: bytes, value: bytes, headers: Headers | None) -> tuple[int, int]:
         done: asyncio.Future[tuple[int, int]] = self._loop.create_future()
 
         def hear(error: KafkaError | None, message: Message) -> None:
             self._loop.call_soon_threadsafe(_settle, done, error, message)
 
         try:
-            self._producer.produce(self._topic, value, session, on_delivery=hear)
+            self._producer.produce(self._topic, value, session, on_delivery=hear, headers=headers)
         except BufferError as error:
             raise DeliveryError("Kafka does not confirm clicks as fast as they come; send this one again") from error
         except KafkaException as error:

@@ -8,7 +8,7 @@ import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 import uvicorn
@@ -22,6 +22,7 @@ from starlette.routing import Route
 
 from schemas.formats.codec import formats_of
 from schemas.kafka.admin import check_topics
+from schemas.messages.headers import TRACE
 from stream_app.api.backlog import Backlog
 from stream_app.api.board import Board
 from stream_app.api.clicks import ClickProducer
@@ -42,6 +43,10 @@ from stream_app.errors import StoreError, StreamError
 from stream_app.settings import StreamSettings
 from stream_app.state.data_lock import DataLock
 from stream_app.state.topic_identity import topic_ids
+from stream_app.telemetry import tracing_of
+
+if TYPE_CHECKING:
+    from stream_app.tracing import Tracing
 
 log = structlog.get_logger(__name__)
 
@@ -60,17 +65,25 @@ def application(
     metrics: ApiMetrics,
     cors_origins: tuple[str, ...],
     page: Sequence[Route] = (),
+    *,
+    tracing: "Tracing | None" = None,
 ) -> Starlette:
     """The routes, those of the page among them, and what a request passes on its way to them."""
     described = document(version=version("nextclick"), with_tokens=guard.has_tokens)
     routes = [*endpoints.routes(described), *page]
     middleware = [Middleware(Gate, guard=guard, metrics=metrics)]
+    traced: Sequence[str] = ()
+    if tracing is not None:
+        from stream_app.api.click_requests import ClickRequests
+
+        middleware.append(Middleware(ClickRequests, tracing=tracing))
+        traced = TRACE
     if cors_origins:
         cors = Middleware(
             CORSMiddleware,
             allow_origins=cors_origins,
             allow_methods=["GET", "POST"],
-            allow_headers=["authorization", "content-type", "last-event-id"],
+            allow_headers=["authorization", "content-type", "last-event-id", *traced],
             expose_headers=["retry-after"],
             max_age=600,
         )
@@ -105,6 +118,15 @@ class Server(uvicorn.Server):
 
 async def run_api(settings: StreamSettings) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code. Raises StreamError and SchemaError before it serves."""
+    tracing = tracing_of(settings.telemetry, "nextclick-api")
+    try:
+        return await _run(settings, tracing)
+    finally:
+        if tracing is not None:
+            await asyncio.to_thread(tracing.stop)
+
+
+async def _run(settings: StreamSettings, tracing: "Tracing | None") -> int:
     api = settings.api
     tokens, listener = _tokens(api), _listen(api)
     await asyncio.to_thread(_check_topics, settings)
@@ -121,7 +143,7 @@ async def run_api(settings: StreamSettings) -> int:
     embedded = None if api.store_url is not None else await asyncio.to_thread(_embedded, settings, ttl_ms)
     store: Store = embedded or RedisStore(_secret(api), api.store_prefix)
     connection = settings.kafka.librdkafka()
-    clicks = ClickProducer(connection, settings.topics.clicks, timeout_ms=round(api.delivery_timeout * 1000))
+    clicks = ClickProducer(connection, settings.topics.clicks, tracing, timeout_ms=round(api.delivery_timeout * 1000))
     failures: list[BaseException] = []
 
     def fail(error: BaseException) -> None:
@@ -148,7 +170,8 @@ async def run_api(settings: StreamSettings) -> int:
         image_origins=api.image_origins,
         slowly=endpoints.slowly,
     )
-    app = application(endpoints, Guard(tokens, api.rate_limit), metrics, api.cors_origins, page.routes())
+    guard = Guard(tokens, api.rate_limit)
+    app = application(endpoints, guard, metrics, api.cors_origins, page.routes(), tracing=tracing)
     server = Server(_server_config(app, api), watchers)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

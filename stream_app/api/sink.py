@@ -12,7 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import redis
 import structlog
@@ -32,6 +32,10 @@ from stream_app.settings import StreamSettings
 from stream_app.state.data_lock import DataLock
 from stream_app.state.member import member_id
 from stream_app.state.topic_identity import topic_ids
+from stream_app.telemetry import tracing_of
+
+if TYPE_CHECKING:
+    from stream_app.tracing import Tracing
 
 log = structlog.get_logger(__name__)
 
@@ -63,20 +67,21 @@ class Sink:
         member: str,
         topic_id: str,
         stopping: Callable[[], bool],
+        tracing: "Tracing | None" = None,
     ) -> None:
-        self._metrics, self._stopping = metrics, stopping
+        self._metrics, self._stopping, self._tracing = metrics, stopping, tracing
         self._topic = settings.topics.rankings
         self._patience = settings.sink.store_timeout
         self._ttl_ms = round(settings.worker.session_ttl * 1000)
         client = store_client(redis.Redis, url, seconds=_ANSWER_SECONDS)
         self._rows = RedisRows(client, settings.api.store_prefix, topic_id, ttl_ms=self._ttl_ms)
-        group, timeout = group_of(settings.app_id), settings.sink.session_timeout
+        self._group, timeout = group_of(settings.app_id), settings.sink.session_timeout
         self._consumer = Consumer(
             {
                 **settings.kafka.librdkafka(),
-                "client.id": group,
+                "client.id": self._group,
                 "error_cb": lambda error: log.warning("kafka", error=error.str()),
-                "group.id": group,
+                "group.id": self._group,
                 "group.instance.id": member,
                 "partition.assignment.strategy": "cooperative-sticky",
                 "enable.auto.commit": False,
@@ -125,6 +130,7 @@ class Sink:
                 self._store(partition, records)
 
     def _store(self, partition: int, records: Sequence[Message]) -> None:
+        began_ns = time.time_ns()
         before = self._positions[partition]
         # A partition may have left and come back since these were fetched: what lies before is stored.
         records = [record for record in records if record.offset() >= (before or 0)]
@@ -141,6 +147,8 @@ class Sink:
             self._positions[partition] = after
             self._metrics.rankings.inc(len(told))
             self._metrics.unreadable.inc(len(records) - len(told))
+            if self._tracing is not None:
+                self._tracing.processed(records, group=self._group, began_ns=began_ns)
             return
         self._metrics.moved.inc()
         log.warning("the store is at another position; going on from there", partition=partition, expected=before)
@@ -211,6 +219,15 @@ async def run_sink(settings: StreamSettings) -> int:
     """Copy until SIGTERM or SIGINT; returns the exit code. Raises StreamError and SchemaError before it does."""
     if settings.api.store_url is None:
         raise StoreError("no store is named: `stream-app sink redis://HOST:6379`, or set api.store_url")
+    tracing = tracing_of(settings.telemetry, "nextclick-sink")
+    try:
+        return await _run(settings, settings.api.store_url.get_secret_value(), tracing)
+    finally:
+        if tracing is not None:
+            await asyncio.to_thread(tracing.stop)
+
+
+async def _run(settings: StreamSettings, url: str, tracing: "Tracing | None") -> int:
     stop = threading.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -220,7 +237,7 @@ async def run_sink(settings: StreamSettings) -> int:
     for difference in await asyncio.to_thread(check_topics, settings.kafka, specs):
         log.warning("topic differs", difference=str(difference))
     metrics = SinkMetrics()
-    sink = await asyncio.to_thread(_sink, settings, metrics, settings.api.store_url.get_secret_value(), stop.is_set)
+    sink = await asyncio.to_thread(_sink, settings, metrics, url, stop.is_set, tracing)
     failure: str | None = None
 
     def readiness() -> Mapping[str, str | None]:
@@ -243,7 +260,9 @@ async def run_sink(settings: StreamSettings) -> int:
     return EXIT_OK if failure is None else EXIT_FAILED
 
 
-def _sink(settings: StreamSettings, metrics: SinkMetrics, url: str, stopping: Callable[[], bool]) -> Sink:
+def _sink(
+    settings: StreamSettings, metrics: SinkMetrics, url: str, stopping: Callable[[], bool], tracing: "Tracing | None"
+) -> Sink:
     data_dir, rankings = settings.sink.data_dir, settings.topics.rankings
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
@@ -252,7 +271,7 @@ def _sink(settings: StreamSettings, metrics: SinkMetrics, url: str, stopping: Ca
     except OSError as error:
         raise StoreError(f"sink.data_dir {data_dir} cannot be written: {error}") from error
     topic_id = topic_ids(settings.kafka, [rankings])[rankings]
-    return Sink(settings, metrics, url, member=member, topic_id=topic_id, stopping=stopping)
+    return Sink(settings, metrics, url, member=member, topic_id=topic_id, stopping=stopping, tracing=tracing)
 
 
 def main(settings: StreamSettings) -> int:

@@ -13,7 +13,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import faust
@@ -50,6 +50,7 @@ class Chunk:
         generation: of the consumer group in which they were fetched.
         end_offset: of the partition as the broker that it is fetched from last told it.
         durable: set once rankings and rows are durable; only then does the consumer take an acknowledgement.
+        read_ns: when it was read, in nanoseconds since the epoch.
     """
 
     tp: TP
@@ -57,6 +58,7 @@ class Chunk:
     generation: int
     end_offset: int | None
     durable: bool = False
+    read_ns: int = field(default_factory=time.time_ns)
 
 
 @dataclass(slots=True, weakref_slot=True)

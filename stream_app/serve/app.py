@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import faust
 import structlog
@@ -30,6 +30,10 @@ from stream_app.serve.splits import LiveSplit
 from stream_app.settings import StreamSettings
 from stream_app.state.database import StoreOptions
 from stream_app.state.table import SessionTable
+
+if TYPE_CHECKING:
+    from stream_app.serve.click_spans import ClickSpans
+    from stream_app.tracing import Tracing
 
 log = structlog.get_logger(__name__)
 
@@ -101,13 +105,13 @@ def _faust_app(settings: StreamSettings, member: str | None) -> RecommenderApp:
     )
 
 
-def _click_reader(settings: StreamSettings, delivery: Delivery) -> ClickReader:
+def _click_reader(settings: StreamSettings, delivery: Delivery, *, traces: bool) -> ClickReader:
     worker = settings.worker
     return ClickReader(
         settings.kafka.plain_consumer(settings.app_id, f"{settings.app_id}-{os.getpid()}-clicks"),
         most=worker.chunk_clicks,
         on_look=delivery.serve,
-        traces=worker.headers,
+        traces=traces,
     )
 
 
@@ -139,6 +143,7 @@ def create_app(
     catalogue: LiveCatalogue | None = None,
     shadows: Shadows | None = None,
     formats: Formats = PLAIN,
+    tracing: "Tracing | None" = None,
 ) -> RecommenderApp:
     """A worker's app. A factory, because a Faust app belongs to the event loop that first touches it.
 
@@ -152,12 +157,14 @@ def create_app(
         catalogue: what may be shown; everything without.
         shadows: who ranks beside the models that serve.
         formats: how clicks and rankings lie on their topics.
+        tracing: what tells the spans of traced clicks, if anything does.
     """
     app = _faust_app(settings, member)
     app.on_fatal = on_fatal
     app.clicks_topic = settings.topics.clicks
     app.client_rack = settings.kafka.client_rack
-    app.new_click_reader = partial(_click_reader, settings, delivery)
+    traces = settings.worker.headers or tracing is not None
+    app.new_click_reader = partial(_click_reader, settings, delivery, traces=traces)
     app.sessions = _session_table(app, settings, on_fatal)
     app.tables.add(app.sessions)
     # Made here: a service of Faust belongs to the thread that first asks for it, and the watchdog's asks too.
@@ -166,8 +173,9 @@ def create_app(
         Pipeline, _pipeline_settings(settings, formats), table=app.sessions, consumer=consumer, on_fatal=on_fatal
     )
     app.pipeline = pipeline(
-        live=live, delivery=delivery, metrics=metrics, catalogue=catalogue, shadows=shadows, formats=formats
-    )
+        live=live, delivery=delivery, metrics=metrics, catalogue=catalogue, shadows=shadows, formats=formats,
+        spans=_click_spans(settings, tracing),
+    )  # fmt: skip
     clicks = app.topic(settings.topics.clicks, schema=ChunkSchema())
     clicks.maxsize = _QUEUED_FETCHES  # its argument of that name is ignored: it would be the changelog's
 
@@ -183,6 +191,14 @@ def create_app(
 
     app.on_rebalance_complete.connect(tell_ready, weak=False)
     return app
+
+
+def _click_spans(settings: StreamSettings, tracing: "Tracing | None") -> "ClickSpans | None":
+    if tracing is None:
+        return None
+    from stream_app.serve.click_spans import ClickSpans
+
+    return ClickSpans(tracing, group=settings.app_id, rankings=settings.topics.rankings)
 
 
 def session_rules(settings: StreamSettings) -> SessionRules:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import structlog
 from faust.types import Message
@@ -12,6 +13,9 @@ from stream_app.core.session import SessionState
 from stream_app.kafka.transport import Chunk
 from stream_app.serve.delivery import Sending
 from stream_app.serve.metrics import Metrics
+
+if TYPE_CHECKING:
+    from stream_app.serve.click_spans import OpenSpans
 
 log = structlog.get_logger(__name__)
 
@@ -40,7 +44,8 @@ class Part:
         states: what they lead to.
         rows: the same by key, as bytes, once they are on their way to the changelog.
         reasons: one of each of their rankings.
-        traces: by the offset of a click, the headers that its ranking takes over.
+        traces: by the offset of a click, the trace headers of its ranking: the click's own, unless spans are told.
+        spans: of traced clicks, which Kafka's confirmation ends.
     """
 
     partition: Partition
@@ -50,6 +55,7 @@ class Part:
     rows: dict[bytes, bytes] = field(default_factory=dict)
     reasons: list[str] = field(default_factory=list)
     traces: dict[int, Headers] = field(default_factory=dict)
+    spans: list["OpenSpans"] = field(default_factory=list)
 
     @property
     def last(self) -> Chunk:
@@ -62,6 +68,7 @@ class Part:
         self.chunks += later.chunks
         self.states |= later.states
         self.reasons += later.reasons
+        self.spans += later.spans
 
 
 class InFlight:

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from faust.types import TP, Message
 
@@ -39,6 +39,9 @@ from stream_app.serve.settling import Computed, Settling, SettlingSettings
 from stream_app.serve.shadows import Shadows
 from stream_app.serve.splits import LiveSplit
 from stream_app.state.table import SessionTable
+
+if TYPE_CHECKING:
+    from stream_app.serve.click_spans import ClickSpans
 
 _LOG_APPEND_TIME: Final = 1
 _DRAIN_CHECK_SECONDS: Final = 0.01
@@ -96,6 +99,7 @@ class Pipeline:
         catalogue: LiveCatalogue | None = None,
         shadows: Shadows | None = None,
         formats: Formats = PLAIN,
+        spans: "ClickSpans | None" = None,
     ) -> None:
         self._settings = settings
         self._schemas = formats.clicks if isinstance(formats.clicks, RegistryCodec) else None
@@ -116,6 +120,7 @@ class Pipeline:
             metrics=metrics,
             consumer=consumer,
             in_flight=self.in_flight,
+            spans=spans,
         )
         self._consumer = consumer
         self._broken_off = False
@@ -272,7 +277,8 @@ class Pipeline:
             raise StalledError("the clicks before these could not be computed")
         self._broken_off = True  # unless it comes to its end
         metrics, seconds = self._metrics, _Seconds()
-        now_ms = time.time_ns() // 1_000_000
+        began_ns = time.time_ns()
+        now_ms = began_ns // 1_000_000
         decoded = [self._decode(part, now_ms) for part in parts]
         clicks = [theirs for theirs, _ in decoded]
         seconds.of("decode")
@@ -293,7 +299,7 @@ class Pipeline:
                 computed.append(Computed(part, result, serves, () if n else rejected, applied))
         for part in parts:
             part.partition.pending.update(part.states)
-        self._settling.send(computed, now_ms)
+        self._settling.send(computed, began_ns, seconds.taken)
         if self._shadows is not None:
             for part, rows, records in zip(parts, states, clicks, strict=True):
                 self._shadows.offer(part.last.tp.topic, part.last.tp.partition, now_ms, rows, records)
@@ -361,6 +367,8 @@ class Pipeline:
             for record in chunk.records:
                 # The broker's time where it keeps it: a redelivered click must be judged as it was the first time.
                 judged_at = record.timestamp if record.timestamp_type == _LOG_APPEND_TIME else now_ms
+                if record.trace is not None:
+                    part.traces[record.offset] = record.trace
                 try:
                     click = decode_click(record.key, record.value, now_ms=judged_at, limits=limits)
                 except ClickRejectedError as error:
@@ -373,8 +381,6 @@ class Pipeline:
                     self._metrics.rejected.labels(reason=error.reason.value).inc()
                 else:
                     clicks.append(SourcedClick(click, record.offset))
-                    if record.trace is not None:
-                        part.traces[record.offset] = record.trace
         return clicks, rejected
 
     def _read(

@@ -14,12 +14,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from faust.types import TP
 from msgspec.structs import replace
 
-from schemas.bundle.runtime import Model
 from schemas.messages.headers import JSON, Headers, ranking_headers, rejected_headers
 from schemas.messages.ranking import Applied, RankedItem, Ranking, encode_ranking
 from schemas.messages.rejected import RejectedClick, encode_rejected
@@ -35,6 +34,9 @@ from stream_app.serve.in_flight import InFlight, Part
 from stream_app.serve.metrics import Metrics
 from stream_app.serve.serving import Serves
 from stream_app.state.table import SessionTable
+
+if TYPE_CHECKING:
+    from stream_app.serve.click_spans import ClickSpans
 
 T = TypeVar("T")
 _HEARTBEAT_CHECK_SECONDS: Final = 0.05
@@ -52,7 +54,7 @@ class SettlingSettings:
         rankings: topic of the rankings.
         rejected: topic of the records that are no click.
         changelog: the table's changelog topic.
-        headers: whether rankings have headers.
+        headers: whether rankings have headers beside those of a trace.
         encode: from a ranking to the value of its record.
         content_type: of such values.
     """
@@ -99,6 +101,7 @@ class Settling:
         metrics: Metrics,
         consumer: ChunkConsumer,
         in_flight: InFlight,
+        spans: "ClickSpans | None" = None,
     ) -> None:
         self._settings = settings
         self._table = table
@@ -106,6 +109,7 @@ class Settling:
         self._metrics = metrics
         self._consumer = consumer
         self._in_flight = in_flight
+        self._spans = spans
         self._waiting: list[Part] = []
         self._clicks = 0  # of those that wait
         self._enough = asyncio.Event()
@@ -219,21 +223,29 @@ class Settling:
         # The oldest click: the others waited less.
         oldest, confirmed = part.chunks[0][0].records[0], part.rankings[0].finished_at
         self._metrics.end_to_end_seconds.observe(max(0.0, confirmed - oldest.timestamp / 1000))
+        for spans in part.spans:
+            spans.end()
 
     # -- in turn with what computes -----------------------------------------------------------------------------------
 
-    def send(self, computed: Sequence[Computed], now_ms: int) -> None:
-        """Hand the models' rankings to librdkafka; `settle` has to follow on the event loop, in the same order."""
+    def send(self, computed: Sequence[Computed], began_ns: int, steps: Mapping[str, float]) -> None:
+        """Hand the models' rankings to librdkafka; `settle` has to follow on the event loop, in the same order.
+
+        They were computed since `began_ns`, in nanoseconds since the epoch; each of the `steps` took so many seconds.
+        """
         started = time.perf_counter()
-        topics = self._settings
+        topics, now_ms = self._settings, began_ns // 1_000_000
+        if self._spans is not None:
+            self._spans.begin(computed, began_ns, steps)
         [rankings] = computed[0].part.rankings  # shared by all
         for one in computed:
             part, tp = one.part, one.part.last.tp
             parked = [(record.key, encode_rejected(record)) for record in one.rejected]
             rankings.send(topics.rejected, parked, headers=map(rejected_headers, one.rejected))
             answered = answers(one.result, tp, one.serves, now_ms, applied=one.applied, encode=topics.encode)
-            if topics.headers:
-                headers = headers_of(one.result, part.traces, one.serves.model, topics.content_type)
+            if topics.headers or part.traces:
+                common = ranking_headers(one.serves.model.version, topics.content_type) if topics.headers else []
+                headers = headers_of(one.result, part.traces, common)
                 rankings.send(topics.rankings, answered, headers=headers)
             else:
                 rankings.send(topics.rankings, answered)
@@ -286,14 +298,11 @@ def answers(
     return records
 
 
-def headers_of(
-    result: Recommended, traces: Mapping[int, Headers], model: Model, content_type: bytes = JSON
-) -> list[Headers | None]:
-    """The headers of each record of `answers`; `traces` has those that clicks pass on, by the offset of the click."""
-    common = ranking_headers(model.version, content_type)
+def headers_of(result: Recommended, traces: Mapping[int, Headers], common: Headers) -> list[Headers | None]:
+    """The headers of each record of `answers`: those of all, and those of a trace by the offset of the click."""
     found: list[Headers | None]
     if traces:
-        found = [common + traces.get(answer.offset, []) for answer in result.ranked]
+        found = [common + traces.get(answer.offset, []) or None for answer in result.ranked]
     else:
         found = [common] * len(result.ranked)
     _insert_requests(found, result, [None] * len(result.requests))

@@ -38,6 +38,7 @@ from stream_app.settings import StreamSettings
 from stream_app.state.data_lock import DataLock
 from stream_app.state.member import member_id
 from stream_app.state.topic_identity import check_identity, topic_ids
+from stream_app.telemetry import tracing_of
 
 log = structlog.get_logger(__name__)
 
@@ -65,6 +66,7 @@ class Worker:
         self._lag: Lag | None = None
         worker = settings.worker
         self._formats = formats_of(settings.schema_registry, settings.topics, stopping=self._stop.is_set)
+        self._tracing = tracing_of(settings.telemetry, "nextclick-worker")
         self._metrics = Metrics()
         self._live = LiveModel()
         client_id = f"{settings.app_id}-{os.getpid()}"
@@ -169,6 +171,8 @@ class Worker:
         finally:
             self._watchdog.stop()
             await self._web.stop()
+            if self._tracing is not None:
+                await asyncio.to_thread(self._tracing.stop)
             self._deadline.cancel()
         return EXIT_OK if self._failure is None else EXIT_FAILED
 
@@ -218,6 +222,7 @@ class Worker:
             catalogue=self._catalogue,
             shadows=self._shadows,
             formats=self._formats,
+            tracing=self._tracing,
         )
         if self._shadows is not None:
             self._shadows.start()

@@ -17,6 +17,7 @@ import msgspec
 import pytest
 import requests
 
+from deploy.demo.oracle import read_topic
 from schemas.messages import examples
 from schemas.messages.click import Click
 from schemas.messages.score import encode_score, score_key
@@ -24,15 +25,26 @@ from tests.conftest import REPOSITORY, KafkaUnderTest
 from tests.doc_pages import blocks
 from tests.faults.deployment import NEVER_TAKEN_FOR_DEAD, Deployment
 from tests.integration.api import ApiProcess, events, running_api, start_api, wait_until
+from tests.told_spans import Collector, collecting
 
 ITEMS = tuple(f"item-{n}" for n in range(40))
 
 
 @pytest.fixture(scope="module")
-def deployment(kafka: KafkaUnderTest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+def collector() -> Iterator[Collector]:
+    """Whom all processes here tell spans."""
+    with collecting() as collector:
+        yield collector
+
+
+@pytest.fixture(scope="module")
+def deployment(
+    kafka: KafkaUnderTest, collector: Collector, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Deployment]:
     """A worker that serves."""
     root = tmp_path_factory.mktemp("api")
-    deployment = Deployment(kafka.bootstrap_servers, f"api-{time.time_ns()}", root, ITEMS, extra=NEVER_TAKEN_FOR_DEAD)
+    extra = NEVER_TAKEN_FOR_DEAD | collector.environment()
+    deployment = Deployment(kafka.bootstrap_servers, f"api-{time.time_ns()}", root, ITEMS, extra=extra)
     deployment.announce(deployment.bundle("v1"))
     deployment.start_ready()
     yield deployment
@@ -155,6 +167,27 @@ def test_other_errors_are_problems_too(api: ApiProcess) -> None:
     )
     assert is_problem(api.post("/v1/clicks?wait=soon", click("s")), 422, "wrong-parameter")
     assert is_problem(api.get("/v1/models", headers={"Host": "evil.example"}), 403, "forbidden")
+
+
+def test_one_trace_from_a_request_to_the_ranking_of_its_click(
+    api: ApiProcess, deployment: Deployment, collector: Collector
+) -> None:
+    trace, asked = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+    headers = {"traceparent": f"00-{trace}-{asked}-01", "tracestate": "shop=1"}
+    assert api.post("/v1/clicks?wait=10s", click("untraced")).status_code == 200
+    assert api.post("/v1/clicks?wait=10s", click("traced"), headers=headers).status_code == 200
+    topics = deployment.topics
+    chain = ["POST /v1/clicks", f"send {topics.clicks}", f"process {topics.clicks}", f"send {topics.rankings}"]
+    wait_until(lambda: collector.of(trace).keys() == {*chain, "compute"}, "all spans", seen=lambda: collector.spans)
+    spans = collector.of(trace)
+    assert [spans[name].parent for name in chain] == [asked, *(spans[name].id for name in chain[:-1])]
+    assert [spans[name].service for name in chain] == ["nextclick-api"] * 2 + ["nextclick-worker"] * 2
+    assert {span.trace for span in collector.spans} == {trace}
+    rankings = {one.key(): one for one in read_topic(deployment.connection.librdkafka(), topics.rankings)}
+    assert rankings[b"traced"].headers() == [
+        ("traceparent", f"00-{trace}-{spans[chain[-1]].id}-01".encode()),
+        ("tracestate", b"shop=1"),
+    ]
 
 
 # -- streams ----------------------------------------------------------------------------------------------------------
@@ -328,6 +361,10 @@ def test_tokens_origins_and_rates(deployment: Deployment, tmp_path: Path) -> Non
         ({"NEXTCLICK_API__TOKEN_FILE": "/nowhere"}, "api.token_file /nowhere"),
         ({"NEXTCLICK_API__CORS_ORIGINS": '["shop.example/"]'}, "is no origin"),
         ({"NEXTCLICK_API__STORE_URL": "http://:secret@h"}, "begins with none of redis://"),
+        (
+            {"NEXTCLICK_TELEMETRY__TRACES": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318"},
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+        ),
     ],
 )
 def test_settings_that_are_not_safe_are_refused(settings: dict[str, str], problem: str, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from schemas.messages.click import Click, encode_click
 from schemas.messages.rejected import decode_rejected
 from stream_app.errors import DeliveryError, StalledError
 from stream_app.serve.delivery import Delivery, Sending
-from tests.conftest import KafkaUnderTest
+from tests.conftest import REPOSITORY, KafkaUnderTest
+from tests.doc_pages import blocks
 from tests.integration.workers import BEGAN, ITEMS, Group, running, until
 from tests.patience import PATIENCE
+from tests.told_spans import in_memory, parents, traces
 
 
 class LostSending(Sending):
@@ -127,3 +130,52 @@ async def test_rankings_and_rejected_records_tell_of_themselves_in_headers(group
         "__streams.errors.partition": b"0",
         "__streams.errors.offset": b"2",
     }
+
+
+async def test_one_trace_from_the_producer_of_a_click_to_the_consumer_of_its_ranking(
+    group: Group, tmp_path: Path
+) -> None:
+    """Where the trace is sampled; the headers of others are passed on, whatever they hold."""
+    tracing, memory = in_memory()
+    shop: dict[str, Any] = {}
+    (example,) = blocks(REPOSITORY / "docs" / "tracing.md", "python")
+    exec(example, shop)
+    shop["tracer"] = tracing._provider.get_tracer("shop")
+    producer, topics = group.producer(), group.topics
+    shop["send_click"](producer, topics.clicks, encode_click(Click("sampled", ITEMS[0], BEGAN)), b"sampled")
+    others = {
+        b"unsampled": [("traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00")],
+        b"malformed": [("traceparent", b"\xff-01"), ("tracestate", b"\xff")],
+        b"untraced": None,
+    }
+    for key, headers in others.items():
+        producer.produce(topics.clicks, encode_click(Click(key.decode(), ITEMS[0], BEGAN)), key, headers=headers)
+    with tracing.sending("somewhere") as bad:
+        producer.produce(topics.clicks, b"no click", b"bad", headers=bad)
+    assert producer.flush(PATIENCE) == 0
+    async with running(group.settings(tmp_path), tracing=tracing) as worker:
+        clicks = partial(worker.metrics.registry.get_sample_value, "nextclick_clicks_total")
+        pipeline = worker.app.pipeline
+        await until(lambda: clicks() == 5 and not pipeline.in_flight.chunks, "all acknowledged")
+        assert worker.errors == []
+    rankings = {record.key(): record for record in read_topic(group.connection.librdkafka(), topics.rankings)}
+    assert {key: rankings[key].headers() for key in others} == others
+    shop["take_ranking"](rankings[b"sampled"])
+
+    whole, rejected = sorted(traces(memory), key=len, reverse=True)
+    read, ranked = f"process {topics.clicks}", f"send {topics.rankings}"
+    assert parents(whole) == {
+        f"send {topics.clicks}": None,
+        read: f"send {topics.clicks}",
+        "compute": read,
+        ranked: read,
+        f"process {topics.rankings}": ranked,
+    }
+    process, compute, send = whole[read], whole["compute"], whole[ranked]
+    told = [process.start_time, compute.start_time, compute.end_time, send.start_time, send.end_time, process.end_time]
+    assert told == sorted(told, key=lambda at: at or 0)
+    assert process.attributes is not None
+    assert process.attributes["messaging.consumer.group.name"] == group.prefix
+    assert (process.attributes["nextclick.model_version"], process.attributes["nextclick.reason"]) == ("v1", "model")
+    assert parents(rejected) == {"send somewhere": None, read: "send somewhere"}
+    assert (rejected[read].attributes or {})["error.type"] == "not-json"

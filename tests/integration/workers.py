@@ -25,6 +25,7 @@ from stream_app.serve.in_flight import InFlight
 from stream_app.serve.metrics import Metrics
 from stream_app.serve.pipeline import Pipeline
 from stream_app.settings import StreamSettings, WorkerSettings
+from stream_app.tracing import Tracing
 from tests.committed import Offsets
 from tests.patience import PATIENCE
 from tests.unit.models import exact_model
@@ -260,7 +261,11 @@ class AppUnderTest:
 
 @contextlib.asynccontextmanager
 async def running(
-    settings: StreamSettings, *, by_hand: bool = False, delivery_type: type[Delivery] = Delivery
+    settings: StreamSettings,
+    *,
+    by_hand: bool = False,
+    delivery_type: type[Delivery] = Delivery,
+    tracing: Tracing | None = None,
 ) -> AsyncIterator[AppUnderTest]:
     """The app of a worker with these settings, starting, and stopped at the end."""
     live, metrics = LiveModel(), Metrics()
@@ -269,7 +274,7 @@ async def running(
     config = producer_config(settings.kafka.librdkafka(), client_id="test", linger_ms=2, timeout_ms=30_000)
     delivery = delivery_type(config, on_fatal=errors.append)
     delivery.start()
-    app = create_app(settings, live=live, delivery=delivery, metrics=metrics, on_fatal=errors.append)
+    app = create_app(settings, live=live, delivery=delivery, metrics=metrics, on_fatal=errors.append, tracing=tracing)
     pipeline = app.pipeline
     if by_hand:
         app.pipeline = HandPipeline(app)

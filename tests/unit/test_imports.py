@@ -55,8 +55,12 @@ KEPT_IN: dict[str, set[str]] = {
     "fastavro": {"schemas/formats/avro.py"},
     "google.protobuf": {"schemas/formats/protobuf.py"},
     "confluent_kafka.schema_registry": {"schemas/formats/registry.py"},
+    "opentelemetry": {"stream_app/serve/click_spans.py", "stream_app/tracing.py"},
     "redis": {"stream_app/api/sink.py", "stream_app/api/stores.py"},
-    "starlette": {f"stream_app/api/{module}.py" for module in ("gate", "page_routes", "problems", "routes", "service")},
+    "starlette": {
+        f"stream_app/api/{module}.py"
+        for module in ("click_requests", "gate", "page_routes", "problems", "routes", "service")
+    },
     "uvicorn": {"stream_app/api/service.py", "stream_app/api/wire.py"},
 }
 
@@ -161,7 +165,7 @@ def test_what_few_files_may_know(outside: str) -> None:
     ("package", "extras"),
     [
         ("schemas", {"trainer", "registry"}),  # pyarrow, where Parquet files are read
-        ("stream_app", {"stream", "api"}),
+        ("stream_app", {"stream", "api", "otel"}),
         ("trainer", {"trainer", "plot", "tune"}),
         ("deploy", {"kafka", "stream", "supply", "trainer"}),
     ],
@@ -216,10 +220,17 @@ def test_the_core_reads_no_clock_and_does_no_io(module: str) -> None:
             "stream_app.__main__",
             {"faust", "torch", "numpy", "onnxruntime", "confluent_kafka"},
         ),  # --help answers at once
-        ("stream_app.serve.worker", {"torch", "trainer", "pyarrow"}),  # the worker's image has none of them
+        # The worker's image has none of them.
+        ("stream_app.serve.worker", {"torch", "trainer", "pyarrow", "stream_app.tracing"}),
         ("stream_app.score.service", {"faust", "torch", "numpy", "onnxruntime", "pyarrow"}),
-        ("stream_app.api.service", {"faust", "torch", "pyarrow"}),  # the API's image has none of them
-        ("stream_app.api.sink", {"faust", "torch", "numpy", "onnxruntime", "pyarrow", "starlette"}),
+        (
+            "stream_app.api.service",
+            {"faust", "torch", "pyarrow", "stream_app.tracing"},
+        ),  # the API's image has none of them
+        (
+            "stream_app.api.sink",
+            {"faust", "torch", "numpy", "onnxruntime", "pyarrow", "starlette", "stream_app.tracing"},
+        ),
         ("stream_app.tools.replay", {"faust", "torch", "pyarrow"}),  # text needs no parser of the trainer's
         ("schemas.bundle.files", {"faust", "torch", "confluent_kafka"}),
     ],

@@ -11,6 +11,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from stream_app.score.metrics import ScoreMetrics
 from stream_app.serve.metrics import Metrics
+from stream_app.settings import StreamSettings
 from tests.container_files import REPOSITORY, environment_of, services
 from tests.doc_pages import anchors, blocks, table
 from tests.promtool import RULES, promtool, rules
@@ -138,3 +139,21 @@ def test_prometheus_of_compose_reads_every_process_where_it_listens() -> None:
 def test_the_configuration_is_one_that_prometheus_takes() -> None:
     checked = promtool("check", "config", RULES.with_name("prometheus.yml"))
     assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_a_collector_of_opentelemetry_reads_what_prometheus_reads(tmp_path: Path) -> None:
+    (example,) = blocks(REPOSITORY / "docs" / "tracing.md", "yaml")
+    collector = yaml.safe_load(example)
+    for pipeline in collector["service"]["pipelines"].values():
+        assert set(pipeline["receivers"]) <= collector["receivers"].keys()
+        assert set(pipeline["exporters"]) <= collector["exporters"].keys()
+    scraped = collector["receivers"]["prometheus"]["config"]
+    (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(scraped))
+    checked = promtool("check", "config", tmp_path / "prometheus.yml")
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    targets = [
+        target for job in scraped["scrape_configs"] for one in job["static_configs"] for target in one["targets"]
+    ]
+    settings = StreamSettings()
+    ports = {settings.worker.web_port, settings.scores.web_port, settings.sink.web_port}
+    assert {int(target.rpartition(":")[2]) for target in targets} == ports

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from opentelemetry.trace import SpanKind, StatusCode
 from starlette.applications import Starlette
 
 from schemas.bundle.files import manifest_digest
@@ -29,9 +30,11 @@ from stream_app.api_settings import ApiSettings
 from stream_app.errors import DeliveryError, StoreError
 from stream_app.settings import StreamSettings
 from stream_app.tools.announced import ModelError
+from stream_app.tracing import Tracing
 from tests.bundle_keys import new_keys
 from tests.contract.tiny_model import TinyModel
 from tests.patience import PATIENCE
+from tests.told_spans import in_memory
 
 CLICK = {"session_id": "s", "item_id": "i", "timestamp": 1_767_225_600_000}
 
@@ -55,12 +58,13 @@ class Fake:
         return 3, 4711
 
 
-def app_of(fake: Fake, waiting_for: str | None = None, **settings: Any) -> Starlette:
+def app_of(fake: Fake, waiting_for: str | None = None, *, tracing: Tracing | None = None, **settings: Any) -> Starlette:
     api = StreamSettings(api=ApiSettings(**settings))
     metrics = ApiMetrics()
     outside: Any = fake
     parts = Parts(api, outside, outside, Watchers(), Board(print), metrics, lambda: {"topics": waiting_for})
-    return application(Endpoints(parts), Guard([], api.api.rate_limit), metrics, api.api.cors_origins)
+    guard, origins = Guard([], api.api.rate_limit), api.api.cors_origins
+    return application(Endpoints(parts), guard, metrics, origins, tracing=tracing)
 
 
 @dataclass
@@ -134,6 +138,25 @@ async def test_what_kafka_or_the_store_does_not_do_is_no_bug_of_the_server() -> 
     assert (await ask(app, "/v1/sessions/s/stream")).status == 503
     answer = await ask(app, "/v1/clicks", json.dumps(CLICK).encode())
     assert (answer.status, kind(answer)) == (503, "unavailable")
+
+
+async def test_a_request_that_brings_a_click_has_a_span() -> None:
+    tracing, memory = in_memory()
+    for fake in (Fake(), Fake(fails=True)):
+        app = app_of(fake, tracing=tracing)
+        await ask(app, "/v1/clicks", json.dumps(CLICK).encode())
+        await ask(app, "/v1/models")
+    told = [(span.name, span.kind, span.attributes, span.status.status_code) for span in memory.get_finished_spans()]
+    about = {"http.request.method": "POST", "http.route": "/v1/clicks", "url.path": "/v1/clicks", "url.scheme": "http"}
+    assert told == [
+        ("POST /v1/clicks", SpanKind.SERVER, about | {"http.response.status_code": 202}, StatusCode.UNSET),
+        (
+            "POST /v1/clicks",
+            SpanKind.SERVER,
+            about | {"http.response.status_code": 503, "error.type": "503"},
+            StatusCode.ERROR,
+        ),
+    ]
 
 
 async def test_a_body_that_does_not_come_is_not_waited_for_for_ever() -> None:
