@@ -246,7 +246,6 @@ async def run_sink(settings: StreamSettings) -> int:
 def _sink(settings: StreamSettings, metrics: SinkMetrics, url: str, stopping: Callable[[], bool]) -> Sink:
     data_dir, rankings = settings.sink.data_dir, settings.topics.rankings
     try:
-        data_dir.mkdir(parents=True, exist_ok=True)
         DataLock(data_dir, setting="sink.data_dir")  # until the process ends
         member = settings.sink.group_instance_id or member_id(data_dir)
     except OSError as error:
