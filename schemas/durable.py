@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final
 
+PRIVATE_FOLDER: Final = 0o750
+"""Mode of a folder that is made for what visitors did. One that is there already keeps its own."""
 UNFINISHED: Final = ".unfinished"
 """End of the name of a file that a killed writer may leave; it begins with a dot and is overwritten by the next one."""
 

@@ -6,7 +6,8 @@
     │   ├── UnreadableError                a record in a format of a schema registry (schemas.formats.unreadable)
     │   └── AnnouncementError              a model announcement
     ├── BundleError                        a model bundle cannot be written, found, trusted or run
-    │   └── BundleExistsError              a bundle of that version is already there
+    │   ├── BundleExistsError              a bundle of that version is already there
+    │   └── NoAnswerError                  a graph fails on what it is asked, or returns what is no answer
     ├── VocabularyError (ValueError)       item ids that are no vocabulary
     ├── ClickFileError (ValueError)        a file of clicks that cannot be used
     ├── SchemaRegistryError                the schema registry is away for too long, or refuses
@@ -38,6 +39,10 @@ class BundleError(SchemaError):
 
 class BundleExistsError(BundleError):
     """A bundle is immutable: its version can be written once."""
+
+
+class NoAnswerError(BundleError):
+    """A graph fails on what it is asked, or returns items or numbers that are no answer; the message says which."""
 
 
 class VocabularyError(SchemaError, ValueError):

@@ -39,8 +39,8 @@ class WorkerSettings(MemberSettings, Application):
     bundle_memory_mb: int = Field(
         default=0,
         ge=0,
-        description="A bundle is opened in a process of its own first, which may take so much memory, in MB; 0: it is "
-        "not.",
+        description="A bundle is opened in a process of its own first, which may take so much memory, in MB, and "
+        "bundle_timeout of processor time; 0: it is not.",
     )
     published: int = Field(default=20, ge=1, le=1000, description="Number of items in a published ranking.")
 

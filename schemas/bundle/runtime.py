@@ -18,7 +18,7 @@ from schemas.bundle.adjust import ADJUST, ADJUSTS, ITEM_ROWS
 from schemas.bundle.manifest import ADVANCE, ENCODE, GRAPHS, MANIFEST, POPULARITY, RANK, Encoder, Manifest
 from schemas.bundle.onnx_file import float_tensor, turned_on
 from schemas.bundle.vocabulary import Vocabulary
-from schemas.errors import BundleError
+from schemas.errors import BundleError, NoAnswerError
 
 Indices = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -133,7 +133,7 @@ class Model:
         where it is the state's last layer; one of the graph's own is not. A session whose state would not be finite (or
         is beyond half precision) keeps the one that it had; false says so, and its query is none.
 
-        Unknown items have no step: raises ValueError for an index outside the catalogue.
+        Unknown items have no step: raises ValueError for an index outside the catalogue; and NoAnswerError.
         """
         out, query = self.advance(item_index, hidden)
         with np.errstate(over="ignore"):  # to an infinity, which is looked for
@@ -148,19 +148,22 @@ class Model:
         """What the graph alone answers to one click: (int64[B], f32[L, B, H]) -> f32[L, B, H], f32[B, D].
 
         The second is the query, the last layer unless the graph has one of its own. Neither rounded nor checked: `step`
-        is for sessions that go on. Unknown items have no step: raises ValueError for an index outside the catalogue.
+        is for sessions that go on. Unknown items have no step: raises ValueError for an index outside the catalogue,
+        and NoAnswerError.
         """
         if item_index.size and not 0 <= item_index.min() <= item_index.max() < len(self.vocabulary):
             raise ValueError(f"item indices outside 0..{len(self.vocabulary) - 1}; unknown items have no step")
-        outputs = [_HIDDEN_OUT, _QUERY] if self.own_query else [_HIDDEN_OUT]
-        found = self._graphs[ADVANCE].run(outputs, {"item_index": item_index, "hidden": hidden})
+        shapes: dict[str, Shape] = {_HIDDEN_OUT: hidden.shape}
+        if self.own_query:
+            shapes[_QUERY] = len(item_index), self.query_size
+        found = self._ask(ADVANCE, {"item_index": item_index, "hidden": hidden}, shapes)
         return found[0], found[1] if self.own_query else found[0][-1]
 
     def encode(self, items: Indices, length: Indices) -> Floats:
         """The queries of B sessions from their last clicks: (int64[B, T], int64[B]) -> f32[B, D].
 
         `items` are oldest first, left-aligned and padded with -1, of which a session has `length`, 1 or more; T is at
-        most the model's window. Unknown items are no clicks: raises ValueError for what is not so.
+        most the model's window. Unknown items are no clicks: raises ValueError for what is not so, and NoAnswerError.
         """
         clicks = items.shape[1]
         if clicks > self.window or ((items >= 0) != (np.arange(clicks) < length[:, None])).any():
@@ -169,10 +172,11 @@ class Model:
         if some and not (0 < length.min() <= length.max() <= clicks and items.max() < len(self.vocabulary)):
             raise ValueError(f"a session of no clicks, or item indices above {len(self.vocabulary) - 1}")
         rows = max(_PAIRS_A_RUN // max(clicks, 1) ** 2, 1)
-        queries = [
-            self._graphs[ENCODE].run([_QUERY], {"items": items[at : at + rows], "length": length[at : at + rows]})[0]
-            for at in range(0, max(len(items), 1), rows)
-        ]
+        queries = []
+        for at in range(0, max(len(items), 1), rows):
+            some_items, some_lengths = items[at : at + rows], length[at : at + rows]
+            shapes: dict[str, Shape] = {_QUERY: (len(some_lengths), self.query_size)}
+            queries += self._ask(ENCODE, {"items": some_items, "length": some_lengths}, shapes)
         return queries[0] if len(queries) == 1 else np.concatenate(queries)
 
     def encode_all(self, items: Indices, length: Indices) -> Floats:
@@ -204,6 +208,8 @@ class Model:
 
         A model that `adjusts` adds `adjust` f32[N] to all scores: where it is EXCLUDED, an item can only fill a list
         that would be too short, with a score of EXCLUDED / 2 or less. It ranks any number `k` of items there are.
+
+        Raises NoAnswerError where the graph fails, or names an item outside the catalogue. Scores may not be finite.
         """
         chosen, k = self._chosen, self.k if k is None else min(k, len(self.vocabulary))
         if self._unadjusted is not None:
@@ -218,15 +224,28 @@ class Model:
         inputs: dict[str, NDArray[Any]] = {"recent": recent, "counts": counts, "clicks": clicks}
         if query is not None:
             inputs[self._query_name] = query
-        parts = [
-            self._graphs[RANK].run(
-                ["top_index", "top_score"],
-                {name: rows_of[at : at + rows] for name, rows_of in inputs.items()} | chosen,
-            )
-            for at in range(0, max(len(clicks), 1), rows)
-        ]
+        listed = int(chosen[_K][0]) if _K in chosen else self.manifest.k
+        parts = []
+        for at in range(0, max(len(clicks), 1), rows):
+            shape = len(clicks[at : at + rows]), listed
+            asked = {name: rows_of[at : at + rows] for name, rows_of in inputs.items()} | chosen
+            parts.append(self._ask(RANK, asked, {"top_index": shape, "top_score": shape}))
         index, score = (column[0] if runs == 1 else np.concatenate(column) for column in zip(*parts, strict=True))
+        # Without its sign an index below 0 is above all others. Of one list it takes 2 µs, by `max` 4.
+        if index.size and np.maximum.reduce(index.view(np.uint64), axis=None) >= len(self.vocabulary):
+            raise NoAnswerError(f"{RANK}: returns items outside the catalogue of {len(self.vocabulary)}")
         return index[:, :k], score[:, :k]
+
+    def _ask(self, graph: str, inputs: Mapping[str, NDArray[Any]], shapes: Mapping[str, Shape]) -> list[NDArray[Any]]:
+        """What a graph returns, in the order of `shapes`. Raises NoAnswerError where it has not these."""
+        try:
+            found: list[NDArray[Any]] = self._graphs[graph].run(list(shapes), inputs)
+        except Exception as error:  # ONNX Runtime's errors share no base class of their own
+            raise NoAnswerError(f"{graph}: ONNX Runtime cannot run it: {error}") from error
+        for (name, expected), returned in zip(shapes.items(), found, strict=True):
+            if returned.shape != expected:
+                raise NoAnswerError(f"{graph}: returns {name} of the shape {returned.shape}, expected {expected}")
+        return found
 
     def warm_up(self, batch_sizes: Iterable[int]) -> None:
         """Run the graphs once at each batch size, so that no click pays for the first allocation."""

@@ -2,21 +2,26 @@
 
 What `open_bundle` verifies says nothing of how much a graph takes when it runs: a few bytes of it may ask for any
 amount of memory, and a fault of ONNX Runtime ends the process that it is in. Here that is another one than the worker.
+It ends with the worker, however that ends: the other side of its standard input is the worker's alone.
 """
 
 import json
+import math
 import os
 import resource
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from schemas.bundle.files import open_bundle
 from schemas.errors import BundleError
 
 _MOST_TOLD: Final = 4096
+_LEFT_ALONE: Final = 3
+"""Exit code where whoever wanted to know has ended."""
 _BEHIND_OTHERS: Final = 10
 """Niceness: whoever serves beside it comes first."""
 
@@ -41,16 +46,23 @@ def try_bundle(
         "rows": rows,
         "batches": list(batches),
         "memory_mb": memory_mb,
+        "seconds": seconds,
     }
     command = [sys.executable, "-m", __name__, json.dumps(about)]
-    # Its messages come on standard output; what a crash prints goes where the worker's own output goes.
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
-        try:
-            told, _ = process.communicate(timeout=seconds)
-        except subprocess.TimeoutExpired as error:
-            raise BundleError(f"{uri}: did not open within {seconds:g} s in a process of its own") from error
-        finally:
-            process.kill()
+    # Never written to: it is closed by us, or by the end of this process. No other child has it.
+    alive, ours = os.pipe()
+    try:
+        # Its messages come on standard output; what a crash prints goes where the worker's own output goes.
+        with subprocess.Popen(command, stdin=alive, stdout=subprocess.PIPE) as process:
+            try:
+                told, _ = process.communicate(timeout=seconds)
+            except subprocess.TimeoutExpired as error:
+                raise BundleError(f"{uri}: did not open within {seconds:g} s in a process of its own") from error
+            finally:
+                process.kill()
+    finally:
+        os.close(alive)
+        os.close(ours)
     if process.returncode:
         why = told[-_MOST_TOLD:].decode(errors="replace").strip() or f"its process ended with {process.returncode}"
         raise BundleError(f"{why} (tried in a process of its own with worker.bundle_memory_mb = {memory_mb})")
@@ -64,8 +76,22 @@ def _limit_memory(memory_mb: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
+def _limit_time(seconds: float) -> None:
+    """So much of one processor: a graph that never ends is ended, though nobody may be there any more to end it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(seconds), hard))
+
+
+def _end_with_parent() -> NoReturn:
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    os._exit(_LEFT_ALONE)
+
+
 def _try(about: dict[str, Any]) -> None:
     os.nice(_BEHIND_OTHERS)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _limit_time(about["seconds"])
     _limit_memory(about["memory_mb"])
     model = open_bundle(
         about["uri"],

@@ -183,7 +183,10 @@ def _parse(file: Path) -> dict[str, Any]:
         raise SettingsError(
             f"{file}: cannot be read ({error.strerror}); name another with --config or {CONFIG_VARIABLE}"
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # TOML's and UTF-8's are of the first kind, numbers of 4,301 digits too
         raise SettingsError(f"{file}: not TOML: {error}") from error
 
 
@@ -247,7 +250,7 @@ def _from_text(annotation: Any, text: str) -> tuple[Any, str | None]:
         return text, None
     try:
         return json.loads(text), None
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         return None, f"must be JSON (a list or an object): {error}"
 
 
@@ -272,7 +275,10 @@ def _value_problems(collected: _Collected, error: ValidationError) -> list[str]:
 def _shown_value(collected: _Collected, key: Key) -> str:
     if any(inner is SecretStr for inner in alternatives(field_type(collected.root, key))):
         return ""
-    return masked(f" is {collected.values[key]!r}")[:200]
+    try:
+        return masked(f" is {collected.values[key]!r}")[:200]
+    except ValueError:  # a number of more digits than Python writes
+        return ""
 
 
 def _message(problems: list[str]) -> str:

@@ -7,6 +7,7 @@ from typing import Final
 
 from schemas.bundle.signature import TrustedKeys
 from schemas.messages.announcement import ModelAnnouncement
+from stream_app.settings import WorkerSettings
 from stream_app.tools.announced import Bundles, ModelError
 from stream_app.tools.explain import Opened
 
@@ -17,17 +18,17 @@ MOST_KEPT_BYTES: Final = 512 * 1024**2
 class KeptBundle:
     """That of the model that serves; another one takes its place when it is announced and asked for.
 
-    For one caller at a time. `locations` are those that bundles may be loaded from, `trusted` are the keys of which one
-    must have signed them, `serving` says what is announced.
+    For one caller at a time. `worker` says where bundles may lie and how much they may take, `trusted` are the keys of
+    which one must have signed them, `serving` says what is announced.
     """
 
     def __init__(
         self,
-        locations: tuple[str, ...],
+        worker: WorkerSettings,
         serving: Callable[[], ModelAnnouncement | None],
         trusted: TrustedKeys | None,
     ) -> None:
-        self._locations, self._serving, self._trusted = locations, serving, trusted
+        self._worker, self._serving, self._trusted = worker, serving, trusted
         self._kept: tuple[ModelAnnouncement, Opened] | None = None
 
     def opened(self) -> Opened:
@@ -39,7 +40,7 @@ class KeptBundle:
             return self._kept[1]
         self._kept = None  # first: there is room for one
         with TemporaryDirectory(prefix="nextclick-bundles-") as cache:
-            opened = Opened.of(Bundles(announced, self._locations, Path(cache), self._trusted))
+            opened = Opened.of(Bundles(announced, self._worker, Path(cache), self._trusted))
         if opened.size <= MOST_KEPT_BYTES:
             self._kept = announced, opened
         return opened

@@ -102,7 +102,7 @@ class Endpoints:
         self._metrics, self._readiness = parts.metrics, parts.readiness
         serving = partial(self._board.serving, self._settings.worker.model_alias)
         trusted = trusted_keys(self._settings.bundles.trusted_keys)
-        self._bundle = KeptBundle(self._settings.worker.bundle_locations, serving, trusted)
+        self._bundle = KeptBundle(self._settings.worker, serving, trusted)
         self._codec = parts.codec
         self._open = 0
         self._slow = ThreadPoolExecutor(1, "slow")

@@ -233,7 +233,6 @@ def _listen(api: ApiSettings) -> socket.socket:
 def _embedded(settings: StreamSettings, ttl_ms: int) -> EmbeddedStore:
     data_dir, rankings = settings.api.data_dir, settings.topics.rankings
     try:
-        data_dir.mkdir(parents=True, exist_ok=True)
         DataLock(data_dir, setting="api.data_dir")  # until the process ends
     except OSError as error:
         raise StoreError(f"api.data_dir {data_dir} cannot be written: {error}") from error

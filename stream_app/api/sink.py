@@ -265,7 +265,6 @@ def _sink(
 ) -> Sink:
     data_dir, rankings = settings.sink.data_dir, settings.topics.rankings
     try:
-        data_dir.mkdir(parents=True, exist_ok=True)
         DataLock(data_dir, setting="sink.data_dir")  # until the process ends
         member = settings.sink.group_instance_id or member_id(data_dir)
     except OSError as error:

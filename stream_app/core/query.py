@@ -45,6 +45,15 @@ def queries(plans: Sequence[Plan], model: Model) -> Queries:
             return _without_rows(None, has_state, np.ones(len(has_state), dtype=np.bool_))
 
 
+def no_queries(plans: Sequence[Plan], model: Model) -> Queries:
+    """Those of a model that failed: no click has led to numbers, and no state is kept, so rows are replayed later."""
+    clicks, chains = (sum(map(len, each)) for each in zip(*((one.clicks, one.chains) for one in plans), strict=True))
+    query = None if model.encoder == "none" else np.zeros((clicks, model.query_size), dtype=np.float32)
+    hidden = np.zeros((model.layers, chains, model.hidden_size), dtype=np.float16)
+    none = np.zeros(clicks, dtype=np.bool_)
+    return Queries(query, none, none, hidden, np.zeros(chains, dtype=np.bool_))
+
+
 def _without_rows(query: NDArray[np.float32] | None, has_state: Sequence[bool], finite: NDArray[np.bool_]) -> Queries:
     """Of a model that keeps no hidden state."""
     none = np.zeros((0, 0, 0), dtype=np.float16), np.zeros(0, dtype=np.bool_)

@@ -64,7 +64,6 @@ async def run_scorer(settings: StreamSettings, *, shadows: bool = False) -> int:
 def _scorer(settings: StreamSettings, metrics: ScoreMetrics, stopping: Callable[[], bool], *, shadows: bool) -> Scorer:
     data_dir, rankings = scores_dir(settings, shadows=shadows), rankings_topic(settings, shadows=shadows)
     try:
-        data_dir.mkdir(parents=True, exist_ok=True)
         DataLock(data_dir, setting="scores.data_dir")  # until the process ends
         member = settings.scores.group_instance_id or member_id(data_dir)
     except OSError as error:

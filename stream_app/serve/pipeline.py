@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+import structlog
 from faust.types import TP, Message
 
 from schemas.bundle.runtime import Model
-from schemas.errors import SchemaRegistryError, StoppedWaitingError
+from schemas.errors import NoAnswerError, SchemaRegistryError, StoppedWaitingError
 from schemas.formats.codec import PLAIN, Formats, RegistryCodec
 from schemas.messages.click import ClickLimits, ClickRejectedError
 from schemas.messages.forget import decode_forget
@@ -23,7 +24,7 @@ from schemas.messages.ranking import Applied
 from schemas.messages.rejected import RejectedClick, reject
 from schemas.messages.source import Source
 from stream_app.core.plan import SourcedClick, SourcedForget, plan
-from stream_app.core.query import queries
+from stream_app.core.query import no_queries, queries
 from stream_app.core.recommend import Recommended, rank
 from stream_app.core.session import SessionRules, SessionState
 from stream_app.errors import StalledError, StoreError
@@ -42,6 +43,8 @@ from stream_app.state.table import SessionTable
 
 if TYPE_CHECKING:
     from stream_app.serve.click_spans import ClickSpans
+
+log = structlog.get_logger(__name__)
 
 _LOG_APPEND_TIME: Final = 1
 _DRAIN_CHECK_SECONDS: Final = 0.01
@@ -124,6 +127,7 @@ class Pipeline:
         )
         self._consumer = consumer
         self._broken_off = False
+        self._cannot_rank: str | None = None  # the version that was told of
         self._taken = asyncio.Event()
         self._waiting: deque[tuple[Chunk, Message]] = deque()
         self._begun: deque[tuple[list[Part], asyncio.Future[None]]] = deque()
@@ -329,14 +333,30 @@ class Pipeline:
         now_ms: int,
         seconds: _Seconds,
     ) -> tuple[Serves, list[Recommended], Applied | None]:
-        """Who ranked, and what came of it: `first` for a variant whose model cannot, which must stop no others."""
+        """Who ranked, and what came of it: `first` for a variant whose model cannot, and for itself what is popular.
+
+        A model that has no answer to one session must not keep all others from theirs, nor stop worker after worker.
+        """
+        if serves is not first and isinstance(self._live, LiveSplit):
+            try:
+                return serves, *self._recommend(serves.model, states, clicks, now_ms, seconds)
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with it
+                self._live.withdraw(serves, error)
         try:
-            return serves, *self._recommend(serves.model, states, clicks, now_ms, seconds)
-        except Exception as error:
-            if serves is first or not isinstance(self._live, LiveSplit):
-                raise
-            self._live.withdraw(serves, error)
-        return first, *self._recommend(first.model, states, clicks, now_ms, seconds)
+            return first, *self._recommend(first.model, states, clicks, now_ms, seconds)
+        except NoAnswerError as error:
+            self._tell(first.model, error)
+        return first, *self._recommend(first.model, states, clicks, now_ms, seconds, by_model=False)
+
+    def _tell(self, model: Model, error: NoAnswerError) -> None:
+        if model.version != self._cannot_rank:
+            self._cannot_rank = model.version
+            log.error(
+                "the model cannot rank; clicks beside such a session get the most clicked items. Announce another one "
+                "(`trainer rollback`)",
+                version=model.version,
+                error=str(error),
+            )
 
     def _recommend(
         self,
@@ -345,10 +365,12 @@ class Pipeline:
         clicks: Sequence[Records],
         now_ms: int,
         seconds: _Seconds,
+        *,
+        by_model: bool = True,
     ) -> tuple[list[Recommended], Applied | None]:
         """One model's rankings and rows of each partition, and the state of items and rules that they keep to."""
         plans = [plan(rows, theirs, model, self._settings.rules) for rows, theirs in zip(states, clicks, strict=True)]
-        asked = queries(plans, model)
+        asked = queries(plans, model) if by_model else no_queries(plans, model)
         seconds.of("advance")
         if self._catalogue is None:
             results, applied = rank(plans, asked, model), None

@@ -199,7 +199,6 @@ class Worker:
         clicks, changelog = settings.topics.clicks, changelog_topic(settings.app_id)
         ids = topic_ids(settings.kafka, [clicks, changelog])
         try:
-            data_dir.mkdir(parents=True, exist_ok=True)
             self._data_lock = DataLock(data_dir)  # until the process ends
             check_identity(
                 data_dir,

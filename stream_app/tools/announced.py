@@ -5,16 +5,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from schemas.bundle.files import open_bundle, read_bundle
+from schemas.bundle.files import open_files, read_bundle
 from schemas.bundle.manifest import RANK
 from schemas.bundle.runtime import Model
 from schemas.bundle.signature import TrustedKeys, trusted_keys
 from schemas.bundle.store import lies_within
+from schemas.bundle.trial import try_bundle
 from schemas.errors import AnnouncementError, BundleError
 from schemas.messages.announcement import ModelAnnouncement, decode_announcement
 from stream_app.errors import StreamError
 from stream_app.kafka.plain_consumer import plain_consumer
-from stream_app.settings import StreamSettings
+from stream_app.settings import StreamSettings, WorkerSettings
 
 
 class ModelError(StreamError):
@@ -22,17 +23,16 @@ class ModelError(StreamError):
 
 
 class Bundles:
-    """The bundles of a deployment: the announced one, and those that lie beside it."""
+    """The bundles of a deployment: the announced one, and those that lie beside it.
+
+    `worker` says where they may lie, and how much they may take.
+    """
 
     def __init__(
-        self,
-        announcement: ModelAnnouncement,
-        locations: tuple[str, ...],
-        cache: Path,
-        trusted: TrustedKeys | None,
+        self, announcement: ModelAnnouncement, worker: WorkerSettings, cache: Path, trusted: TrustedKeys | None
     ) -> None:
         self.announcement = announcement
-        self._locations = locations
+        self._worker = worker
         self._trusted = trusted
         self._cache = cache
         self._opened: dict[str, Model] = {}
@@ -42,9 +42,19 @@ class Bundles:
         if version not in self._opened:
             uri, digest = self._place(version)
             try:
-                self._opened[version] = open_bundle(
-                    uri, manifest_sha256=digest, trusted=self._trusted, cache_dir=self._cache
-                )
+                files = read_bundle(uri, manifest_sha256=digest, trusted=self._trusted, cache_dir=self._cache)
+                if self._worker.bundle_memory_mb:
+                    try_bundle(
+                        uri,
+                        manifest_sha256=digest,
+                        cache_dir=self._cache,
+                        adjusts=False,
+                        rows=False,
+                        batches=(1,),
+                        memory_mb=self._worker.bundle_memory_mb,
+                        seconds=self._worker.bundle_timeout,
+                    )
+                self._opened[version] = open_files(files)
             except BundleError as error:
                 raise ModelError(f"the bundle of {version} cannot be opened: {error}") from error
         return self._opened[version]
@@ -64,7 +74,8 @@ class Bundles:
             uri, digest = announced.uri, announced.manifest_sha256
         else:  # a registry has a folder a version
             uri, digest = f"{announced.uri.rstrip('/').rsplit('/', 1)[0]}/{version}", None
-        if self._locations and not lies_within(uri, self._locations):
+        locations = self._worker.bundle_locations
+        if locations and not lies_within(uri, locations):
             raise ModelError(f"{uri} lies in none of worker.bundle_locations")
         return uri, digest
 
@@ -87,4 +98,4 @@ def bundles(settings: StreamSettings) -> Iterator[Bundles]:
         raise ModelError(f"no {alias!r} is announced on the topic {topic}")
     # A folder of its own: a worker removes copies of bundles that it does not serve.
     with TemporaryDirectory(prefix="nextclick-bundles-") as cache:
-        yield Bundles(newest, settings.worker.bundle_locations, Path(cache), trusted)
+        yield Bundles(newest, settings.worker, Path(cache), trusted)

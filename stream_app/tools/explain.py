@@ -10,7 +10,7 @@ from rich.text import Text
 
 from schemas.bundle.runtime import Model
 from schemas.bundle.terms import Terms
-from schemas.errors import BundleError
+from schemas.errors import BundleError, NoAnswerError
 from stream_app.core.explain import Explained, Part, explain
 from stream_app.errors import StreamError
 from stream_app.settings import StreamSettings
@@ -84,14 +84,17 @@ def explanation(
     item = None if item_id is None else model.vocabulary.index(item_id)
     if item_id is not None and item is None:
         raise NothingToExplainError(f"{version} does not know the item {item_id!r}: no ranking of its can hold it")
-    items = explain(
-        row,
-        ranks.whole,
-        ranks.network,
-        ranks.without,
-        items=None if item is None else [item],
-        listed=settings.worker.published,
-    )
+    try:
+        items = explain(
+            row,
+            ranks.whole,
+            ranks.network,
+            ranks.without,
+            items=None if item is None else [item],
+            listed=settings.worker.published,
+        )
+    except NoAnswerError as error:
+        raise ModelError(f"{version} cannot rank the session {session_id!r}: {error}") from error
     if not items:
         raise NothingToExplainError(
             f"{version} knows no item of the session {session_id!r}: its ranking is the most clicked items"

@@ -25,6 +25,7 @@ _LINGER_MS: Final = 5.0
 _POLL_SECONDS: Final = 0.1
 _LISTS: Final = ("markets", "categories")
 _NUMBERS: Final = ("available_from", "available_until", "created_at")
+_MOST_DIGITS: Final = 19
 _TRUTHS: Final = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _SEPARATOR: Final = "|"
 
@@ -112,7 +113,7 @@ def _lines(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
 def _of_json(path: Path, number: int, line: str) -> Mapping[str, Any]:
     try:
         return msgspec.json.decode(line, type=dict[str, Any])
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise CatalogueFileError(f"{path}: line {number}: no JSON object: {error}; nothing was published") from error
 
 
@@ -132,7 +133,7 @@ def _of_row(path: Path, number: int, row: Mapping[str | None, Any]) -> Mapping[s
             fields[name] = cell.split(_SEPARATOR)
         elif name == "available" and cell.lower() in _TRUTHS:
             fields[name] = _TRUTHS[cell.lower()]
-        elif name in _NUMBERS and cell.isdecimal():
+        elif name in _NUMBERS and cell.isdecimal() and len(cell) <= _MOST_DIGITS:
             fields[name] = int(cell)
         elif name in (*_NUMBERS, "available"):
             fields[name] = cell  # is refused with its name

@@ -25,8 +25,18 @@ from schemas.bundle.golden import encode_golden
 from schemas.bundle.manifest import files_of
 from schemas.bundle.runtime import item_rows
 from schemas.bundle.vocabulary import Vocabulary
-from schemas.errors import BundleError, BundleExistsError
-from tests.contract.tiny_model import F32, I64, TinyModel, TinyNone, TinyWindow, graph_bytes, seal
+from schemas.errors import BundleError, BundleExistsError, NoAnswerError
+from tests.contract.tiny_model import (
+    F32,
+    I64,
+    TinyFailing,
+    TinyModel,
+    TinyNone,
+    TinyOutside,
+    TinyWindow,
+    graph_bytes,
+    seal,
+)
 
 ROOT = Path(__file__).parents[2]
 TINY = TinyModel()
@@ -789,6 +799,30 @@ def test_golden_pairs_of_another_encoder_are_refused(
     seal(folder)
     with pytest.raises(BundleError, match=rf"^golden\.json: {problem}"):
         open_bundle(folder)
+
+
+FAULTS = {
+    "fails": TinyFailing(),
+    "an index behind the last": TinyOutside(),
+    "an index below 0": TinyOutside(by=-12),
+}
+
+
+@pytest.mark.parametrize("tiny", FAULTS.values(), ids=FAULTS.keys())
+def test_what_is_no_answer_is_an_error_of_the_bundles(tmp_path: Path, tiny: TinyModel) -> None:
+    """Of a session that no bundle is tried with. Python takes an index below 0 for a place from the end."""
+    model = open_bundle(tiny.write(tmp_path))
+    _, query = model.advance(np.zeros(1, np.int64), model.initial_hidden(1))
+    session = query, np.full((1, 6), -1), np.zeros((1, 6), np.float32)
+    assert model.rank(*session, np.full(1, 8, np.float32))[0].shape == (1, 5)
+    with pytest.raises(NoAnswerError, match=r"^rank\.onnx: (ONNX Runtime cannot run it|returns items outside the cat)"):
+        model.rank(*session, np.full(1, 9, np.float32))
+
+
+@pytest.mark.parametrize("by", [12, -12])
+def test_items_outside_the_catalogue_for_a_long_session_are_refused(tmp_path: Path, by: int) -> None:
+    with pytest.raises(BundleError, match=r"^rank\.onnx: returns items outside the catalogue of 12"):
+        TinyOutside(longest=5.5, by=by).write(tmp_path)  # more clicks than a golden session has
 
 
 def rank_graph(nodes: list[Any], dtype_of_index: int = I64) -> bytes:

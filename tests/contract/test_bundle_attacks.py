@@ -5,7 +5,14 @@ leads to: `test_bundle.py`.
 """
 
 import io
+import itertools
+import json
 import os
+import select
+import signal
+import subprocess
+import sys
+import time
 import tracemalloc
 import zipfile
 from collections.abc import Callable
@@ -22,7 +29,9 @@ from schemas.bundle import onnx_file
 from schemas.bundle.files import manifest_digest, open_bundle
 from schemas.bundle.trial import try_bundle
 from schemas.errors import BundleError
+from tests.conftest import REPOSITORY as ROOT
 from tests.contract.tiny_model import TinyModel, seal
+from tests.patience import PATIENCE
 
 TINY = TinyModel()
 MIB = 1024**2
@@ -255,3 +264,42 @@ def test_a_bundle_is_tried_with_so_much_memory_and_time(bundle: Path) -> None:
     seal(bundle)
     with pytest.raises(BundleError, match=r"^rank\.onnx: ONNX Runtime cannot .*worker\.bundle_memory_mb = 512"):
         tried(bundle)
+
+
+def minutes(model: Any) -> None:
+    """Products of large matrices that the graph makes itself, one of the other, added to the scores."""
+    names = ["ones", *(f"product-{n}" for n in range(5000))]
+    gigabytes(model)
+    nodes, tensors = model.graph.node, model.graph.initializer
+    tensors[-2].CopyFrom(numpy_helper.from_array(np.array([2048, 2048]), "amount"))
+    made = next(node for node in nodes if node.op_type == "ConstantOfShape")
+    made.output[0] = names[0]
+    places = list(nodes).index(made)
+    for n, (before, after) in enumerate(itertools.pairwise(names), start=places + 1):
+        nodes.insert(n, helper.make_node("MatMul", [before, before], [after]))
+    total = next(node for node in nodes if node.op_type == "ReduceSum")
+    total.input[0] = names[-1]
+    del total.input[1]
+    total.attribute[0].i = 0
+
+
+def test_a_trial_ends_with_whoever_began_it_and_when_it_has_had_its_time(bundle: Path) -> None:
+    (bundle / "rank.onnx").write_bytes(changed(minutes))
+    seal(bundle)
+    about = {
+        "uri": str(bundle), "manifest_sha256": None, "cache_dir": str(bundle.parent), "adjusts": False, "rows": False,
+        "batches": [1], "memory_mb": 4096,
+    }  # fmt: skip
+    begin = f"from schemas.bundle.trial import try_bundle; try_bundle(**{about | {'seconds': 1e5}})"
+    with subprocess.Popen([sys.executable, "-c", begin], cwd=ROOT, stderr=subprocess.PIPE) as worker:
+        children = Path(f"/proc/{worker.pid}/task/{worker.pid}/children")
+        while worker.poll() is None and not children.read_text():
+            time.sleep(0.01)
+        worker.kill()
+        assert worker.stderr is not None
+        ready, _, _ = select.select([worker.stderr], [], [], PATIENCE)
+        assert ready, "the trial has the other end of the pipe, too"
+        assert worker.stderr.read() == b""
+    command = [sys.executable, "-m", "schemas.bundle.trial", json.dumps(about | {"seconds": 0.5})]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE) as process:
+        assert process.wait(PATIENCE) == -signal.SIGXCPU

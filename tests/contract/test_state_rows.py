@@ -4,6 +4,7 @@ Bytes that must change are a new `FORMAT_VERSION`, which must read or refuse the
 """
 
 import struct
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,11 @@ from stream_app.core.plan import SourcedClick
 from stream_app.core.recommend import recommend
 from stream_app.core.session import SessionRules, SessionState
 from stream_app.core.state_codec import FORMAT_VERSION, decode_state, encode_state, row_offset
+from tests.conftest import REPOSITORY
+from tests.doc_pages import blocks
 from tests.unit.models import exact_model
+
+PAGE = REPOSITORY / "docs" / "row-format.md"
 
 FULL = SessionState(
     model_version="2026-01-01T00",
@@ -70,6 +75,16 @@ def test_a_row_as_it_was(state: SessionState, text: str) -> None:
     assert encode_state(state).hex() == row.hex()
     assert encode_state(decode_state(row)) == row
     assert row_offset(row) == state.offset
+
+
+@pytest.mark.parametrize(("state", "text"), GOLDEN.values(), ids=GOLDEN)
+def test_the_code_of_the_page_reads_it(state: SessionState, text: str) -> None:
+    [code] = blocks(PAGE, "python")
+    exec(code, page := dict[str, Any]())
+    hidden = () if state.hidden is None else tuple(state.hidden.ravel().tolist())
+    told = {name: getattr(state, name) for name in ("model_version", "offset", "last_click", "clicks")}
+    lists = {"recent": list(state.recent), "hidden": hidden, "purchased": list(state.purchased)}
+    assert page["read_row"](bytes.fromhex(text)) == told | lists
 
 
 def test_the_golden_rows_are_of_this_version() -> None:

@@ -323,6 +323,36 @@ class TinyFailing(TinyModel):
         )
 
 
+@dataclass(frozen=True)
+class TinyOutside(TinyModel):
+    """A TinyModel that moves the indices of items, for sessions of more than so many clicks, by so many places."""
+
+    longest: float = 8.0
+    by: int = 12
+
+    def rank(self, query: str = "query") -> bytes:
+        nodes = [
+            helper.make_node("Greater", ["clicks", "longest"], ["is_longer"]),
+            helper.make_node("Cast", ["is_longer"], ["one"], to=I64),
+            helper.make_node("Mul", ["one", "by"], ["moved"]),
+            helper.make_node("Unsqueeze", ["moved", "axis"], ["further"]),  # [B, 1]
+            helper.make_node("MatMul", [query, "output"], ["scores"]),
+            helper.make_node("TopK", ["scores", "k"], ["top_score", "right"]),
+            helper.make_node("Add", ["right", "further"], ["top_index"]),
+        ]
+        constants = {"longest": np.float32(self.longest), "by": np.asarray(self.by), "axis": np.asarray([1])}
+        return graph_bytes(
+            nodes,
+            inputs=self.rank_inputs(query),
+            outputs=[("top_index", I64, ["batch", self.k]), ("top_score", F32, ["batch", self.k])],
+            constants=[
+                _constant("output", self.weights(self.query_size, len(self.items), salt=2)),
+                _constant("k", np.asarray([self.k])),
+                *(_constant(name, np.asarray(values)) for name, values in constants.items()),
+            ],
+        )
+
+
 def seal(bundle: Path, **changed: Any) -> None:
     """Make the manifest vouch for the files as they are now: what a checksum cannot find must be found otherwise."""
     manifest = json.loads((bundle / "manifest.json").read_text()) | changed

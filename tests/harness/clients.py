@@ -5,7 +5,7 @@ import json
 import random
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
@@ -65,6 +65,29 @@ def record(session_id: str, item_id: str, timestamp: int, *, event: str | None) 
     return session_id.encode(), json.dumps(click | ({} if event is None else {"event_id": event})).encode()
 
 
+class Running(threading.Thread):
+    """A thread whose error comes out where it is joined: without pytest nobody else would say so."""
+
+    def __init__(self, work: Callable[[], None], name: str) -> None:
+        super().__init__(name=name, daemon=True)
+        self._work = work
+        self._error: Exception | None = None
+        self.start()
+
+    def run(self) -> None:
+        """Do the work."""
+        try:
+            self._work()
+        except Exception as error:  # noqa: BLE001 - whoever joins it is told
+            self._error = error
+
+    def join(self, timeout: float | None = None) -> None:
+        """As every thread's, and raises what ended it."""
+        super().join(timeout)
+        if self._error is not None:
+            raise self._error
+
+
 class Sender:
     """Sends records at a rate, in a thread, until it is stopped; the history has each, and what Kafka said of it."""
 
@@ -97,17 +120,17 @@ class Sender:
             delivery_timeout_ms=_FOR_EVER_MS,
             reconnect_backoff_max_ms=_AGAIN_MS,
         )
-        run = self._send if transactions is None else self._send_in_transactions
-        self._thread = threading.Thread(target=run, name="sender", daemon=True)
-        self._thread.start()
+        self._thread = Running(self._send if transactions is None else self._send_in_transactions, "sender")
 
     def stop(self) -> int:
         """No more; returns how many were sent, all of which Kafka has confirmed."""
         if not self._stopped.is_set():
             self._stopped.set()
-            self._thread.join()
-            self._producer.flush()
-            self._producer.close()
+            try:
+                self._thread.join()
+                self._producer.flush()
+            finally:
+                self._producer.close()
         if self._failed:
             raise self._failed[0]
         return self._sent
@@ -171,8 +194,7 @@ class Receiver:
         self._consumer = _reader(bootstrap)
         self._consumer.assign(_partitions(self._consumer, topic))
         self._consumer.seek_to_beginning()
-        self._thread = threading.Thread(target=self._run, name="receiver", daemon=True)
-        self._thread.start()
+        self._thread = Running(self._run, "receiver")
 
     def _run(self) -> None:
         while not self._stopped.is_set():

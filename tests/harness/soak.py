@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from tests.harness.clients import end_offsets, shop
+from tests.harness.clients import Running, end_offsets, shop
 from tests.harness.history import History, lines
 from tests.harness.scenarios import BEYOND
 from tests.harness.system import ITEMS, Broker, System
@@ -40,8 +40,7 @@ class Sampler:
     def __init__(self, system: System, path: Path, run: str) -> None:
         self._system, self._path, self._run = system, path, run
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._sample, name="sampler", daemon=True)
-        self._thread.start()
+        self._thread = Running(self._sample, "sampler")
 
     def close(self) -> None:
         """No more samples."""

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from schemas.bundle.files import _popularity
 from schemas.bundle.golden import check_golden, decode_golden, encode_golden
@@ -33,16 +34,20 @@ from schemas.messages.refused import RecordRefusedError
 from schemas.messages.rejected import decode_rejected, encode_rejected
 from schemas.messages.rule import decode_rule, encode_rule
 from schemas.messages.score import decode_score, encode_score, totals_by_model
-from schemas.messages.split import decode_split, encode_split
+from schemas.messages.split import PLACES, decode_split, encode_split
 from stream_app.api.board import Board
 from stream_app.api.latest import decode_row, encode_row, of_value
 from stream_app.api.shelf import Shelf
 from stream_app.api.traffic import Traffic
 from stream_app.core import scoring
 from stream_app.core.catalogue import Catalogue
+from stream_app.core.offer import Offers
 from stream_app.errors import RowError
 from stream_app.tools.scores import as_json, lines
 from tests.contract.tiny_model import TinyModel
+from tests.unit.models import exact_model
+from trainer.service.split import moved
+from trainer.service.split import told as told_split
 
 NOW = 1_767_225_600_000
 LIMITS = ClickLimits()
@@ -133,6 +138,21 @@ def show_item(item: Any) -> object:
     return json_of(shelf.named([item.item_id], NOW)), json_of(shelf.offered("a", NOW, clicked={}))
 
 
+def show_rule(rule: Any) -> object:
+    """As the workers keep to it."""
+    catalogue = Catalogue(attributes=list(rule.match.attributes))
+    catalogue.put_items([(item_id, replace(examples.ITEM, item_id=item_id)) for item_id in ("a", "b")])
+    catalogue.put_rule(rule.rule_id, rule)
+    offers = Offers(exact_model("v1", ("a", "b", "c", "d", examples.ITEM.item_id)), catalogue, NOW)
+    offers.refresh(NOW)
+    return json_of([[*offers.of(market).popular(3), len(offers.of(market).pins)] for market in (None, "de")])
+
+
+def show_split(split: Any) -> object:
+    """As the commands show it, and end it."""
+    return told_split(split), moved(split.variants, {"champion": PLACES})
+
+
 def show_manifest(manifest: Any) -> object:
     """As a worker tells how old its model is."""
     return manifest.created_at / 1000
@@ -178,8 +198,10 @@ KINDS = {
         encode_announcement(examples.MODEL_ANNOUNCEMENT), decode_announcement, AnnouncementError, encode_announcement
     ),
     "item": Kind(encode_item(examples.ITEM), keyed(decode_item, "item_id"), RecordRefusedError, encode_item, show_item),
-    "rule": Kind(encode_rule(examples.RULE), keyed(decode_rule, "rule_id"), RecordRefusedError, encode_rule),
-    "split": Kind(encode_split(examples.SPLIT), keyed(decode_split, "app_id"), RecordRefusedError, encode_split),
+    "rule": Kind(encode_rule(examples.RULE), keyed(decode_rule, "rule_id"), RecordRefusedError, encode_rule, show_rule),
+    "split": Kind(
+        encode_split(examples.SPLIT), keyed(decode_split, "app_id"), RecordRefusedError, encode_split, show_split
+    ),
     "score": Kind(encode_score(examples.SCORE), decode_score, MessageError, encode_score, show_scores),
     "manifest": Kind(
         json_of(MANIFEST),

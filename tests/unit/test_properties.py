@@ -2,6 +2,8 @@
 
 from hypothesis import settings
 
+from tests.conftest import REPOSITORY
+
 
 def test_a_run_of_the_suite_owes_nothing_to_chance() -> None:
     assert settings.get_profile("tests").derandomize
@@ -13,3 +15,9 @@ def test_a_run_of_its_own_tries_fresh_examples_and_keeps_what_failed() -> None:
     assert fresh.max_examples >= 1000
     assert fresh.database is not None
     assert fresh.print_blob
+
+
+def test_no_test_keeps_to_the_same_examples_in_a_run_of_its_own() -> None:
+    tests = REPOSITORY / "tests"
+    own = {path.relative_to(tests).as_posix() for path in tests.rglob("*.py") if "derandomize" in path.read_text()}
+    assert own == {"conftest.py", "unit/test_properties.py"}

@@ -18,7 +18,7 @@ def guard(
     config: Config = None,
     json: Json = False,
 ) -> None:
-    """Roll back a champion that is worse than what it replaced, promote a better challenger, raise alarms."""
+    """Roll back a champion that is worse, promote a better challenger, end a worse one's share, raise alarms."""
     root = logged_settings_of(config)
     from trainer.service.guarding import guard as watch
 

@@ -7,6 +7,7 @@ import numpy as np
 from schemas.bundle.files import Model
 from schemas.bundle.runtime import Floats as Float32s
 from schemas.bundle.runtime import Truths, finite_rows
+from schemas.errors import NoAnswerError
 from trainer.data.lanes import Lanes
 from trainer.data.sessions import Ints, SessionSet
 from trainer.evaluation.protocol import Floats, Ties, ranks_in_top
@@ -36,9 +37,10 @@ class ModelScorer:
 
     A click on an item that the model does not know changes nothing, but takes a place among the last clicks. The most
     popular items are the ranking where the model knows nothing of a session: a recurrent one before its first state,
-    others while no item that they look at is known. So they are where the model's numbers are not finite, which
-    ``not_finite`` counts. A target that it does not know is a miss. So models of different vocabularies are compared on
-    the same predictions. Only lists of the best ``model.k`` exist: metrics need k < that.
+    others while no item that they look at is known. So they are where the model's numbers are not finite, or it has no
+    answer to a session of these lanes, which ``not_finite`` counts. A target that it does not know is a miss. So models
+    of different vocabularies are compared on the same predictions. Only lists of the best ``model.k`` exist: metrics
+    need k < that.
     """
 
     def __init__(self, model: Model, sessions: SessionSet) -> None:
@@ -70,9 +72,11 @@ class ModelScorer:
         known = items >= 0
         if self._model.encoder == "recurrent" and known.any():
             before = np.ascontiguousarray(hidden[:, known])
-            hidden[:, known], of_step, finite = self._model.step(items[known], before)
-            query[known] = np.where(finite[:, None], of_step, query[known])
-            answered[known] = finite
+            try:
+                hidden[:, known], of_step, answered[known] = self._model.step(items[known], before)
+                query[known] = np.where(answered[known][:, None], of_step, query[known])
+            except NoAnswerError:
+                answered[known] = False
             alive |= known & answered
         return _State(hidden, query, alive, answered)
 
@@ -81,19 +85,26 @@ class ModelScorer:
         popular_index, popular_score = self._model.popular
         index = np.tile(popular_index, (len(targets), 1))  # [n, k]
         score = np.tile(popular_score, (len(targets), 1))  # [n, k]
+        try:
+            self.not_finite += self._rank(state, lanes, index, score)
+        except NoAnswerError:
+            self.not_finite += len(targets)
+        wanted = self._index[targets]
+        # -2 is in no list; -1 might be mistaken for padding.
+        return ranks_in_top(index, score, np.where(wanted < 0, -2, wanted), ties, self.name)
+
+    def _rank(self, state: _State, lanes: Lanes, index: Ints, score: Float32s) -> int:
+        """Put the model's lists in place of those that are there; returns how many have no finite numbers."""
         recent, counts, clicks = lanes.recent(self._model.recent_size, self._index)
         asked = self._asked(state, lanes, recent)
-        by_model = np.flatnonzero(asked.known & asked.finite)
+        by_model, not_finite = np.flatnonzero(asked.known & asked.finite), int((~asked.finite).sum())
         if len(by_model):
             query = None if asked.query is None else asked.query[by_model]
             top_index, top_score = self._model.rank(query, recent[by_model], counts[by_model], clicks[by_model])
             finite = finite_rows(top_score)
             index[by_model[finite]], score[by_model[finite]] = top_index[finite], top_score[finite]
-            self.not_finite += int((~finite).sum())
-        self.not_finite += int((~asked.finite).sum())
-        wanted = self._index[targets]
-        # -2 is in no list; -1 might be mistaken for padding.
-        return ranks_in_top(index, score, np.where(wanted < 0, -2, wanted), ties, self.name)
+            not_finite += int((~finite).sum())
+        return not_finite
 
     def _asked(self, state: _State, lanes: Lanes, recent: Ints) -> _Asked:
         match self._model.encoder:

@@ -62,6 +62,11 @@ class Championship:
         self._registry = registry
         self._topic = topic
 
+    @property
+    def alias(self) -> str:
+        """Whose champion it is."""
+        return self._topic.alias
+
     def standing(self) -> Standing:
         """Ask the models topic and the history. Raises AnnounceError and RegistryError."""
         return self._standing(self._topic.alias, self._topic.announced())

@@ -39,6 +39,7 @@ SCHEMA: Final = pa.schema(
     ]
 )
 _TYPE: Final = SCHEMA.field("type")
+_ALWAYS: Final = SCHEMA.names[:-1]
 _NAME: Final = re.compile(r"clicks-p(\d{5})-(\d{20})-(\d{20})\.parquet")
 _LOCK: Final = ".lock"
 _TRAINER_LOCK: Final = ".lock-trainer"
@@ -161,7 +162,7 @@ class ClickLogFolder:
     def _open_lock(self, name: str) -> TextIO:
         path = self.folder / name
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(mode=durable.PRIVATE_FOLDER, parents=True, exist_ok=True)
             (self.folder / FILES_LOCK).touch()
             return path.open("a+")  # on NFS a lock is shared by who may read, and had alone by who may write
         except OSError as error:
@@ -220,7 +221,8 @@ class ClickLogFolder:
     def topic_of(self, file: LogFile) -> TopicIdentity:
         """The topic that a file was collected from. Raises ClickLogError for a file that cannot be read."""
         metadata = self._metadata(file)
-        return TopicIdentity(metadata.get(_TOPIC, b"").decode(), metadata.get(_TOPIC_ID, b"").decode())
+        name, topic_id = (metadata.get(key, b"").decode(errors="replace") for key in (_TOPIC, _TOPIC_ID))
+        return TopicIdentity(name, topic_id)
 
     def newest_timestamp(self, file: LogFile) -> int | None:
         """Event time of a file's newest click, from the file's own statistics; None for a file without clicks."""
@@ -240,8 +242,11 @@ class ClickLogFolder:
         opened = self._open(file, encoded=encoded)
         try:
             table = opened.read(columns=SCHEMA.names)
+            table.validate(full=True)  # texts that are no UTF-8
         except (pa.ArrowException, OSError) as error:
             raise self._unreadable(file, error) from error
+        if empty := [name for name in _ALWAYS if table[name].null_count]:
+            raise self._unreadable(file, f"its column {empty[0]} has rows without a value")
         return table if "type" in table.schema.names else table.append_column(_TYPE, pa.nulls(len(table), _TYPE.type))
 
     def clean(self) -> list[Path]:
@@ -366,7 +371,7 @@ class ClickLogFolder:
             raise ClickLogError(
                 f"{self.folder}: {before.name} and {after.name} overlap; one of them was copied here: remove it"
             )
-        if int(self._metadata(after).get(_EXPECTED, b"-1")) == before.last + 1:
+        if self._metadata(after).get(_EXPECTED) == str(before.last + 1).encode():
             return LostOffsets(before.partition, before.last + 1, after.first - 1)
         raise ClickLogError(
             f"{self.folder}: the file of the offsets {before.last + 1} to {after.first - 1} of partition "
@@ -377,14 +382,19 @@ class ClickLogFolder:
         return self._open(file).schema_arrow.metadata or {}
 
     def _open(self, file: LogFile, *, encoded: bool = False) -> Any:
+        ids = ["session_id", "item_id"] if encoded else None
         try:
-            return pq.ParquetFile(
-                self.folder / file.name, read_dictionary=["session_id", "item_id"] if encoded else None
-            )
+            # A flipped byte would be another item, or another time.
+            opened = pq.ParquetFile(self.folder / file.name, read_dictionary=ids, page_checksum_verification=True)
+            found = _columns(opened.schema_arrow)
         except (pa.ArrowException, OSError) as error:
             raise self._unreadable(file, error) from error
+        if found not in (_columns(SCHEMA), _columns(SCHEMA)[:-1]):
+            columns = ", ".join(f"{name} {kind}" for name, kind in found)
+            raise self._unreadable(file, f"its columns are {columns[:200] or 'none'}, not those of a click log")
+        return opened
 
-    def _unreadable(self, file: LogFile, error: Exception) -> ClickLogError:
+    def _unreadable(self, file: LogFile, error: Exception | str) -> ClickLogError:
         return ClickLogError(
             f"{self.folder / file.name}: cannot be read: {error}; restore it, or remove it with the partition's files "
             "before it"
@@ -398,10 +408,16 @@ class ClickLogFolder:
         target = self.folder / file.name
         try:
             with durable.replacing(target) as sink:
-                pq.write_table(table, sink, compression="zstd")
+                pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
         except (pa.ArrowException, OSError) as error:
             raise self._unwritable(target, error) from error
         return target
+
+
+def _columns(schema: Any) -> list[tuple[str, Any]]:
+    """Names and types, of a dictionary that of what it holds."""
+    types = (kind.value_type if pa.types.is_dictionary(kind) else kind for kind in schema.types)
+    return list(zip(schema.names, types, strict=True))
 
 
 def _of_unfinished(name: str) -> LogFile | None:

@@ -1,4 +1,4 @@
-"""What online scores say of the champion: keep it, roll it back, promote another, raise an alarm. Pure.
+"""What online scores call for: keep the champion, roll it back, promote or end a challenger, raise an alarm. Pure.
 
 A champion is compared with what it replaced, whose last windows before are the reference: before and after, so that a
 change of the traffic looks like one of the model. Three things hold against that: a tolerated loss, a variance that
@@ -6,13 +6,13 @@ grows with how much the reference's own windows differ, and an end of watching. 
 compared with the champion in the same windows, which is free of it.
 
 What a model ranked as a shadow is kept apart from what it served: visitors clicked what another showed them, so a
-shadow's figures are too low. They count for a challenger alone, as a comparison of their own.
+shadow's figures are too low. They count for a challenger alone, and only as long as it has served nobody.
 """
 
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal
 
 import msgspec
@@ -22,9 +22,11 @@ from schemas.messages.score import Score, Totals
 from schemas.messages.split import is_shadow
 from trainer.service.sequential import MEASURES, Evidence, Measure, evidence, log_mixture, sample
 
-Action = Literal["keep", "roll-back", "promote"]
+Action = Literal["keep", "roll-back", "end", "promote"]
+"""`end`: of a challenger's share of the sessions."""
 
 _UNKNOWN: Final = (RankingReason.UNKNOWN_ITEM.value, RankingReason.POPULARITY.value)
+_FIRST: Final[tuple[Action, ...]] = ("roll-back", "end", "promote", "keep")
 _FEWEST_WINDOWS: Final = 6
 _FEWEST_PREDICTIONS: Final = 30
 """Fewer windows, or windows of fewer predictions, do not tell how much windows differ."""
@@ -78,11 +80,13 @@ class Challenger:
     Attributes:
         version: under which the scores count it.
         serving: what is promoted: that version as it was last refreshed; None for itself.
+        share: the alias under which it serves a share of the sessions; None where it serves none.
     """
 
     version: str
     announced_at: int
     serving: str | None = None
+    share: str | None = None
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,8 @@ class Decision:
     """What is to be done, and why.
 
     Attributes:
-        version: the champion, or what is promoted.
+        version: the champion, what is promoted, or whose share ends.
+        share: the alias whose share of the sessions ends.
         reasons, alarms: for people.
         evidence: for programs; None where nothing was compared.
     """
@@ -100,12 +105,13 @@ class Decision:
     reasons: tuple[str, ...]
     evidence: dict[str, Any] | None = None
     alarms: dict[str, str] | None = None
+    share: str | None = None
 
 
 def decide(
     scores: Sequence[Score], champion: Watched, challengers: Iterable[Challenger], rules: GuardRules
 ) -> Decision:
-    """The decision that the scores call for now. A rollback comes before a promotion."""
+    """The decision that the scores call for now. What does harm ends before anything is promoted."""
     served = [score for score in scores if not is_shadow(score.variant)]
     shadows = [score for score in scores if is_shadow(score.variant)]
     own = [score for score in served if score.model_version == champion.version]
@@ -114,13 +120,13 @@ def decide(
     for challenger in challengers:
         ranked = [score for score in served if score.model_version == challenger.version]
         beside = [score for score in shadows if score.model_version == challenger.version]
-        if ranked or not beside:
-            looked.append(_challenge(served, ranked, champion, challenger, rules))
-        if beside:
+        if beside and not _since(ranked, champion, challenger):
             looked.append(_challenge(served, beside, champion, challenger, rules, how=" as a shadow"))
-    chosen = next((one for one in looked if one.action != "keep"), looked[0])
+        else:
+            looked.append(_challenge(served, ranked, champion, challenger, rules))
+    chosen = min(looked, key=lambda one: _FIRST.index(one.action))
     reasons = chosen.reasons if chosen.action != "keep" else tuple(text for one in looked for text in one.reasons)
-    return Decision(chosen.action, chosen.version, reasons, chosen.evidence, _alarms(own, champion, rules))
+    return replace(chosen, reasons=reasons, alarms=_alarms(own, champion, rules))
 
 
 def as_trained(scores: Iterable[Score], trained: Callable[[str], str]) -> list[Score]:
@@ -178,9 +184,8 @@ def _challenge(
     how: str = "",
 ) -> Decision:
     """By the challenger's scores, all made the same way, and by what the champion served in the same windows."""
-    since = max(champion.announced_at, challenger.announced_at)
-    theirs = [score for score in theirs if score.window_start >= since]
-    ours = [score for score in served if score.model_version == champion.version and score.window_start >= since]
+    theirs = _since(theirs, champion, challenger)
+    ours = _since((score for score in served if score.model_version == champion.version), champion, challenger)
     new, old = _total(theirs), _total(ours)
     if few := _too_few(rules, {f"{challenger.version}{how}": new, champion.version: old}):
         return Decision("keep", champion.version, (few,))
@@ -195,6 +200,10 @@ def _challenge(
         )
         for measure in MEASURES
     ]
+    if challenger.share is not None and not how and (worse := _worse(new, old, rules)):
+        told = tuple(f"{challenger.version}: {_told(one, champion.version, theirs[0].k, rules)}" for one in worse)
+        record = _record((champion.version, old), (challenger.version, new), worse, rules)
+        return Decision("end", challenger.version, told, record, share=challenger.share)
     better = any(one.log_e >= _enough(rules) for one in compared) and all(one.loss >= 0 for one in compared)
     return Decision(
         "promote" if better else "keep",
@@ -202,6 +211,28 @@ def _challenge(
         tuple(_told(one, f"{challenger.version}{how}", theirs[0].k, rules) for one in compared),
         _record((champion.version, old), (challenger.version, new), compared, rules),
     )
+
+
+def _worse(new: Totals, old: Totals, rules: GuardRules) -> list[Evidence]:
+    """By which measures a challenger that serves is worse than the champion, as a champion is than its predecessor."""
+    compared = (
+        evidence(
+            sample(new, measure),
+            sample(old, measure),
+            measure,
+            tolerance=rules.tolerance,
+            effect=rules.effect,
+            alpha=rules.alpha / len(MEASURES),
+        )
+        for measure in MEASURES
+    )
+    return [one for one in compared if one.log_e >= _enough(rules)]
+
+
+def _since(scores: Iterable[Score], champion: Watched, challenger: Challenger) -> list[Score]:
+    """Those of the windows that began when both had been announced."""
+    since = max(champion.announced_at, challenger.announced_at)
+    return [score for score in scores if score.window_start >= since]
 
 
 def _alarms(own: Sequence[Score], champion: Watched, rules: GuardRules) -> dict[str, str]:

@@ -5,7 +5,7 @@ another: it may announce between a guard's look at the champion and its own anno
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from contextlib import ExitStack, suppress
 from typing import Final
 
@@ -26,7 +26,7 @@ from trainer.service.outage import sleep, waiting_out
 from trainer.service.registry import Registry, refreshes_before
 from trainer.service.scores import ScoresTopic
 from trainer.service.settings import GuardSettings, TrainerRoot
-from trainer.service.split import SplitTopic
+from trainer.service.split import SplitTopic, moved
 
 log = structlog.get_logger(__name__)
 
@@ -40,7 +40,10 @@ class GuardMetrics:
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         self.decisions = Counter(
-            "nextclick_guard_decisions", "Rollbacks and promotions decided.", ["action"], registry=registry
+            "nextclick_guard_decisions",
+            "Rollbacks, promotions and ends of a share decided.",
+            ["action"],
+            registry=registry,
         )
         self.alarms = Gauge("nextclick_guard_alarm", "1 while this alarm is raised.", ["alarm"], registry=registry)
         for alarm in ("unknown-items", "online-recall"):
@@ -55,7 +58,7 @@ def guard(
     stopping: Callable[[], bool],
     told: Callable[[Decision], None] = lambda _: None,
 ) -> None:
-    """Decide every `guard.every`, and announce what was decided unless `dry_run`; `told` hears what is new.
+    """Decide every `guard.every`, and do what was decided unless `dry_run`; `told` hears what is new.
 
     A registry that cannot be used is asked again after `guard.every`. Raises LeaseError when another guard watches this
     alias, and the errors of Kafka and scores; with `once`, and at the start, those of the registry, too.
@@ -139,17 +142,21 @@ class _Guard:
         champion = watched(standing, trained, offline)
         if champion is None:
             return None
-        challengers = [one for other in others if (one := self._challenger(other)) and one.version != champion.version]
+        split = self._split.current_if_used() if others else None
+        shares = {} if split is None else shares_of(split.variants)
+        found = (self._challenger(other, shares) for other in others)
+        challengers = [one for one in found if one is not None and one.version != champion.version]
         return decide(scores, champion, challengers, self._rules)
 
-    def _challenger(self, standing: Standing) -> Challenger | None:
+    def _challenger(self, standing: Standing, shares: Container[str]) -> Challenger | None:
         """What another alias means; None where the registry does not have it."""
         model = watched(standing, self._trained, None)
         if model is None or standing.champion is None:
             return None
         serving = standing.champion.version
         there = self._registry.find_readable(serving) is not None
-        return Challenger(model.version, model.announced_at, serving) if there else None
+        share = standing.champion.alias if standing.champion.alias in shares else None
+        return Challenger(model.version, model.announced_at, serving, share) if there else None
 
     def is_new(self, decision: Decision) -> bool:
         """Whether it differs from the one before in what is done or raised."""
@@ -159,12 +166,15 @@ class _Guard:
         return known != self._known
 
     def act(self, standing: Standing) -> None:
-        """Announce what was decided; what cannot be is tried again a minute later."""
+        """Do what was decided; what cannot be is tried again a minute later."""
         decision = self._decision
         if decision is None or decision.action == "keep" or time.monotonic() < self._wait_until:
             return
         why, champion = "; ".join(decision.reasons), standing.champion
         try:
+            if decision.action == "end":
+                self._end_share(decision, why)
+                return
             if decision.action == "roll-back":
                 made = self._championship.roll_back(
                     f"the guard: {why}", instead_of=champion, evidence=decision.evidence
@@ -182,6 +192,17 @@ class _Guard:
             self._wait_until = time.monotonic() + _RETRY_SECONDS
             return
         log.warning("announced by the guard", version=made.version, why=made.why)
+
+    def _end_share(self, decision: Decision, why: str) -> None:
+        """Give the sessions of a challenger that is worse to the champion; all others keep their model."""
+        split, champion, alias = self._split.current_if_used(), self._championship.alias, decision.share
+        shares = {} if split is None else shares_of(split.variants)
+        if split is None or alias is None or alias not in shares:
+            return  # somebody was faster
+        shares[champion] = shares.get(champion, 0) + shares.pop(alias)
+        variants = moved(split.variants, shares) if len(shares) > 1 else ()
+        self._split.put(replace(split, variants=variants))
+        log.warning("share of the sessions ended by the guard", alias=alias, version=decision.version, why=why)
 
     def end_split(self, standing: Standing) -> None:
         """End the split and the shadows that a promotion by the guard has decided: their aliases mean the champion.

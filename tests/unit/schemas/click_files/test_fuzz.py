@@ -24,7 +24,7 @@ from tests.unit.schemas.click_files.test_forms import EXPECTED
 from trainer.data.sessions import group_sessions
 
 NOW = 1_767_225_600_000
-MANY = settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+MANY = settings(suppress_health_check=list(HealthCheck))
 
 _NAMES = (
     "session_id",

@@ -15,11 +15,13 @@ from weakref import WeakSet
 import pytest
 from confluent_kafka import KafkaError, Producer
 from faust.types import TP
+from structlog.testing import capture_logs
 
+from schemas.bundle.files import open_bundle
 from schemas.bundle.runtime import Model
 from schemas.errors import StoppedWaitingError
 from schemas.messages.click import Click, encode_click
-from schemas.messages.ranking import decode_ranking
+from schemas.messages.ranking import RankingReason, decode_ranking
 from schemas.messages.rejected import decode_rejected
 from schemas.messages.split import Split, Variant
 from stream_app.core.plan import SourcedClick
@@ -38,6 +40,7 @@ from stream_app.serve.pipeline import Pipeline
 from stream_app.serve.serving import place_of
 from stream_app.serve.splits import LiveSplit
 from stream_app.settings import StreamSettings, WorkerSettings
+from tests.contract.tiny_model import TinyFailing, TinyModel, TinyOutside
 from tests.patience import PATIENCE
 from tests.unit.models import exact_model
 
@@ -458,6 +461,56 @@ async def test_each_session_is_its_variants_and_is_rebuilt_when_that_changes(tmp
         assert {name: row.recent for name, row in stored.items()} == {
             name: row.recent for name, row in rows.items() if isinstance(row, SessionState)
         }
+
+
+FAULTS = {"fails": TinyFailing, "names items outside its vocabulary": TinyOutside}
+
+
+@pytest.mark.parametrize("kind", FAULTS.values(), ids=FAULTS.keys())
+async def test_a_model_without_an_answer_stops_no_worker(tmp_path: Path, kind: type[TinyModel]) -> None:
+    """What is popular takes its place, and the session goes on from its items."""
+    tiny = kind(items=tuple("abcdefghijkl"))
+    model = open_bundle(tiny.write(tmp_path / "registry"))
+    async with _running(tmp_path / "data") as running:
+        cast(LiveModel, running.app.pipeline._live).replace(model)
+        with capture_logs() as told:
+            for n in range(11):  # from the ninth on there is no answer
+                await running.take(("s", "abc"[n % 3]), ("t", "a"), at=2 * n)
+                await running.ended()
+            await running.take(("u", "a"), at=22)
+            await running.ended()
+        found = [decode_ranking(value) for value in running.kafka.on_topic(RANKINGS)]
+        reasons = [(one.source.offset, one.reason) for one in found]
+        assert [offset for offset, _ in reasons] == list(range(23))
+        assert [reason for offset, reason in reasons if reason is RankingReason.MODEL] == [RankingReason.MODEL] * 17
+        assert {reason for offset, reason in reasons[16:22]} == {RankingReason.NOT_FINITE}
+        popular = [model.vocabulary.item(index) for index in model.popular[0].tolist()]
+        assert [item.item_id for item in found[16].items] == popular
+        assert (running.recent("s"), running.kafka.acked[-1]) == (tuple("abcabcabcab"), 22)
+        [line] = [line for line in told if "cannot rank" in line["event"]]
+        assert (line["version"], line["log_level"]) == ("v1", "error")
+        assert line["error"].startswith("rank.onnx: ")
+
+
+async def test_a_variant_that_names_items_outside_its_vocabulary_leaves_its_sessions_to_the_champion(
+    tmp_path: Path,
+) -> None:
+    model = open_bundle(TinyOutside(items=tuple("abcdefghijkl"), by=-12).write(tmp_path / "registry"))
+
+    def split(live: LiveModel, metrics: Metrics) -> LiveSplit:
+        return LiveSplit("champion", live, lambda _, of: cast(ModelWatcher, Watcher(of, model)), metrics)
+
+    async with _running(tmp_path / "data", split=split) as running:
+        cast(LiveSplit, running.app.pipeline._live).put(Split(app_id="nextclick", variants=(Variant("b", 100.0),)))
+        for n in range(10):
+            await running.take(("s", "abc"[n % 3]), at=n)
+            await running.ended()
+        found = [decode_ranking(value) for value in running.kafka.on_topic(RANKINGS)]
+        assert [one.variant for one in found] == ["b"] * 8 + ["champion"] * 2
+        assert {one.reason for one in found} == {RankingReason.MODEL}
+        sample = running.metrics.registry.get_sample_value
+        assert sample("nextclick_refused_bundles_total") == 1
+        assert sample("nextclick_variant_fallbacks_total") == 2
 
 
 async def test_a_swap_between_two_batches_that_are_begun(tmp_path: Path) -> None:

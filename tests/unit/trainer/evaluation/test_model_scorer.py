@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from schemas.bundle.files import Model, open_bundle
+from tests.contract.tiny_model import TinyFailing, TinyModel, TinyOutside
 from tests.unit.trainer.builders import random_sessions, sessions_of
 from trainer.data.sessions import SessionSet, encode
 from trainer.evaluation.model_scorer import ModelScorer
@@ -83,6 +84,21 @@ def test_an_unknown_click_is_no_step_and_an_unknown_target_a_miss(model: Model) 
     assert popularity.index(3) < tied
     before_any = tied if tied <= model.k else np.inf
     assert ranks.tolist() == [before_any, np.inf, after_3, after_4, np.inf, np.inf]
+
+
+@pytest.mark.parametrize("kind", [TinyFailing, TinyOutside])
+def test_sessions_without_an_answer_get_the_most_popular_and_are_counted(
+    tmp_path: Path, kind: type[TinyFailing] | type[TinyOutside]
+) -> None:
+    """As in a worker: it ends no cycle, and a challenger that has any is refused."""
+    sessions = sessions_of([[0, 1, 2, 3, 4, 5, 6, 7, 8]], items=12)
+    plain, faulty = TinyModel(items=sessions.item_ids), kind(items=sessions.item_ids, longest=6.5)
+    right, scorer = (
+        ModelScorer(open_bundle(tiny.write(tmp_path, tiny.__class__.__name__)), sessions) for tiny in (plain, faulty)
+    )
+    found, wanted = ranks_of(scorer, sessions), ranks_of(right, sessions)
+    assert (scorer.not_finite, right.not_finite) == (2, 0)
+    assert found[:6].tolist() == wanted[:6].tolist()
 
 
 def test_weights_come_back_from_the_graphs(result: FitResult, bundle: Path) -> None:

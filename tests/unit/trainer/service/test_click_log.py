@@ -600,3 +600,8 @@ def test_a_window_is_read_while_a_session_is_forgotten(log: ClickLogFolder, monk
     assert window is not None
     assert len(window.sessions) == 9
     assert window.sessions.clicks == 18
+
+
+def test_a_folder_that_is_made_is_not_for_everybody_to_look_into(tmp_path: Path) -> None:
+    with ClickLogFolder(tmp_path / "log").locked():
+        assert (tmp_path / "log").stat().st_mode & 0o007 == 0

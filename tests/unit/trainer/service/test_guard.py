@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import numpy as np
@@ -160,9 +161,6 @@ def test_what_a_model_ranked_as_a_shadow_is_no_part_of_what_it_served() -> None:
     beside = scores("other", 0.2, start=ANNOUNCED, variant="shadow:c", sessions=400)
     assert decide([*champion, *served, *beside], serving, challenger, RULES).action == "promote"
     assert decide([*champion, *beside], serving, challenger, RULES).action == "keep"
-    better = scores("other", 0.5, start=ANNOUNCED, variant="shadow:c")
-    few = scores("other", 0.1, start=ANNOUNCED, variant="b", windows=1, sessions=10)
-    assert decide([*champion, *few, *better], serving, challenger, RULES).action == "promote"
     # The champion, and what it replaced, are what visitors saw of them.
     ahead = scores("old", 0.1, start=ANNOUNCED - HOUR, variant="shadow:b", sessions=800)
     behind = scores("new", 0.1, start=ANNOUNCED, variant="shadow:b", sessions=800)
@@ -171,6 +169,40 @@ def test_what_a_model_ranked_as_a_shadow_is_no_part_of_what_it_served() -> None:
     assert decision.evidence is not None
     assert decision.evidence["champion"]["sessions"] == decision.evidence["compared_with"]["sessions"] == 2400
     assert decide([*champion, *behind], Watched("new", ANNOUNCED, offline=0.5), (), RULES).alarms == {}
+
+
+@pytest.mark.parametrize("sessions", [1, 200])
+def test_what_a_model_served_counts_and_not_what_it_ranked_as_a_shadow(sessions: int) -> None:
+    serving, challenger = Watched("new", ANNOUNCED - HOUR), [Challenger("other", ANNOUNCED)]
+    champion = scores("new", 0.4, start=ANNOUNCED)
+    better = scores("other", 0.5, start=ANNOUNCED, variant="shadow:c")
+    served = scores("other", 0.3, start=ANNOUNCED, variant="b", sessions=sessions)
+    assert decide([*champion, *better], serving, challenger, RULES).action == "promote"
+    decision = decide([*champion, *served, *better], serving, challenger, RULES)
+    assert decision.action == "keep"
+    assert not any("shadow" in reason for reason in decision.reasons)
+    before_it_was_announced = scores("other", 0.3, start=ANNOUNCED - HOUR, variant="b")
+    assert decide([*champion, *before_it_was_announced, *better], serving, challenger, RULES).action == "promote"
+
+
+@pytest.mark.parametrize(("recall", "action"), [(0.3, "end"), (0.395, "keep"), (0.5, "promote")])
+def test_the_share_of_a_challenger_that_is_worse_ends(recall: float, action: str) -> None:
+    both = [*scores("new", 0.4, start=ANNOUNCED), *scores("other", recall, start=ANNOUNCED, variant="b")]
+    champion = Watched("new", ANNOUNCED - HOUR)
+    decision = decide(both, champion, [Challenger("other", ANNOUNCED, share="b")], RULES)
+    assert decision.action == action
+    assert (decision.share, decision.version) == (("b", "other") if action == "end" else (None, decision.version))
+    if action == "end":
+        assert decision.reasons[0].startswith("other: Recall@20 0.2")
+        assert "of new: -2" in decision.reasons[0]
+        assert decision.evidence is not None
+        assert decision.evidence["compared_with"]["version"] == "other"
+        # Who serves nobody harms nobody, and a share ends before another is promoted.
+        assert decide(both, champion, [Challenger("other", ANNOUNCED)], RULES).action == "keep"
+        better = Challenger("better", ANNOUNCED, share="c")
+        both += scores("better", 0.5, start=ANNOUNCED, variant="c")
+        decision = decide(both, champion, [better, Challenger("other", ANNOUNCED, share="b")], RULES)
+        assert (decision.action, decision.share) == ("end", "b")
 
 
 def test_a_refreshed_challenger_is_judged_as_trained_and_promoted_as_it_serves() -> None:
@@ -310,3 +342,46 @@ def test_a_split_that_a_promotion_decided_is_ended_even_if_the_champion_was_refr
         guard._trained.learn(["v2-1"])
     guard.end_split(championship.standing())
     assert shares_of(split.current_if_used().variants) == {}
+
+
+def test_a_challenger_that_is_worse_loses_its_share_to_the_champion_and_no_other_session_moves(
+    registry: Registry,
+) -> None:
+    topic = TopicInMemory()
+    championship = Championship(registry, topic)
+    for alias, version in (("champion", "v1"), ("b", "v2"), ("c", "v3")):
+        other = TopicInMemory(alias)
+        other.log = topic.log
+        Championship(registry, other).promote(registry.get(version), "")
+    first, *_ = topic.log
+    start = max(one.announced_at for one in topic.log)
+    served = {"v1": 0.4, "v2": 0.2, "v3": 0.4}
+    scored = [one for version, recall in served.items() for one in scores(version, recall, start=start, variant="x")]
+    parts = (Variant("champion", 50.0), Variant("b", 30.0), Variant("c", 20.0))
+    split = SplitInMemory(Split(app_id="shop", variants=parts, shadow=("d",)))
+    guard = _Guard(
+        cast(ScoresTopic, SimpleNamespace(scores=lambda: scored)),
+        championship,
+        registry,
+        RULES,
+        metrics=GuardMetrics(),
+        split=cast(SplitTopic, split),
+    )
+
+    def look() -> str:
+        standing, decision = guard.look()
+        assert decision is not None
+        with capture_logs() as told:
+            guard.act(standing)
+        assert [line["alias"] for line in told] == (["b"] if decision.action == "end" else [])
+        return decision.action
+
+    assert look() == "end"
+    assert split.split.variants == (Variant("champion", 80.0), Variant("c", 20.0))
+    assert split.split.shadow == ("d",)
+    assert look() == "keep"  # it has none any more
+    assert topic.log[0] is first
+    assert len(topic.log) == 3  # nothing is announced
+    split.split = Split(app_id="shop", variants=(Variant("champion", 70.0), Variant("b", 30.0)))
+    assert look() == "end"
+    assert split.split.variants == ()
