@@ -29,6 +29,7 @@ BENCHMARKS = (
 EXTRA = (
     "ci",
     "workers",
+    "simulation",
     "capacity",
     "families",
     "tuning",

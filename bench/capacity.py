@@ -9,10 +9,12 @@ wait for each other, so a deployment of any size is that many of these.
 """
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bench.report import Report
 
@@ -24,6 +26,8 @@ CLICKS_A_SESSION: Final = 4
 TARGET_LOAD: Final = 0.6
 """Share of a worker's time that may be spent; the rest is for bursts, swaps and the loss of a worker."""
 CHUNK: Final = 512
+
+Seconds = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -102,13 +106,35 @@ def simulate(rate: float, items: int, costs: Costs, *, seconds: float, seed: int
     arrivals = np.cumsum(rng.exponential(1 / rate, max(int(rate * seconds), 1)))  # [N] seconds
     service = 1e-6 * costs.service_us(items)
     batch = 1e-3 * (costs.batch_ms + costs.weights_ms * items / 1000)
-    done = np.empty_like(arrivals)
-    now, first = 0.0, 0
-    while first < len(arrivals):
-        now = max(now, arrivals[first])
-        last = first + int(np.searchsorted(arrivals[first : first + CHUNK], now, side="right"))
-        now += batch + (last - first) * service
-        done[first:last] = now
-        first = last
+    done = answered(arrivals, lambda clicks, _at: batch + clicks * service)
     latency = 1000 * (done - arrivals) + costs.transit_ms
     return {percentile: float(np.percentile(latency, percentile)) for percentile in (50, 90, 99)}
+
+
+def answered(
+    comes: Seconds,
+    busy: Callable[[int, float], float],
+    *,
+    pace: float = 0.0,
+    stops: Sequence[tuple[float, float]] = (),
+) -> Seconds:
+    """When a worker has answered each click.
+
+    Args:
+        comes: [N] when each can be read, ascending.
+        busy: seconds that a batch of so many clicks takes which is begun at a time.
+        pace: between two looks for clicks, unless the last one found a full batch.
+        stops: begin and end of the times in which no batch is begun, in order.
+    """
+    done = np.empty_like(comes)
+    now, first, next_look = 0.0, 0, 0.0
+    while first < len(comes):
+        look = max(now, comes[first], next_look)
+        for begin, end in stops:
+            look = end if begin <= look < end else look
+        clicks = int(np.searchsorted(comes[first : first + CHUNK], look, side="right"))
+        now = look + busy(clicks, look)
+        done[first : first + clicks] = now
+        first += clicks
+        next_look = look if clicks == CHUNK else look + pace
+    return done

@@ -35,7 +35,7 @@ from schemas.messages.split import Split
 PERCENTILES = (50, 90, 99, 99.9)
 _LINGER_MS = 1
 """Of the producer of clicks; without, each would be a request of its own to the broker, which has the same cores."""
-_SWITCH_SECONDS = 0.0002
+SWITCH_SECONDS = 0.0002
 """The generator and the consumer share an interpreter; neither may keep it from the other for long."""
 _SWAP_SECONDS = 3.0
 """After an announcement, the rankings in which a swap would show."""
@@ -112,7 +112,7 @@ def main() -> None:
 
 def measure(cases: tuple[Case, ...], rounds: int) -> Report:
     """Every case in each round, in turn."""
-    sys.setswitchinterval(_SWITCH_SECONDS)
+    sys.setswitchinterval(SWITCH_SECONDS)
     runs: dict[Case, list[Run]] = {case: [] for case in cases}
     with warm_broker() as kafka, tempfile.TemporaryDirectory(prefix="nextclick-bench-") as name:
         for number in range(rounds):
@@ -160,11 +160,11 @@ def run(bootstrap: str, case: Case, folder: Path, **settings: object) -> Run:
         deployment.wait_for(lambda: "tables recovered" in worker.log.read_text(), "a worker that serves")
         if case.shadow:
             deployment.wait_for(lambda: "alias=shadow" in worker.log.read_text(), "the shadow's model")
-        with Arrivals(_ranking_consumer(deployment), len(due)) as arrivals:
+        with Arrivals(ranking_consumer(deployment), len(due)) as arrivals:
             cpu = worker.cpu_seconds
             began = time.perf_counter() + 0.1
             with _swap(deployment, second, announced + 0.1) as swap:
-                _generate(deployment, began + due, items, sessions, item_ids(case.items))
+                generate(deployment, began + due, items, sessions, item_ids(case.items))
                 deadline = time.perf_counter() + 60
                 while arrivals.seen < len(due) and time.perf_counter() < deadline:
                     for part in (worker, arrivals, swap):
@@ -214,7 +214,7 @@ def _mean(metrics: dict[str, float], histogram: str) -> float:
     return metrics[f"{histogram}_sum"] / max(metrics[f"{histogram}_count"], 1.0)
 
 
-def _generate(
+def generate(
     deployment: Deployment,
     due: NDArray[np.float64],
     items: NDArray[np.int64],
@@ -294,7 +294,7 @@ def _swap(deployment: Deployment, second: Path | None, seconds: float) -> Backgr
     return Background(announce, "announcing the second model")
 
 
-def _ranking_consumer(deployment: Deployment) -> Consumer:
+def ranking_consumer(deployment: Deployment) -> Consumer:
     """Reads all rankings from the first one on."""
     consumer = Consumer(
         {**deployment.connection.librdkafka(), "group.id": f"{deployment.name}-rankings", "fetch.wait.max.ms": 100}

@@ -16,7 +16,7 @@ from statistics import median
 import numpy as np
 
 from bench.broker import warm_broker
-from bench.latency import _SWITCH_SECONDS, Case, Run, run
+from bench.latency import SWITCH_SECONDS, Case, Run, run
 from bench.report import Report, console
 
 CASES = (Case(5_000, 1_000), Case(5_000, 12_000), Case(37_000, 500), Case(37_000, 4_000))
@@ -30,7 +30,7 @@ def main() -> None:
 
 def measure(cases: tuple[Case, ...], rounds: int) -> Report:
     """Every case without and with a shadow in each round, in turn; who is first changes."""
-    sys.setswitchinterval(_SWITCH_SECONDS)
+    sys.setswitchinterval(SWITCH_SECONDS)
     runs: dict[Case, list[Run]] = {}
     with warm_broker() as kafka, tempfile.TemporaryDirectory(prefix="nextclick-bench-") as name:
         for number in range(rounds):
