@@ -101,12 +101,13 @@ def _faust_app(settings: StreamSettings, member: str | None) -> RecommenderApp:
     )
 
 
-def _click_reader(settings: StreamSettings, delivery: Delivery) -> ClickReader:
+def _click_reader(settings: StreamSettings, delivery: Delivery, metrics: Metrics) -> ClickReader:
     worker = settings.worker
     return ClickReader(
         settings.kafka.plain_consumer(settings.app_id, f"{settings.app_id}-{os.getpid()}-clicks"),
         most=worker.chunk_clicks,
         on_look=delivery.serve,
+        on_expired=metrics.expired.inc,
         traces=worker.headers,
     )
 
@@ -157,7 +158,7 @@ def create_app(
     app.on_fatal = on_fatal
     app.clicks_topic = settings.topics.clicks
     app.client_rack = settings.kafka.client_rack
-    app.new_click_reader = partial(_click_reader, settings, delivery)
+    app.new_click_reader = partial(_click_reader, settings, delivery, metrics)
     app.sessions = _session_table(app, settings, on_fatal)
     app.tables.add(app.sessions)
     # Made here: a service of Faust belongs to the thread that first asks for it, and the watchdog's asks too.
