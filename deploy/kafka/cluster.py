@@ -30,7 +30,7 @@ class LocalKafka:
                 end, but kept when the start failed or the `with` block ended by an exception
     ports       one client port a broker; else free ones
     overrides   Kafka settings that win over those of `node_properties`, the same for every broker
-    proxied     of one broker: a second listener, and the port that it is advertised with, where a proxy is to listen
+    proxied     a second listener for each broker, and the port that it is advertised with, where a proxy is to listen
     optimise    for a long run: Java's optimising compiler, which first costs more than it saves
     """
 
@@ -42,7 +42,7 @@ class LocalKafka:
         log_dir: Path | None = None,
         ports: Sequence[int] | None = None,
         overrides: Mapping[str, str] | None = None,
-        proxied: tuple[int, int] | None = None,
+        proxied: Sequence[tuple[int, int]] | None = None,
         heap_mb: int = 512,
         optimise: bool = False,
         start_timeout: float = 90.0,
@@ -52,8 +52,8 @@ class LocalKafka:
             raise LocalKafkaError(f"a local cluster has 1 or 3 brokers, not {brokers}")
         if ports is not None and len(set(ports)) != brokers:
             raise LocalKafkaError(f"{brokers} brokers need as many different ports, not {list(ports)}")
-        if proxied is not None and brokers != 1:
-            raise LocalKafkaError("only a cluster of one broker can be reached through a proxy")
+        if proxied is not None and len(proxied) != brokers:
+            raise LocalKafkaError(f"{brokers} brokers need as many listeners for proxies, not {len(proxied)}")
         self._brokers = brokers
         self._named_data_dir = data_dir
         self._named_log_dir = log_dir
@@ -188,7 +188,8 @@ class LocalKafka:
     def _choose_ports(self) -> list[NodePorts]:
         client = [hold(port) for port in self._ports or [0] * self._brokers]
         controller = free_ports(self._brokers)
-        return [NodePorts(*pair, proxied=self._proxied) for pair in zip(client, controller, strict=True)]
+        proxied: Sequence[tuple[int, int] | None] = self._proxied or [None] * self._brokers
+        return [NodePorts(*ports) for ports in zip(client, controller, proxied, strict=True)]
 
     def _format(self) -> None:
         found = {node.id: cluster_id_of(node.data) for node in self._nodes}

@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -47,6 +48,7 @@ _REFILL_MS: Final = 20
 _FETCH_MS: Final = 100
 _UNKNOWN: Final = -1001
 _REFUSED: Final = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED)
+_ASTRAY: Final = (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)
 
 
 class ClicksUnreadableError(StreamError):
@@ -124,6 +126,7 @@ class ClickReader:
         consumer_config: of a consumer without a group, for librdkafka.
         most: so many clicks at most are read at once.
         on_look: called whenever it looks for clicks, every few ms as long as some come.
+        on_expired: told how many offsets retention removed before they were read.
         traces: whether to look for headers that rankings take over.
 
     Attributes:
@@ -138,15 +141,18 @@ class ClickReader:
         *,
         most: int,
         on_look: Callable[[], None],
+        on_expired: Callable[[int], None],
         traces: bool = False,
     ) -> None:
         self._most = most
         self._traces = traces
         self._on_look = on_look
+        self._on_expired = on_expired
         self._consumer = Consumer(
             {
                 **consumer_config,
                 "enable.auto.offset.store": False,
+                "auto.offset.reset": "error",  # clicks that are gone are told of
                 "queued.min.messages": _QUEUED_CLICKS,
                 "queued.max.messages.kbytes": _QUEUED_KILOBYTES,
                 "fetch.queue.backoff.ms": _REFILL_MS,
@@ -158,6 +164,7 @@ class ClickReader:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="clicks")
         self._partitions: dict[tuple[str, int], TP] = {}
         self._next: dict[TP, int | None] = {}
+        self._astray: set[TP] = set()  # partitions without the offset that is to come next
         self._closed = False
         self._pace = Pace()
         self._looks = 0  # in vain, since there was a click
@@ -191,14 +198,53 @@ class ClickReader:
         self._partitions = {(tp.topic, tp.partition): tp for tp in starts}
         self._next = dict(starts)
         self.passed = {}
+        self._astray.clear()
         if self._closed:
             return  # a rebalance that comes while the worker stops
+        self._go_on()
+
+    def _go_on(self) -> None:
         self._consumer.assign(
             [
                 TopicPartition(tp.topic, tp.partition, OFFSET_BEGINNING if at is None else at)
-                for tp, at in starts.items()
+                for tp, at in self._next.items()
             ]
         )
+
+    async def _find_way(self) -> None:
+        """Tell of the clicks that are gone, and go on with those that are left.
+
+        What librdkafka does by itself would skip them without a word.
+        """
+        loop = asyncio.get_running_loop()
+        for tp in list(self._astray):
+            ask = partial(
+                self._consumer.get_watermark_offsets, TopicPartition(tp.topic, tp.partition), timeout=_ANSWER_SECONDS
+            )
+            try:
+                begin, end = await loop.run_in_executor(self._thread, ask)
+            except KafkaException as error:
+                log.warning("clicks cannot be read at the moment", topic=tp.topic, error=error.args[0].str())
+                await asyncio.sleep(_LONGEST_WAIT_SECONDS)
+                return  # the next read asks again
+            due = self._next[tp]
+            if due is not None and due < begin:
+                log.warning(
+                    "clicks were lost: the topic's retention removed them before they were read; add workers, or raise "
+                    "topics.clicks_retention_ms",
+                    partition=tp.partition, first=due, last=begin - 1, offsets=begin - due,
+                )  # fmt: skip
+                self._on_expired(begin - due)
+                self._next[tp], self.passed[tp] = begin, (due, begin)
+            else:
+                log.warning(
+                    "brokers lost records that they had confirmed, or the offsets of the group were set behind the end "
+                    "of the topic: clicks are read again from its beginning",
+                    partition=tp.partition, next=due, end=end,
+                )  # fmt: skip
+                self._next[tp] = None
+            self._astray.discard(tp)
+        self._go_on()
 
     def end_offset(self, tp: TP) -> int | None:
         """Where a partition ended when it was last fetched, with what is not committed yet; None before that."""
@@ -226,6 +272,9 @@ class ClickReader:
         self.reads += 1
         if self._closed:
             await asyncio.sleep(_LONGEST_WAIT_SECONDS)
+            return {}
+        if self._astray:
+            await self._find_way()
             return {}
         while self._looks < _LOOKS:
             await asyncio.sleep(self._pace.wait())
@@ -275,7 +324,11 @@ class ClickReader:
             end = message.offset()
             begin = None if tp is None else self._next[tp]
             if tp is not None and begin is not None and begin < end:
-                self.passed[tp] = begin, end
+                before, reached = self.passed.get(tp, (begin, begin))
+                self.passed[tp] = before if reached == begin else begin, end
+        elif error.code() in _ASTRAY:
+            if tp is not None:
+                self._astray.add(tp)
         elif error.code() in _REFUSED:
             raise ClicksUnreadableError(
                 f"Kafka does not let this worker read {message.topic()}: {error.str()}; see the rights in docs/security"

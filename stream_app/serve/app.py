@@ -105,12 +105,13 @@ def _faust_app(settings: StreamSettings, member: str | None) -> RecommenderApp:
     )
 
 
-def _click_reader(settings: StreamSettings, delivery: Delivery, *, traces: bool) -> ClickReader:
+def _click_reader(settings: StreamSettings, delivery: Delivery, metrics: Metrics, *, traces: bool) -> ClickReader:
     worker = settings.worker
     return ClickReader(
         settings.kafka.plain_consumer(settings.app_id, f"{settings.app_id}-{os.getpid()}-clicks"),
         most=worker.chunk_clicks,
         on_look=delivery.serve,
+        on_expired=metrics.expired.inc,
         traces=traces,
     )
 
@@ -164,7 +165,7 @@ def create_app(
     app.clicks_topic = settings.topics.clicks
     app.client_rack = settings.kafka.client_rack
     traces = settings.worker.headers or tracing is not None
-    app.new_click_reader = partial(_click_reader, settings, delivery, traces=traces)
+    app.new_click_reader = partial(_click_reader, settings, delivery, metrics, traces=traces)
     app.sessions = _session_table(app, settings, on_fatal)
     app.tables.add(app.sessions)
     # Made here: a service of Faust belongs to the thread that first asks for it, and the watchdog's asks too.

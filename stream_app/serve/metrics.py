@@ -26,6 +26,9 @@ class Metrics:
         self.redelivered = Counter(
             "nextclick_redelivered", "Clicks skipped because their row had passed them.", registry=registry
         )
+        self.expired = Counter(
+            "nextclick_expired_clicks", "Offsets that retention removed before they were read.", registry=registry
+        )
         self.unmoved = Counter("nextclick_unmoved_clicks", "Clicks whose type moves no session on.", registry=registry)
         self.dropped_chunks = Counter(
             "nextclick_dropped_chunks", "Chunks left to another worker after a rebalance.", registry=registry

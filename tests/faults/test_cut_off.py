@@ -47,7 +47,7 @@ def listener_and_proxy() -> tuple[int, int]:
 @pytest.fixture(scope="module")
 def kafka(tmp_path_factory: pytest.TempPathFactory, listener_and_proxy: tuple[int, int]) -> Iterator[KafkaUnderTest]:
     """A broker of its own: one that is also reached through a proxy has to name it to its clients."""
-    with LocalKafka(log_dir=tmp_path_factory.mktemp("kafka-logs"), proxied=listener_and_proxy) as local:
+    with LocalKafka(log_dir=tmp_path_factory.mktemp("kafka-logs"), proxied=[listener_and_proxy]) as local:
         yield KafkaUnderTest(local.bootstrap_servers, local)
 
 

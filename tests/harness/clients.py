@@ -6,6 +6,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from typing import Any, Final
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
@@ -21,6 +22,8 @@ _ONE_TRANSACTION: Final = 100
 _FOR_EVER_MS: Final = 3_600_000
 _AGAIN_MS: Final = 500
 _HOUR_MS: Final = 3_600_000
+_PREFERRED: Final = 0
+"""Kind of election."""
 _senders = itertools.count()
 
 
@@ -274,15 +277,40 @@ def set_committed(bootstrap: str, group: str, topic: str, offset: int) -> None:
         consumer.close()
 
 
+def delete_records(bootstrap: str, topic: str, below: dict[int, int]) -> None:
+    """Delete the records below these offsets, as retention does."""
+    with _admin(bootstrap) as admin:
+        admin.delete_records({TopicPartition(topic, partition): offset for partition, offset in below.items()})
+
+
+def delete_group(bootstrap: str, group: str) -> None:
+    """Delete a group without members, with all that it has acknowledged, as brokers do after a while."""
+    with _admin(bootstrap) as admin:
+        admin.delete_groups([group])
+
+
+def leaders(bootstrap: str, topic: str) -> dict[int, int]:
+    """By partition, the broker that leads it."""
+    with _admin(bootstrap) as admin:
+        [told] = admin.describe_topics([topic])
+        return {one["partition_index"]: one["leader_id"] for one in told["partitions"]}
+
+
+def move_leaders_back(bootstrap: str) -> None:
+    """Let each partition be led by the broker that should, after others had to."""
+    with _admin(bootstrap) as admin:
+        admin.elect_leaders(_PREFERRED)
+
+
 def configure(bootstrap: str, topic: str, name: str, value: str | None) -> None:
     """Set a topic's setting; None takes it back."""
-    admin = KafkaAdminClient(bootstrap_servers=bootstrap)
-    try:
-        admin.alter_configs(
-            [ConfigResource(ConfigResourceType.TOPIC, topic, {name: ("DELETE", None) if value is None else value})]
-        )
-    finally:
-        admin.close()
+    change = {name: ("DELETE", None) if value is None else value}
+    with _admin(bootstrap) as admin:
+        admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, change)])
+
+
+def _admin(bootstrap: str) -> Any:
+    return closing(KafkaAdminClient(bootstrap_servers=bootstrap))
 
 
 def _reader(bootstrap: str, **config: Any) -> Any:

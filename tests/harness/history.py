@@ -12,9 +12,14 @@ Each line has `at`, seconds since the run began, and `what`:
                   should get better
     click         partition, offset, key, value: a record of the clicks topic, as it was there at the end
     rejected      partition, offset: the source of a record of the topic of rejected clicks
+    catalogue     topic, offset, key, value: a record of `items` or `rules`
     row           where, partition, offset, key, row: a record of the changelog, or of a worker's RocksDB
     covered       where, partition, offset: what a RocksDB says of itself
     committed     partition, offset, end: the group's acknowledgement, and the end of the clicks topic
+    expired       partition, first, below: clicks from one offset, not acknowledged yet, to below another were removed
+    told          expired: workers told of so many clicks that they did not get to read
+    anew          partition, offset: from this click on no session has a row
+    part          name, compared, wrong, told: what another part than the workers came to, compared with the topics
     end           nothing is missing in the file
 
 Keys and values are text in Latin-1, which has a character for every byte; a ranking is the JSON that came.

@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run them; returns the exit code."""
     parser = argparse.ArgumentParser(prog="make matrix")
     parser.add_argument("--scenario", choices=sorted(SCENARIOS), nargs="*", help="some, by name; all without")
-    parser.add_argument("--seconds", type=float, default=60, help="how long each goes on")
+    parser.add_argument("--seconds", type=float, default=20, help="how long each goes on")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="of clicks and attacks")
     parser.add_argument("--rate", type=float, default=500, help="clicks a second")
     parser.add_argument("--folder", type=Path, help="for histories, data and logs; else a temporary one")
@@ -74,10 +74,15 @@ def main(arguments: Sequence[str]) -> int:
                     Broker(folder / f"{scenario.brokers}", scenario.brokers)
                 )
             began = time.monotonic()
-            verdict = run(
-                name, scenario, brokers[scenario.brokers], folder / name,
-                seconds=told.seconds, seed=told.seed, rate=told.rate,
-            )  # fmt: skip
+            try:
+                verdict = run(
+                    name, scenario, brokers[scenario.brokers], folder / name,
+                    seconds=told.seconds, seed=told.seed, rate=told.rate,
+                )  # fmt: skip
+            except AssertionError as error:  # it got stuck, which is no reason to keep from the others
+                broken = True
+                print(f"| {name} | **{error}** |", folder / name, sep="\n", flush=True)
+                continue
             print(row(name, verdict, time.monotonic() - began), flush=True)
             if verdict.found:
                 broken = True

@@ -1,12 +1,13 @@
 """What a session must come to, one click at a time, on NumPy and ONNX Runtime alone.
 
 Written from docs/bundle.md, docs/messages.md, docs/architecture.md and the row's layout (`state_codec`), not from the
-worker's code: no batches, no waves, no rows in flight. It knows the worker's defaults, not its items and rules.
+worker's code: no batches, no waves, no rows in flight. It knows the worker's defaults, and of items and rules
+what leaves items out.
 """
 
 import json
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -47,6 +48,31 @@ def click_of(key: bytes | None, value: bytes | None) -> Click | None:
     if not isinstance(told.get("timestamp"), int) or key != told["session_id"].encode():
         return None
     return Click(told["session_id"], told["item_id"], told["timestamp"], told.get("event_id"))
+
+
+class Catalogue:
+    """The topics of items and rules: which items may not be shown, by how far a worker had read the two."""
+
+    def __init__(self) -> None:
+        self.records: dict[str, list[tuple[int, str, bytes | None]]] = {"items": [], "rules": []}
+        self._known: dict[tuple[int, int], tuple[set[str], set[str]]] = {}
+
+    def hidden(self, applied: Mapping[str, int] | None, items: Sequence[str]) -> frozenset[str]:
+        """Those of a model's items, where a ranking says what it has `applied`; none without."""
+        if applied is None:
+            return frozenset()
+        place = applied["items"], applied["rules"]
+        if place not in self._known:
+            told = {name: self._told(name, offset) for name, offset in zip(self.records, place, strict=True)}
+            shown = {key for key, item in told["items"].items() if item.get("available", True)}
+            excluded = {item for rule in told["rules"].values() for item in rule["match"]["items"]}
+            self._known[place] = shown, excluded
+        shown, excluded = self._known[place]
+        return frozenset(item for item in items if item not in shown or item in excluded)
+
+    def _told(self, topic: str, last: int) -> dict[str, Any]:
+        newest = {key: value for offset, key, value in self.records[topic] if offset <= last}
+        return {key: json.loads(value) for key, value in newest.items() if value is not None}
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,13 +136,14 @@ class Model:
         manifest = json.loads((path / "manifest.json").read_text())
         self.version: str = manifest["version"]
         self.states_of: str = manifest.get("states_of") or self.version
-        self.encoder: str = manifest["encoder"]
+        self.encoder: str = manifest.get("encoder", "recurrent")
         self.items: list[str] = json.loads((path / "vocabulary.json").read_text())
         self.index = {item: index for index, item in enumerate(self.items)}
         self._shape = manifest["layers"], 1, manifest["hidden_size"]
-        self._recent, self._window, self._k = manifest["recent_size"], manifest["window"], manifest["k"]
+        self._query = "hidden" if manifest["format_version"] == 1 else "query"
+        self._recent, self._window, self._k = manifest["recent_size"], manifest.get("window", 0), manifest["k"]
         popularity = np.load(path / "popularity.npy")
-        best = np.argsort(-popularity, kind="stable")[: self._k]
+        best = np.argsort(-popularity, kind="stable")
         self._popular = best, (popularity[best] / max(int(popularity.sum()), 1)).astype(np.float32)
         graphs = {"recurrent": ["advance", "rank"], "window": ["encode", "rank"], "none": ["rank"]}[self.encoder]
         self._graphs = {name: _graph(path / f"{name}.onnx") for name in graphs}
@@ -146,18 +173,24 @@ class Model:
         stepped: NDArray[np.float16] = self._run("advance", "hidden_out", inputs)[:, 0].astype(np.float16)  # [L, H]
         return stepped
 
-    def answer(self, row: Row) -> tuple[str, list[str], NDArray[np.float32]]:
-        """To the last click of a row: the reason, items, best first, and float32[k] scores."""
+    def answer(self, row: Row, hidden: Set[str] = frozenset()) -> tuple[str, list[str], NDArray[np.float32]]:
+        """To the last click of a row: the reason, items that are not hidden, best first, and their float32 scores."""
+        reason, indices, scores = self._answer(row, all_items=bool(hidden))
+        shown = [(self.items[index], score) for index, score in zip(indices, scores, strict=True)]
+        shown = [(item, score) for item, score in shown if item not in hidden]
+        return reason, [item for item, _ in shown], np.array([score for _, score in shown], np.float32)
+
+    def _answer(self, row: Row, *, all_items: bool) -> tuple[str, NDArray[np.int64], NDArray[np.float32]]:
         known = [self.index[item] for item in row.recent[-(self._window or self._recent) :] if item in self.index]
         query = {}
         if self.encoder == "recurrent" and row.hidden is not None:
-            query = {"query": row.hidden[-1:].astype(np.float32)}
+            query = {self._query: row.hidden[-1:].astype(np.float32)}
         elif self.encoder == "window" and known:
             query = {
                 "query": self._run("encode", "query", {"items": np.array([known]), "length": np.array([len(known)])})
             }
         if not (query or (self.encoder == "none" and known)):
-            return "popularity", [self.items[index] for index in self._popular[0]], self._popular[1]
+            return "popularity", *self._popular
         last = [self.index.get(item) for item in row.recent[-self._recent :]]
         distinct = [index for index in dict.fromkeys(reversed(last)) if index is not None]
         recent = np.full((1, self._recent), -1, dtype=np.int64)
@@ -165,23 +198,27 @@ class Model:
         recent[0, : len(distinct)] = distinct
         counts[0, : len(distinct)] = [last.count(index) for index in distinct]
         inputs = query | {"recent": recent, "counts": counts, "clicks": np.array([row.clicks], dtype=np.float32)}
+        if all_items:
+            inputs["k"] = np.array([len(self.items)])
         index, score = self._graphs["rank"].run(["top_index", "top_score"], inputs)
         reason = "model" if row.recent[-1] in self.index else "unknown-item"
-        return reason, [self.items[place] for place in index[0]], score[0]
+        return reason, index[0], score[0]
 
     def _run(self, graph: str, output: str, inputs: dict[str, Any]) -> Any:
         return self._graphs[graph].run([output], inputs)[0]
 
 
-def wrong(ranking: Mapping[str, Any], click: Click, row: Row, model: Model) -> str | None:
+def wrong(
+    ranking: Mapping[str, Any], click: Click, row: Row, model: Model, hidden: Set[str] = frozenset()
+) -> str | None:
     """What is wrong with a ranking of the click that led to a row; None if nothing is."""
     copied = (click.session_id, click.event_id, click.item_id, click.timestamp)
     if (ranking["session_id"], ranking["event_id"], ranking["item_id"], ranking["click_timestamp"]) != copied:
         return "it is not of its click"
-    reason, items, scores = model.answer(row)
+    reason, items, scores = model.answer(row, hidden)
     if ranking["reason"] != reason:
         return f"its reason is {ranking['reason']}, must be {reason}"
-    length = min(PUBLISHED, len(model.items))
+    length = min(PUBLISHED, len(model.items) - len(hidden))
     given: Sequence[tuple[str, float]] = [(item["item_id"], item["score"]) for item in ranking["items"]]
     if len({item for item, _ in given}) != length or len(given) != length:
         return f"it has {len(given)} items, must have {length}, all different"
@@ -191,8 +228,8 @@ def wrong(ranking: Mapping[str, Any], click: Click, row: Row, model: Model) -> s
         return f"its scores are {off:.3f} off"
     true = dict(zip(items, map(float, scores), strict=True))
     for item, score in given:
-        if not abs(true.get(item, float(scores[-1])) - score) <= 2 * _SCORE_TOLERANCE:
-            return f"the item {item} does not have this score"
+        if item in hidden or not abs(true.get(item, float(scores[-1])) - score) <= 2 * _SCORE_TOLERANCE:
+            return f"the item {item} does not have this score, or may not be shown"
     return None
 
 

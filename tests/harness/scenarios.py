@@ -1,18 +1,19 @@
 """The table of attacks: each begins with a worker `a` under load, and returns when nothing is broken any more."""
 
 import itertools
-import resource
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from kafka import KafkaProducer
 
 from tests.faults.proxy import ALL
-from tests.harness.clients import Record, bot, mixed, record, set_committed, shop
-from tests.harness.system import ITEMS, SESSION_TIMEOUT, System
+from tests.harness.clients import Record, bot, leaders, mixed, move_leaders_back, record, set_committed, shop
+from tests.harness.parts import SCORE, SCORE_SETTINGS, Store, scores_equal_a_recount, store_equals_the_topic
+from tests.harness.system import ITEMS, SESSION_TIMEOUT, TRAINED, System, limit_files
 
 Attack = Callable[[System, float], None]
 """Gets the seconds that it has to go on; begins nothing anew behind them."""
@@ -34,6 +35,8 @@ STEPS: Final = (
 COMPRESSIONS: Final = ("gzip", "snappy", "lz4", "zstd")
 _FEW: Final = 300
 _LARGE: Final = 10 * 2**20
+_SMALL: Final = 1000
+"""Bytes that a file may have, as where the disk is full."""
 
 
 @dataclass(frozen=True)
@@ -180,6 +183,49 @@ def _broker(*, kill: bool, down: float = 2.0) -> Attack:
     return attack
 
 
+def leader_moved(system: System, seconds: float) -> None:
+    for number in _rounds(seconds, least=3):
+        system.clicks_pass(_FEW)
+        system.broker_down(number % 3, kill=False)
+        system.clicks_pass(_FEW)
+        system.broker_up(number % 3)
+        system.did("leaders moved back", healed=True)
+        move_leaders_back(system.broker.direct)
+        system.clicks_pass(_FEW)
+
+
+def cut_off_from_the_coordinator(system: System, seconds: float) -> None:
+    _cut_off_from_one(system, seconds, system.coordinator)
+
+
+def cut_off_from_a_leader(system: System, seconds: float) -> None:
+    def another() -> int:
+        others = {*leaders(system.broker.direct, system.changelog).values()} - {system.coordinator()}
+        return system.rng.choice(sorted(others))
+
+    _cut_off_from_one(system, seconds, another)
+
+
+def _cut_off_from_one(system: System, seconds: float, broker: Callable[[], int]) -> None:
+    system.start_ready("b")
+    for _ in _rounds(seconds):
+        system.clicks_pass(_FEW)
+        system.cut(brokers=[broker()])
+        system.sleep(BEYOND)
+        system.heal()
+        system.sleep(2)
+
+
+def broker_disk_full(system: System, seconds: float) -> None:
+    for _ in _rounds(seconds, least=1):
+        system.clicks_pass(_FEW)
+        system.broker_disk_full(_SMALL)
+        system.sleep(5)
+        system.broker_down(kill=True)  # whoever runs it makes room, and starts it again
+        system.broker_up()
+        system.clicks_pass(_FEW)
+
+
 def refused_rankings(system: System, seconds: float) -> None:
     for number in _rounds(seconds):
         system.clicks_pass(_FEW)
@@ -235,11 +281,58 @@ def disk_full(system: System, seconds: float) -> None:
         system.clicks_pass(_FEW)
         system.did("disk full", worker="a", unclean=1)
         pid = system.workers["a"].process.pid
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+        limit_files(pid, _SMALL)
         system.sleep(5)
         if system.workers["a"].process.pid == pid:
-            resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            limit_files(pid)
         system.did("disk not full", worker="a", healed=True)
+        system.clicks_pass(_FEW)
+
+
+# -- what topics and the group lose ------------------------------------------------------------------------------------
+
+
+def clicks_expired(system: System, seconds: float) -> None:
+    for number in _rounds(seconds):
+        system.clicks_pass(_FEW)
+        if number % 2:
+            system.stop()
+        else:
+            system.freeze(expelled=False)
+        system.sleep(3)
+        system.expire_clicks(keep=100)
+        if number % 2:
+            system.start_ready()
+        else:
+            system.thaw()
+        system.clicks_pass(_FEW)
+
+
+def changelog_emptied(system: System, seconds: float) -> None:
+    for _ in _rounds(seconds):
+        system.clicks_pass(_FEW)
+        system.kill()
+        system.expire_rows()
+        system.start_ready()
+
+
+def all_rows_lost(system: System, seconds: float) -> None:
+    for _ in _rounds(seconds):
+        system.clicks_pass(_FEW)
+        system.stop()
+        system.expire_rows()
+        system.did("data deleted", worker="a")
+        shutil.rmtree(system.data("a"))
+        system.note_begin_anew()
+        system.start_ready()
+
+
+def offsets_deleted(system: System, seconds: float) -> None:
+    for _ in _rounds(seconds):
+        system.clicks_pass(_FEW)
+        system.stop()
+        system.forget_group()
+        system.start_ready()
         system.clicks_pass(_FEW)
 
 
@@ -252,6 +345,16 @@ def swapped(system: System, seconds: float) -> None:
         system.announce(paths[number % len(paths)])
         system.sleep(1)
         if number % 10 == 9:
+            system.kill()
+            system.start_ready()
+
+
+def formats_swapped(system: System, seconds: float) -> None:
+    paths = [system.bundle("gru", format_1=number % 2 == 0) for number in range(4)]
+    for number in _rounds(seconds, least=6):
+        system.announce(paths[number % len(paths)])
+        system.sleep(1)
+        if number % 5 == 4:
             system.kill()
             system.start_ready()
 
@@ -270,6 +373,60 @@ def refused_bundles(system: System, seconds: float) -> None:
             system.kill()
             system.announce(system.bundle("gru"))
             system.start_ready()
+
+
+# -- items and rules ---------------------------------------------------------------------------------------------------
+
+
+def items_and_rules_changed(system: System, seconds: float) -> None:
+    system.use_items_and_rules()
+    for number in _rounds(seconds, least=4):
+        if number % 3 == 0:
+            system.kill()
+            system.start_ready()
+        some, barred = system.rng.sample(ITEMS, 60), system.rng.sample(ITEMS, 60)
+        system.publish("items", {item: {"item_id": item, "available": number % 2 == 1} for item in some})
+        rule = {"rule_id": "no", "action": "exclude", "match": {"items": barred}}
+        system.publish("rules", {"no": rule if number % 3 else None})
+        system.clicks_pass(_FEW)
+
+
+# -- the parts beside the workers --------------------------------------------------------------------------------------
+
+
+def scorer_killed(system: System, seconds: float) -> None:
+    system.settings |= SCORE_SETTINGS
+    system.at_rest.append(partial(scores_equal_a_recount, system))
+    system.start_ready("scorer", command=SCORE)
+    for number in _rounds(seconds):
+        system.clicks_pass(_FEW)
+        system.kill("scorer")
+        if number % 2:
+            system.did("data deleted", worker="scorer")
+            shutil.rmtree(system.data("scorer"))
+        system.kill()
+        system.start_ready()
+        system.start_ready("scorer", command=SCORE)
+
+
+def sink_killed(system: System, seconds: float) -> None:
+    store = Store(system.folder)
+    system.closing.callback(store.close)
+    system.settings |= {"NEXTCLICK_API__STORE_URL": store.url, "NEXTCLICK_SINK__SESSION_TIMEOUT": "6"}
+    parts = {"sink": ("sink", store.url), "api": ("api",)}
+    for name, command in parts.items():
+        system.start_ready(name, command=command)
+    for number in _rounds(seconds):
+        system.clicks_pass(_FEW)
+        system.kill("sink")
+        if number % 2:
+            system.did("store emptied")
+            store.close()
+            store.start()
+        system.kill()
+        system.start_ready()
+        system.start_ready("sink", command=parts["sink"])
+    system.at_rest.append(partial(store_equals_the_topic, system, store))
 
 
 # -- the clicks -------------------------------------------------------------------------------------------------------
@@ -361,12 +518,28 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     "broker-restart": Scenario(_broker(kill=False), "the broker restarts"),
     "outage": Scenario(_broker(kill=True, down=60), "no broker for 60 s"),
     "three-brokers": Scenario(_broker(kill=True, down=6), "kill -9 of one of three brokers after the other", brokers=3),
+    "leader-moved": Scenario(leader_moved, "each of three brokers restarts, and leads again", brokers=3),
+    "cut-coordinator": Scenario(
+        cut_off_from_the_coordinator,
+        "worker and the coordinator's broker cut off from each other",
+        proxied=True,
+        brokers=3,
+    ),
+    "cut-leader": Scenario(
+        cut_off_from_a_leader, "worker and another of three brokers cut off from each other", proxied=True, brokers=3
+    ),
+    "broker-disk-full": Scenario(broker_disk_full, "no file of the broker may grow for 5 s, and kill -9 of it"),
     "refused-rankings": Scenario(refused_rankings, "the rankings topic refuses records"),
     "data-deleted": Scenario(data_deleted, "kill -9, and the data folder is deleted"),
     "data-old": Scenario(data_rolled_back, "kill -9, and the data folder goes back to an older copy"),
     "bytes": Scenario(bytes_flipped, "kill -9, and bits flip in three files of the data folder"),
     "disk-full": Scenario(disk_full, "no file of the worker may grow for 5 s"),
+    "clicks-expired": Scenario(clicks_expired, "retention removes clicks that a frozen or stopped worker has not read"),
+    "changelog-emptied": Scenario(changelog_emptied, "kill -9, and all records of the changelog are deleted"),
+    "rows-lost": Scenario(all_rows_lost, "SIGTERM, all records of the changelog are deleted, and the data folder"),
+    "offsets-deleted": Scenario(offsets_deleted, "SIGTERM, and Kafka forgets the group and its offsets"),
     "swaps": Scenario(swapped, "a swap each second between four models of three kinds, and kill -9"),
+    "formats": Scenario(formats_swapped, "a swap each second between bundles of format 1 and 2, and kill -9"),
     "bad-bundles": Scenario(refused_bundles, "damaged bundles are announced, and kill -9"),
     "bot": Scenario(killed, "half of all clicks are of one session, and kill -9", records=with_a_bot),
     "transactions": Scenario(killed, "clicks in transactions, a third aborted, and kill -9", transactions=True),
@@ -374,4 +547,7 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     "compression": Scenario(compressed, "gzip, snappy, lz4 and zstd, of clicks and of rankings, and kill -9"),
     "invalid": Scenario(killed, "invalid records, some of 10 MB, and kill -9", records=invalid_records),
     "again": Scenario(delivered_again, "the group's offsets are set back to 0"),
+    "items": Scenario(items_and_rules_changed, "items and rules change under load, and kill -9", kind=TRAINED),
+    "scores": Scenario(scorer_killed, "kill -9 of worker and scorer, whose data folder is deleted as well"),
+    "sink": Scenario(sink_killed, "kill -9 of worker and sink, and of its Redis, which forgets all"),
 }

@@ -23,7 +23,7 @@ from typing import Any, Final
 from tests.harness.clients import Running, end_offsets, shop
 from tests.harness.history import History, lines
 from tests.harness.scenarios import BEYOND
-from tests.harness.system import ITEMS, Broker, System
+from tests.harness.system import ITEMS, Broker, System, children_named
 from tests.harness.trend import P, trend
 from tests.harness.verdict import judge
 
@@ -58,7 +58,7 @@ class Sampler:
     def _figures(self) -> Iterator[tuple[str, float]]:
         system = self._system
         pids = {f"worker {name}": worker.process.pid for name, worker in list(system.workers.items())}
-        pids |= {f"broker {n}": pid for n, pid in enumerate(_children_named("java"))}
+        pids |= {f"broker {n}": pid for n, pid in enumerate(children_named("java"))}
         for name, pid in pids.items():
             try:
                 status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
@@ -72,29 +72,6 @@ class Sampler:
         for name in system.workers:
             yield f"worker {name}: RocksDB, MB", _megabytes(system.data(name).rglob("sessions-*.db/*"))
         yield "changelog, MB", _megabytes(system.broker.kafka.data_dir.glob(f"broker-*/{system.changelog}-*/*"))
-
-
-def _children_named(name: str) -> list[int]:
-    """Processes below this one with that name."""
-    parents, named = {}, []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            head, tail = (folder / "stat").read_text().rsplit(")", 1)
-        except OSError:
-            continue
-        pid = int(folder.name)
-        parents[pid] = int(tail.split()[1])
-        if head.split("(", 1)[1] == name:
-            named.append(pid)
-
-    def is_ours(pid: int) -> bool:
-        while pid in parents:
-            if pid == os.getpid():
-                return True
-            pid = parents[pid]
-        return False
-
-    return sorted(filter(is_ours, named))
 
 
 def _megabytes(files: Iterator[Path]) -> float:

@@ -7,12 +7,13 @@ import hashlib
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,14 +21,27 @@ from typing import Any, Final, Self
 
 import numpy as np
 import rocksdict
+from confluent_kafka.admin import AdminClient
 from kafka import KafkaProducer
 from numpy.typing import NDArray
 
+from bench.random_model import random_bundle
 from deploy.kafka import LocalKafka
 from deploy.kafka.ports import free_port
 from tests.contract.tiny_model import TinyModel, TinyNone, TinyWindow
 from tests.faults.proxy import ALL, Gate, Proxy
-from tests.harness.clients import Receiver, Record, Sender, committed, configure, read_all, shop
+from tests.harness.clients import (
+    Receiver,
+    Record,
+    Sender,
+    committed,
+    configure,
+    delete_group,
+    delete_records,
+    end_offsets,
+    read_all,
+    shop,
+)
 from tests.harness.history import History, as_text
 from tests.harness.oracle import decode_row
 from tests.harness.verdict import CHANGELOG
@@ -35,6 +49,7 @@ from tests.patience import PATIENCE
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 PARTITIONS: Final = 4
+WORKER: Final = ("worker",)
 CHUNK_CLICKS: Final = 128
 CHUNKS_IN_FLIGHT: Final = 8
 SESSION_TIMEOUT: Final = 6.0
@@ -47,6 +62,8 @@ _LOOK_SECONDS: Final = 0.25
 _GIVES_UP: Final = (1, 70)
 _TTL_SECONDS: Final = 365 * 86_400
 _OFFSET_KEY: Final = b"__faust\0offset__\xff"
+_EXPIRED: Final = "clicks were lost: "
+"""So a worker begins to tell of clicks that retention removed before it read them."""
 
 
 @dataclass(frozen=True)
@@ -64,26 +81,31 @@ KINDS: Final[dict[str, Callable[[int], TinyModel]]] = {
 }
 
 
+TRAINED: Final = "trained"
+"""The kind of model that the trainer exports: it can leave items out. Its weights are random as well."""
+
+
 class Broker:
-    """Kafka of one broker, which workers reach through a proxy if they are told to; or of three, without."""
+    """Kafka of one broker or of three, which workers reach through a proxy before each if they are told to."""
 
     def __init__(self, folder: Path, brokers: int = 1, *, keep: bool = False) -> None:
         self._stack = ExitStack()
-        listener, proxy = free_port(), free_port()
+        self.size = brokers
+        ports = [(free_port(), free_port()) for _ in range(brokers)]
         self.kafka = self._stack.enter_context(
             LocalKafka(
                 brokers,
                 data_dir=folder / "kafka" if keep else None,
                 log_dir=folder / "kafka-logs",
-                proxied=(listener, proxy) if brokers == 1 else None,
+                proxied=ports,
                 overrides={"message.max.bytes": str(16 * 2**20)},
             )
         )
         self.direct = self.kafka.bootstrap_servers
-        self.proxied = f"127.0.0.1:{proxy}"
-        self.link = Proxy("127.0.0.1", proxy, listener) if brokers == 1 else None
-        if self.link is not None:
-            self._stack.callback(self.link.close)
+        self.proxied = ",".join(f"127.0.0.1:{proxy}" for _, proxy in ports)
+        self.links = [Proxy("127.0.0.1", proxy, listener) for listener, proxy in ports]
+        for link in self.links:
+            self._stack.callback(link.close)
 
     def __enter__(self) -> Self:
         return self
@@ -92,14 +114,43 @@ class Broker:
         self._stack.close()
 
 
+def children_named(name: str) -> list[int]:
+    """Processes below this one with that name."""
+    parents, named = {}, []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            head, tail = (folder / "stat").read_text().rsplit(")", 1)
+        except OSError:
+            continue
+        pid = int(folder.name)
+        parents[pid] = int(tail.split()[1])
+        if head.split("(", 1)[1] == name:
+            named.append(pid)
+
+    def is_ours(pid: int) -> bool:
+        while pid in parents:
+            if pid == os.getpid():
+                return True
+            pid = parents[pid]
+        return False
+
+    return sorted(filter(is_ours, named))
+
+
+def limit_files(pid: int, most: int = resource.RLIM_INFINITY) -> None:
+    """Let no file of a process grow beyond so many bytes, as where the disk is full."""
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (most, resource.RLIM_INFINITY))
+
+
 @dataclass
 class Worker:
-    """A worker's process and what it was started with."""
+    """The process of a worker, or of another part, and what it was started with."""
 
     process: subprocess.Popen[bytes]
     port: int
     log: Path
     settings: dict[str, str]
+    command: tuple[str, ...]
 
 
 @dataclass
@@ -116,16 +167,24 @@ class System:
     settings: dict[str, str] = field(default_factory=dict)
     senders: list[Sender] = field(default_factory=list)
     models: list[Path] = field(default_factory=list)
+    at_rest: list[Callable[[], None]] = field(default_factory=list)
+    """Called when all workers have stopped; compares what other parts came to."""
+    closing: ExitStack = field(default_factory=ExitStack)
+    _begins: dict[str, dict[int, int]] = field(default_factory=dict)
+    """By topic, where its partitions begin, if that has moved: the history has what was before."""
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.clicks, self.rankings = f"{self.name}-clicks", f"{self.name}-rankings"
         self.changelog = f"{self.name}-sessions-changelog"
         self._note_settings()
-        command = [sys.executable, "-m", "stream_app", "topics"]
-        subprocess.run(command, cwd=REPOSITORY, env=self._environment(), check=True, stdout=subprocess.DEVNULL)
+        self._create_topics()
         self.receiver = Receiver(self.broker.direct, self.rankings, self.history)
         self.announce(self.bundle(self.kind))
+
+    def _create_topics(self) -> None:
+        command = [sys.executable, "-m", "stream_app", "topics"]
+        subprocess.run(command, cwd=REPOSITORY, env=self.environment(), check=True, stdout=subprocess.DEVNULL)
 
     def _note_settings(self) -> None:
         self.history.note("setting", name="in_flight", value=CHUNK_CLICKS * CHUNKS_IN_FLIGHT)
@@ -139,9 +198,15 @@ class System:
 
     # -- models -------------------------------------------------------------------------------------------------------
 
-    def bundle(self, kind: str) -> Path:
-        """A new model of a kind, not announced yet."""
-        path = KINDS[kind](len(self.models)).write(self.folder / "registry", f"v{len(self.models)}")
+    def bundle(self, kind: str, *, format_1: bool = False) -> Path:
+        """A new model of a kind, not announced yet; in the format of today, or in the one before."""
+        parent, version, seed = self.folder / "registry", f"v{len(self.models)}", len(self.models)
+        if kind == TRAINED:
+            path = random_bundle(parent, version, KNOWN, units=12, seed=seed)
+        elif format_1:
+            path = KINDS[kind](seed).write_format_1(parent, version)
+        else:
+            path = KINDS[kind](seed).write(parent, version)
         self.models.append(path)
         self.history.note("model", version=path.name, path=str(path))
         return path
@@ -156,14 +221,13 @@ class System:
             "announced_at": int(time.time() * 1000),
             "why": "the harness",
         }
-        producer = KafkaProducer(bootstrap_servers=self.broker.direct, acks="all")
-        producer.send(f"{self.name}-models", key=alias.encode(), value=json.dumps(told).encode()).get(timeout=PATIENCE)
-        producer.close()
+        self._put("models", {alias: json.dumps(told).encode()})
         self.did("announced", version=path.name)
 
     # -- workers ------------------------------------------------------------------------------------------------------
 
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
+        """What every process of the deployment is told."""
         topics = ("clicks", "rankings", "rejected", "models", "items", "rules", "splits", "rankings_shadow", "scores")
         named = {f"NEXTCLICK_TOPICS__{topic.upper()}": f"{self.name}-{topic.replace('_', '-')}" for topic in topics}
         return {
@@ -171,6 +235,7 @@ class System:
             **named,
             "NEXTCLICK_KAFKA__BOOTSTRAP_SERVERS": self.broker.direct,
             "NEXTCLICK_TOPICS__PARTITIONS": str(PARTITIONS),
+            "NEXTCLICK_TOPICS__REPLICATION": str(self.broker.size),
             "NEXTCLICK_WORKER__APP_ID": self.name,
             "NEXTCLICK_WORKER__SESSION_TIMEOUT": str(SESSION_TIMEOUT),
             "NEXTCLICK_WORKER__CHUNK_CLICKS": str(CHUNK_CLICKS),
@@ -179,39 +244,48 @@ class System:
             **self.settings,
         }
 
-    def start(self, name: str = "a", *, proxied: bool = False, stop_at: str | None = None, **settings: str) -> None:
-        """Start a worker; one of the same name finds its data folder. `settings`: of [worker], by name."""
+    def start(
+        self,
+        name: str = "a",
+        *,
+        command: Sequence[str] = WORKER,
+        proxied: bool = False,
+        stop_at: str | None = None,
+        **settings: str,
+    ) -> None:
+        """Start a worker, or another part; one of the same name finds its data folder. `settings`: of [worker]."""
         told = {f"NEXTCLICK_WORKER__{key.upper()}": value for key, value in settings.items()}
         if proxied:
             told["NEXTCLICK_KAFKA__BOOTSTRAP_SERVERS"] = self.broker.proxied
         if stop_at is not None:
             told |= {"HARNESS_STOP_AT": stop_at, "HARNESS_STOP_AFTER": str(self.rng.randrange(1, 4))}
-        self._spawn(name, told)
+        self._spawn(name, told, tuple(command))
         self.did("started", worker=name, healed=True, **({} if stop_at is None else {"stop_at": stop_at}))
 
-    def _spawn(self, name: str, settings: dict[str, str]) -> None:
+    def _spawn(self, name: str, settings: dict[str, str], command: tuple[str, ...]) -> None:
         port, log = free_port(), self.folder / f"worker-{name}.log"
         program = "tests.harness.stopping_worker" if "HARNESS_STOP_AT" in settings else "stream_app"
-        options = ["worker", "--data-dir", str(self.data(name)), "--web-port", str(port)]
+        listens = "--port" if command[0] == "api" else "--web-port"
+        options = [*command, "--data-dir", str(self.data(name)), listens, str(port)]
         with log.open("ab") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", program, *options],
                 cwd=REPOSITORY,
-                env=self._environment() | settings,
+                env=self.environment() | settings,
                 stdout=output,
                 stderr=output,
             )
-        self.workers[name] = Worker(process, port, log, settings)
+        self.workers[name] = Worker(process, port, log, settings, command)
 
     def data(self, name: str) -> Path:
         """A worker's data folder."""
         return self.folder / f"data-{name}"
 
     def ready(self, name: str = "a") -> bool:
-        """Whether a worker serves."""
+        """Whether a worker, or another part, serves."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.workers[name].port}/readyz", timeout=2) as answer:
-                return bool(json.load(answer)["status"] == "ready")
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.workers[name].port}/readyz", timeout=2):
+                return True
         except OSError:
             return False
 
@@ -222,8 +296,8 @@ class System:
 
     def kill(self, name: str = "a") -> None:
         """SIGKILL."""
-        self.did("killed", worker=name, unclean=1)
         worker = self.workers.pop(name)
+        self.did("killed", worker=name, unclean=int(worker.command == WORKER))
         worker.process.kill()
         worker.process.wait()
 
@@ -255,34 +329,83 @@ class System:
 
     # -- the link and the broker --------------------------------------------------------------------------------------
 
-    def cut(self, gates: Iterable[Gate] = ALL, *, expelled: bool = True) -> None:
-        """Hold what proxied workers and the broker send each other."""
-        assert self.broker.link is not None
+    def cut(self, gates: Iterable[Gate] = ALL, *, brokers: Iterable[int] | None = None, expelled: bool = True) -> None:
+        """Hold what proxied workers and the brokers, or some of them, send each other."""
         gates = tuple(gates)
-        self.did("cut", gates=gates, expelled=expelled, unclean=int(expelled))
-        self.broker.link.hold(gates)
+        cut = tuple(range(self.broker.size) if brokers is None else brokers)
+        self.did("cut", gates=gates, brokers=cut, expelled=expelled, unclean=int(expelled))
+        for one in cut:
+            self.broker.links[one].hold(gates)
 
     def slow(self, seconds: float) -> None:
         """Each request and each answer takes so much longer; 0 ends it."""
-        assert self.broker.link is not None
         self.did("slowed" if seconds else "as fast as ever", seconds=seconds, healed=not seconds)
-        self.broker.link.delay = seconds
+        for link in self.broker.links:
+            link.delay = seconds
 
     def heal(self) -> None:
         """What was held goes on."""
-        assert self.broker.link is not None
         self.did("healed", healed=True)
-        self.broker.link.heal()
+        for link in self.broker.links:
+            link.heal()
+
+    def coordinator(self) -> int:
+        """The broker that keeps the workers' group."""
+        admin = AdminClient({"bootstrap.servers": self.broker.direct})
+        described = admin.describe_consumer_groups([self.name])[self.name].result(PATIENCE)
+        return int(described.coordinator.id)
 
     def broker_down(self, broker: int = 0, *, kill: bool) -> None:
         """SIGKILL or SIGTERM to a broker; workers that wait too long end by themselves."""
         self.did("broker killed" if kill else "broker stopped", broker=broker, expelled=True)
         (self.broker.kafka.kill_broker if kill else self.broker.kafka.stop_broker)(broker)
 
+    def broker_disk_full(self, most: int) -> None:
+        """No file of the only broker may grow beyond so many bytes; it may end by that."""
+        self.did("broker's disk full", expelled=True)
+        own = str(self.broker.kafka.data_dir)
+        [broker] = [pid for pid in children_named("java") if own in Path(f"/proc/{pid}/cmdline").read_text()]
+        limit_files(broker, most)
+
     def broker_up(self, broker: int = 0) -> None:
         """Start it again."""
         self.broker.kafka.start_broker(broker)
         self.did("broker started", broker=broker, healed=True)
+
+    # -- what topics and the group lose -------------------------------------------------------------------------------
+
+    def expire_clicks(self, *, keep: int) -> None:
+        """Delete all clicks but the last few of each partition, as retention does; the history has them."""
+        acknowledged = committed(self.broker.direct, self.name, self.clicks)
+        self.did("clicks expired")
+        for one in self._expire(self.clicks, keep):
+            self._note_click(one)
+        for partition, below in self._begins[self.clicks].items():
+            self.history.note("expired", partition=partition, first=acknowledged[partition][0], below=below)
+
+    def expire_rows(self) -> None:
+        """Delete all there is in the changelog; the history has it."""
+        self.did("changelog emptied")
+        for one in self._expire(self.changelog, 0):
+            self._note_row(one)
+
+    def _expire(self, topic: str, keep: int) -> list[Any]:
+        begins, ends = self._begins.get(topic, {}), end_offsets(self.broker.direct, topic)
+        below = {partition: max(begins.get(partition, 0), end - keep) for partition, end in ends.items()}
+        gone = [one for one in read_all(self.broker.direct, topic, begins or None) if one.offset < below[one.partition]]
+        delete_records(self.broker.direct, topic, below)
+        self._begins[topic] = below
+        return gone
+
+    def note_begin_anew(self) -> None:
+        """No row is left anywhere, and no worker runs: what comes next is the first click of its session."""
+        for partition, (offset, _) in committed(self.broker.direct, self.name, self.clicks).items():
+            self.history.note("anew", partition=partition, offset=offset)
+
+    def forget_group(self) -> None:
+        """Kafka forgets what the group has acknowledged."""
+        self.did("offsets deleted")
+        delete_group(self.broker.direct, self.name)
 
     # -- clicks -------------------------------------------------------------------------------------------------------
 
@@ -299,6 +422,24 @@ class System:
         )
         configure(self.broker.direct, topic, name, None if value is None else str(value))
 
+    def use_items_and_rules(self) -> None:
+        """Workers started from now on use both; every item may be shown."""
+        self.settings |= {"NEXTCLICK_WORKER__ITEMS": "true", "NEXTCLICK_WORKER__RULES": "true"}
+        self._create_topics()
+        self.publish("items", {item: {"item_id": item} for item in ITEMS})
+
+    def publish(self, topic: str, records: Mapping[str, Mapping[str, object] | None]) -> None:
+        """Items or rules by their ids; None takes one back."""
+        self.did(f"{topic} published", count=len(records))
+        self._put(topic, {key: None if value is None else json.dumps(value).encode() for key, value in records.items()})
+
+    def _put(self, topic: str, records: Mapping[str, bytes | None]) -> None:
+        producer = KafkaProducer(bootstrap_servers=self.broker.direct, acks="all")
+        name = f"{self.name}-{topic}"
+        for sending in [producer.send(name, key=key.encode(), value=value) for key, value in records.items()]:
+            sending.get(timeout=PATIENCE)
+        producer.close()
+
     # -- waiting ------------------------------------------------------------------------------------------------------
 
     def did(self, action: str, **told: Any) -> None:
@@ -311,8 +452,8 @@ class System:
             code = worker.process.poll()
             if code is not None:
                 assert code in _GIVES_UP, f"worker {name} exited {code}, see {worker.log}"
-                self.did("gave up", worker=name, unclean=1)
-                self._spawn(name, worker.settings)
+                self.did("gave up", worker=name, unclean=int(worker.command == WORKER))
+                self._spawn(name, worker.settings, worker.command)
                 self.did("started", worker=name, healed=True)
 
     def wait(self, until: Callable[[], bool], what: str, *, tend: bool = True) -> None:
@@ -345,8 +486,9 @@ class System:
         """Send no more, wait until all is acknowledged, and stop all workers: last one that had all partitions."""
         for sender in self.senders:
             sender.stop()
-        names = list(self.workers) or ["a"]
-        if not self.workers:
+        names = [name for name, worker in self.workers.items() if worker.command == WORKER]
+        if not names:
+            names = ["a"]
             self.start_ready("a")
         self.wait(lambda: self.lag() == 0, "all clicks are acknowledged")
         for name in names[1:]:
@@ -359,15 +501,18 @@ class System:
         self.stop(names[0])
         self.receiver.stop()
         self.history.note("setting", name="holder", value=names[0])
+        for compare in self.at_rest:
+            compare()
 
     def abandon(self) -> None:
         """Kill what still runs."""
         for worker in self.workers.values():
             worker.process.kill()
             worker.process.wait()
-        if self.broker.link is not None:
-            self.broker.link.delay = 0.0
-            self.broker.link.heal()
+        self.closing.close()
+        for link in self.broker.links:
+            link.delay = 0.0
+            link.heal()
 
     def look(
         self, clicks: dict[int, int] | None = None, changelog: dict[int, int] | None = None, *, stores: bool = True
@@ -377,25 +522,34 @@ class System:
         From these offsets on, if they are named.
         """
         note, bootstrap = self.history.note, self.broker.direct
-        for one in read_all(bootstrap, self.clicks, clicks):
-            note("click", partition=one.partition, offset=one.offset, key=as_text(one.key), value=as_text(one.value))
+        for one in read_all(bootstrap, self.clicks, self._begins.get(self.clicks, clicks)):
+            self._note_click(one)
         for one in read_all(bootstrap, f"{self.name}-rejected"):
             source = json.loads(one.value)["source"]
             note("rejected", partition=source["partition"], offset=source["offset"])
-        for one in read_all(bootstrap, self.changelog, changelog):
-            told = {
-                "partition": one.partition,
-                "offset": one.offset,
-                "key": one.key.decode(),
-                "row": as_text(one.value),
-            }
-            note("row", where=CHANGELOG, **told)
+        for one in read_all(bootstrap, self.changelog, self._begins.get(self.changelog, changelog)):
+            self._note_row(one)
+        for topic in ("items", "rules") if "NEXTCLICK_WORKER__ITEMS" in self.settings else ():
+            for one in read_all(bootstrap, f"{self.name}-{topic}"):
+                note("catalogue", topic=topic, offset=one.offset, key=one.key.decode(), value=as_text(one.value))
         for partition, (offset, end) in committed(bootstrap, self.name, self.clicks).items():
             note("committed", partition=partition, offset=offset, end=end)
         for folder in sorted(self.folder.glob("data-*")) if stores else ():
             for path in sorted(folder.glob("v1/tables/sessions-*.db")):
                 self._look_into(path, folder.name.removeprefix("data-"), clicks or {})
+        for worker in self.folder.glob("worker-*.log"):
+            for line in worker.read_text().splitlines():
+                if _EXPIRED in line:
+                    note("told", expired=json.loads(line)["offsets"])
         note("end")
+
+    def _note_click(self, one: Any) -> None:
+        told = {"partition": one.partition, "offset": one.offset}
+        self.history.note("click", key=as_text(one.key), value=as_text(one.value), **told)
+
+    def _note_row(self, one: Any) -> None:
+        told = {"partition": one.partition, "offset": one.offset}
+        self.history.note("row", where=CHANGELOG, key=one.key.decode(), row=as_text(one.value), **told)
 
     def _look_into(self, path: Path, worker: str, clicks: dict[int, int]) -> None:
         partition = int(path.stem.removeprefix("sessions-"))

@@ -3,7 +3,9 @@
 import copy
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Set
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,8 @@ from stream_app.core.session import SessionState
 from stream_app.core.state_codec import encode_state
 from tests.harness.clients import shop
 from tests.harness.history import History, as_bytes, as_text, lines
-from tests.harness.oracle import Model, Row, click_of, decode_row
-from tests.harness.system import ITEMS, KINDS
+from tests.harness.oracle import Catalogue, Click, Model, Row, click_of, decode_row, wrong
+from tests.harness.system import ITEMS, KINDS, KNOWN
 from tests.harness.verdict import CHANGELOG, judge
 
 Lines = list[dict[str, Any]]
@@ -29,9 +31,9 @@ def encoded(row: Row) -> str | None:
     return as_text(encode_state(state))
 
 
-def answer(model: Model, row: Row, click: Any, offset: int) -> dict[str, Any]:
+def answer(model: Model, row: Row, click: Any, offset: int, hidden: Set[str] = frozenset()) -> dict[str, Any]:
     """The ranking of the click that led to a row."""
-    reason, items, scores = model.answer(row)
+    reason, items, scores = model.answer(row, hidden)
     return {
         "session_id": click.session_id,
         "event_id": click.event_id,
@@ -231,6 +233,42 @@ def repeated_too_often(history: Lines) -> None:
     history += [copy.deepcopy(line) for line in list(of(history, "received"))[:11]]
 
 
+def _expire(history: Lines, below: int) -> None:
+    """Retention removes a click that is the only one of its session, before anybody ranks it."""
+    counts = Counter(line["key"] for line in of(history, "click"))
+    click = next(line for line in of(history, "click") if counts[line["key"]] == 1 and line["offset"] != 50)
+    offset, key = click["offset"], click["key"]
+    history[:] = [
+        line
+        for line in history
+        if line["what"] not in ("row", "received") or (line.get("key") != key and line["offset"] != offset)
+    ]
+    history.append({"at": 99, "what": "expired", "partition": 0, "first": offset, "below": offset + below})
+
+
+def expired_without_a_word(history: Lines) -> None:
+    _expire(history, 1)
+
+
+def lost_beside_what_expired(history: Lines) -> None:
+    _expire(history, 0)
+
+
+def gone_on_with_a_row_that_is_lost(history: Lines) -> None:
+    history.append({"at": 50, "what": "anew", "partition": 0, "offset": CLICKS // 2})
+
+
+def other_scores(history: Lines) -> None:
+    history.append({"at": 99, "what": "part", "name": "scores", "compared": 9, "wrong": 1, "told": ["one more"]})
+
+
+def change_that_nobody_applied(history: Lines) -> None:
+    middle(history, "received")["ranking"]["applied"] = {"items": len(KNOWN) - 1, "rules": -1}
+    told = {"at": 99, "what": "catalogue", "value": "{}"}
+    history += [told | {"topic": "items", "offset": offset, "key": item} for offset, item in enumerate(KNOWN)]
+    history.append(told | {"topic": "rules", "offset": 0, "key": "no", "value": None})
+
+
 def cut_short(history: Lines) -> None:
     history.pop()
 
@@ -268,6 +306,11 @@ PLANTED: list[tuple[Callable[[Lines], None], str]] = [
     (repeated_too_often, "too many repeats"),
     (late, "out of order"),
     (cut_short, "incomplete history"),
+    (expired_without_a_word, "not told"),
+    (lost_beside_what_expired, "lost"),
+    (gone_on_with_a_row_that_is_lost, "wrong ranking"),
+    (other_scores, "wrong scores"),
+    (change_that_nobody_applied, "not applied"),
 ]
 
 
@@ -295,6 +338,33 @@ def test_what_may_be_is_not_found(right: Lines) -> None:
     history.append({"at": 2, "what": "nemesis", "action": "frozen", "unclean": 1, "expelled": True})
     late(history)
     assert dict(judge(history).found) == {}
+
+
+def test_what_expired_and_is_told_of_is_not_found(right: Lines) -> None:
+    history = copy.deepcopy(right)
+    _expire(history, 1)
+    history.append({"at": 99, "what": "told", "expired": 1})
+    verdict = judge(history)
+    assert dict(verdict.found) == {}
+    assert verdict.expired == 1
+
+
+def test_items_are_hidden_as_of_what_was_applied(tmp_path: Path) -> None:
+    model = Model(replace(KINDS["gru"](1), chooses_k=True).write(tmp_path, "v1"))
+    click = Click("s", KNOWN[1], 1, None)
+    row = model.after(None, click, 0)
+    best = model.answer(row)[1][0]
+    catalogue = Catalogue()
+    catalogue.records["items"] = [(n, item, b"{}") for n, item in enumerate(KNOWN)]
+    rule = json.dumps({"match": {"items": [best]}}).encode()
+    catalogue.records["rules"] = [(0, "no", rule), (1, "no", None)]
+    for rules, barred in ((-1, set()), (0, {best}), (1, set())):
+        hidden = catalogue.hidden({"items": len(KNOWN) - 1, "rules": rules}, model.items)
+        assert hidden == barred
+        assert wrong(answer(model, row, click, 0, hidden), click, row, model, hidden) is None
+        assert (wrong(answer(model, row, click, 0), click, row, model, hidden) is None) == (not barred)
+    assert catalogue.hidden({"items": 0, "rules": -1}, model.items) == {*KNOWN[1:]}
+    assert catalogue.hidden(None, model.items) == set()
 
 
 def test_a_history_is_read_as_it_was_written(tmp_path: Path) -> None:

@@ -1,13 +1,13 @@
 """What came of a run, from its history alone."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from tests.harness.history import as_bytes
-from tests.harness.oracle import Model, Row, click_of, decode_row, wrong
+from tests.harness.oracle import Catalogue, Click, Model, Row, click_of, decode_row, wrong
 
 Position = tuple[int, int]
 """Partition and offset of a click."""
@@ -22,6 +22,7 @@ class Verdict:
 
     Attributes:
         clicks: valid records of the clicks topic.
+        expired: clicks that retention removed before they were acknowledged, and that nobody ranked.
         repeats: rankings beyond one a click; `may_repeat` is how many there may be.
         unclean: workers that had no chance to finish.
         actions: what the nemesis did, by name.
@@ -30,6 +31,7 @@ class Verdict:
     """
 
     clicks: int = 0
+    expired: int = 0
     repeats: int = 0
     may_repeat: int = 0
     unclean: int = 0
@@ -75,6 +77,11 @@ class _Read:
     rows: dict[str, list[tuple[int, int, str, Row]]] = field(default_factory=lambda: defaultdict(list))
     covered: dict[str, dict[int, int]] = field(default_factory=lambda: defaultdict(dict))
     committed: list[tuple[int, int, int]] = field(default_factory=list)
+    expired: list[tuple[int, int, int]] = field(default_factory=list)
+    told: int = 0
+    parts: list[Mapping[str, Any]] = field(default_factory=list)
+    catalogue: Catalogue = field(default_factory=Catalogue)
+    anew: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
     ended: bool = False
 
     def take(self, line: Mapping[str, Any]) -> None:
@@ -120,6 +127,22 @@ class _Read:
     def _committed(self, line: Mapping[str, Any]) -> None:
         self.committed.append((line["partition"], line["offset"], line["end"]))
 
+    def _expired(self, line: Mapping[str, Any]) -> None:
+        self.expired.append((line["partition"], line["first"], line["below"]))
+
+    def _told(self, line: Mapping[str, Any]) -> None:
+        self.told += line["expired"]
+
+    def _catalogue(self, line: Mapping[str, Any]) -> None:
+        value = None if line["value"] is None else as_bytes(line["value"])
+        self.catalogue.records[line["topic"]].append((line["offset"], line["key"], value))
+
+    def _part(self, line: Mapping[str, Any]) -> None:
+        self.parts.append(line)
+
+    def _anew(self, line: Mapping[str, Any]) -> None:
+        self.anew[line["partition"]].append(line["offset"])
+
     def _end(self, line: Mapping[str, Any]) -> None:
         self.ended = True
 
@@ -132,8 +155,14 @@ def judge(history: Iterable[Mapping[str, Any]]) -> Verdict:
     if not read.ended:
         verdict.found["incomplete history"].append("it has no end")
     last = _replay(read, verdict)
+    if verdict.expired > read.told:
+        verdict.found["not told"].append(f"{verdict.expired} clicks expired, workers told of {read.told}")
     _judge_last_rows(read, verdict, last)
     _judge_what_arrived(read, verdict)
+    _judge_catalogue(read, verdict)
+    for part in read.parts:
+        if part["wrong"] or not part["compared"]:
+            verdict.found[f"wrong {part['name']}"] += part["told"] or ["there was nothing to compare"]
     _judge_order(read, verdict)
     _judge_repeats(read, verdict)
     _time(read, verdict)
@@ -152,37 +181,58 @@ def _replay(read: _Read, verdict: Verdict) -> dict[str, list[Row]]:
             found[partition, row.offset].append((where, session_id, row))
     last: dict[str, list[Row]] = {}
     serving = read.models[next(iter(read.models.paths))]
-    for partition, records in sorted(read.clicks.items()):
-        for offset, key, value in records:
-            click = click_of(key, value)
+    for partition in sorted(read.clicks):
+        of_partition: dict[str, list[Row]] = {}
+        for offset, click, rankings in _valid(read, verdict, partition):
             if click is None:
-                if (partition, offset) not in read.rejected:
-                    verdict.found["lost"].append(f"{partition}@{offset} is not valid, and not among the rejected")
+                of_partition.clear()
                 continue
-            verdict.clicks += 1
-            rankings = read.received.get((partition, offset), [])
-            if not rankings:
-                verdict.found["lost"].append(f"{partition}@{offset} of {click.session_id} has no ranking")
             models = {ranking["model_version"]: read.models[ranking["model_version"]] for _, ranking in rankings}
             serving = next(reversed(models.values()), serving)
-            before: Sequence[Row | None] = last.get(click.session_id) or [None]
+            before: Sequence[Row | None] = of_partition.get(click.session_id) or [None]
             after = {
                 version: _different([model.after(row, click, offset) for row in before])
                 for version, model in (models or {serving.version: serving}).items()
             }
             for _, ranking in rankings:
                 version = ranking["model_version"]
-                why = [wrong(ranking, click, row, models[version]) for row in after[version]]
+                hidden = read.catalogue.hidden(ranking.get("applied"), models[version].items)
+                why = [wrong(ranking, click, row, models[version], hidden) for row in after[version]]
                 if all(why):
                     verdict.found["wrong ranking"].append(f"{partition}@{offset} of {click.session_id}: {why[0]}")
-            last[click.session_id] = _different([row for rows in after.values() for row in rows])
+            of_partition[click.session_id] = may_be = _different([row for rows in after.values() for row in rows])
             for where, its_key, row in found.pop((partition, offset), []):
-                if its_key != click.session_id or not any(row.is_like(one) for one in last[click.session_id]):
+                if its_key != click.session_id or not any(row.is_like(one) for one in may_be):
                     verdict.found["wrong row"].append(f"{where}: {its_key} after {partition}@{offset}")
+        last |= of_partition
     for (partition, offset), rows_there in found.items():
         told = [f"{where}: {key} names {partition}@{offset}, where no click is" for where, key, _ in rows_there]
         verdict.found["wrong row"] += told
     return last
+
+
+def _valid(
+    read: _Read, verdict: Verdict, partition: int
+) -> Iterator[tuple[int, Click | None, Sequence[tuple[float, Mapping[str, Any]]]]]:
+    """A partition's clicks with their rankings, in order; no click where all sessions begin anew."""
+    anew = sorted(read.anew[partition], reverse=True)
+    for offset, key, value in read.clicks[partition]:
+        while anew and offset >= anew[-1]:
+            yield anew.pop(), None, ()
+        click, rankings = click_of(key, value), read.received.get((partition, offset), [])
+        if click is None:
+            if (partition, offset) not in read.rejected:
+                verdict.found["lost"].append(f"{partition}@{offset} is not valid, and not among the rejected")
+            continue
+        verdict.clicks += 1
+        if not rankings and any(its == partition and first <= offset < below for its, first, below in read.expired):
+            verdict.expired += 1
+            continue
+        if not rankings:
+            verdict.found["lost"].append(f"{partition}@{offset} of {click.session_id} has no ranking")
+        yield offset, click, rankings
+    for offset in anew:
+        yield offset, None, ()
 
 
 def _different(rows: Iterable[Row]) -> list[Row]:
@@ -238,6 +288,15 @@ def _judge_what_arrived(read: _Read, verdict: Verdict) -> None:
     for partition, offset, end in read.committed:
         if offset != end:
             verdict.found["lost"].append(f"partition {partition} is acknowledged up to {offset}, and ends at {end}")
+
+
+def _judge_catalogue(read: _Read, verdict: Verdict) -> None:
+    """Workers got to the last records of items and rules."""
+    told = [ranking.get("applied") for rankings in read.received.values() for _, ranking in rankings]
+    applied = {(one["items"], one["rules"]) for one in told if one is not None}
+    newest = tuple(max((offset for offset, *_ in its), default=-1) for its in read.catalogue.records.values())
+    if applied and newest not in applied:
+        verdict.found["not applied"].append(f"items and rules up to {newest}")
 
 
 def _judge_order(read: _Read, verdict: Verdict) -> None:

@@ -145,6 +145,7 @@ async def test_commits_reach_the_end_where_retention_has_removed_what_was_not_re
         await until(lambda: worker.consumer.settled(tp) == 30, "nothing is left of them")
         await worker.consumer.commit()
         assert group.committed(0) == 30
+        assert worker.metrics.registry.get_sample_value("nextclick_expired_clicks_total") == 25
 
 
 async def test_aiokafka_fetches_nothing_once_the_tables_are_recovered(group: Group, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from confluent_kafka import OFFSET_BEGINNING, KafkaError, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicPartition
 from faust.types import TP
 from structlog.testing import capture_logs
 
@@ -57,8 +57,11 @@ class FakeConsumer:
     assigned: list[tuple[int, int]] = field(default_factory=list)
     polled: threading.Event = field(default_factory=threading.Event)
     answer: threading.Event = field(default_factory=threading.Event)
+    begin: int = -1001
     end: int = -1001
     leaders_end: int = 0
+    silent: int = 0
+    """So many questions for offsets are not answered."""
     closed: bool = False
 
     def assign(self, partitions: list[TopicPartition]) -> None:
@@ -77,7 +80,10 @@ class FakeConsumer:
         self, _: TopicPartition, *, cached: bool = False, timeout: float = 0.0
     ) -> tuple[int, int]:
         assert cached or timeout
-        return -1001, self.end if cached else self.leaders_end
+        if self.silent:
+            self.silent -= 1
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+        return self.begin, self.end if cached else self.leaders_end
 
     def close(self) -> None:
         self.closed = True
@@ -96,8 +102,11 @@ def kafka(monkeypatch: pytest.MonkeyPatch) -> list[FakeConsumer]:
     return made
 
 
-def reader_of(kafka: list[FakeConsumer], *, most: int = 100) -> tuple[ClickReader, FakeConsumer]:
-    reader = ClickReader({}, most=most, on_look=lambda: None)
+def reader_of(
+    kafka: list[FakeConsumer], *, most: int = 100, expired: list[int] | None = None
+) -> tuple[ClickReader, FakeConsumer]:
+    lost = [] if expired is None else expired
+    reader = ClickReader({}, most=most, on_look=lambda: None, on_expired=lost.append)
     return reader, kafka[-1]
 
 
@@ -126,6 +135,36 @@ async def test_what_is_passed_over_behind_the_last_click(kafka: list[FakeConsume
     assert reader.passed == {FIRST: (5, 8), SECOND: (4, 6)}  # there is nothing between 8 and 9 but the click
     await reader.assign({FIRST: 9})
     assert reader.passed == {}
+    reader.close()
+
+
+async def test_clicks_that_are_gone_are_told_of_and_those_that_are_left_are_read(kafka: list[FakeConsumer]) -> None:
+    expired: list[int] = []
+    reader, consumer = reader_of(kafka, expired=expired)
+    await reader.assign({FIRST: 5, SECOND: None})
+    consumer.begin, consumer.leaders_end, consumer.silent = 30, 40, 1
+    consumer.queue += [FakeMessage(0, SECOND), FakeMessage(5, FIRST, KafkaError._AUTO_OFFSET_RESET)]
+    await reader.read()
+    with capture_logs() as logs:
+        await reader.read()  # nobody answers yet
+        assert expired == []
+        await reader.read()
+    assert expired == [25]
+    assert [(line["first"], line["last"]) for line in logs if "were lost" in line["event"]] == [(5, 29)]
+    assert consumer.assigned == [(0, 30), (1, 1)]
+    assert reader.passed == {FIRST: (5, 30)}
+    consumer.queue += [FakeMessage(33, FIRST, KafkaError._PARTITION_EOF)]
+    await reader.read()
+    assert reader.passed == {FIRST: (5, 33)}
+    consumer.queue += [FakeMessage(50, FIRST, KafkaError._AUTO_OFFSET_RESET)]
+    await reader.assign({FIRST: 50})  # nothing of the old assignment counts any more
+    consumer.queue += [FakeMessage(50, FIRST, KafkaError._AUTO_OFFSET_RESET)]
+    await reader.read()
+    with capture_logs() as logs:
+        await reader.read()
+    assert consumer.assigned == [(0, OFFSET_BEGINNING)]
+    assert expired == [25]
+    assert ["brokers lost records" in line["event"] for line in logs] == [True]
     reader.close()
 
 
