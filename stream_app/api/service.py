@@ -105,9 +105,14 @@ class Server(uvicorn.Server):
 
 async def run_api(settings: StreamSettings) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code. Raises StreamError and SchemaError before it serves."""
+    tokens = _tokens(settings.api)
+    with _listen(settings.api) as listener:
+        await asyncio.to_thread(_check_topics, settings)
+        return await _run(settings, tokens, listener)
+
+
+async def _run(settings: StreamSettings, tokens: Sequence[str], listener: socket.socket) -> int:
     api = settings.api
-    tokens, listener = _tokens(api), _listen(api)
-    await asyncio.to_thread(_check_topics, settings)
     metrics, watchers, traffic = ApiMetrics(), Watchers(), Traffic()
 
     def warn(text: str) -> None:
@@ -136,7 +141,8 @@ async def run_api(settings: StreamSettings) -> int:
     )  # fmt: skip
 
     def readiness() -> Mapping[str, str | None]:
-        return {"topics": formats.waiting_for or reader.waiting_for}
+        # Once all is read that was there, lookups are answered from it, whatever the registry does.
+        return {"topics": reader.waiting_for and (formats.waiting_for or reader.waiting_for)}
 
     endpoints = Endpoints(Parts(settings, store, clicks, watchers, board, metrics, readiness, formats.clicks))
     page = PageEndpoints(

@@ -9,6 +9,7 @@ from typing import Any, Final
 import yaml
 from prometheus_client.metrics import MetricWrapperBase
 
+from stream_app.api.metrics import ApiMetrics, SinkMetrics
 from stream_app.score.metrics import ScoreMetrics
 from stream_app.serve.metrics import Metrics
 from tests.container_files import REPOSITORY, environment_of, services
@@ -27,7 +28,7 @@ def registered() -> set[str]:
     suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}
     return {
         metric._name + suffix
-        for process in (Metrics(), ScoreMetrics(), GuardMetrics())
+        for process in (Metrics(), ScoreMetrics(), GuardMetrics(), ApiMetrics(), SinkMetrics())
         for metric in vars(process).values()
         if isinstance(metric, MetricWrapperBase)
         for suffix in suffixes.get(metric._type or "", ("",))
@@ -36,7 +37,7 @@ def registered() -> set[str]:
 
 def unknown_metrics(expression: str) -> set[str]:
     """Names of ours in an expression that nothing shows or records."""
-    named = set(re.findall(r"\b(?:job:|job_variant:)?nextclick_[a-zA-Z0-9_:]+", expression))
+    named = set(re.findall(r"\b(?:job:|job_variant:|instance:)?nextclick_[a-zA-Z0-9_:]+", expression))
     return named - registered() - RECORDED
 
 
@@ -124,6 +125,7 @@ def test_prometheus_of_compose_reads_every_process_where_it_listens() -> None:
         "worker": "NEXTCLICK_WORKER__WEB_PORT",
         "score": "NEXTCLICK_SCORES__WEB_PORT",
         "guard": "NEXTCLICK_GUARD__METRICS_PORT",
+        "sink": "NEXTCLICK_SINK__WEB_PORT",
     }
     listening = {name: int(environment_of(services()[name], {})[variable]) for name, variable in ports.items()}
     assert found == listening
@@ -137,4 +139,15 @@ def test_prometheus_of_compose_reads_every_process_where_it_listens() -> None:
 
 def test_the_configuration_is_one_that_prometheus_takes() -> None:
     checked = promtool("check", "config", RULES.with_name("prometheus.yml"))
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_the_configuration_that_reads_an_api_is_one_that_prometheus_takes(tmp_path: Path) -> None:
+    (told,) = blocks((REPOSITORY / "docs" / "api.md").read_text(), "yaml")
+    token = tmp_path / "api-token"
+    token.write_text("token")
+    config = tmp_path / "prometheus.yml"
+    config.write_text(told.replace("/etc/prometheus/api-token", str(token)))
+    assert str(token) in config.read_text()
+    checked = promtool("check", "config", config)
     assert checked.returncode == 0, checked.stdout + checked.stderr
