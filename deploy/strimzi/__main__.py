@@ -8,7 +8,7 @@ import typer
 import yaml
 
 from deploy.strimzi.manifests import Authentication, manifests
-from schemas.config.settings import load_settings
+from schemas.config.settings import given, load_settings
 from schemas.errors import SettingsError
 from stream_app.settings import StreamSettings
 
@@ -22,10 +22,12 @@ def run(
     """Print KafkaTopic and KafkaUser resources for Strimzi, made from the settings."""
     try:
         settings = load_settings(StreamSettings, config=config, environ=os.environ)
+        # Alone: the trainer's settings need its packages.
+        collect_group = given("trainer.collect_group", config=config, environ=os.environ) or ""
     except SettingsError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from error
-    found = manifests(settings, cluster=cluster, authentication=authentication)
+    found = manifests(settings, cluster=cluster, authentication=authentication, collect_group=collect_group)
     typer.echo(yaml.safe_dump_all(found, sort_keys=False), nl=False)
 
 

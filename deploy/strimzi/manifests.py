@@ -12,12 +12,19 @@ Authentication = Literal["scram-sha-512", "tls"]
 _API = "kafka.strimzi.io/v1"
 
 
-def manifests(settings: StreamSettings, *, cluster: str, authentication: Authentication) -> Iterator[dict[str, Any]]:
-    """Every topic of a deployment, then a user for each process; `cluster` is the name of the Kafka resource."""
+def manifests(
+    settings: StreamSettings, *, cluster: str, authentication: Authentication, collect_group: str = ""
+) -> Iterator[dict[str, Any]]:
+    """Every topic of a deployment, then a user for each process.
+
+    Args:
+        cluster: the name of the Kafka resource.
+        collect_group: `trainer.collect_group`.
+    """
     labels = {"strimzi.io/cluster": cluster}
     for spec in settings.topic_specs():
         yield _resource("KafkaTopic", spec.name, labels, _topic(spec))
-    for process, own in rights(settings).items():
+    for process, own in rights(settings, collect_group=collect_group).items():
         acls = [_acl(right) for right in own]
         yield _resource(
             "KafkaUser",

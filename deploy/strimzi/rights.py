@@ -19,8 +19,10 @@ class Right:
     """Whether every resource is meant whose name begins with `name`."""
 
 
-def rights(settings: StreamSettings) -> dict[str, tuple[Right, ...]]:
+def rights(settings: StreamSettings, *, collect_group: str = "") -> dict[str, tuple[Right, ...]]:
     """The rights of each process by its name, for the topics that these settings use.
+
+    `collect_group` is `trainer.collect_group`: where there is one, collectors join it under the trainer's name.
 
     Whoever compares topics with the settings when it starts (worker, scorer) must see their configuration. librdkafka
     looks for the coordinator of a group even where it joins none and commits nothing.
@@ -33,6 +35,7 @@ def rights(settings: StreamSettings) -> dict[str, tuple[Right, ...]]:
     splits = [name for name in (topics.splits,) if name in names]
     shadows = [name for name in (topics.rankings_shadow,) if name in names]
     scorers = [f"{app_id}-score", *(f"{app_id}-score-shadows" for _ in shadows)]
+    collectors = [Right("group", f"{topics.prefix}{collect_group}", ("Read",))] if collect_group else []
     unused = Right("group", f"{app_id}-trainer", ("Describe",))
     return {
         "topics": (*_topics(names, "Create", "Describe", "DescribeConfigs"),),
@@ -49,7 +52,12 @@ def rights(settings: StreamSettings) -> dict[str, tuple[Right, ...]]:
             *(Right("group", f"{name}-restore", ("Describe",)) for name in scorers),
             Right("transactionalId", f"{app_id}-score-", ("Write",), is_prefix=True),
         ),
-        "trainer": (*_topics([topics.clicks], "Read"), *_topics([topics.models, *splits], "Read", "Write"), unused),
+        "trainer": (
+            *_topics([topics.clicks], "Read"),
+            *_topics([topics.models, *splits], "Read", "Write"),
+            unused,
+            *collectors,
+        ),
         "guard": (*_topics([topics.scores], "Read"), *_topics([topics.models, *splits], "Read", "Write"), unused),
         "api": (
             *_topics([topics.clicks], "Read", "Write", "DescribeConfigs"),
@@ -63,7 +71,7 @@ def rights(settings: StreamSettings) -> dict[str, tuple[Right, ...]]:
             *_topics([topics.clicks], "Write"),
             *_topics([topics.rejected], "Read", "Write"),
             Right("group", f"{app_id}-rejected", ("Describe",)),
-            Right("transactionalId", f"{app_id}-rejected", ("Write",)),
+            Right("transactionalId", topics.rejected, ("Write",)),
         ),
         "shop": (
             *_topics([topics.clicks, *shops], "Write"),

@@ -34,7 +34,10 @@ class SchemaRegistrySettings(Section):
     ssl_certificate_location: str | None = Field(default=None, description="This client's certificate (PEM), for mTLS.")
     ssl_key_location: str | None = Field(default=None, description="This client's private key (PEM), for mTLS.")
     timeout: Duration = Field(
-        default=240.0, gt=0, description="How long a process waits for an unavailable registry before it exits."
+        default=240.0,
+        gt=0,
+        le=240,  # Kafka takes a consumer for dead that asks for nothing for 300 s
+        description="How long a process waits for an unavailable registry before it exits.",
     )
 
     @model_validator(mode="after")

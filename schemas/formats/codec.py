@@ -30,7 +30,11 @@ from schemas.messages.ranking import Ranking
 _MAGIC: Final = b"\0"
 _HEAD_BYTES: Final = 5
 _MOST_UNKNOWN: Final = 1_000
-_ASK_AGAIN_SECONDS: Final = 30.0
+_ASK_AGAIN_SECONDS: Final = 5.0
+_BEHIND_SECONDS: Final = 1.0
+"""How far a replica of the registry may be behind the one that a schema was registered with."""
+_PATIENT_SECONDS: Final = 30.0
+"""How often that is waited for, at most: whatever garbage comes, little time is lost."""
 _KINDS: Final[dict[str, str]] = {"avro": "AVRO", "protobuf": "PROTOBUF", "json-schema": "JSON"}
 _CONTENT_TYPES: Final = {"avro": b"application/avro", "protobuf": b"application/protobuf", "json-schema": JSON}
 
@@ -72,6 +76,7 @@ class RegistryCodec(Codec):
         self._registry = registry
         self._readers: dict[bytes, Read] = {}
         self._unknown: dict[bytes, float] = {}  # when the registry said so
+        self._patient_from = -math.inf
         self._head = b""
         self._write = _writer_of(kind, format_)
         self.content_type = _CONTENT_TYPES[format_]
@@ -91,17 +96,25 @@ class RegistryCodec(Codec):
         return {head for head in heads if len(head) == _HEAD_BYTES and self._unknown.get(head, -math.inf) < since}
 
     def load(self, heads: Iterable[bytes]) -> None:
-        """Ask the registry for these schemas."""
-        for head in heads:
-            schema_id = int.from_bytes(head[1:], "big")
-            try:
-                self._readers[head] = _reader_of(self._kind, self._registry.schema(schema_id))
-            except NoSuchSchemaError:
-                if len(self._unknown) >= _MOST_UNKNOWN:  # of a producer of anything but Confluent's format
-                    self._unknown.clear()
-                self._unknown[head] = time.monotonic()
-            except UnreadableError as error:
-                self._readers[head] = partial(_refuse, error)
+        """Ask the registry for these schemas; a second time for what it does not know."""
+        unknown = [head for head in heads if not self._learn(head)]
+        if unknown and time.monotonic() >= self._patient_from:
+            time.sleep(_BEHIND_SECONDS)
+            unknown = [head for head in unknown if not self._learn(head)]
+            self._patient_from = time.monotonic() + _PATIENT_SECONDS
+        if len(self._unknown) + len(unknown) > _MOST_UNKNOWN:  # of a producer of anything but Confluent's format
+            self._unknown.clear()
+        self._unknown |= dict.fromkeys(unknown, time.monotonic())
+
+    def _learn(self, head: bytes) -> bool:
+        """Whether the registry knows the schema."""
+        try:
+            self._readers[head] = _reader_of(self._kind, self._registry.schema(int.from_bytes(head[1:], "big")))
+        except NoSuchSchemaError:
+            return False
+        except UnreadableError as error:
+            self._readers[head] = partial(_refuse, error)
+        return True
 
     def ready(self, values: Iterable[bytes | None]) -> None:
         """Have every schema that these values name."""

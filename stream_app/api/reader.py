@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import structlog
-from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from schemas.config.settings import TopicSettings
 from schemas.errors import StoppedWaitingError
@@ -99,7 +99,9 @@ class Reader:
             self._consumer.close()
 
     def _read(self) -> None:
-        starts = [*self._rankings_from(), *self._all_of(self._topics.models), *self._all_of(self._topics.scores)]
+        rankings = self._rankings_from()
+        self._positions = {start.partition: start.offset for start in rankings}
+        starts = [*rankings, *self._all_of(self._topics.models), *self._all_of(self._topics.scores)]
         self._unread = {(start.topic, start.partition) for start in starts}
         # No lookup waits for what only the page shows.
         self._consumer.assign([*starts, *self._all_of(self._topics.items), *self._lately_rejected()])
@@ -128,18 +130,24 @@ class Reader:
         topic = self._topics.rejected
         return starts_at(self._consumer, topic, dict.fromkeys(self._partitions(topic)), ttl_ms=SPAN_MS)
 
+    def _marks(self, number: int) -> tuple[int, int]:
+        """The first offset of a partition of rankings, and the one behind the last."""
+        at = TopicPartition(self._topics.rankings, number)
+        low, high = self._consumer.get_watermark_offsets(at, timeout=_ANSWER_SECONDS)
+        return low, high
+
     def _rankings_from(self) -> list[TopicPartition]:
         topic, store = self._topics.rankings, self._store
         numbers = self._partitions(topic)
         if not numbers:
             raise ReadError(f"there is no topic {topic}; `stream-app topics` creates it")
         if store is None:
-            return [TopicPartition(topic, number, OFFSET_END) for number in numbers]
+            return [TopicPartition(topic, number, self._marks(number)[1]) for number in numbers]
         if not store.positions:
             store.clear()  # it is new, or its rows are of a topic that is no more
         positions = {number: store.positions.get(number) for number in numbers}
         for number, position in positions.items():
-            low, high = self._consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=_ANSWER_SECONDS)
+            low, high = self._marks(number)
             if position is not None and not low <= position <= high:
                 log.warning("the stored rankings are of other offsets and are read anew", partition=number)
                 store.clear()

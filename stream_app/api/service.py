@@ -118,18 +118,20 @@ class Server(uvicorn.Server):
 
 async def run_api(settings: StreamSettings) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code. Raises StreamError and SchemaError before it serves."""
-    tracing = tracing_of(settings.telemetry, "nextclick-api")
+    tokens, tracing = _tokens(settings.api), tracing_of(settings.telemetry, "nextclick-api")
     try:
-        return await _run(settings, tracing)
+        with _listen(settings.api) as listener:
+            await asyncio.to_thread(_check_topics, settings)
+            return await _run(settings, tokens, listener, tracing)
     finally:
         if tracing is not None:
             await asyncio.to_thread(tracing.stop)
 
 
-async def _run(settings: StreamSettings, tracing: "Tracing | None") -> int:
+async def _run(
+    settings: StreamSettings, tokens: Sequence[str], listener: socket.socket, tracing: "Tracing | None"
+) -> int:
     api = settings.api
-    tokens, listener = _tokens(api), _listen(api)
-    await asyncio.to_thread(_check_topics, settings)
     metrics, watchers, traffic = ApiMetrics(), Watchers(), Traffic()
 
     def warn(text: str) -> None:
@@ -158,7 +160,8 @@ async def _run(settings: StreamSettings, tracing: "Tracing | None") -> int:
     )  # fmt: skip
 
     def readiness() -> Mapping[str, str | None]:
-        return {"topics": formats.waiting_for or reader.waiting_for}
+        # Once all is read that was there, lookups are answered from it, whatever the registry does.
+        return {"topics": reader.waiting_for and (formats.waiting_for or reader.waiting_for)}
 
     endpoints = Endpoints(Parts(settings, store, clicks, watchers, board, metrics, readiness, formats.clicks))
     page = PageEndpoints(

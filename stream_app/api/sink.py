@@ -95,8 +95,9 @@ class Sink:
             },
             logger=logging.getLogger("librdkafka"),
         )
-        self._positions: dict[int, int | None] = {}
-        formats = formats_of(settings.schema_registry, settings.topics, stopping=stopping)
+        self._positions: dict[int, int | None] = {}  # as the store has them
+        self._next: dict[int, int] = {}  # the first ranking of each partition that is not stored
+        formats = formats_of(settings.schema_registry, settings.topics, stopping=self._gives_up)
         self._codec = formats.rankings
         self.assigned = False
         self.waiting_for: str | None = None
@@ -112,6 +113,7 @@ class Sink:
                     self._take([first, *self._consumer.consume(_TOGETHER, 0)])
                 if (now := time.monotonic()) > told:
                     self._tell_kafka()
+                    self._show_lag()
                     told = now + _TOLD_SECONDS
         finally:
             self._consumer.close()
@@ -144,7 +146,7 @@ class Sink:
         if stored is None:
             return  # told to stop
         if stored:
-            self._positions[partition] = after
+            self._positions[partition] = self._next[partition] = after
             self._metrics.rankings.inc(len(told))
             self._metrics.unreadable.inc(len(records) - len(told))
             if self._tracing is not None:
@@ -171,6 +173,7 @@ class Sink:
                 if time.monotonic() > deadline:
                     raise StoreError(f"{self.waiting_for}; gave up after sink.store_timeout") from error
                 log.warning("waiting for the store", error=str(error))
+                self._show_lag()
                 time.sleep(_RETRY_SECONDS)
             else:
                 self.waiting_for = None
@@ -189,30 +192,36 @@ class Sink:
             self._positions[number] = positions[number] = self._insist(partial(self._rows.position, number))
         starts = starts_at(self._consumer, self._topic, positions, ttl_ms=self._ttl_ms)
         for start in starts:
+            self._next[start.partition] = start.offset
             log.info("storing rankings", partition=start.partition, offset=start.offset)
         return starts
 
     def _leave(self, consumer: Consumer, taken: Sequence[TopicPartition]) -> None:
         for tp in taken:
             self._positions.pop(tp.partition, None)
+            self._next.pop(tp.partition, None)
         consumer.incremental_unassign(list(taken))
 
     def _tell_kafka(self) -> None:
         """How far it is, for whoever looks at the group."""
-        known = {number: position for number, position in self._positions.items() if position is not None}
-        if not known:
+        offsets = [TopicPartition(self._topic, number, offset) for number, offset in self._next.items()]
+        if not offsets:
             return
         try:
-            self._consumer.commit(
-                offsets=[TopicPartition(self._topic, number, position) for number, position in known.items()],
-                asynchronous=True,
-            )
+            self._consumer.commit(offsets=offsets, asynchronous=True)
         except KafkaException as error:  # a rebalance; it is told again a second later
             log.debug("offsets were not told", error=str(error))
+
+    def _gives_up(self) -> bool:
+        """Whether it is told to stop, asked again and again while the registry is waited for."""
+        self._show_lag()
+        return self._stopping()
+
+    def _show_lag(self) -> None:
         self._metrics.lag.clear()
-        for number, position in known.items():
+        for number, offset in self._next.items():
             _, high = self._consumer.get_watermark_offsets(TopicPartition(self._topic, number), cached=True)
-            self._metrics.lag.labels(partition=str(number)).set(max(0, high - position))
+            self._metrics.lag.labels(partition=str(number)).set(max(0, high - offset))
 
 
 async def run_sink(settings: StreamSettings) -> int:

@@ -7,7 +7,11 @@ from typing import Any, Final, Protocol
 from urllib.parse import parse_qs, urlsplit
 
 import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as LostError
 from redis.exceptions import RedisError
+from redis.retry import Retry
 
 from stream_app.api.latest import Latest, decode_row, encode_row, value_of
 from stream_app.api.redis_rows import RANKING, ranking_key
@@ -93,8 +97,10 @@ def store_client(kind: Any, url: str, *, seconds: float) -> Any:
     """
     # It knows Valkey under Redis's name.
     plain = "redis" + url.removeprefix("valkey") if url.startswith("valkey") else url
+    # Once, for a connection that was lost while nobody used it. By itself the client tries ten times, each so long.
+    retry = (Retry if kind is redis.Redis else AsyncRetry)(NoBackoff(), 1, supported_errors=(LostError,))
     try:
-        client = kind.from_url(plain, socket_timeout=seconds, socket_connect_timeout=seconds)
+        client = kind.from_url(plain, socket_timeout=seconds, socket_connect_timeout=seconds, retry=retry)
         client.connection_pool.make_connection()  # connects to nobody
     except (TypeError, ValueError, RedisError) as error:
         given = ", ".join(parse_qs(urlsplit(url).query)) or "the database"

@@ -1,9 +1,11 @@
 """`stream-app rejected`: what is on the rejected topic, as a table, as JSON lines to be edited, or one in full."""
 
+import heapq
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +22,7 @@ from schemas.messages.rejected import KEPT_BYTES, RejectedClick, decode_rejected
 from stream_app.errors import StreamError
 from stream_app.kafka.plain_consumer import PlainConsumer, plain_consumer
 from stream_app.settings import StreamSettings
-from stream_app.tools.terminal import shown, utc
+from stream_app.tools.terminal import escaped, shown, utc
 
 Place = tuple[int, int]
 """Partition and offset on the rejected topic: which rejected record it is."""
@@ -71,55 +73,71 @@ class Filters:
     last_ms: int | None = None
     limit: int | None = None
 
-    def chosen(self, records: Iterable[Parked]) -> list[Parked]:
-        """Those that are meant, the newest last."""
-        found = [
-            one
-            for one in records
-            if (not self.reasons or one.rejected.reason in self.reasons)
-            and (self.topic is None or one.rejected.source.topic == self.topic)
-        ]
-        found.sort(key=lambda one: (one.rejected.rejected_at, one.place))
-        return found if self.limit is None else found[-self.limit :]
+    def match(self, one: RejectedClick) -> bool:
+        """Whether a record is of the reasons and the topic that are meant."""
+        return (not self.reasons or one.reason in self.reasons) and self.topic in (None, one.source.topic)
 
 
 class RejectedTopic:
-    """The rejected topic, read to its end.
+    """The rejected topic up to its present end: first read through, then once more for the records that are meant.
+
+    None is kept: a topic may hold more of them than memory does.
 
     Attributes:
-        records: those that came in the time that was asked for.
+        reasons: how many records of each reason match.
         resent: the places of those that were sent again.
     """
 
-    def __init__(self, topic: PlainConsumer, *, last_ms: int | None, warn: Callable[[str], None]) -> None:
-        self.records: list[Parked] = []
+    def __init__(self, topic: PlainConsumer, filters: Filters, warn: Callable[[str], None]) -> None:
+        self._topic, self._filters = topic, filters
+        self._since = None if filters.last_ms is None else time.time_ns() // 1_000_000 - filters.last_ms
+        self._ends = topic.ends(topic.partitions)  # what is sent again may be rejected again, behind them
+        self.reasons: Counter[str] = Counter()
         self.resent: set[Place] = set()
-        since = None if last_ms is None else time.time_ns() // 1_000_000 - last_ms
-        for partition in topic.partitions:
-            for message in _from(topic, partition, since):
-                self._take(message, warn)
+        newest: list[tuple[int, Place]] = []
+        for one in self._read(warn):
+            self.reasons[one.rejected.reason] += 1
+            if filters.limit is not None:
+                heapq.heappush(newest, (one.rejected.rejected_at, one.place))
+                if len(newest) > filters.limit:
+                    heapq.heappop(newest)
+        self._meant = None if filters.limit is None else {place for _, place in newest}
 
-    def _take(self, message: Message, warn: Callable[[str], None]) -> None:
+    def records(self) -> Iterator[Parked]:
+        """Those that are meant, partition by partition, the oldest first."""
+        return (one for one in self._read() if self._meant is None or one.place in self._meant)
+
+    def _read(self, warn: Callable[[str], None] = lambda _: None) -> Iterator[Parked]:
+        for partition in self._topic.partitions:
+            for message in self._messages(partition):
+                if message.offset() >= self._ends[partition]:
+                    break
+                one = self._parked(message, warn)
+                if one is not None and self._filters.match(one.rejected):
+                    yield one
+
+    def _messages(self, partition: int) -> Iterator[Message]:
+        if self._since is None:
+            return self._topic.history(partition)
+        start = self._topic.offset_at(partition, self._since)
+        return iter(()) if start < 0 else self._topic.history(partition, start=start)
+
+    def _parked(self, message: Message, warn: Callable[[str], None]) -> Parked | None:
         place = message.partition(), message.offset()
         mark = dict(message.headers() or ()).get(RESENT) if message.value() is None else None
         if mark is not None and (offset := mark.rpartition(b"/")[2]).isdigit():
             self.resent.add((place[0], int(offset)))
-            return
+            return None
         try:
-            self.records.append(Parked(place, decode_rejected(message.value() or b"")))
+            return Parked(place, decode_rejected(message.value() or b""))
         except MessageError as error:
             warn(f"partition {place[0]}, offset {place[1]}: {error}")
+            return None
 
 
-def _from(topic: PlainConsumer, partition: int, since_ms: int | None) -> Iterator[Message]:
-    if since_ms is None:
-        return topic.history(partition)
-    start = topic.offset_at(partition, since_ms)
-    return iter(()) if start < 0 else topic.history(partition, start=start)
-
-
-def read_rejected(settings: StreamSettings, *, last_ms: int | None, err: Console) -> RejectedTopic:
-    """All of it, or of the last so many ms. Raises ReadError."""
+@contextmanager
+def rejected_topic(settings: StreamSettings, filters: Filters, *, err: Console) -> Iterator[RejectedTopic]:
+    """Open it. Raises ReadError, then and as it is read."""
 
     def warn(text: str) -> None:
         err.print(text, style="yellow", markup=False, highlight=False)
@@ -127,7 +145,7 @@ def read_rejected(settings: StreamSettings, *, last_ms: int | None, err: Console
     name = settings.topics.rejected
     err.print(f"reading {name}", style="dim", markup=False, highlight=False, soft_wrap=True)
     with plain_consumer(settings.kafka, name, name=f"{settings.app_id}-rejected") as topic:
-        return RejectedTopic(topic, last_ms=last_ms, warn=warn)
+        yield RejectedTopic(topic, filters, warn)
 
 
 def show(
@@ -136,33 +154,31 @@ def show(
     """Print or export those that match; returns the exit code. Raises RejectedError and ReadError."""
     if export is not None and export.exists():
         raise RejectedError(f"{export} exists, and may hold repairs: name another file, or remove it")
-    found = read_rejected(settings, last_ms=filters.last_ms, err=err)
-    chosen = filters.chosen(found.records)
-    if export is not None:
-        unsent = [one for one in chosen if one.place not in found.resent]
-        _write(export, (as_line(one) for one in unsent))
-        left = len(chosen) - len(unsent)
-        text = f"{len(unsent):,} records in {export}" + (f"; {left:,} were sent again before" if left else "")
-        out.print(text, markup=False, highlight=False, soft_wrap=True)
-    elif json:
-        for one in chosen:
-            print(as_line(one, is_resent=one.place in found.resent).decode())
-    else:
-        newest = chosen if filters.limit is not None else chosen[-_SHOWN:]
-        out.print(_as_table(newest, found.resent, settings.topics.rejected, _told(chosen, newest)))
+    is_table = export is None and not json
+    told = replace(filters, limit=filters.limit or _SHOWN) if is_table else filters
+    with rejected_topic(settings, told, err=err) as found:
+        if export is not None:
+            out.print(_exported(export, found), markup=False, highlight=False, soft_wrap=True)
+        elif json:
+            for one in found.records():
+                print(escaped(as_line(one, is_resent=one.place in found.resent)))
+        else:
+            newest = sorted(found.records(), key=lambda one: (one.rejected.rejected_at, one.place))
+            caption = _told(found.reasons, len(newest))
+            out.print(_as_table(newest, found.resent, settings.topics.rejected, caption))
     return 0
 
 
 def show_one(place: Place, settings: StreamSettings, *, json: bool, out: Console, err: Console) -> int:
     """Print one record in full; returns the exit code. Raises RejectedError and ReadError."""
-    found = read_rejected(settings, last_ms=None, err=err)
-    one = next((one for one in found.records if one.place == place), None)
-    if one is None:
-        raise RejectedError(f"no rejected record is at {place[0]}:{place[1]} of {settings.topics.rejected}")
-    if json:
-        print(as_line(one, is_resent=place in found.resent).decode())
-        return 0
-    out.print(_as_text(one, is_resent=place in found.resent), soft_wrap=True)
+    with rejected_topic(settings, Filters(), err=err) as found:
+        one = next((one for one in found.records() if one.place == place), None)
+        if one is None:
+            raise RejectedError(f"no rejected record is at {place[0]}:{place[1]} of {settings.topics.rejected}")
+        if json:
+            print(escaped(as_line(one, is_resent=place in found.resent)))
+        else:
+            out.print(_as_text(one, is_resent=place in found.resent), soft_wrap=True)
     return 0
 
 
@@ -215,21 +231,30 @@ def _is_object(text: str) -> bool:
     return True
 
 
-def _write(path: Path, lines: Iterable[bytes]) -> None:
+def _exported(path: Path, found: RejectedTopic) -> str:
+    """Write those that were not sent again; returns what is told of it."""
+    written = left = 0
+    unfinished = path.with_name(f"{path.name}.unfinished")
     try:
-        with path.open("xb") as file:
-            file.writelines(line + b"\n" for line in lines)
+        with unfinished.open("wb") as file:
+            for one in found.records():
+                if one.place in found.resent:
+                    left += 1
+                else:
+                    file.write(as_line(one) + b"\n")
+                    written += 1
+        unfinished.rename(path)
     except OSError as error:
         raise RejectedError(f"{path} cannot be written: {error.strerror}") from error
+    return f"{written:,} records in {path}" + (f"; {left:,} were sent again before" if left else "")
 
 
 # -- for people -------------------------------------------------------------------------------------------------------
 
 
-def _told(chosen: list[Parked], shown_ones: list[Parked]) -> str:
-    reasons = Counter(str(one.rejected.reason) for one in chosen)
+def _told(reasons: Counter[str], shown_ones: int) -> str:
     text = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common()) or "none"
-    return text if len(shown_ones) == len(chosen) else f"{text}; the newest {len(shown_ones)} are shown (--limit)"
+    return text if shown_ones == reasons.total() else f"{text}; the newest {shown_ones} are shown (--limit)"
 
 
 def _as_table(records: list[Parked], resent: Collection[Place], title: str, caption: str) -> Table:

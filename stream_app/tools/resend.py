@@ -8,9 +8,10 @@ whatever is killed or run at the same time.
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,7 +25,7 @@ from schemas.messages.forget import decode_forget
 from schemas.messages.headers import RESENT
 from stream_app.kafka.plain_consumer import plain_consumer
 from stream_app.settings import StreamSettings
-from stream_app.tools.rejected import Filters, Parked, Place, RejectedError, read_rejected
+from stream_app.tools.rejected import Filters, Place, RejectedError, RejectedTopic, rejected_topic
 
 _TOGETHER: Final = 1000
 """Records of a transaction: it holds back every later click of its partitions until it ends."""
@@ -111,41 +112,41 @@ def send_file(path: Path, settings: StreamSettings, *, out: Console, err: Consol
     Raises RejectedError, with nothing sent, where one of them is no click.
     """
     repaired, formats = read_lines(path), formats_of(settings.schema_registry, settings.topics)
-    with _producer(settings) as producer:
-        found = read_rejected(settings, last_ms=None, err=err)
-        parked = {one.place: one for one in found.records}
+    with _producer(settings) as producer, rejected_topic(settings, Filters(), err=err) as found:
+        places = {one.place for one in repaired}
+        topics = {one.place: one.rejected.source.topic for one in found.records() if one.place in places}
         for one in repaired:
-            if one.place not in parked:
+            if one.place not in topics:
                 raise RejectedError(
                     f"{one.where}: {_at(one.place)} is not on {settings.topics.rejected} (any more), so nobody knows "
                     "whether it was sent; nothing was sent"
                 )
             if one.place not in found.resent and (problem := _problem(one, settings, formats)) is not None:
                 raise RejectedError(f"{one.where}: would be rejected again: {problem}; nothing was sent")
-        unsent = [one for one in repaired if one.place not in found.resent]
-        _send(producer, [(one, parked[one.place]) for one in unsent], settings)
-    _tell(out, Counter(parked[one.place].rejected.source.topic for one in unsent), len(repaired) - len(unsent))
+        unsent = [(one, topics[one.place]) for one in repaired if one.place not in found.resent]
+        sent = _send(producer, iter(unsent), settings)
+    _tell(out, sent, len(repaired) - len(unsent))
     return 0
 
 
 def send_matching(filters: Filters, settings: StreamSettings, *, out: Console, err: Console) -> int:
     """Send those that match as they are, except those that would be rejected again; returns the exit code."""
     formats = formats_of(settings.schema_registry, settings.topics)
-    with _producer(settings) as producer:
-        found = read_rejected(settings, last_ms=filters.last_ms, err=err)
-        chosen = filters.chosen(found.records)
-        unsent = [one for one in chosen if one.place not in found.resent]
-        pairs = [(Repaired(one.place, one.rejected.key, one.rejected.value, ""), one) for one in unsent]
-        good = [
-            (one, parked) for one, parked in pairs if not parked.is_cut and _problem(one, settings, formats) is None
-        ]
-        _send(producer, good, settings)
-    _tell(
-        out,
-        Counter(parked.rejected.source.topic for _, parked in good),
-        len(chosen) - len(unsent),
-        still_wrong=len(unsent) - len(good),
-    )
+    left: Counter[str] = Counter()
+
+    def good(found: RejectedTopic) -> Iterator[tuple[Repaired, str]]:
+        for parked in found.records():
+            one = Repaired(parked.place, parked.rejected.key, parked.rejected.value, "")
+            if parked.place in found.resent:
+                left["before"] += 1
+            elif parked.is_cut or _problem(one, settings, formats) is not None:
+                left["wrong"] += 1
+            else:
+                yield one, parked.rejected.source.topic
+
+    with _producer(settings) as producer, rejected_topic(settings, filters, err=err) as found:
+        sent = _send(producer, good(found), settings)
+    _tell(out, sent, left["before"], still_wrong=left["wrong"])
     return 0
 
 
@@ -173,11 +174,10 @@ def _tell(out: Console, sent: Counter[str], before: int, *, still_wrong: int = 0
 @contextmanager
 def _producer(settings: StreamSettings) -> Iterator[Producer]:
     """One that nobody else sends with from now on. Errors of Kafka's become RejectedError."""
-    name = f"{settings.app_id}-rejected"
     config = {
         **settings.kafka.librdkafka(),
-        "client.id": name,
-        "transactional.id": name,
+        "client.id": f"{settings.app_id}-rejected",
+        "transactional.id": settings.topics.rejected,  # one for all who send from there, of whatever app_id
         "transaction.timeout.ms": _TRANSACTION_MS,
         "partitioner": "murmur2_random",
     }
@@ -191,25 +191,30 @@ def _producer(settings: StreamSettings) -> Iterator[Producer]:
         raise RejectedError(f"sending failed: {why}; run the command again, it sends nothing twice") from error
 
 
-def _send(producer: Producer, records: Sequence[tuple[Repaired, Parked]], settings: StreamSettings) -> None:
-    for topic in {parked.rejected.source.topic for _, parked in records}:
-        with plain_consumer(settings.kafka, topic, name=f"{settings.app_id}-rejected"):
-            pass  # it is there; producing to one that is not may create it
-    for at in range(0, len(records), _TOGETHER):
+def _send(producer: Producer, records: Iterator[tuple[Repaired, str]], settings: StreamSettings) -> Counter[str]:
+    """Send each to its topic; returns how many went where."""
+    sent: Counter[str] = Counter()
+    while batch := list(islice(records, _TOGETHER)):
+        topics = Counter(topic for _, topic in batch)
+        for topic in topics.keys() - sent.keys():
+            with plain_consumer(settings.kafka, topic, name=f"{settings.app_id}-rejected"):
+                pass  # it is there; producing to one that is not may create it
         producer.begin_transaction()
         try:
-            _produce(producer, records[at : at + _TOGETHER], settings.topics.rejected)
+            _produce(producer, batch, settings.topics.rejected)
             producer.commit_transaction(_ANSWER_SECONDS)
         except KafkaException as error:
             if not (error.args[0].fatal() or error.args[0].retriable()):
                 producer.abort_transaction(_ANSWER_SECONDS)
             raise
+        sent += topics
+    return sent
 
 
-def _produce(producer: Producer, records: Iterable[tuple[Repaired, Parked]], rejected_topic: str) -> None:
-    for one, parked in records:
+def _produce(producer: Producer, records: Iterable[tuple[Repaired, str]], rejected_topic: str) -> None:
+    for one, topic in records:
         headers = [(RESENT, f"{rejected_topic}/{one.place[0]}/{one.place[1]}".encode())]
-        producer.produce(parked.rejected.source.topic, one.value, one.key, headers=headers)
+        producer.produce(topic, one.value, one.key, headers=headers)
         producer.produce(rejected_topic, None, partition=one.place[0], headers=headers)
 
 

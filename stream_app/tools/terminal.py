@@ -10,6 +10,17 @@ def shown(text: str, style: str = "") -> Text:
     return Text("".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text), style)
 
 
+def escaped(line: bytes) -> str:
+    """A line of JSON as it is, but with escapes for what a terminal might obey, which changes no value."""
+    text = line.decode()
+    return text if text.isprintable() else "".join(one if one.isprintable() else _escape(one) for one in text)
+
+
+def _escape(letter: str) -> str:
+    units = letter.encode("utf-16-be")
+    return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))
+
+
 def utc(ms: int) -> str:
     """Milliseconds since the epoch as a date and time, to the second."""
     try:

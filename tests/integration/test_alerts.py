@@ -1,4 +1,4 @@
-"""The shipped alerts on metrics of real processes: worker, scorer and guard of one deployment, of which parts break.
+"""The shipped alerts on metrics of real processes: worker, scorer, guard, API and sink of a deployment.
 
 A part breaks, a page of each process is read before and after, and promtool runs the shipped rules over both. So this
 shows that the metrics, with their names and labels, move as the rules expect; that rules wait as long as they say is in
@@ -6,6 +6,7 @@ shows that the metrics, with their names and labels, move as the rules expect; t
 """
 
 import math
+import signal
 import subprocess
 import sys
 import time
@@ -14,12 +15,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
+import requests
 from confluent_kafka import Producer
 
 from deploy.kafka.ports import free_port
 from schemas.messages.click import Click, encode_click
 from tests.conftest import REPOSITORY, KafkaUnderTest
 from tests.faults.deployment import NEVER_TAKEN_FOR_DEAD, Deployment
+from tests.integration.redis_server import SERVER, RedisServer
 from tests.patience import PATIENCE
 from tests.promtool import assert_firing, promtool
 
@@ -29,12 +32,13 @@ MANY = 300
 
 
 class Shop:
-    """A deployment and its three processes."""
+    """A deployment, its processes, and the store that the sink fills and the API asks."""
 
-    def __init__(self, deployment: Deployment) -> None:
-        self.deployment = deployment
+    def __init__(self, deployment: Deployment, store: RedisServer) -> None:
+        self.deployment, self.store = deployment, store
         self.worker = deployment.start()
-        self.ports = {"nextclick": self.worker.web_port, "nextclick-score": free_port(), "nextclick-guard": free_port()}
+        self.ports = {"nextclick": self.worker.web_port}
+        self.ports |= {f"nextclick-{name}": free_port() for name in ("score", "guard", "api", "sink")}
         environ = deployment.environment() | {
             "NEXTCLICK_SCORES__INTERVAL": "0.1",
             "NEXTCLICK_SCORES__DATA_DIR": str(deployment.root / "scores"),
@@ -44,9 +48,13 @@ class Shop:
             "NEXTCLICK_GUARD__METRICS_PORT": str(self.ports["nextclick-guard"]),
             "NEXTCLICK_TRAINER__REGISTRY": str(deployment.root / "registry"),
             "NEXTCLICK_TRAINER__WORK_DIR": str(deployment.root / "work"),
+            "NEXTCLICK_API__PORT": str(self.ports["nextclick-api"]),
+            "NEXTCLICK_API__STORE_URL": store.url,
+            "NEXTCLICK_SINK__DATA_DIR": str(deployment.root / "sink"),
+            "NEXTCLICK_SINK__WEB_PORT": str(self.ports["nextclick-sink"]),
         }
         self._others = []
-        for words in (("stream_app", "score"), ("trainer", "guard")):
+        for words in (("stream_app", "score"), ("trainer", "guard"), ("stream_app", "api"), ("stream_app", "sink")):
             with (deployment.root / f"{words[1]}.log").open("wb") as log:
                 self._others.append(
                     subprocess.Popen(
@@ -82,6 +90,11 @@ class Shop:
         now = time.time_ns() // 1_000_000
         self.deployment.send(Click(session, item, now + n) for session in sessions for n, item in enumerate(items))
 
+    def look_up(self, session: str, seconds: float = PATIENCE) -> int:
+        """The status that the API answers with. Raises requests.Timeout."""
+        url = f"http://127.0.0.1:{self.ports['nextclick-api']}/v1/sessions/{session}/ranking"
+        return requests.get(url, timeout=seconds).status_code
+
     def stop(self) -> None:
         self.deployment.stop_all()
         for process in self._others:
@@ -92,12 +105,17 @@ class Shop:
 @pytest.fixture
 def shop(kafka: KafkaUnderTest, topic_prefix: str, tmp_path: Path) -> Iterator[Shop]:
     promtool("--version")  # skips where there is none
+    if SERVER is None:
+        pytest.skip("needs redis-server or valkey-server, of the distribution")
     deployment = Deployment(kafka.bootstrap_servers, topic_prefix, tmp_path, ITEMS, extra=dict(NEVER_TAKEN_FOR_DEAD))
     deployment.use_items_and_rules(ITEMS)
     deployment.announce(deployment.bundle("v1"))
-    shop = Shop(deployment)
+    store = RedisServer(tmp_path)
+    store.start()
+    shop = Shop(deployment, store)
     yield shop
     shop.stop()
+    store.stop()
 
 
 def open_transaction(shop: Shop, topic: str, value: bytes) -> Producer:
@@ -111,11 +129,51 @@ def open_transaction(shop: Shop, topic: str, value: bytes) -> Producer:
     return producer
 
 
+def readers_fall_behind(shop: Shop, well: dict[str, str], folder: Path) -> None:
+    """A transaction of somebody else's on the rankings topic, with records that are no rankings."""
+    producer = open_transaction(shop, shop.deployment.topics.rankings, b"no ranking")
+    readers = ("scores", "api", "sink")
+    for reader in readers:
+        after = shop.wait_for(f"nextclick_{reader}_lag{{", MANY)
+    lags = ["NextclickScoresLag", "NextclickApiBehind", "NextclickSinkLag"]
+    assert_firing(lags, well, after, folder)
+    producer.commit_transaction(60)
+    for reader in readers:
+        after = shop.wait_for(f"nextclick_{reader}_lag{{", at_most=1)  # the transaction's mark
+    assert_firing(["NextclickUnreadableRankings"], well, after, folder)
+    well.update(after)
+
+
+def store_breaks(shop: Shop, well: dict[str, str], folder: Path) -> None:
+    """It stands still, so that lookups wait for it; it is away; it comes back without its data."""
+    shop.store.process.send_signal(signal.SIGSTOP)
+    with pytest.raises(requests.Timeout):
+        shop.look_up("s", seconds=0.5)
+    shop.store.process.send_signal(signal.SIGCONT)
+    after = shop.wait_for('nextclick_api_requests_total{route="ranking"', 2)
+    assert_firing(["NextclickApiSlow"], well, after, folder)
+    well.update(after)
+    shop.store.stop()
+    assert {shop.look_up("s") for _ in range(100)} == {503}
+    shop.send((f"unstored-{n}" for n in range(MANY)), ITEMS[:1])
+    after = shop.wait_for("nextclick_sink_lag{", MANY // 2)
+    assert_firing(["NextclickApiErrors", "NextclickSinkLag"], well, after, folder)
+    shop.store.start()  # empty
+    shop.wait_for("nextclick_sink_moved_total", 1)
+    after = shop.wait_for("nextclick_sink_lag{", at_most=1)
+    after["nextclick-api"] = well["nextclick-api"]
+    # The sink has read all again, what is no ranking as well.
+    assert_firing(["NextclickStoreMoved", "NextclickUnreadableRankings"], well, after, folder)
+    well.update(shop.pages())
+
+
 def test_each_alert_fires_when_its_part_breaks(shop: Shop, tmp_path: Path) -> None:
     deployment, topics = shop.deployment, shop.deployment.topics
     shop.send(["s"], ITEMS[:20])
     shop.wait_for("nextclick_scores_rankings_total", 20)
-    deployment.wait(lambda: len(shop.pages()) == 3, "all processes answer")
+    shop.wait_for("nextclick_sink_rankings_total", 20)
+    deployment.wait(lambda: shop.pages().keys() == shop.ports.keys(), "all processes answer")
+    assert shop.look_up("s") == 200
     well = shop.pages()
     assert_firing([], well, well, tmp_path)
 
@@ -143,10 +201,8 @@ def test_each_alert_fires_when_its_part_breaks(shop: Shop, tmp_path: Path) -> No
     breaks(shop.wait_for("nextclick_lag_clicks{", MANY), "NextclickLag")
     producer.abort_transaction(60)
     well.update(shop.wait_for("nextclick_lag_clicks{", at_most=0))
-    producer = open_transaction(shop, topics.rankings, b"no ranking")
-    breaks(shop.wait_for("nextclick_scores_lag{", MANY), "NextclickScoresLag")
-    producer.commit_transaction(60)
-    well.update(shop.wait_for("nextclick_scores_lag{", at_most=1))  # the transaction's mark
+    readers_fall_behind(shop, well, tmp_path)
+    store_breaks(shop, well, tmp_path)
 
     # A drifted model: two clicks of each session, on items that have come since it was made.
     shop.send((f"new-{n}" for n in range(200)), ["new-item-1", "new-item-2"])

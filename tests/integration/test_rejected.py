@@ -82,8 +82,7 @@ def click(session: str, timestamp: float) -> tuple[bytes, bytes]:
 
 def killed_before_it_committed(deployment: Deployment) -> Producer:
     """Whoever sent before: its click and its mark are in a transaction that is open."""
-    name = f"{deployment.group}-rejected"
-    dead = Producer({**deployment.connection.librdkafka(), "transactional.id": name})
+    dead = Producer({**deployment.connection.librdkafka(), "transactional.id": deployment.topics.rejected})
     dead.init_transactions(PATIENCE)
     dead.begin_transaction()
     for partition in range(4):

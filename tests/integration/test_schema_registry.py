@@ -1,8 +1,10 @@
 """Clicks and rankings in Avro, Protobuf and JSON Schema, by a real broker and a real registry (`make registry`)."""
 
+import contextlib
 import io
 import json
 import signal
+import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator
@@ -31,9 +33,12 @@ from stream_app.settings import StreamSettings
 from stream_app.tools.watch import watch
 from tests.conftest import KafkaUnderTest
 from tests.faults.deployment import NEVER_TAKEN_FOR_DEAD, Deployment
+from tests.integration.api import running_api, wait_until
 from tests.integration.apicurio import Registry, apicurio
+from tests.integration.redis_server import SERVER, RedisServer
 from tests.integration.workers import BEGAN, ITEMS
 from tests.patience import PATIENCE
+from tests.stream_process import StreamProcess
 from trainer.service.assembly import collect
 from trainer.service.settings import TrainerRoot
 
@@ -178,9 +183,15 @@ def test_commands_read_the_same(scene: Scene, capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().out.count('"model_version":"v1"') == scene.good
 
 
-def test_the_trainer_collects_the_same(scene: Scene, tmp_path: Path) -> None:
-    own = {"NEXTCLICK_TRAINER__LOG_DIR": str(tmp_path)}
-    root = load_settings(TrainerRoot, config=None, environ=scene.deployment.environment() | own)
+def test_the_trainer_collects_the_same(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    environ = scene.deployment.environment() | {"NEXTCLICK_TRAINER__LOG_DIR": str(tmp_path)}
+    slept: list[float] = []
+    with monkeypatch.context() as patched:
+        patched.setattr("schemas.formats.registry.time.sleep", slept.append)
+        away = load_settings(TrainerRoot, config=None, environ=environ | {f"{WIRE}URL": "http://127.0.0.1:1"})
+        waiting = collect(away, once=False, stopping=lambda: bool(slept))
+    assert (waiting.clicks, slept) == (0, [1.0]), "told to stop while it waits for the registry, it ends"
+    root = load_settings(TrainerRoot, config=None, environ=environ)
     collected = collect(root, once=True, stopping=lambda: False)
     assert collected.clicks == scene.good
     assert collected.rejected == scene.bad
@@ -201,3 +212,79 @@ def test_the_registry_takes_our_other_schemas(scene: Scene) -> None:
     assert [item.item_id for item in message.items] == [item.item_id for item in examples.RANKING.items]
     found = JSONDeserializer(schema_text(Ranking, "json-schema"))(values["json-schema"], context)
     assert found["model_version"] == examples.RANKING.model_version
+
+
+@pytest.mark.skipif(SERVER is None, reason="needs redis-server or valkey-server, of the distribution")
+@pytest.mark.parametrize(("format_", "kind"), [("avro", "AVRO"), ("protobuf", "PROTOBUF"), ("json-schema", "JSON")])
+def test_every_process_writes_and_reads_it(scene: Scene, tmp_path: Path, format_: str, kind: str) -> None:
+    """Clicks from the API, their rankings and those of a shadow, to the API again, a sink and both scorers."""
+    wire = {f"{WIRE}URL": scene.registry.url, f"{WIRE}CLICKS": format_, f"{WIRE}RANKINGS": format_}
+    prefix, extra = f"{scene.deployment.prefix}-all-{format_}", {**NEVER_TAKEN_FOR_DEAD, **wire}
+    deployment = Deployment(scene.deployment.bootstrap, prefix, tmp_path, ITEMS, extra=extra)
+    deployment.use_splits()
+    topics = deployment.topics
+    for version, alias in (("v1", "champion"), ("v2", "next")):
+        deployment.announce(deployment.bundle(version), alias=alias)
+    deployment.split("next")
+    with contextlib.ExitStack() as ends:
+        ends.callback(deployment.stop_all)
+        deployment.start_ready()
+        store = RedisServer(tmp_path)
+        store.start()
+        ends.callback(store.stop)
+        own = {
+            "NEXTCLICK_API__STORE_URL": store.url,
+            "NEXTCLICK_API__MAX_WAIT": "300s",
+            "NEXTCLICK_SCORES__INTERVAL": "0.1",
+        }
+
+        def start(*command: str) -> StreamProcess:
+            name = "-".join(command)
+            started = StreamProcess.start(
+                *command,
+                log=tmp_path / f"{name}.log",
+                data_dir=tmp_path / name,
+                environment=deployment.environment() | own,
+            )
+            ends.callback(started.kill)
+            wait_until(started.is_ready, f"{name} ready", seen=started.output)
+            return started
+
+        api = ends.enter_context(running_api(deployment.environment() | own, tmp_path))
+        sink, scorer, of_shadows = start("sink"), start("score"), start("score", "--shadows")
+        told: dict[str, bytes] = {}
+
+        def shadows_rank_too() -> bool:
+            for session in ("a", "b", "c"):
+                click = {"session_id": session, "item_id": ITEMS[len(told)], "timestamp": time.time_ns() // 1_000_000}
+                answer = api.post("/v1/clicks?wait=300s", click)
+                assert answer.status_code == 200, answer.text
+                told[session] = answer.content
+            return deployment.records(topics.rankings_shadow) > 3
+
+        deployment.wait(shadows_rank_too, "shadows rank, too")  # not what came before they had their model
+        deployment.wait(lambda: store.rankings() == told, "the store has the last ranking of each session")
+        assert {session: api.get(f"/v1/sessions/{session}/ranking").content for session in told} == told
+        for process, name, topic in (
+            (scorer, "scores", topics.rankings),
+            (of_shadows, "scores", topics.rankings_shadow),
+            (sink, "sink", topics.rankings),
+        ):
+            wait_until_read(deployment, process, name, topic)
+            assert process.stop() == 0
+        assert api.stop() == 0
+    for topic in (topics.clicks, topics.rankings, topics.rankings_shadow):
+        values = [record.value() or b"" for record in read_topic(deployment.connection.librdkafka(), topic)]
+        (head,) = {value[:5] for value in values}
+        assert head[:1] == b"\0"
+        assert scene.client.get_schema(int.from_bytes(head[1:], "big")).schema_type == kind
+
+
+def wait_until_read(deployment: Deployment, process: StreamProcess, name: str, topic: str) -> None:
+    """Until a process has counted or stored every record of a topic of rankings, and each was one to it."""
+    wait_until(
+        lambda: process.metric(f"nextclick_{name}_rankings_total") == deployment.records(topic),
+        f"{topic} read",
+        seen=process.output,
+    )
+    assert process.metric(f"nextclick_{name}_unreadable_total") == 0

@@ -34,6 +34,7 @@ from tests.conftest import REPOSITORY
 from tests.contract.tiny_model import TinyModel
 from tests.faults.deployment import Deployment
 from tests.integration.api import ApiProcess, running_api
+from tests.integration.redis_server import SERVER, RedisServer
 from tests.integration.security import (
     CLIENT_ID,
     CLIENT_SECRET,
@@ -46,7 +47,6 @@ from tests.integration.security import (
     secure_kafka,
     token_endpoint,
 )
-from tests.integration.test_sink import SERVER, RedisServer
 from tests.patience import PATIENCE
 from tests.stream_process import StreamProcess
 
@@ -426,7 +426,8 @@ def test_each_process_does_its_work_with_its_own_rights_alone(site: Site, tmp_pa
 
     class Restricted(SecureDeployment):
         def create_topics(self) -> None:
-            allowed = rights(load_settings(StreamSettings, config=None, environ=self.environment()))
+            told = load_settings(StreamSettings, config=None, environ=self.environment())
+            allowed = rights(told, collect_group="collect")
             for process, own in allowed.items():
                 site.kafka.set_password(f"rights-{process}", PASSWORD)
                 site.kafka.allow(f"rights-{process}", own)
@@ -435,6 +436,7 @@ def test_each_process_does_its_work_with_its_own_rights_alone(site: Site, tmp_pa
     variables = SCRAM.environment(site) | WORKER | log_in_as("topics")
     variables |= {
         "NEXTCLICK_TRAINER__REGISTRY": str(tmp_path / "registry"),
+        "NEXTCLICK_TRAINER__COLLECT_GROUP": "collect",
         "NEXTCLICK_SCORES__WEB_PORT": "0",
         "NEXTCLICK_SCORES__INTERVAL": "0.1",
         "NEXTCLICK_WORKER__SPLITS": "true",

@@ -93,6 +93,7 @@ FOREIGN: Final = {
     "openssl",
     "pip",
     "printf",
+    "redis-cli",
     "systemctl",
     "useradd",
 }

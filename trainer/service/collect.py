@@ -25,7 +25,7 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from schemas.config.settings import KafkaConnection
-from schemas.errors import SchemaRegistryError
+from schemas.errors import SchemaRegistryError, StoppedWaitingError
 from schemas.formats.codec import PLAIN, Formats
 from schemas.messages.click import ClickLimits, ClickRejectedError
 from schemas.messages.forget import decode_forget
@@ -178,7 +178,8 @@ class Collector:
         while not done():
             self._look_around()
             messages = self._consumer.consume(_BATCH, _POLL_SECONDS)
-            self._have_schemas(messages)
+            if not self._have_schemas(messages):
+                break
             for message in messages:
                 error = message.error()
                 if error is None:
@@ -196,13 +197,20 @@ class Collector:
         self._rejected = Counter()
         return collected
 
-    def _have_schemas(self, messages: Iterable[Message]) -> None:
-        """Those that clicks name for the first time; without them none of these messages is taken, nor lost."""
+    def _have_schemas(self, messages: Iterable[Message]) -> bool:
+        """Have those that clicks name for the first time; without them none of these messages is taken, nor lost.
+
+        False: told to stop while the registry was waited for.
+        """
         try:
             self._schemas.ready(message.value() for message in messages if message.error() is None)
-        except SchemaRegistryError:
+        except SchemaRegistryError as error:
             self._assign_positions()
-            raise
+            if not isinstance(error, StoppedWaitingError):
+                raise
+            log.info("stopped", waited_for=str(error))
+            return False
+        return True
 
     def _take(self, message: Message) -> None:
         partition = self._partitions.get(message.partition())

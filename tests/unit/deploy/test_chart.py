@@ -24,7 +24,7 @@ from trainer.service.settings import TrainerRoot
 CHART: Final = REPOSITORY / "deploy" / "helm" / "nextclick"
 TEMPLATES: Final = {path.stem: path.read_text() for path in (CHART / "templates").glob("*.yaml")}
 VALUES: Final[dict[str, Any]] = yaml.safe_load((CHART / "values.yaml").read_text())
-PROGRAMS: Final = {"worker": "stream-app", "trainer": "trainer"}
+PROGRAMS: Final = {"worker": "stream-app", "api": "stream-app", "trainer": "trainer"}
 OPERATORS: Final = "KafkaTopic,KafkaUser,PodMonitor,PrometheusRule,ScaledObject"
 """Kinds of operators, whose schemas are not Kubernetes'."""
 KUBERNETES: Final = "1.37.0"
@@ -40,6 +40,9 @@ EVERYTHING: Final = {
     "worker.storageClass": "fast",
     "trainer.signingSecretName": "signing",
     "trainer.storageClass": "slow",
+    "api.enabled": "true",
+    "api.tokenSecretName": "token",
+    "sink.enabled": "true",
 }
 WORKER_ALONE: Final = {
     "score.enabled": "false",
@@ -85,24 +88,31 @@ def test_every_variable_is_a_setting_and_every_command_exists() -> None:
     environ.pop("NEXTCLICK_CONFIG")
     environ.pop("NEXTCLICK_KAFKA__BOOTSTRAP_SERVERS")
     environ.pop("NEXTCLICK_TOPICS__PREFIX")
-    assert len(environ) > 8
+    assert len(environ) > 15
+    assert "NEXTCLICK_API__TOKEN" in text
+    environ["NEXTCLICK_API__TOKEN"] = "of-the-secret"
     stream = load_settings(StreamSettings, config=None, environ=environ)
     trainer = load_settings(TrainerRoot, config=None, environ=environ)
     assert f"containerPort: {stream.worker.web_port}" in TEMPLATES["worker"]
     assert f"containerPort: {stream.scores.web_port}" in TEMPLATES["score"]
     assert f"containerPort: {trainer.guard.metrics_port}" in TEMPLATES["guard"]
+    assert f"containerPort: {stream.api.port}" in TEMPLATES["api"]
+    assert f"containerPort: {stream.sink.web_port}" in TEMPLATES["sink"]
     started = re.findall(r"image: \{\{ \.Values\.images\.(\w+) \}\}\n +args: \[(\w+)\]", text)
-    assert {name for _, name in started} == {"topics", "worker", "score", "run", "guard"}
+    assert {name for _, name in started} == {"topics", "worker", "score", "run", "guard", "api", "sink"}
     assert [problem for image, name in started if (problem := is_command([PROGRAMS[image], name]))] == []
 
 
-def test_a_worker_has_the_time_that_it_may_take_to_stop() -> None:
+def test_processes_have_the_time_that_they_may_take_to_stop() -> None:
     (seconds,) = re.findall(r"terminationGracePeriodSeconds: (\d+)", TEMPLATES["worker"])
     assert int(seconds) > 2 * worker._STOP_SECONDS
+    (seconds,) = re.findall(r"terminationGracePeriodSeconds: (\d+)", TEMPLATES["api"])
+    (pause,) = re.findall(r"command: \[sleep, \"(\d+)\"\]", TEMPLATES["api"])
+    assert int(seconds) > int(pause) + load_settings(StreamSettings, config=None, environ={}).api.stop_timeout
 
 
 def test_limits_of_memory_are_those_of_compose() -> None:
-    for name in ("worker", "score", "trainer", "guard"):
+    for name in ("worker", "score", "trainer", "guard", "api", "sink"):
         limit = services()[name]["deploy"]["resources"]["limits"]["memory"]
         assert VALUES[name]["resources"]["limits"]["memory"] == limit.replace("m", "Mi").replace("g", "Gi")
 
@@ -117,11 +127,15 @@ def program(name: str) -> str:
     return found
 
 
-def helm(*arguments: str, values: dict[str, str] | None = None) -> str:
+def run_helm(*arguments: str, values: dict[str, str] | None = None) -> "subprocess.CompletedProcess[str]":
     given = [word for key, value in (values or {}).items() for word in ("--set", f"{key}={value}")]
-    done = subprocess.run(
+    return subprocess.run(
         [program("helm"), *arguments, *given], capture_output=True, text=True, timeout=120, check=False
     )
+
+
+def helm(*arguments: str, values: dict[str, str] | None = None) -> str:
+    done = run_helm(*arguments, values=values)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -172,7 +186,7 @@ def test_kubernetes_takes_what_it_makes(values: dict[str, str], tmp_path: Path) 
     assert done.returncode == 0, done.stdout + done.stderr
     summary = json.loads(done.stdout)["summary"]
     assert summary["valid"] >= 4
-    assert summary["skipped"] == (3 if values is EVERYTHING else 0)
+    assert summary["skipped"] == (4 if values is EVERYTHING else 0)
     file.write_text(file.read_text().replace("terminationGracePeriodSeconds", "terminationGraceSeconds"))
     assert subprocess.run(check, capture_output=True, timeout=120, check=False).returncode != 0
 
@@ -181,7 +195,7 @@ def test_every_pod_is_hardened_and_told_where_its_settings_are() -> None:
     pods = [
         one["spec"]["template"]["spec"] for one in rendered(EVERYTHING) if one["kind"] in ("Deployment", "StatefulSet")
     ]
-    assert len(pods) == 4
+    assert len(pods) == 6
     for pod in pods:
         assert pod["enableServiceLinks"] is False
         assert pod["securityContext"]["runAsNonRoot"] is True
@@ -198,7 +212,7 @@ def test_every_pod_is_hardened_and_told_where_its_settings_are() -> None:
 
 def test_probes_are_as_the_pages_say() -> None:
     for name in ("StatefulSet", "Deployment"):
-        for one in (one for one in rendered() if one["kind"] == name):
+        for one in (one for one in rendered(EVERYTHING) if one["kind"] == name):
             (container,) = one["spec"]["template"]["spec"]["containers"]
             probes = {probe: container.get(f"{probe}Probe") for probe in ("startup", "liveness", "readiness")}
             if container["name"] in ("trainer", "guard"):
@@ -223,6 +237,25 @@ def test_monitoring_has_the_rules_and_the_dashboard() -> None:
     (dashboard,) = [one for one in resources if one["metadata"]["labels"].get("grafana_dashboard")]
     shown = json.loads(dashboard["data"]["nextclick.json"])
     assert shown == json.loads((REPOSITORY / "deploy" / "grafana" / "nextclick.json").read_text())
+
+
+def test_prometheus_reads_an_api_with_the_token_of_its_clients() -> None:
+    resources = rendered(EVERYTHING)
+    (api,) = [one for one in resources if one["kind"] == "Deployment" and one["metadata"]["name"] == "shop-api"]
+    (container,) = api["spec"]["template"]["spec"]["containers"]
+    (given,) = [one["valueFrom"]["secretKeyRef"] for one in container["env"] if one["name"] == "NEXTCLICK_API__TOKEN"]
+    monitors = [one["spec"] for one in resources if one["kind"] == "PodMonitor"]
+    labels = api["spec"]["template"]["metadata"]["labels"]
+    reads = [one for one in monitors if one["selector"]["matchLabels"].items() <= labels.items()]
+    ports = {one["name"] for one in container["ports"]}
+    (endpoint,) = [end for one in reads for end in one["podMetricsEndpoints"] if end["port"] in ports]
+    assert endpoint["authorization"]["credentials"] == given == {"name": "token", "key": "token"}
+
+
+def test_an_api_without_a_token_is_refused() -> None:
+    done = run_helm("template", "shop", str(CHART), "--kube-version", KUBERNETES, values={"api.enabled": "true"})
+    assert done.returncode != 0
+    assert "api.tokenSecretName: a Secret whose key" in done.stderr
 
 
 def test_keda_scales_the_workers() -> None:

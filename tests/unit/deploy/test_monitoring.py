@@ -9,6 +9,7 @@ from typing import Any, Final
 import yaml
 from prometheus_client.metrics import MetricWrapperBase
 
+from stream_app.api.metrics import ApiMetrics, SinkMetrics
 from stream_app.score.metrics import ScoreMetrics
 from stream_app.serve.metrics import Metrics
 from stream_app.settings import StreamSettings
@@ -28,7 +29,7 @@ def registered() -> set[str]:
     suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}
     return {
         metric._name + suffix
-        for process in (Metrics(), ScoreMetrics(), GuardMetrics())
+        for process in (Metrics(), ScoreMetrics(), GuardMetrics(), ApiMetrics(), SinkMetrics())
         for metric in vars(process).values()
         if isinstance(metric, MetricWrapperBase)
         for suffix in suffixes.get(metric._type or "", ("",))
@@ -37,7 +38,7 @@ def registered() -> set[str]:
 
 def unknown_metrics(expression: str) -> set[str]:
     """Names of ours in an expression that nothing shows or records."""
-    named = set(re.findall(r"\b(?:job:|job_variant:)?nextclick_[a-zA-Z0-9_:]+", expression))
+    named = set(re.findall(r"\b(?:job:|job_variant:|instance:)?nextclick_[a-zA-Z0-9_:]+", expression))
     return named - registered() - RECORDED
 
 
@@ -125,6 +126,7 @@ def test_prometheus_of_compose_reads_every_process_where_it_listens() -> None:
         "worker": "NEXTCLICK_WORKER__WEB_PORT",
         "score": "NEXTCLICK_SCORES__WEB_PORT",
         "guard": "NEXTCLICK_GUARD__METRICS_PORT",
+        "sink": "NEXTCLICK_SINK__WEB_PORT",
     }
     listening = {name: int(environment_of(services()[name], {})[variable]) for name, variable in ports.items()}
     assert found == listening
@@ -157,3 +159,14 @@ def test_a_collector_of_opentelemetry_reads_what_prometheus_reads(tmp_path: Path
     settings = StreamSettings()
     ports = {settings.worker.web_port, settings.scores.web_port, settings.sink.web_port}
     assert {int(target.rpartition(":")[2]) for target in targets} == ports
+
+
+def test_the_configuration_that_reads_an_api_is_one_that_prometheus_takes(tmp_path: Path) -> None:
+    (told,) = blocks((REPOSITORY / "docs" / "api.md").read_text(), "yaml")
+    token = tmp_path / "api-token"
+    token.write_text("token")
+    config = tmp_path / "prometheus.yml"
+    config.write_text(told.replace("/etc/prometheus/api-token", str(token)))
+    assert str(token) in config.read_text()
+    checked = promtool("check", "config", config)
+    assert checked.returncode == 0, checked.stdout + checked.stderr

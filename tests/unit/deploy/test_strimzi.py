@@ -53,6 +53,12 @@ def test_the_command_prints_them_and_refuses_wrong_settings(tmp_path: Path) -> N
     assert done.exit_code == 0, done.output
     printed = list(yaml.safe_load_all(done.output))
     assert printed == list(manifests(SETTINGS, cluster="kafka-a", authentication="tls"))
+    file.write_text(file.read_text() + '[trainer]\ncollect_group = "collect"\n')
+    done = CliRunner().invoke(app, ["--config", str(file), "--cluster", "kafka-a"])
+    users = [one for one in yaml.safe_load_all(done.output) if one["metadata"]["name"] == "nextclick-trainer"]
+    acls = users[0]["spec"]["authorization"]["acls"]
+    group = {"type": "group", "name": "collect", "patternType": "literal"}
+    assert {"resource": group, "operations": ["Read"]} in acls
     file.write_text("[topics]\npartitons = 16\n")
     assert CliRunner().invoke(app, ["--config", str(file)]).exit_code == 2
 

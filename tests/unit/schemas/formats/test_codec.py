@@ -1,12 +1,18 @@
 """Each format against Confluent's own serializers, and what becomes of records that no schema makes a message of."""
 
 import json
+from collections import Counter
 from contextlib import suppress
 from typing import Any
 
 import msgspec
 import pytest
-from confluent_kafka.schema_registry import Schema, SchemaReference, SchemaRegistryError
+from confluent_kafka.schema_registry import (
+    Schema,
+    SchemaReference,
+    SchemaRegistryError,
+    header_schema_id_serializer,
+)
 from confluent_kafka.schema_registry.avro import AvroDeserializer, AvroSerializer
 from confluent_kafka.schema_registry.json_schema import JSONDeserializer, JSONSerializer
 from confluent_kafka.schema_registry.protobuf import ProtobufDeserializer, ProtobufSerializer
@@ -212,15 +218,35 @@ def test_an_unknown_schema_is_asked_for_again_after_a_while(
     values = [b"\0\0\0\0\x01{}", None, b"{}", b"\0\0"]
     codec.ready(values)
     codec.ready(values)
-    assert registry.asked == [1]
+    assert registry.asked == [1, 1], "twice: a replica may be behind"
     registry.client.register_schema("clicks-value", Schema("{}", "JSON"))
     with pytest.raises(UnreadableError):
         codec.to_json(b"\0\0\0\0\x01{}")
-    now[0] += 31
+    now[0] += 6
+    codec.ready([*values, b"\0\0\0\0\x02{}"])
     codec.ready(values)
-    codec.ready(values)
-    assert registry.asked == [1, 1]
+    assert Counter(registry.asked) == {1: 3, 2: 1}, "not twice again so soon"
     assert codec.to_json(b"\0\0\0\0\x01{}") == b"{}"
+
+
+def test_a_replica_that_is_behind_is_waited_for(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    schema = Schema("{}", "JSON")
+    monkeypatch.setattr(
+        "schemas.formats.codec.time.sleep", lambda _: registry.client.register_schema("clicks-value", schema)
+    )
+    codec = RegistryCodec(Click, "json-schema", "clicks", registry)
+    codec.ready([b"\0\0\0\0\x01{}"])
+    assert codec.to_json(b"\0\0\0\0\x01{}") == b"{}"
+
+
+def test_json_is_read_whose_schema_is_in_a_header(registry: Registry) -> None:
+    settings = {"schema.id.serializer": header_schema_id_serializer}
+    serializer = JSONSerializer(schema_text(Click, "json-schema"), registry.client, lambda found, _: found, settings)
+    headers: list[tuple[str, bytes]] = []
+    fields = {"session_id": "s", "item_id": "i", "timestamp": NOW}
+    value = serializer(fields, SerializationContext("clicks", MessageField.VALUE, headers))
+    assert [name for name, _ in headers] == ["__value_schema_id"]
+    assert decoded(RegistryCodec(Click, "json-schema", "clicks", registry), value) == Click("s", "i", NOW)
 
 
 def test_a_registry_that_is_away_is_waited_for(registry: Registry) -> None:
@@ -287,6 +313,7 @@ def test_without_a_registry_nothing_changes() -> None:
         ({"url": "http://user:secret@r", "clicks": "avro"}, "username and password"),
         ({"url": "http://r", "clicks": "avro", "username": "u"}, "go together"),
         ({"url": "http://r", "clicks": "avro", "ssl_key_location": "k"}, "mTLS"),
+        ({"url": "http://r", "clicks": "avro", "timeout": 241}, "less than or equal to 240"),
     ],
 )
 def test_settings_that_do_not_fit(settings: dict[str, Any], problem: str) -> None:

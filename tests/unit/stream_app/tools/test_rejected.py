@@ -1,7 +1,10 @@
 """Rejected records as lines that can be edited, and back."""
 
 import json
+from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,10 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.messages.click import RejectReason
-from schemas.messages.rejected import KEPT_BYTES, RejectedClick
+from schemas.messages.headers import RESENT
+from schemas.messages.rejected import KEPT_BYTES, RejectedClick, encode_rejected
 from schemas.messages.source import Source
-from stream_app.tools.rejected import Filters, Parked, RejectedError, _in_full, as_line
+from stream_app.tools.rejected import Filters, Parked, RejectedError, RejectedTopic, _in_full, as_line
 from stream_app.tools.resend import Repaired, read_lines
+from stream_app.tools.terminal import escaped
 
 
 def parked(
@@ -100,16 +105,65 @@ def test_a_line_that_cannot_be_sent_is_named(tmp_path: Path, changed: dict[str, 
     assert problem in str(told.value)
 
 
+class TopicInMemory:
+    """Records of the rejected topic by partition, as messages."""
+
+    def __init__(self, *records: Parked, marks: Iterable[tuple[int, int, int]] = ()) -> None:
+        self._messages: dict[int, list[Any]] = defaultdict(list)
+        for one in records:
+            self._add(*one.place, encode_rejected(one.rejected), None)
+        for partition, offset, resent in marks:
+            self._add(partition, offset, None, [(RESENT, f"clicks.rejected/{partition}/{resent}".encode())])
+        self.partitions = sorted(self._messages)
+
+    def _add(self, partition: int, offset: int, value: bytes | None, headers: list[tuple[str, bytes]] | None) -> None:
+        told = {"partition": partition, "offset": offset, "value": value, "headers": headers}
+        message = SimpleNamespace(**{name: (lambda found=found: found) for name, found in told.items()})
+        self._messages[partition].append(message)
+
+    def ends(self, partitions: Iterable[int]) -> dict[int, int]:
+        return {partition: self._messages[partition][-1].offset() + 1 for partition in partitions}
+
+    def history(self, partition: int) -> list[Any]:
+        return self._messages[partition]
+
+    def come_later(self, one: Parked) -> None:
+        self._add(*one.place, encode_rejected(one.rejected), None)
+
+
 def test_filters_leave_the_newest_that_match() -> None:
     records = [
         parked(b"a", None, at=3, place=(0, 1), reason=RejectReason.NO_VALUE),
         parked(b"b", b"", at=1, place=(1, 5)),
         parked(b"c", None, at=2, place=(2, 0), reason=RejectReason.NO_VALUE),
     ]
-    assert [one.place for one in Filters().chosen(records)] == [(1, 5), (2, 0), (0, 1)]
-    assert [one.place for one in Filters(limit=2).chosen(records)] == [(2, 0), (0, 1)]
-    assert [one.place for one in Filters(reasons=["no-value"], limit=1).chosen(records)] == [(0, 1)]
-    assert Filters(topic="others").chosen(records) == []
+
+    def meant(**filters: Any) -> list[tuple[int, int]]:
+        topic: Any = TopicInMemory(*records)
+        return [one.place for one in RejectedTopic(topic, Filters(**filters), print).records()]
+
+    assert meant() == [(0, 1), (1, 5), (2, 0)]
+    assert meant(limit=2) == [(0, 1), (2, 0)]
+    assert meant(reasons=["no-value"], limit=1) == [(0, 1)]
+    assert meant(topic="others") == []
+
+
+def test_what_is_rejected_while_it_is_read_is_left_for_the_next_time() -> None:
+    """Or a record that is sent again, and rejected again, would be sent again for ever."""
+    topic: Any = TopicInMemory(parked(b"a", b""), parked(b"b", b"", place=(3, 18)), marks=[(3, 19, 17)])
+    found = RejectedTopic(topic, Filters(), print)
+    topic.come_later(parked(b"a", b"", place=(3, 20)))
+    assert [one.place for one in found.records()] == [(3, 17), (3, 18)]
+    assert found.resent == {(3, 17)}
+    assert found.reasons == {RejectReason.NOT_JSON: 2}
+
+
+@pytest.mark.parametrize("value", ['{"a":"\x9b2J\x7f\u202e\U000e0001"}', "\x9b2J", "plain ü"])
+def test_a_line_of_json_cannot_take_a_terminal_over(value: str) -> None:
+    line = as_line(parked("\x9b2J".encode(), value.encode()))
+    assert escaped(line).isprintable()
+    assert json.loads(escaped(line)) == json.loads(line)
+    assert "ü" not in value or "ü" in escaped(line)
 
 
 @pytest.mark.parametrize("data", [b"a\x1b[2J", "a\x9b2J".encode(), b"a\rb", b"\xff", "\u202e".encode(), b"a\x0bb"])
