@@ -165,14 +165,10 @@ async def _run(
 
     endpoints = Endpoints(Parts(settings, store, clicks, watchers, board, metrics, readiness, formats.clicks))
     page = PageEndpoints(
-        traffic=traffic,
-        shelf=shelf,
-        backlog=Backlog(connection, topic=settings.topics.clicks, group=settings.app_id),
-        serving=lambda: board.serving(settings.worker.model_alias),
-        readiness=readiness,
-        image_origins=api.image_origins,
-        slowly=endpoints.slowly,
-    )
+        traffic=traffic, shelf=shelf, backlog=Backlog(connection, topic=settings.topics.clicks, group=settings.app_id),
+        serving=lambda: board.serving(settings.worker.model_alias), readiness=readiness,
+        image_origins=api.image_origins, slowly=endpoints.slowly,
+    )  # fmt: skip
     guard = Guard(tokens, api.rate_limit)
     app = application(endpoints, guard, metrics, api.cors_origins, page.routes(), tracing=tracing)
     server = Server(_server_config(app, api), watchers)
