@@ -26,6 +26,8 @@ def instances(config: Mapping[str, Any], group: str) -> set[str]:
 class Offsets:
     """What one group has acknowledged and how far topics go, asked by one client, which joins no group.
 
+    It may be asked when all else has stopped: its connections end when nobody holds it any more.
+
     A client for each question costs broker and test 35 ms of processor time, and tests ask ten times a second.
     """
 
@@ -50,7 +52,3 @@ class Offsets:
             partition: self._consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=_SECONDS)
             for partition in sorted(self._consumer.list_topics(topic, timeout=_SECONDS).topics[topic].partitions)
         }
-
-    def close(self) -> None:
-        """Ask no more."""
-        self._consumer.close()

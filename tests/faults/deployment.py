@@ -226,7 +226,6 @@ class Deployment:
             if worker.process.poll() is None:
                 worker.process.send_signal(signal.SIGCONT)
                 worker.kill()
-        self._offsets.close()
 
     # -- clicks -------------------------------------------------------------------------------------------------------
 
