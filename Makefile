@@ -12,7 +12,7 @@ LOCK   := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz proof matrix soak check kit registry bench docs pictures screenshots kafka lock generate audit sbom clean
+.PHONY: help demo test long fuzz proof matrix soak check kit registry bench docs pictures screenshots kafka lock generate audit sbom clean
 
 help:  ## print this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,8 +31,11 @@ demo: $(VENV)/.installed  ## Kafka, worker, trainer and a simulated shop for fiv
 
 # Much of the time tests wait for sessions, restarts and elections: four at a time on two cores, each with its own Kafka.
 # In the order of their folders: those that wait the longest come before the many short ones, which fill the gaps.
-test: $(VENV)/.installed  ## every test, on a real Kafka; TEST=path runs some
-	$(BIN)/pytest -n $(JOBS) --dist loadscope --no-loadscope-reorder $(TEST)
+test: $(VENV)/.installed  ## every test but the longest, on a real Kafka; TEST=path runs some
+	$(BIN)/pytest -n $(JOBS) --dist loadscope --no-loadscope-reorder -m "not long" $(TEST)
+
+long: $(VENV)/.installed  ## the longest tests: another in `make test` comes close to each
+	$(BIN)/pytest -n $(JOBS) --dist load -m long $(TEST)
 
 # Tests of properties alone; `make test` tries the same few examples of them in every run.
 fuzz: $(VENV)/.installed  ## properties with fresh examples, for a scheduled run; EXAMPLES=n a test (1000), TEST=path runs some

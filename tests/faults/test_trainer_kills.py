@@ -154,6 +154,7 @@ def await_offsets(deployment: Deployment, count: int, process: "subprocess.Popen
         time.sleep(0.1)
 
 
+@pytest.mark.long
 def test_no_kill_of_the_loop_leaves_a_half_published_model(deployment: Deployment) -> None:
     moments = random.Random(11_22)
     live = SHOP.live(NOW)

@@ -40,8 +40,11 @@ FEW_LINES = 300
 
 @pytest.mark.parametrize(
     ("keep_data", "items"),
-    [(True, False), (False, False), (True, True)],
-    ids=["with its data", "without its data", "with items and rules"],
+    [
+        pytest.param(True, False, id="with its data", marks=pytest.mark.long),
+        pytest.param(False, False, id="without its data"),
+        pytest.param(True, True, id="with its data, items and rules"),
+    ],
 )
 def test_killed_at_random_moments(deployment: Deployment, stream: list[Click], keep_data: bool, items: bool) -> None:
     if items:

@@ -59,6 +59,7 @@ def test_the_demo_shows_a_swap_a_canary_and_a_rollback_and_loses_nothing(kafka: 
         time.sleep(0.1)
 
 
+@pytest.mark.long
 def test_ctrl_c_pressed_twice_stops_a_demo_that_replays_a_click_file(kafka: KafkaUnderTest, tmp_path: Path) -> None:
     file = tmp_path / "my clicks.csv"
     clicks = Shop().history(1500, before_ms=1_700_000_000_000)
@@ -76,6 +77,7 @@ def test_ctrl_c_pressed_twice_stops_a_demo_that_replays_a_click_file(kafka: Kafk
         assert _processes_of(tmp_path / "tmp") == []
 
 
+@pytest.mark.long
 def test_nothing_of_a_demo_that_is_killed_outlives_it(kafka: KafkaUnderTest, tmp_path: Path) -> None:
     with _running(kafka, tmp_path, *SHORT) as (process, said):
         _wait(process, said, "starting the worker")

@@ -32,8 +32,10 @@ def sessions(count: int) -> Iterator[Click]:
 
 @pytest.mark.parametrize(
     ("count", "changed"),
-    [(500, {}), (100, {"NEXTCLICK_TRAINER__MIN_NEW_SESSIONS": "100"})],
-    ids=["README.md", "docs/docker.md"],
+    [
+        pytest.param(500, {}, id="README.md"),
+        pytest.param(100, {"NEXTCLICK_TRAINER__MIN_NEW_SESSIONS": "100"}, id="docs/docker.md", marks=pytest.mark.long),
+    ],
 )
 def test_so_many_sessions_make_a_first_model_that_a_worker_serves(
     kafka: KafkaUnderTest, topic_prefix: str, tmp_path: Path, count: int, changed: dict[str, str]

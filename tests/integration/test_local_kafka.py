@@ -166,6 +166,7 @@ def test_the_test_after_that_finds_it_again(one: LocalKafka) -> None:
     assert one.running_brokers == {0}
 
 
+@pytest.mark.long
 def test_three_brokers_go_on_with_one_down(tmp_path: Path) -> None:
     with LocalKafka(3, log_dir=tmp_path) as three:
         servers = three.bootstrap_servers

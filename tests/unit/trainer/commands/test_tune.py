@@ -76,6 +76,7 @@ def test_a_baseline_s_options_can_be_handed_to_evaluate(clicks: Path, tmp_path: 
     assert judged["models"][spec]["recall"]["20"] == found["best"]["recall@20"]
 
 
+@pytest.mark.long
 def test_ctrl_c_leaves_a_search_that_goes_on(clicks: Path, tmp_path: Path) -> None:
     study = tmp_path / "study.db"
     arguments = ["--train", clicks, "--study", study, "--jobs", 2, "--trials", 500, *SMALL]
