@@ -82,11 +82,11 @@ class Tracing:
         self._provider = provider
         self._tracer = provider.get_tracer("nextclick", version("nextclick"))
 
-    def stop(self) -> None:
-        """Send what has ended, for at most five seconds: the SDK itself takes up to 30 where nobody takes it."""
+    def stop(self, seconds: float = _STOP_SECONDS) -> None:
+        """Send what has ended, for at most so long: the SDK itself takes up to 30 s where nobody takes it."""
         sending = threading.Thread(target=self._provider.shutdown, name="last spans", daemon=True)
         sending.start()
-        sending.join(_STOP_SECONDS)
+        sending.join(seconds)
         if sending.is_alive():
             log.warning("the last spans were not sent before the stop")
 
@@ -215,8 +215,10 @@ def _check(environ: Mapping[str, str]) -> None:
     try:
         if not endpoint.startswith(("http://", "https://")):
             raise InvalidURL(f"{endpoint} begins with neither http:// nor https://")
-        Request("POST", endpoint, parse_env_headers(given("HEADERS"), liberal=True)).prepare()
-    except InvalidHeader:  # whose text has it
+        headers = parse_env_headers(given("HEADERS"), liberal=True)
+        Request("POST", endpoint, headers).prepare()
+        "".join([*headers, *headers.values()]).encode("latin-1")  # as they are sent
+    except (InvalidHeader, UnicodeEncodeError):  # which have it
         raise TelemetryError(f"{_OTLP}HEADERS: a header holds a character that none may") from None
     except RequestException as error:
         raise TelemetryError(f"{_OTLP}ENDPOINT: {error}") from error

@@ -39,6 +39,9 @@ _LOOKS: Final = 5
 _LONGEST_WAIT_SECONDS: Final = 0.25
 """A rebalance waits for the read under way."""
 _ANSWER_SECONDS: Final = 10.0
+_FIND_SECONDS: Final = 2.0
+_FIND_AGAIN_SECONDS: Final = 5.0
+"""As long as one partition's leader is away, all others of this worker wait for it so long, and so seldom."""
 # What librdkafka fetches ahead, and how soon it looks again after it had that: its own 1,000 ms starve a backlog.
 _QUEUED_CLICKS: Final = 8192
 _QUEUED_KILOBYTES: Final = 16_384
@@ -164,7 +167,8 @@ class ClickReader:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="clicks")
         self._partitions: dict[tuple[str, int], TP] = {}
         self._next: dict[TP, int | None] = {}
-        self._astray: set[TP] = set()  # partitions without the offset that is to come next
+        self._astray: dict[TP, None] = {}  # partitions without the offset that is to come next, in turns
+        self._find_from = -math.inf
         self._closed = False
         self._pace = Pace()
         self._looks = 0  # in vain, since there was a click
@@ -199,6 +203,7 @@ class ClickReader:
         self._next = dict(starts)
         self.passed = {}
         self._astray.clear()
+        self._find_from = -math.inf
         if self._closed:
             return  # a rebalance that comes while the worker stops
         self._go_on()
@@ -216,26 +221,29 @@ class ClickReader:
 
         What librdkafka does by itself would skip them without a word.
         """
-        loop = asyncio.get_running_loop()
+        loop, before = asyncio.get_running_loop(), len(self._astray)
         for tp in list(self._astray):
-            ask = partial(
-                self._consumer.get_watermark_offsets, TopicPartition(tp.topic, tp.partition), timeout=_ANSWER_SECONDS
-            )
+            place = TopicPartition(tp.topic, tp.partition)
+            ask = partial(self._consumer.get_watermark_offsets, place, timeout=_FIND_SECONDS)
             try:
                 begin, end = await loop.run_in_executor(self._thread, ask)
             except KafkaException as error:
                 log.warning("clicks cannot be read at the moment", topic=tp.topic, error=error.args[0].str())
-                await asyncio.sleep(_LONGEST_WAIT_SECONDS)
-                return  # the next read asks again
+                self._find_from = time.monotonic() + _FIND_AGAIN_SECONDS
+                self._astray[tp] = self._astray.pop(tp)  # others first, the next time
+                break
             due = self._next[tp]
-            if due is not None and due < begin:
+            if due is None:
+                pass  # its beginning has moved on while it was looked for
+            elif due < begin:
                 log.warning(
                     "clicks were lost: the topic's retention removed them before they were read; add workers, or raise "
                     "topics.clicks_retention_ms",
                     partition=tp.partition, first=due, last=begin - 1, offsets=begin - due,
                 )  # fmt: skip
                 self._on_expired(begin - due)
-                self._next[tp], self.passed[tp] = begin, (due, begin)
+                self._pass_over(tp, due, begin)
+                self._next[tp] = begin
             else:
                 log.warning(
                     "brokers lost records that they had confirmed, or the offsets of the group were set behind the end "
@@ -243,8 +251,9 @@ class ClickReader:
                     partition=tp.partition, next=due, end=end,
                 )  # fmt: skip
                 self._next[tp] = None
-            self._astray.discard(tp)
-        self._go_on()
+            del self._astray[tp]
+        if len(self._astray) < before:
+            self._go_on()
 
     def end_offset(self, tp: TP) -> int | None:
         """Where a partition ended when it was last fetched, with what is not committed yet; None before that."""
@@ -273,7 +282,7 @@ class ClickReader:
         if self._closed:
             await asyncio.sleep(_LONGEST_WAIT_SECONDS)
             return {}
-        if self._astray:
+        if self._astray and time.monotonic() >= self._find_from:
             await self._find_way()
             return {}
         while self._looks < _LOOKS:
@@ -324,17 +333,21 @@ class ClickReader:
             end = message.offset()
             begin = None if tp is None else self._next[tp]
             if tp is not None and begin is not None and begin < end:
-                before, reached = self.passed.get(tp, (begin, begin))
-                self.passed[tp] = before if reached == begin else begin, end
+                self._pass_over(tp, begin, end)
         elif error.code() in _ASTRAY:
             if tp is not None:
-                self._astray.add(tp)
+                self._astray.setdefault(tp)
         elif error.code() in _REFUSED:
             raise ClicksUnreadableError(
                 f"Kafka does not let this worker read {message.topic()}: {error.str()}; see the rights in docs/security"
             ) from KafkaException(error)
         else:
             log.warning("clicks cannot be read at the moment", topic=message.topic(), error=error.str())
+
+    def _pass_over(self, tp: TP, begin: int, end: int) -> None:
+        """There is no click from one offset up to another, nor in what was passed over right before."""
+        before, reached = self.passed.get(tp, (begin, begin))
+        self.passed[tp] = before if before <= begin <= reached else begin, end
 
     def _on_error(self, error: KafkaError) -> None:
         log.warning("kafka consumer", error=error.str())

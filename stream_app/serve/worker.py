@@ -172,7 +172,8 @@ class Worker:
             self._watchdog.stop()
             await self._web.stop()
             if self._tracing is not None:
-                await asyncio.to_thread(self._tracing.stop)
+                stop = self._tracing.stop
+                await asyncio.to_thread(stop if self._failure is None else partial(stop, _FAILED_STOP_SECONDS))
             self._deadline.cancel()
         return EXIT_OK if self._failure is None else EXIT_FAILED
 

@@ -186,7 +186,9 @@ def _challenge(
     """By the challenger's scores, all made the same way, and by what the champion served in the same windows."""
     theirs = _since(theirs, champion, challenger)
     ours = _since((score for score in served if score.model_version == champion.version), champion, challenger)
-    new, old = _total(theirs), _total(ours)
+    # The share, or the shadow, may have begun long after the announcement.
+    both = {score.window_start for score in theirs} & {score.window_start for score in ours}
+    new, old = (_total(score for score in scores if score.window_start in both) for scores in (theirs, ours))
     if few := _too_few(rules, {f"{challenger.version}{how}": new, champion.version: old}):
         return Decision("keep", champion.version, (few,))
     compared = [

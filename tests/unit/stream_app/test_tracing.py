@@ -120,10 +120,9 @@ def test_records_that_are_done_together() -> None:
 
 
 def test_a_collector_that_does_not_answer_does_not_keep_a_process_from_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stream_app.tracing._STOP_SECONDS", 0.01)
     tracing, answers = in_memory()[0], threading.Event()
     monkeypatch.setattr(tracing._provider, "shutdown", lambda: answers.wait(PATIENCE))
-    tracing.stop()
+    tracing.stop(0.01)
     assert not answers.is_set()
     answers.set()
 
@@ -188,6 +187,7 @@ def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"OTEL_BSP_MAX_QUEUE_SIZE": "many"}, "OTEL_BSP_MAX_QUEUE_SIZE"),
         ({"OTEL_EXPORTER_OTLP_HEADERS": f"Bearer {SECRET}"}, "OTEL_EXPORTER_OTLP_HEADERS"),
         ({"OTEL_EXPORTER_OTLP_HEADERS": f"authorization=Bearer%20{SECRET}%0Amore"}, "OTEL_EXPORTER_OTLP_HEADERS"),
+        ({"OTEL_EXPORTER_OTLP_HEADERS": f"authorization=%E2%82%AC{SECRET}"}, "OTEL_EXPORTER_OTLP_HEADERS"),
     ],
 )  # fmt: skip
 def test_a_variable_that_is_not_usable_refuses_to_start(

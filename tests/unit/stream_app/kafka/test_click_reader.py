@@ -60,8 +60,8 @@ class FakeConsumer:
     begin: int = -1001
     end: int = -1001
     leaders_end: int = 0
-    silent: int = 0
-    """So many questions for offsets are not answered."""
+    silent: set[int] = field(default_factory=set)
+    """Partitions whose leader does not answer a question for offsets."""
     closed: bool = False
 
     def assign(self, partitions: list[TopicPartition]) -> None:
@@ -77,11 +77,10 @@ class FakeConsumer:
         return self.queue.popleft() if self.queue else None
 
     def get_watermark_offsets(
-        self, _: TopicPartition, *, cached: bool = False, timeout: float = 0.0
+        self, of: TopicPartition, *, cached: bool = False, timeout: float = 0.0
     ) -> tuple[int, int]:
         assert cached or timeout
-        if self.silent:
-            self.silent -= 1
+        if of.partition in self.silent and not cached:
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
         return self.begin, self.end if cached else self.leaders_end
 
@@ -142,12 +141,10 @@ async def test_clicks_that_are_gone_are_told_of_and_those_that_are_left_are_read
     expired: list[int] = []
     reader, consumer = reader_of(kafka, expired=expired)
     await reader.assign({FIRST: 5, SECOND: None})
-    consumer.begin, consumer.leaders_end, consumer.silent = 30, 40, 1
+    consumer.begin, consumer.leaders_end = 30, 40
     consumer.queue += [FakeMessage(0, SECOND), FakeMessage(5, FIRST, KafkaError._AUTO_OFFSET_RESET)]
     await reader.read()
     with capture_logs() as logs:
-        await reader.read()  # nobody answers yet
-        assert expired == []
         await reader.read()
     assert expired == [25]
     assert [(line["first"], line["last"]) for line in logs if "were lost" in line["event"]] == [(5, 29)]
@@ -165,6 +162,52 @@ async def test_clicks_that_are_gone_are_told_of_and_those_that_are_left_are_read
     assert consumer.assigned == [(0, OFFSET_BEGINNING)]
     assert expired == [25]
     assert ["brokers lost records" in line["event"] for line in logs] == [True]
+    reader.close()
+
+
+async def test_a_partition_whose_leader_is_away_keeps_no_other_from_being_read(
+    kafka: list[FakeConsumer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expired: list[int] = []
+    reader, consumer = reader_of(kafka, expired=expired)
+    third = TP("clicks", 2)
+    await reader.assign({FIRST: 5, SECOND: 0, third: 7})
+    consumer.begin, consumer.leaders_end, consumer.silent = 30, 40, {0}
+    consumer.queue += [FakeMessage(at, tp, KafkaError._AUTO_OFFSET_RESET) for tp, at in ((FIRST, 5), (third, 7))]
+    await reader.read()
+    await reader.read()  # no answer
+    consumer.queue.append(FakeMessage(0, SECOND))
+    assert list(await reader.read()) == [SECOND]
+    assert expired == []
+    monkeypatch.setattr(click_reader, "_FIND_AGAIN_SECONDS", 0.0)
+    reader._find_from = 0.0
+    await reader.read()
+    assert (expired, consumer.assigned) == ([23], [(0, 5), (1, 1), (2, 30)])
+    consumer.silent.clear()
+    await reader.read()
+    assert (expired, consumer.assigned) == ([23, 25], [(0, 30), (1, 1), (2, 30)])
+    reader.close()
+
+
+async def test_what_is_passed_over_bit_by_bit_is_one_gap(kafka: list[FakeConsumer]) -> None:
+    """Or commits would stay before it as long as no click comes."""
+    reader, consumer = reader_of(kafka)
+    await reader.assign({FIRST: 5, SECOND: None})
+    for begin in (30, 50):  # retention goes on while nothing is read
+        consumer.begin, consumer.leaders_end = begin, 60
+        consumer.queue.append(FakeMessage(5, FIRST, KafkaError._AUTO_OFFSET_RESET))
+        await reader.read()
+        await reader.read()
+    for end in (55, 60):
+        consumer.queue.append(FakeMessage(end, FIRST, KafkaError._PARTITION_EOF))
+        await reader.read()
+    assert reader.passed == {FIRST: (5, 60)}
+    consumer.queue.append(FakeMessage(-1, SECOND, KafkaError._AUTO_OFFSET_RESET))
+    with capture_logs() as logs:
+        await reader.read()
+        await reader.read()
+    assert logs == []  # its beginning moved while it was looked for: nothing was lost
+    assert consumer.assigned == [(0, 50), (1, OFFSET_BEGINNING)]
     reader.close()
 
 

@@ -185,6 +185,16 @@ def test_what_a_model_served_counts_and_not_what_it_ranked_as_a_shadow(sessions:
     assert decide([*champion, *before_it_was_announced, *better], serving, challenger, RULES).action == "promote"
 
 
+def test_hours_in_which_the_champion_served_alone_say_nothing_of_a_challenger() -> None:
+    """It is announced, and gets its share on another day: what the traffic was before that is no loss of its own."""
+    champion, challenger = Watched("new", ANNOUNCED - HOUR), [Challenger("other", ANNOUNCED, share="b")]
+    later = ANNOUNCED + 8 * HOUR
+    both = [*scores("new", 0.4, start=later, seed=1), *scores("other", 0.4, start=later, variant="b")]
+    for alone in (0.6, 0.2):
+        decision = decide([*scores("new", alone, start=ANNOUNCED), *both], champion, challenger, RULES)
+        assert decision.action == "keep"
+
+
 @pytest.mark.parametrize(("recall", "action"), [(0.3, "end"), (0.395, "keep"), (0.5, "promote")])
 def test_the_share_of_a_challenger_that_is_worse_ends(recall: float, action: str) -> None:
     both = [*scores("new", 0.4, start=ANNOUNCED), *scores("other", recall, start=ANNOUNCED, variant="b")]
