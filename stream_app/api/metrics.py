@@ -50,3 +50,4 @@ class SinkMetrics:
         self.lag = Gauge(
             "nextclick_sink_lag", "Rankings not stored yet in a partition.", ["partition"], registry=registry
         )
+        self.waits = Gauge("nextclick_sink_waits", "1 while the store does not answer, else 0.", registry=registry)

@@ -97,8 +97,8 @@ class Sink:
         )
         self._positions: dict[int, int | None] = {}  # as the store has them
         self._next: dict[int, int] = {}  # the first ranking of each partition that is not stored
-        formats = formats_of(settings.schema_registry, settings.topics, stopping=self._gives_up)
-        self._codec = formats.rankings
+        self.formats = formats_of(settings.schema_registry, settings.topics, stopping=self._gives_up)
+        self._codec = self.formats.rankings
         self.assigned = False
         self.waiting_for: str | None = None
 
@@ -251,10 +251,18 @@ async def _run(settings: StreamSettings, url: str, tracing: "Tracing | None") ->
 
     def readiness() -> Mapping[str, str | None]:
         waiting = None if sink.assigned else "none assigned yet"
-        return {"sink": failure, "partitions": waiting, "store": sink.waiting_for}
+        return {
+            "sink": failure,
+            "partitions": waiting,
+            "store": sink.waiting_for,
+            **({} if sink.formats.registry is None else {"schema registry": sink.formats.waiting_for}),
+        }
+
+    def refresh() -> None:
+        metrics.waits.set(sink.waiting_for is not None)
 
     own = settings.sink
-    web = Web(own.web_host, own.web_port, registry=metrics.registry, readiness=readiness, refresh=lambda: None)
+    web = Web(own.web_host, own.web_port, registry=metrics.registry, readiness=readiness, refresh=refresh)
     await web.start()
     log.info("health and metrics", url=f"http://{own.web_host}:{web.port}")
     try:

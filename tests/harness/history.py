@@ -17,7 +17,7 @@ Each line has `at`, seconds since the run began, and `what`:
     covered       where, partition, offset: what a RocksDB says of itself
     committed     partition, offset, end: the group's acknowledgement, and the end of the clicks topic
     expired       partition, first, below: clicks from one offset, not acknowledged yet, to below another were removed
-    told          expired: workers told of so many clicks that they did not get to read
+    told          partition, expired: workers told of so many clicks that they did not get to read
     anew          partition, offset: from this click on no session has a row
     part          name, compared, wrong, told: what another part than the workers came to, compared with the topics
     end           nothing is missing in the file

@@ -540,7 +540,8 @@ class System:
         for worker in self.folder.glob("worker-*.log"):
             for line in worker.read_text().splitlines():
                 if _EXPIRED in line:
-                    note("told", expired=json.loads(line)["offsets"])
+                    told = json.loads(line)
+                    note("told", partition=told["partition"], expired=told["offsets"])
         note("end")
 
     def _note_click(self, one: Any) -> None:

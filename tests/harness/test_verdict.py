@@ -248,6 +248,7 @@ def _expire(history: Lines, below: int) -> None:
 
 def expired_without_a_word(history: Lines) -> None:
     _expire(history, 1)
+    history.append({"at": 99, "what": "told", "partition": 1, "expired": 1})
 
 
 def lost_beside_what_expired(history: Lines) -> None:
@@ -262,11 +263,28 @@ def other_scores(history: Lines) -> None:
     history.append({"at": 99, "what": "part", "name": "scores", "compared": 9, "wrong": 1, "told": ["one more"]})
 
 
+def _use_items(history: Lines) -> None:
+    """Every item may be shown, as workers have read."""
+    for line in of(history, "received"):
+        line["ranking"]["applied"] = {"items": len(KNOWN) - 1, "rules": -1}
+    told = {"at": 99, "what": "catalogue", "topic": "items", "value": "{}"}
+    history += [told | {"offset": offset, "key": item} for offset, item in enumerate(KNOWN)]
+
+
 def change_that_nobody_applied(history: Lines) -> None:
-    middle(history, "received")["ranking"]["applied"] = {"items": len(KNOWN) - 1, "rules": -1}
-    told = {"at": 99, "what": "catalogue", "value": "{}"}
-    history += [told | {"topic": "items", "offset": offset, "key": item} for offset, item in enumerate(KNOWN)]
-    history.append(told | {"topic": "rules", "offset": 0, "key": "no", "value": None})
+    _use_items(history)
+    history.append({"at": 99, "what": "catalogue", "topic": "rules", "offset": 0, "key": "no", "value": None})
+
+
+def items_that_nobody_applied(history: Lines) -> None:
+    _use_items(history)
+    for line in of(history, "received"):
+        del line["ranking"]["applied"]
+
+
+def gone_on_without_items(history: Lines) -> None:
+    _use_items(history)
+    del middle(history, "received")["ranking"]["applied"]
 
 
 def cut_short(history: Lines) -> None:
@@ -311,6 +329,8 @@ PLANTED: list[tuple[Callable[[Lines], None], str]] = [
     (gone_on_with_a_row_that_is_lost, "wrong ranking"),
     (other_scores, "wrong scores"),
     (change_that_nobody_applied, "not applied"),
+    (items_that_nobody_applied, "not applied"),
+    (gone_on_without_items, "not applied"),
 ]
 
 
@@ -340,10 +360,16 @@ def test_what_may_be_is_not_found(right: Lines) -> None:
     assert dict(judge(history).found) == {}
 
 
+def test_what_keeps_to_items_is_not_found(right: Lines) -> None:
+    history = copy.deepcopy(right)
+    _use_items(history)
+    assert dict(judge(history).found) == {}
+
+
 def test_what_expired_and_is_told_of_is_not_found(right: Lines) -> None:
     history = copy.deepcopy(right)
     _expire(history, 1)
-    history.append({"at": 99, "what": "told", "expired": 1})
+    history.append({"at": 99, "what": "told", "partition": 0, "expired": 1})
     verdict = judge(history)
     assert dict(verdict.found) == {}
     assert verdict.expired == 1

@@ -78,10 +78,14 @@ class _Read:
     covered: dict[str, dict[int, int]] = field(default_factory=lambda: defaultdict(dict))
     committed: list[tuple[int, int, int]] = field(default_factory=list)
     expired: list[tuple[int, int, int]] = field(default_factory=list)
-    told: int = 0
+    told: Counter[int] = field(default_factory=Counter)
     parts: list[Mapping[str, Any]] = field(default_factory=list)
     catalogue: Catalogue = field(default_factory=Catalogue)
     anew: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
+    applied: set[int] = field(default_factory=set)
+    """Partitions of which a ranking says what items and rules it keeps to."""
+    not_applied: list[Position] = field(default_factory=list)
+    """Rankings that do not say it, behind such a one: workers without items and rules were started before."""
     ended: bool = False
 
     def take(self, line: Mapping[str, Any]) -> None:
@@ -106,6 +110,10 @@ class _Read:
         if position not in self.received:
             self.order.append((ranking["session_id"], position))
         self.received[position].append((line["at"], ranking))
+        if ranking.get("applied") is not None:
+            self.applied.add(position[0])
+        elif position[0] in self.applied:
+            self.not_applied.append(position)
 
     def _nemesis(self, line: Mapping[str, Any]) -> None:
         self.nemesis.append(line)
@@ -131,7 +139,7 @@ class _Read:
         self.expired.append((line["partition"], line["first"], line["below"]))
 
     def _told(self, line: Mapping[str, Any]) -> None:
-        self.told += line["expired"]
+        self.told[line["partition"]] += line["expired"]
 
     def _catalogue(self, line: Mapping[str, Any]) -> None:
         value = None if line["value"] is None else as_bytes(line["value"])
@@ -155,8 +163,6 @@ def judge(history: Iterable[Mapping[str, Any]]) -> Verdict:
     if not read.ended:
         verdict.found["incomplete history"].append("it has no end")
     last = _replay(read, verdict)
-    if verdict.expired > read.told:
-        verdict.found["not told"].append(f"{verdict.expired} clicks expired, workers told of {read.told}")
     _judge_last_rows(read, verdict, last)
     _judge_what_arrived(read, verdict)
     _judge_catalogue(read, verdict)
@@ -216,6 +222,7 @@ def _valid(
 ) -> Iterator[tuple[int, Click | None, Sequence[tuple[float, Mapping[str, Any]]]]]:
     """A partition's clicks with their rankings, in order; no click where all sessions begin anew."""
     anew = sorted(read.anew[partition], reverse=True)
+    gone = 0
     for offset, key, value in read.clicks[partition]:
         while anew and offset >= anew[-1]:
             yield anew.pop(), None, ()
@@ -226,13 +233,17 @@ def _valid(
             continue
         verdict.clicks += 1
         if not rankings and any(its == partition and first <= offset < below for its, first, below in read.expired):
-            verdict.expired += 1
+            gone += 1
             continue
         if not rankings:
             verdict.found["lost"].append(f"{partition}@{offset} of {click.session_id} has no ranking")
         yield offset, click, rankings
     for offset in anew:
         yield offset, None, ()
+    verdict.expired += gone
+    if gone > read.told[partition]:
+        told = f"of partition {partition} {gone} clicks expired, workers told of {read.told[partition]}"
+        verdict.found["not told"].append(told)
 
 
 def _different(rows: Iterable[Row]) -> list[Row]:
@@ -291,12 +302,14 @@ def _judge_what_arrived(read: _Read, verdict: Verdict) -> None:
 
 
 def _judge_catalogue(read: _Read, verdict: Verdict) -> None:
-    """Workers got to the last records of items and rules."""
+    """Once workers keep to items and rules, each ranking does, and some keep to the last records of both."""
     told = [ranking.get("applied") for rankings in read.received.values() for _, ranking in rankings]
     applied = {(one["items"], one["rules"]) for one in told if one is not None}
     newest = tuple(max((offset for offset, *_ in its), default=-1) for its in read.catalogue.records.values())
-    if applied and newest not in applied:
+    if newest not in {*applied, (-1, -1)}:
         verdict.found["not applied"].append(f"items and rules up to {newest}")
+    for position in read.not_applied:
+        verdict.found["not applied"].append(f"{position} is ranked without items and rules")
 
 
 def _judge_order(read: _Read, verdict: Verdict) -> None:

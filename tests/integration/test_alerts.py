@@ -156,8 +156,9 @@ def store_breaks(shop: Shop, well: dict[str, str], folder: Path) -> None:
     shop.store.stop()
     assert {shop.look_up("s") for _ in range(100)} == {503}
     shop.send((f"unstored-{n}" for n in range(MANY)), ITEMS[:1])
+    shop.wait_for("nextclick_sink_waits", 1)
     after = shop.wait_for("nextclick_sink_lag{", MANY // 2)
-    assert_firing(["NextclickApiErrors", "NextclickSinkLag"], well, after, folder)
+    assert_firing(["NextclickApiErrors", "NextclickSinkLag", "NextclickStoreAway"], well, after, folder)
     shop.store.start()  # empty
     shop.wait_for("nextclick_sink_moved_total", 1)
     after = shop.wait_for("nextclick_sink_lag{", at_most=1)
