@@ -86,7 +86,7 @@ bench: $(VENV)/.installed $(if $(filter peers,$(or $(BENCH),peers)),$(PEERS)/.in
 	@$(BIN)/python -m bench $(BENCH)
 
 docs: $(VENV)/.installed  ## these pages as a site in site/, with an API reference; a broken link ends it
-	$(BIN)/mkdocs build --strict --quiet -f docs/site/mkdocs.yml
+	$(BIN)/mkdocs build --strict -f docs/site/mkdocs.yml
 	$(BIN)/pdoc --docformat restructuredtext -o site/api schemas stream_app trainer
 
 pictures: $(VENV)/.installed  ## draw docs/pictures/ anew from the figures in bench/results/

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from llvmlite import binding, ir  # type: ignore[import-untyped]
-from numba import types
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import config, types
 from numba.core import cgutils
+from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 
 from trainer.compilation import compiled
@@ -48,11 +49,18 @@ _WIDEST = 256  # with 480 columns and more the BLAS was faster: rows as far apar
 _I32, _I64, _F32 = ir.IntType(32), ir.IntType(64), ir.FloatType()
 
 
-def tile_of(features: Any) -> Tile | None:
-    """The tile for a processor that has these features, by LLVM's names; None where the BLAS is to multiply."""
-    if features.get("avx512f"):
+def target_features() -> str:
+    """Of the processor that Numba compiles for, as LLVM writes them; NUMBA_CPU_FEATURES may name one of fewer."""
+    told = config.CPU_FEATURES  # type: ignore[attr-defined]
+    return str(get_host_cpu_features() if told is None else told)  # type: ignore[no-untyped-call]
+
+
+def tile_of(features: str) -> Tile | None:
+    """The tile for a processor with such features; None where the BLAS is to multiply."""
+    has = set(features.split(","))
+    if "+avx512f" in has:
         return AVX512
-    return AVX2 if features.get("avx2") and features.get("fma") else None
+    return AVX2 if {"+avx2", "+fma"} <= has else None
 
 
 def product_by(tile: Tile | None) -> Callable[[Matrix, Matrix, Matrix], None]:
@@ -259,4 +267,4 @@ def _call(builder: Any, name: str, result: Any, *arguments: Any) -> Any:
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)  # type: ignore[no-untyped-call]
 
 
-product = product_by(tile_of(binding.get_host_cpu_features()))
+product = product_by(tile_of(target_features()))

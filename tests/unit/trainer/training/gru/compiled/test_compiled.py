@@ -29,7 +29,6 @@ from trainer.training.gru.compiled import arithmetic
 from trainer.training.gru.compiled.arithmetic import ONE, ZERO
 from trainer.training.gru.compiled.gru import scrambled
 from trainer.training.gru.compiled.losses import cross_entropy
-from trainer.training.gru.compiled.products import product
 from trainer.training.gru.engine import engine_of
 
 SESSIONS = random_sessions(40, items=25, seed=3)
@@ -200,20 +199,6 @@ def callable_from_here(compiled: Callable[..., Any]) -> Callable[..., Any]:
     """A compiled function has no entry for the interpreter: one that calls it."""
     entry: Callable[..., Any] = numba.njit(lambda *arguments: compiled(*arguments))  # noqa: PLW0108
     return entry
-
-
-@pytest.mark.parametrize("width", [1, 4, 5, 16, 20, 100, 112, 113, 230, 300])
-def test_products(width: int) -> None:
-    """Whole tiles and rows left over, one block of the inner index and several, either way round."""
-    random, multiply = np.random.default_rng(width), callable_from_here(product)
-    for rows, depth in ((1, 1), (2, 385), (3, 7), (7, 384), (8, 800)):
-        b = random.normal(size=(depth, width)).astype(np.float32)
-        for a in (random.normal(size=(rows, depth)), random.normal(size=(depth, rows)).T):
-            left = a.astype(np.float32, order="K")
-            out = np.full((rows + 2, width), np.nan, np.float32)
-            multiply(left, b, out[1:-1])
-            np.testing.assert_allclose(out[1:-1], left.astype(np.float64) @ b, rtol=1e-4, atol=1e-3)
-            assert np.isnan(out[[0, -1]]).all()  # nothing beside the result
 
 
 @pytest.mark.parametrize("own", [-3.0, 0.0, 200.0, -200.0, -1e6])
