@@ -153,18 +153,7 @@ def _against_predecessor(
     if few := _too_few(rules, {champion.version: new, champion.predecessor: old}):
         return Decision(keep, champion.version, (few,))
     k = own[0].k
-    compared = [
-        evidence(
-            sample(new, measure),
-            sample(old, measure),
-            measure,
-            tolerance=rules.tolerance,
-            effect=rules.effect,
-            alpha=rules.alpha / len(MEASURES),
-            inflation=spread(before, measure),
-        )
-        for measure in MEASURES
-    ]
+    compared = _compared(new, old, rules, tolerance=rules.tolerance, before=before)
     worse = [one for one in compared if one.log_e >= _enough(rules)]
     return Decision(
         "roll-back" if worse else keep,
@@ -191,17 +180,7 @@ def _challenge(
     new, old = (_total(score for score in scores if score.window_start in both) for scores in (theirs, ours))
     if few := _too_few(rules, {f"{challenger.version}{how}": new, champion.version: old}):
         return Decision("keep", champion.version, (few,))
-    compared = [
-        evidence(
-            sample(old, measure),
-            sample(new, measure),
-            measure,
-            tolerance=0.0,
-            effect=rules.effect,
-            alpha=rules.alpha / len(MEASURES),
-        )
-        for measure in MEASURES
-    ]
+    compared = _compared(old, new, rules, tolerance=0.0)
     if challenger.share is not None and not how and (worse := _worse(new, old, rules)):
         told = tuple(f"{challenger.version}: {_told(one, champion.version, theirs[0].k, rules)}" for one in worse)
         record = _record((champion.version, old), (challenger.version, new), worse, rules)
@@ -217,18 +196,26 @@ def _challenge(
 
 def _worse(new: Totals, old: Totals, rules: GuardRules) -> list[Evidence]:
     """By which measures a challenger that serves is worse than the champion, as a champion is than its predecessor."""
-    compared = (
+    compared = _compared(new, old, rules, tolerance=rules.tolerance)
+    return [one for one in compared if one.log_e >= _enough(rules)]
+
+
+def _compared(
+    model: Totals, other: Totals, rules: GuardRules, *, tolerance: float, before: Sequence[Score] = ()
+) -> list[Evidence]:
+    """Whether `model` is worse than `other`, by each measure. `before`: windows that tell how much traffic changes."""
+    return [
         evidence(
-            sample(new, measure),
-            sample(old, measure),
+            sample(model, measure),
+            sample(other, measure),
             measure,
-            tolerance=rules.tolerance,
+            tolerance=tolerance,
             effect=rules.effect,
             alpha=rules.alpha / len(MEASURES),
+            inflation=spread(before, measure),
         )
         for measure in MEASURES
-    )
-    return [one for one in compared if one.log_e >= _enough(rules)]
+    ]
 
 
 def _since(scores: Iterable[Score], champion: Watched, challenger: Challenger) -> list[Score]:
