@@ -491,13 +491,19 @@ def test_each_process_does_its_work_with_its_own_rights_alone(site: Site, tmp_pa
         scorer.kill()
         deployment.stop_all()
     assert_keeps_no_secret(deployment)
-    refused: list[KafkaError | None] = []
+    assert refusal(shop, deployment.topics.models) == KafkaError.TOPIC_AUTHORIZATION_FAILED
+
+
+def refusal(producer: Producer, topic: str) -> int | None:
+    """The code that a record is refused with: when it is queued, if the broker's answer came before it, or later."""
+    told: list[KafkaError | None] = []
     try:
-        shop.produce(deployment.topics.models, b"{}", b"champion", on_delivery=lambda error, _: refused.append(error))
-    except KafkaException as error:  # the broker's answer came before the record was queued
-        refused.append(error.args[0])
-    shop.flush(PATIENCE)
-    assert [error.code() for error in refused if error] == [KafkaError.TOPIC_AUTHORIZATION_FAILED]
+        producer.produce(topic, b"{}", b"champion", on_delivery=lambda error, _: told.append(error))
+    except KafkaException as error:
+        return int(error.args[0].code())
+    producer.flush(PATIENCE)
+    [answer] = told
+    return None if answer is None else answer.code()
 
 
 def resend_repaired(deployment: SecureDeployment, environment: Mapping[str, str]) -> None:
