@@ -2,7 +2,7 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +55,19 @@ def shop(*, clicks_per_second: float, seed: int, history: int = HISTORY_SESSIONS
         live=live,
         items=lambda: shown_items(Shop(settings).catalogue(_SHOWN_SEASONS).names),
     )
+
+
+def from_now_on(batches: Iterable[DueClicks], now_ms: Callable[[], int]) -> Iterator[DueClicks]:
+    """The clicks at other times: the last of the first batch at the moment in which that batch is handed over.
+
+    What it takes to make the first clicks would else count as latency, of them and of all that follow.
+    """
+    later_ms: int | None = None
+    for batch in batches:
+        if later_ms is None:
+            later_ms = now_ms() - batch.clicks[-1].timestamp
+        moved = tuple(replace(click, timestamp=click.timestamp + later_ms) for click in batch.clicks)
+        yield DueClicks(batch.due_s, moved)
 
 
 def click_file(path: Path) -> ClickSource:

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from deploy.demo.processes import Commands
 from deploy.demo.progress import Plan, Progress
 from deploy.demo.reader import RankingsReader
-from deploy.demo.sources import ClickSource
+from deploy.demo.sources import ClickSource, from_now_on
 from deploy.demo.stock import Stock
 from deploy.demo.tempo import Tempo
 from deploy.demo.trials import CHALLENGER, Trials
@@ -210,7 +210,7 @@ class Demo:
         )
         progress, tempo = Progress(self._plan, trained_in=self._trained_in), Tempo()
         began = time.monotonic()
-        live = self._source.live(_now_ms(), self._plan.live)
+        live = from_now_on(self._source.live(_now_ms(), self._plan.live), _now_ms)
         for batch in wait_until_due(live, clock=tempo.now, sleep=tempo.sleep):
             if self._trials is not None:
                 self._trials.update(reader)

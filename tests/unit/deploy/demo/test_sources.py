@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from deploy.demo import sources
-from deploy.demo.sources import ClickSource, click_file
+from deploy.demo.sources import ClickSource, click_file, from_now_on
 from schemas.messages.click import Click
 
 START = 1_767_225_600_000
@@ -54,3 +54,16 @@ def test_a_large_file_is_trained_on_in_part_and_not_replayed_faster_than_the_dem
     assert [click.session_id for click in source.history(START)] == ["s3"] * 3 + ["s4"] * 3
     clicks = live(source, 7.0, 15)
     assert clicks[-1].timestamp - START == 15_000
+
+
+def test_time_begins_when_the_first_clicks_are_there(path: Path) -> None:
+    """However long they took to make: the shop opens then, and each click has the time at which it is sent."""
+    began = itertools.count(START + 5000, 700)
+    moved = list(itertools.islice(from_now_on(click_file(path).live(START, 7.0), lambda: next(began)), 10))
+    given = list(itertools.islice(click_file(path).live(START, 7.0), 10))
+    assert [batch.due_s for batch in moved] == [batch.due_s for batch in given]
+    assert moved[0].clicks[-1].timestamp == START + 5000
+    later = START + 5000 - given[0].clicks[-1].timestamp
+    assert [click.timestamp - later for batch in moved for click in batch.clicks] == [
+        click.timestamp for batch in given for click in batch.clicks
+    ]
