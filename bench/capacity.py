@@ -95,9 +95,8 @@ def plan(rate: int, items: int, costs: Costs) -> dict[str, Any]:
 
 
 def _partitions(workers: int) -> int:
-    """Eight a worker while that is few, so that workers can be added; the next power of two of four beyond that."""
-    wanted = 8 * workers if workers <= 16 else 4 * workers
-    return int(2 ** math.ceil(math.log2(max(wanted, 8))))
+    """Eight a worker: with fewer, clicks wait longer when one dies (`bench/simulation.py`). The next power of two."""
+    return int(2 ** math.ceil(math.log2(8 * workers)))
 
 
 def simulate(rate: float, items: int, costs: Costs, *, seconds: float, seed: int = 0) -> dict[int, float]:

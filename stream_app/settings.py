@@ -35,7 +35,9 @@ class WorkerSettings(MemberSettings, Application):
     bundle_locations: tuple[PlainUrl, ...] = Field(
         default=(), description="Folders and URL prefixes from which bundles may be loaded; empty allows any."
     )
-    bundle_timeout: float = Field(default=300.0, ge=1, description="A bundle that takes longer to load is refused.")
+    bundle_timeout: float = Field(
+        default=300.0, ge=1, le=86_400, description="A bundle that takes longer to load is refused."
+    )
     bundle_memory_mb: int = Field(
         default=0,
         ge=0,

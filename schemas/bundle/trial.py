@@ -9,6 +9,7 @@ import json
 import math
 import os
 import resource
+import signal
 import subprocess
 import sys
 import threading
@@ -63,9 +64,26 @@ def try_bundle(
     finally:
         os.close(alive)
         os.close(ours)
+    if process.returncode == -signal.SIGXCPU:
+        raise BundleError(f"{uri}: it was not open when a process of its own had used up {_processor_time(seconds)[1]}")
     if process.returncode:
-        why = told[-_MOST_TOLD:].decode(errors="replace").strip() or f"its process ended with {process.returncode}"
+        why = (
+            told[-_MOST_TOLD:].decode(errors="replace").strip() or f"its process ended with {_end(process.returncode)}"
+        )
         raise BundleError(f"{why} (tried in a process of its own with worker.bundle_memory_mb = {memory_mb})")
+
+
+def _end(code: int) -> str:
+    return signal.Signals(-code).name if code < 0 else str(code)
+
+
+def _processor_time(seconds: float) -> tuple[int, str]:
+    """How many seconds of one processor a trial may have; and in words, with who says so."""
+    wanted, (_, hard) = math.ceil(seconds), resource.getrlimit(resource.RLIMIT_CPU)
+    if hard == resource.RLIM_INFINITY or wanted < hard:
+        return wanted, f"{wanted} s of processor time (worker.bundle_timeout)"
+    most = max(1, hard - 1)  # at the hard limit itself the system kills, and does not say why
+    return most, f"{most} s of processor time (a limit of this system, ulimit -H -t, below worker.bundle_timeout)"
 
 
 def _limit_memory(memory_mb: int) -> None:
@@ -79,7 +97,7 @@ def _limit_memory(memory_mb: int) -> None:
 def _limit_time(seconds: float) -> None:
     """So much of one processor: a graph that never ends is ended, though nobody may be there any more to end it."""
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(seconds), hard))
+    resource.setrlimit(resource.RLIMIT_CPU, (_processor_time(seconds)[0], hard))
 
 
 def _end_with_parent() -> NoReturn:

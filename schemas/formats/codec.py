@@ -47,6 +47,11 @@ class Codec:
 
     content_type: bytes = JSON
 
+    @property
+    def can_write(self) -> bool:
+        """Whether there is what `start` gets."""
+        return True
+
     def start(self) -> None:
         """Have what writing needs. Raises SchemaRegistryError."""
 
@@ -80,6 +85,11 @@ class RegistryCodec(Codec):
         self._head = b""
         self._write = _writer_of(kind, format_)
         self.content_type = _CONTENT_TYPES[format_]
+
+    @property
+    def can_write(self) -> bool:
+        """Whether our schema has its id."""
+        return bool(self._head)
 
     def start(self) -> None:
         """Register our schema, or look its id up."""

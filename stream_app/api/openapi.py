@@ -167,7 +167,7 @@ def _paths(schemas: Mapping[str, Any]) -> dict[str, Any]:
                         _413="The body is too large.",
                         _415="The body has another type than JSON.",
                         _422="The body is no click, or `wait` no duration.",
-                        _503="Kafka did not confirm the click, or too many requests wait.",
+                        _503="Kafka did not confirm the click, a schema registry is away, or too many requests wait.",
                     ),
                 },
             }
@@ -235,7 +235,7 @@ def _paths(schemas: Mapping[str, Any]) -> dict[str, Any]:
         "/healthz": {
             "get": {
                 "operationId": "healthz",
-                "summary": "Whether lookups are answered.",
+                "summary": "Whether lookups are answered, and clicks taken.",
                 "responses": {
                     "200": health,
                     **problems(),

@@ -38,6 +38,10 @@ from stream_app.tools.scores import GROUPS, OF_PREDICTIONS, as_json, lines
 
 JSON: Final = "application/json"
 EVENT_STREAM: Final = "text/event-stream"
+LOOKUPS: Final = "topics"
+"""What lookups need."""
+CLICKS: Final = "schema registry"
+"""What clicks need where they are written by a schema."""
 _KEEP_ALIVE_SECONDS: Final = 15.0
 _LONGEST_SECONDS: Final = 1e12
 _OF_THE_MOMENT: Final = {"Cache-Control": "no-store"}
@@ -71,7 +75,7 @@ class Parts:
     board: Board
     metrics: ApiMetrics
     readiness: Callable[[], Mapping[str, str | None]]
-    """What must be true before lookups are answered, each with None or why it is not."""
+    """What must be true before all is answered, by `LOOKUPS` and `CLICKS`, each with None or why it is not."""
     codec: Codec = field(default_factory=Codec)
     """Of clicks."""
 
@@ -133,7 +137,7 @@ class Endpoints:
 
     async def ranking(self, request: Request) -> Response:
         """The latest ranking of a session."""
-        self._insist_on_readiness()
+        self._insist_on(LOOKUPS)
         session_id = request.path_params["session_id"]
         value = await self._store.ranking(session_id.encode())
         if value is None:
@@ -142,7 +146,7 @@ class Endpoints:
 
     async def stream(self, request: Request) -> Response:
         """The latest ranking of a session, and each new one, as server-sent events."""
-        self._insist_on_readiness()
+        self._insist_on(LOOKUPS)
         if request.method == "HEAD":  # an answer without a body, which would never end
             return Response(headers=_OF_THE_MOMENT, media_type=EVENT_STREAM)
         session = request.path_params["session_id"].encode()
@@ -173,7 +177,7 @@ class Endpoints:
 
     async def explain(self, request: Request) -> Response:
         """What adds up to the places of a session's ranking."""
-        self._insist_on_readiness()
+        self._insist_on(LOOKUPS)
         item_id = request.query_params.get("item")
         session_id = request.path_params["session_id"]
         work = partial(explanation, session_id, self._settings, item_id=item_id, opened=self._bundle.opened)
@@ -199,6 +203,7 @@ class Endpoints:
         except ClickRejectedError as error:
             raise _refused(error) from error
         if isinstance(self._codec, RegistryCodec):
+            self._insist_on(CLICKS)
             body = self._codec.to_wire(encode_click(click))
         session = click.session_id.encode()
         if not wait:
@@ -219,7 +224,7 @@ class Endpoints:
 
     async def models(self, _: Request) -> Response:
         """Which models were announced, and which one serves."""
-        self._insist_on_readiness()
+        self._insist_on(LOOKUPS)
         alias = self._settings.worker.model_alias
         serving = self._board.serving(alias)
         announcements = [_shown(one) for one in self._board.announcements()]
@@ -227,7 +232,7 @@ class Endpoints:
 
     async def scores(self, request: Request) -> Response:
         """How good the models have been online."""
-        self._insist_on_readiness()
+        self._insist_on(LOOKUPS)
         by = tuple(dict.fromkeys(request.query_params.getlist("by")))
         if unknown := [name for name in by if name not in GROUPS]:
             raise _wrong_parameter(f"by: {unknown[0]!r} is none of {', '.join(GROUPS)}")
@@ -250,7 +255,7 @@ class Endpoints:
         return _json({"status": "alive"})
 
     async def ready(self, _: Request) -> Response:
-        """Whether lookups are answered."""
+        """Whether lookups are answered, and clicks taken."""
         state = self._readiness()
         ready = all(problem is None for problem in state.values())
         told = {part: problem or "ok" for part, problem in state.items()}
@@ -262,10 +267,9 @@ class Endpoints:
 
     # -- limits -------------------------------------------------------------------------------------------------------
 
-    def _insist_on_readiness(self) -> None:
-        for part, problem in self._readiness().items():
-            if problem is not None:
-                raise unavailable("not-ready", f"{part}: {problem}")
+    def _insist_on(self, part: str) -> None:
+        if (problem := self._readiness().get(part)) is not None:
+            raise unavailable("not-ready", f"{part}: {problem}")
 
     def _insist_on_room(self) -> None:
         if self._open >= self._settings.api.max_open:

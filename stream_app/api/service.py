@@ -6,7 +6,7 @@ import gc
 import signal
 import socket
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,7 +20,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from schemas.formats.codec import formats_of
+from schemas.errors import SchemaRegistryError, StoppedWaitingError
+from schemas.formats.codec import Codec, formats_of
 from schemas.kafka.admin import check_topics
 from schemas.messages.headers import TRACE
 from stream_app.api.backlog import Backlog
@@ -32,14 +33,14 @@ from stream_app.api.openapi import document
 from stream_app.api.page_routes import PageEndpoints
 from stream_app.api.problems import ProblemError, of_bug, of_http, of_problem, unavailable
 from stream_app.api.reader import Reader
-from stream_app.api.routes import Endpoints, Parts
+from stream_app.api.routes import CLICKS, LOOKUPS, Endpoints, Parts
 from stream_app.api.shelf import Shelf
 from stream_app.api.stores import EmbeddedStore, RedisStore, Store
 from stream_app.api.traffic import Traffic
 from stream_app.api.watchers import Watchers
 from stream_app.api.wire import BoundedProtocol
 from stream_app.api_settings import ApiSettings
-from stream_app.errors import StoreError, StreamError
+from stream_app.errors import DeliveryError, StoreError, StreamError
 from stream_app.settings import StreamSettings
 from stream_app.state.data_lock import DataLock
 from stream_app.state.topic_identity import topic_ids
@@ -53,6 +54,8 @@ log = structlog.get_logger(__name__)
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
 _MOST_KEPT_SECONDS: Final = 75
+_REGISTRY: Final = "waiting for the schema registry; the log says for what"
+_AWAY: Final = "Kafka or the store of rankings does not answer; the log of the server says which, and why"
 
 
 class ListenError(StreamError):
@@ -93,9 +96,9 @@ def application(
 
 
 async def _of_outage(_: Request, error: Exception) -> Response:
-    """Handler of what Kafka or a store did not do."""
+    """Handler of what Kafka or a store did not do. Where these are is for the log, not for whoever asks."""
     log.warning("a request was not answered", error=str(error), kind=type(error).__name__)
-    return unavailable("unavailable", str(error)).response()
+    return unavailable("unavailable", str(error) if isinstance(error, DeliveryError) else _AWAY).response()
 
 
 class Server(uvicorn.Server):
@@ -139,7 +142,6 @@ async def _run(
 
     stopping = threading.Event()
     formats = formats_of(settings.schema_registry, settings.topics, stopping=stopping.is_set)
-    await asyncio.to_thread(formats.clicks.start)
     board, shelf = Board(warn), Shelf(api.image_origins, warn)
     ttl_ms = round(settings.worker.session_ttl * 1000)
     embedded = None if api.store_url is not None else await asyncio.to_thread(_embedded, settings, ttl_ms)
@@ -161,7 +163,10 @@ async def _run(
 
     def readiness() -> Mapping[str, str | None]:
         # Once all is read that was there, lookups are answered from it, whatever the registry does.
-        return {"topics": reader.waiting_for and (formats.waiting_for or reader.waiting_for)}
+        state = {LOOKUPS: reader.waiting_for and (_REGISTRY if formats.waiting_for else reader.waiting_for)}
+        if formats.registry is not None:
+            state[CLICKS] = None if formats.clicks.can_write else _REGISTRY
+        return state
 
     endpoints = Endpoints(Parts(settings, store, clicks, watchers, board, metrics, readiness, formats.clicks))
     page = PageEndpoints(
@@ -172,19 +177,30 @@ async def _run(
     guard = Guard(tokens, api.rate_limit)
     app = application(endpoints, guard, metrics, api.cors_origins, page.routes(), tracing=tracing)
     server = Server(_server_config(app, api), watchers)
-    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, lambda: setattr(server, "should_exit", True))
+        asyncio.get_running_loop().add_signal_handler(number, lambda: setattr(server, "should_exit", True))
+    registering = asyncio.create_task(_register(formats.clicks, fail))
     reader.start()
     clicks.start()
     try:
         await _serve(server, listener)
     finally:
         stopping.set()
+        await registering
         await asyncio.to_thread(reader.stop)
         await asyncio.to_thread(clicks.stop)
         await store.close()
     return EXIT_FAILED if failures else EXIT_OK
+
+
+async def _register(clicks: Codec, on_fatal: Callable[[BaseException], None]) -> None:
+    """Have the schema that clicks are written by. While the registry is away they are refused, and nothing else is."""
+    try:
+        await asyncio.to_thread(clicks.start)
+    except StoppedWaitingError as error:
+        log.info("stopped", waited_for=str(error))
+    except SchemaRegistryError as error:
+        on_fatal(error)
 
 
 def _check_topics(settings: StreamSettings) -> None:

@@ -47,11 +47,11 @@ class ApiProcess:
         """What it logged."""
         return self.log.read_text()
 
-    def is_ready(self) -> bool:
-        """Whether it answers lookups; fails if it has ended."""
+    def is_ready(self, part: str = "status") -> bool:
+        """Whether it is ready, or a part of it is fine; fails if it has ended."""
         assert self.process.poll() is None, self.output()[-3000:]
         try:
-            return self.get("/readyz").status_code == 200
+            return self.get("/readyz").json()[part] in ("ready", "ok")
         except requests.ConnectionError:
             return False
 
@@ -77,9 +77,15 @@ def wait_until(
 
 
 def start_api(
-    environment: Mapping[str, str], root: Path, name: str = "api", *, token: str | None = None, **extra: str
+    environment: Mapping[str, str],
+    root: Path,
+    name: str = "api",
+    *,
+    token: str | None = None,
+    part: str = "status",
+    **extra: str,
 ) -> ApiProcess:
-    """Start one whose data folder is named `name`, and wait until it answers lookups."""
+    """Start one whose data folder is named `name`, and wait until it is ready, or a part of it is fine."""
     port, log = free_port(), root / f"{name}-{time.monotonic_ns()}.log"
     options = ["--data-dir", str(root / name), "--port", str(port), "--log-format", "json"]
     given = {**environment, **extra, **({} if token is None else {"NEXTCLICK_API__TOKEN": token})}
@@ -89,16 +95,14 @@ def start_api(
             cwd=REPOSITORY, env=given, stdout=output, stderr=output,
         )  # fmt: skip
     api = ApiProcess(process, port, log, {} if token is None else {"Authorization": f"Bearer {token}"})
-    wait_until(api.is_ready, f"{name} ready", seen=api.output)
+    wait_until(lambda: api.is_ready(part), f"{name}: {part} ready", seen=api.output)
     return api
 
 
 @contextmanager
-def running_api(
-    environment: Mapping[str, str], root: Path, name: str = "api", *, token: str | None = None, **extra: str
-) -> Iterator[ApiProcess]:
-    """One that is killed at the end, if it has not ended."""
-    api = start_api(environment, root, name, token=token, **extra)
+def running_api(environment: Mapping[str, str], root: Path, name: str = "api", **extra: Any) -> Iterator[ApiProcess]:
+    """One that is started so, and is killed at the end if it has not ended."""
+    api = start_api(environment, root, name, **extra)
     try:
         yield api
     finally:

@@ -18,6 +18,7 @@ import pytest
 import requests
 
 from deploy.demo.oracle import read_topic
+from deploy.kafka.ports import free_port
 from schemas.messages import examples
 from schemas.messages.click import Click
 from schemas.messages.score import encode_score, score_key
@@ -276,6 +277,26 @@ def test_killed_at_any_time_it_goes_on_from_what_it_stored(deployment: Deploymen
 
     wait_until(lambda: found() == newest, "the newest rankings", seen=found)
     assert api.stop() == 0
+
+
+def test_without_the_registry_of_clicks_it_answers_lookups_and_says_why_it_takes_none(
+    api: ApiProcess, deployment: Deployment, tmp_path: Path
+) -> None:
+    known = api.post("/v1/clicks?wait=10s", click("known")).json()
+    nobody = f"127.0.0.1:{free_port()}"
+    registry = {
+        "NEXTCLICK_SCHEMA_REGISTRY__URL": f"http://{nobody}",
+        "NEXTCLICK_SCHEMA_REGISTRY__CLICKS": "json-schema",
+    }
+    with running_api(deployment.environment(), tmp_path, "waits", part="topics", **registry) as waits:
+        assert ranking(waits, "known") == known
+        told, refused = waits.get("/readyz"), waits.post("/v1/clicks", click("known"))
+        assert (told.status_code, told.json()["status"]) == (503, "not ready")
+        assert told.json()["schema registry"].startswith("waiting for the schema registry")
+        assert is_problem(refused, 503, "not-ready")
+        assert nobody not in told.text + refused.text
+        wait_until(lambda: nobody in waits.output(), "its log says what it waits for")
+        assert waits.stop() == 0
 
 
 def test_told_to_stop_it_answers_what_waits_and_ends_streams(deployment: Deployment) -> None:

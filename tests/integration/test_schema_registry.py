@@ -106,8 +106,14 @@ def play(scene: Scene) -> None:
     deployment = scene.deployment
     deployment.announce(deployment.bundle("v1"))
     worker = deployment.start()
-    deployment.wait(lambda: "does not answer" in (worker.ready() or {}).get("schema registry", ""), "it is waited for")
-    scene.registry.start()
+    with running_api(deployment.environment(), deployment.root, part="topics") as api:
+        assert not api.is_ready("schema registry")
+        deployment.wait(
+            lambda: "does not answer" in (worker.ready() or {}).get("schema registry", ""), "it is waited for"
+        )
+        scene.registry.start()
+        wait_until(api.is_ready, "the API takes clicks", seen=api.output)
+        assert api.stop() == 0
     time = {"name": "timestamp", "type": {"type": "long", "logicalType": "timestamp-millis"}}
     old = scene.avro("session_id", "item_id", time)
     scene.send("old", old)

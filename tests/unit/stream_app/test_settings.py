@@ -60,6 +60,7 @@ def test_the_trainers_settings_in_the_same_file_are_its_own(tmp_path: Path) -> N
         ("app_id", ""),
         ("model_alias", ""),
         ("published", 0),
+        ("bundle_timeout", 86_401),  # a number of any size is no limit that a system takes
         ("recent_items", 0),
         ("recent_items", 256),  # the row's format counts them in one byte
         ("max_per_category", -1),

@@ -15,13 +15,15 @@ from starlette.applications import Starlette
 
 from schemas.bundle.files import manifest_digest
 from schemas.config.settings import BundleSettings
+from schemas.formats.codec import RegistryCodec
 from schemas.messages.announcement import ModelAnnouncement, encode_announcement
+from schemas.messages.click import Click
 from schemas.messages.examples import MODEL_ANNOUNCEMENT
 from stream_app.api.board import Board
 from stream_app.api.gate import Guard, RateLimit
 from stream_app.api.metrics import ApiMetrics
 from stream_app.api.page_routes import PageEndpoints
-from stream_app.api.routes import Endpoints, Parts
+from stream_app.api.routes import CLICKS, LOOKUPS, Endpoints, Parts
 from stream_app.api.service import application
 from stream_app.api.shelf import Shelf, ShownItem
 from stream_app.api.traffic import Traffic
@@ -35,6 +37,7 @@ from tests.bundle_keys import new_keys
 from tests.contract.tiny_model import TinyModel
 from tests.patience import PATIENCE
 from tests.told_spans import in_memory
+from tests.unit.registry import Registry
 
 CLICK = {"session_id": "s", "item_id": "i", "timestamp": 1_767_225_600_000}
 
@@ -48,7 +51,7 @@ class Fake:
 
     async def ranking(self, session: bytes) -> bytes | None:
         if self.fails:
-            raise StoreError("the store is away")
+            raise StoreError("the store is away: 10.0.0.5:6379")
         return b"{}" if session == b"s" else None
 
     async def produce(self, session: bytes, value: bytes) -> tuple[int, int]:
@@ -132,10 +135,31 @@ async def test_clicks_need_no_store() -> None:
     assert [json.loads(value) for value in fake.produced] == [CLICK]
 
 
+async def test_only_clicks_wait_for_the_schema_that_they_are_written_by() -> None:
+    outside: Any = Fake()
+    metrics, board = ApiMetrics(), Board(print)
+    state: dict[str, str | None] = {LOOKUPS: None, CLICKS: "away"}
+    codec = RegistryCodec(Click, "json-schema", "clicks", Registry())
+    parts = Parts(StreamSettings(), outside, outside, Watchers(), board, metrics, lambda: state, codec)
+    app = application(Endpoints(parts), Guard([], 0), metrics, ())
+    body = json.dumps(CLICK).encode()
+    answer = await ask(app, "/v1/clicks", body)
+    assert (answer.status, kind(answer), outside.produced) == (503, "not-ready", [])
+    assert json.loads(answer.body)["detail"] == "schema registry: away"
+    assert (await ask(app, "/v1/sessions/s/ranking")).status == 200
+    assert (await ask(app, "/readyz")).status == 503
+    codec.start()
+    state[CLICKS] = None
+    assert (await ask(app, "/v1/clicks", body)).status == 202
+    assert outside.produced[0][:1] == b"\0"
+
+
 async def test_what_kafka_or_the_store_does_not_do_is_no_bug_of_the_server() -> None:
+    """And where these are, is not told to whoever asks."""
     app = app_of(Fake(fails=True))
-    assert (await ask(app, "/v1/sessions/s/ranking")).status == 503
-    assert (await ask(app, "/v1/sessions/s/stream")).status == 503
+    for path in ("/v1/sessions/s/ranking", "/v1/sessions/s/stream"):
+        answer = await ask(app, path)
+        assert (answer.status, kind(answer), b"10.0.0.5" in answer.body) == (503, "unavailable", False)
     answer = await ask(app, "/v1/clicks", json.dumps(CLICK).encode())
     assert (answer.status, kind(answer)) == (503, "unavailable")
 
