@@ -19,7 +19,7 @@ from stream_app.core.session import SessionRules, SessionState
 from tests.unit.trainer.builders import random_sessions
 from trainer.data.sessions import SessionSet
 from trainer.export.bundle import save_bundle
-from trainer.export.shortlist import LEAST_ITEMS
+from trainer.export.shortlist_catalogue import LEAST_ITEMS
 from trainer.memory.terms import NO_MEMORY, SCALES, RepeatTerm, SessionMemory, TableTerm, remember
 from trainer.memory.trained import TrainedModel
 from trainer.models.base import SessionModel

@@ -13,7 +13,7 @@ from tests.unit.trainer.models.test_unrolled import ITEMS, KINDS, WINDOW, drawn
 from trainer.export.bundle import export, save_bundle
 from trainer.export.encoders import encoder_graph
 from trainer.export.parity import check_parity
-from trainer.export.shortlist import LEAST_ITEMS
+from trainer.export.shortlist_catalogue import LEAST_ITEMS
 from trainer.memory.trained import TrainedModel
 from trainer.models.mixed import MixedSettings, initial_mixed
 from trainer.models.unrolled import unrolled

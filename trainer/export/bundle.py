@@ -26,8 +26,8 @@ from trainer.export.encoders import EncoderGraph, encoder_graph, network_of
 from trainer.export.graph import constant, new_graph, serialized
 from trainer.export.memory_graph import Sessions, add_memory, memory_of_tensors
 from trainer.export.sample import sample_of
-from trainer.export.shortlist import LEAST_ITEMS, best_of_shortlist, with_tail
-from trainer.export.shortlist_catalogue import LEAST_WITH_TAIL, Catalogue
+from trainer.export.shortlist import best_of_shortlist, with_tail
+from trainer.export.shortlist_catalogue import LEAST_ITEMS, LEAST_WITH_TAIL, Catalogue
 from trainer.export.shortlist_memory import ListedMemory
 from trainer.export.shortlist_scores import Head
 from trainer.memory.terms import NO_MEMORY, RECENT, SessionMemory, remember

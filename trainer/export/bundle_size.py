@@ -9,9 +9,8 @@ import numpy as np
 from schemas.bundle.manifest import RANK, VOCABULARY, BundleLimits
 from trainer.data.sessions import SessionSet
 from trainer.errors import TrainingSettingsError
-from trainer.export.memory_graph import BLOCK
-from trainer.export.shortlist import LEAST_ITEMS
-from trainer.export.shortlist_catalogue import MOST_BIAS_COLUMNS, padded_items
+from trainer.export.blocks import BLOCK
+from trainer.export.shortlist_catalogue import LEAST_ITEMS, MOST_BIAS_COLUMNS, padded_items
 from trainer.memory.tables import ItemTable
 from trainer.memory.terms import RECENT
 from trainer.models.settings import LearnedSettings, TrainingSettings

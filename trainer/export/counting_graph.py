@@ -18,12 +18,13 @@ from onnxscript import OpBuilder
 
 from trainer.data.sessions import Ints
 from trainer.export.adjust import Adjust
+from trainer.export.blocks import Blocks
 from trainer.export.graph import constant, new_graph, serialized
-from trainer.export.memory_graph import Blocks, Sessions, add_memory
+from trainer.export.memory_graph import Sessions, add_memory
 from trainer.export.neighbours_graph import votes
 from trainer.export.ragged import session_column, table_rows
-from trainer.export.shortlist import LEAST_ITEMS, best_of_shortlist
-from trainer.export.shortlist_catalogue import Catalogue
+from trainer.export.shortlist import best_of_shortlist
+from trainer.export.shortlist_catalogue import LEAST_ITEMS, Catalogue
 from trainer.export.shortlist_memory import ListedMemory
 from trainer.export.shortlist_scores import Head
 from trainer.memory.terms import NO_MEMORY, RECENT, SessionMemory, remember

@@ -15,8 +15,9 @@ import onnx_ir as ir
 from onnx_ir import DataType
 from onnxscript import OpBuilder
 
+from trainer.export.blocks import Blocks
 from trainer.export.graph import constant
-from trainer.export.memory_graph import Blocks, Sessions
+from trainer.export.memory_graph import Sessions
 from trainer.export.ragged import table_rows
 from trainer.models.neighbours import SessionIndex, SessionNeighbours
 

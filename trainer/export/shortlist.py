@@ -61,8 +61,6 @@ from trainer.export.shortlist_scores import (
 )
 from trainer.export.tail import tail_of
 
-LEAST_ITEMS: Final = 20_000
-"""Below, the float32 product is as fast; `make bench BENCH=rank`."""
 _PIECE: Final = 8192
 """Items whose scores for a run of sessions fit the cache."""
 _MARGIN: Final = 1.25

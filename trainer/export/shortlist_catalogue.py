@@ -8,13 +8,16 @@ Shapes: I items, H units, J blocks of C places in integers, T tall blocks of `TA
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from trainer.export.tail import Tail
+if TYPE_CHECKING:  # it builds graphs, whose packages take a second to import: too long where only sizes are asked for
+    from trainer.export.tail import Tail
 
+LEAST_ITEMS: Final = 20_000
+"""Of a catalogue with a shortlist: below, the float32 product is as fast; `make bench BENCH=rank`."""
 _LARGE: Final = 100_000
 """Up to so many items all scores of a run of sessions are kept, block = item; beyond, maxima of blocks of 8."""
 LEAST_WITH_TAIL: Final = _LARGE + 1
@@ -38,7 +41,7 @@ class Catalogue:
 
     output: Floats
     bias: Floats
-    tail: Tail | None = None
+    tail: "Tail | None" = None
 
     @property
     def items(self) -> int:

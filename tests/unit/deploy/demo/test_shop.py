@@ -9,12 +9,13 @@ from math import nan
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy.demo.shop import Shop, ShopSettings, length_probabilities
 from deploy.demo.shop_catalogue import DEPARTMENTS, Catalogue
 from schemas.messages.click import MAX_ID_BYTES, Click, ClickLimits, decode_click, encode_click
+from tests.unit.examples import at_most
 
 OPENS = 1_700_000_000_000
 SHOP = Shop(ShopSettings(seed=7))
@@ -60,7 +61,7 @@ def test_a_longer_history_changes_no_live_click_and_a_later_end_no_earlier_click
     assert today()[len(short)].timestamp >= OPENS + 5_000
 
 
-@settings(max_examples=25, deadline=None)
+@at_most(25)
 @given(
     seed=st.integers(0, 2**32),
     rate=st.floats(0.5, 2_000),
@@ -138,7 +139,6 @@ def test_sessions_have_seven_clicks_on_average_and_at_most_thirty() -> None:
     assert sum(count for length, count in lengths.items() if length >= 15) > 0.05 * 20_000
 
 
-@settings(deadline=None)
 @given(mean=st.floats(1.5, 14.9), spread=st.floats(0.05, 2))
 def test_the_mean_length_is_met_exactly(mean: float, spread: float) -> None:
     chances = length_probabilities(ShopSettings(mean_length=mean, length_spread=spread))

@@ -17,6 +17,7 @@ from schemas.bundle.adjust import ADJUSTS, EXCLUDED
 from schemas.bundle.golden import recent_items, same_ranking
 from schemas.bundle.manifest import RANK
 from schemas.bundle.onnx_file import turned_on
+from tests.unit.examples import at_most
 from tests.unit.trainer.builders import random_sessions
 from tests.unit.trainer.export.test_shortlist import best_items, random, weights_of
 from tests.unit.trainer.export.test_tail import small_tails, trained, trained_network
@@ -120,6 +121,7 @@ def adjusts(draw: st.DrawFn) -> Floats:
 
 @pytest.mark.parametrize("memory", [False, True], ids=["plain", "memory"])
 @pytest.mark.parametrize("kind", HEADS)
+@at_most(30)
 @given(adjust=adjusts(), k=st.sampled_from([1, K, 60]))
 def test_the_list_is_that_of_everything_less_what_is_left_out(kind: str, memory: bool, adjust: Floats, k: int) -> None:
     check(kind, memory, adjust, k)

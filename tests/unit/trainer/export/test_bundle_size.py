@@ -11,11 +11,10 @@ from tests.unit.trainer.export.test_tail import split
 from trainer.data.sessions import SessionSet
 from trainer.errors import TrainingSettingsError
 from trainer.export import bundle_size, tail
+from trainer.export.blocks import Blocks
 from trainer.export.bundle import export, rank_graph
 from trainer.export.bundle_size import graph_bytes
-from trainer.export.memory_graph import Blocks
-from trainer.export.shortlist import LEAST_ITEMS
-from trainer.export.shortlist_catalogue import TALL
+from trainer.export.shortlist_catalogue import LEAST_ITEMS, TALL
 from trainer.memory.terms import RepeatTerm, SessionMemory, TableTerm
 from trainer.models.settings import Gru4RecSettings, WindowSettings
 from trainer.training.gru.members import initial_members

@@ -9,7 +9,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -17,6 +17,7 @@ from schemas.bundle.files import Model, open_bundle
 from schemas.bundle.golden import recent_items, same_ranking
 from schemas.bundle.manifest import RANK
 from schemas.bundle.terms import Terms
+from tests.unit.examples import at_most
 from tests.unit.trainer.builders import random_sessions
 from tests.unit.trainer.export.test_shortlist import UNITS, best_items, by_hand, random, ranked, remembered, weights_of
 from tests.unit.trainer.memory.test_terms import whole_memory
@@ -104,7 +105,7 @@ def test_the_best_are_those_of_the_whole_catalogue(items: int) -> None:
     assert unproven < len(hidden) / 4
 
 
-@settings(max_examples=15)
+@at_most(15)
 @given(
     seed=st.integers(0, 2**32 - 1),
     items=st.integers(700, 1_500),

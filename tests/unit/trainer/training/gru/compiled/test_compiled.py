@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given
-from hypothesis import settings as how_often
 from hypothesis import strategies as st
 
 from tests.conftest import REPOSITORY
+from tests.unit.examples import at_most
 from tests.unit.trainer.builders import random_sessions
 from tests.unit.trainer.networks import gru
 from trainer.compilation import sources
@@ -77,7 +77,7 @@ def assert_same(plain: FitResult, fast: FitResult) -> None:
 
 
 @given(values=CHOICES, more=OF_LOSSES)
-@how_often(max_examples=60)
+@at_most(60)
 def test_they_learn_the_same(values: dict[str, object], more: dict[str, object]) -> None:
     if values["loss"] == "cross-entropy":
         values |= {"logq": more["logq"]}
