@@ -27,17 +27,12 @@ _PREFERRED: Final = 0
 _senders = itertools.count()
 
 
-def shop(
-    rng: random.Random, items: Sequence[str], *, name: str = "s", open_sessions: int = 200, ago_ms: int = 5 * _HOUR_MS
-) -> Iterator[Record]:
-    """Clicks without end, of sessions that come and go: long, interrupted and late ones, some of unknown items.
-
-    They begin so long ago; those of today are not interrupted, for that would be in the future.
-    """
+def shop(rng: random.Random, items: Sequence[str], *, name: str = "s", open_sessions: int = 200) -> Iterator[Record]:
+    """Clicks without end, of sessions that come and go: long, interrupted and late ones, some of unknown items."""
     weights = [1 / (rank + 1) for rank in range(len(items))]
     time_of: dict[str, int] = {}
     visitors: list[str] = []
-    now = int(time.time() * 1000) - ago_ms
+    now = int(time.time() * 1000) - 5 * _HOUR_MS
     for n in range(10**12):
         now += rng.randrange(5)
         if len(visitors) < open_sessions or rng.random() < 0.1:
@@ -47,7 +42,7 @@ def shop(
         if len(visitors) > open_sessions and rng.random() < 0.5:
             visitors.pop(place)
         at = max(now, time_of.get(visitor, 0)) + rng.choice([0, 500, 4000, -3000])
-        if ago_ms and rng.random() < 0.01:
+        if rng.random() < 0.01:
             at += 40 * 60_000  # a pause that ends the session
         time_of[visitor] = max(at, time_of.get(visitor, 0))
         [item] = rng.choices(items, weights)

@@ -55,7 +55,6 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     "broker-kill": Scenario(brokers.down(kill=True), "kill -9 of the broker"),
     "broker-restart": Scenario(brokers.down(kill=False), "the broker restarts"),
     "outage": Scenario(brokers.down(kill=True, seconds=60), "no broker for 60 s"),
-    "outage-long": Scenario(brokers.down(kill=True, seconds=300), "no broker for 5 min", by_hand=True),
     "three-brokers": Scenario(
         brokers.down(kill=True, seconds=6), "kill -9 of one of three brokers after the other", brokers=3
     ),
@@ -115,12 +114,6 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     "trainer": Scenario(parts.trainer_killed, "kill -9 of the trainer in each phase"),
     "trainer-disk-full": Scenario(parts.trainer_disk_full, "no file of the trainer may grow for 5 s, in each phase"),
     "registry-full": Scenario(parts.registry_full, "the registry's disk is full for 10 s", by_hand=True),
-    "guard": Scenario(
-        parts.guard_killed,
-        "kill -9 of worker, scorer and guard, also between its promotion of the better model and the end of the split",
-        records=clicks.of_now,
-        by_hand=True,
-    ),
     "two-trainers": Scenario(
         parts.two_trainers,
         "a second trainer on the registry of one that runs, of one that is frozen, and of that one when it thaws",

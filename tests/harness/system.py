@@ -75,19 +75,10 @@ class _Gru(TinyModel):
         return super().weights(*shape, salt=salt) * np.float32(0.3 if salt >= 10 else 1)
 
 
-@dataclass(frozen=True)
-class _Popular(TinyNone):
-    """Ranks the first items first, which the shop sells most: better than all others by far."""
-
-    def weights(self, *shape: int, salt: int) -> NDArray[np.float32]:
-        return np.broadcast_to(1 / np.arange(1, shape[-1] + 1), shape).astype(np.float32)
-
-
 KINDS: Final[dict[str, Callable[[int], TinyModel]]] = {
     "gru": lambda seed: _Gru(items=KNOWN, layers=2, hidden_size=12, k=25, recent_size=8, seed=seed),
     "window": lambda seed: TinyWindow(items=KNOWN, hidden_size=8, k=25, window=12, seed=seed),
     "counts": lambda seed: TinyNone(items=KNOWN[:200], k=25, seed=seed),
-    "popular": lambda seed: _Popular(items=KNOWN, k=25, seed=seed),
 }
 
 
@@ -476,13 +467,9 @@ class System:
     def split(self, percent: int) -> None:
         """Give the model of the alias `b` so many percent of the sessions; without any there is no split."""
         self.did("split" if percent else "split ended")
-        self.note_split(percent)
+        self.history.note("split", shares=_shares(percent))
         split = Split(app_id=self.name, variants=tuple(Variant(alias, share) for alias, share in _shares(percent)))
         self._put("splits", {self.name: encode_split(split) if percent else None})
-
-    def note_split(self, percent: int) -> None:
-        """From now on this is the split."""
-        self.history.note("split", shares=_shares(percent))
 
     def publish(self, topic: str, records: Mapping[str, Mapping[str, object] | None]) -> None:
         """Items or rules by their ids; None takes one back."""

@@ -64,11 +64,6 @@ def invalid_records(system: System) -> Iterator[Record]:
             yield b"s", b"x" * _LARGE
 
 
-def of_now(system: System) -> Iterator[Record]:
-    """Clicks that scores are counted of now."""
-    return shop(system.rng, ITEMS, ago_ms=0)
-
-
 def with_a_bot(system: System) -> Iterator[Record]:
     """Half of all clicks are of one session."""
     return mixed(system.rng, shop(system.rng, ITEMS), bot(system.rng, ITEMS))

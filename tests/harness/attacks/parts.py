@@ -7,7 +7,7 @@ from typing import Any
 from tests.harness.attacks.rounds import FEW, FULL_SECONDS, SMALL, rounds
 from tests.harness.parts import SCORE, SCORE_SETTINGS, Store, scores_equal_a_recount, store_equals_the_topic
 from tests.harness.system import System
-from tests.harness.trainers import PHASES, Disk, Guard, Trainer
+from tests.harness.trainers import PHASES, Disk, Trainer
 
 _ENDS = "next cycle"
 
@@ -45,35 +45,6 @@ def sink_killed(system: System, seconds: float) -> None:
         system.start_ready()
         system.start_ready("sink", command=parts["sink"])
     system.at_rest.append(partial(store_equals_the_topic, system, store))
-
-
-def guard_killed(system: System, seconds: float) -> None:
-    """It is killed before it decides, and between its two deeds: its announcement and the end of the split."""
-    system.settings |= SCORE_SETTINGS
-    better = system.bundle("popular")
-    system.announce(better, alias="b")
-    system.use_splits()
-    system.split(50)
-    system.kill()
-    system.start_ready()
-    system.start_ready("scorer", command=SCORE)
-    guard = Guard(system)
-    guard.start()
-    for _ in rounds(seconds, least=1):
-        system.clicks_pass(FEW)
-        guard.kill("guard killed")
-        guard.start()
-        system.kill()
-        system.start_ready()
-    guard.waits(lambda: guard.told("announced by the guard"), "sure")
-    guard.kill("guard killed (split not ended)")
-    guard.start()
-    system.kill("scorer")
-    system.start_ready("scorer", command=SCORE)
-    guard.waits(guard.split_is_over, "at its end")
-    system.note_split(0)
-    system.clicks_pass(FEW)
-    system.at_rest.append(partial(guard.has_decided, better))
 
 
 def trainer_killed(system: System, seconds: float) -> None:
