@@ -24,6 +24,8 @@ _MOST_STEPS: Final = 1024  # of changes, before all is made anew
 _OFFER_BYTES: Final = 64 * 2**20  # of the offers of all markets
 _LEAST_OFFERS: Final = 8
 _LEAST_DUE: Final = 1024  # times to come, before those that do not count any more are left out
+_SET_BACK_MS: Final = 1000
+"""A clock that goes back by less brings nothing back; one that goes back further was wrong before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +81,8 @@ class Offer:
 class Offers:
     """The offers of one model, from a catalogue that nobody changes while a method runs.
 
-    Without a catalogue everything may be shown everywhere. ``now_ms`` is a time that is not after the first one asked
-    for: of what was over before, nothing needs to be watched.
+    Without a catalogue everything may be shown everywhere. ``now_ms`` is the time by which it is made: of what was over
+    before, nothing needs to be watched.
     """
 
     def __init__(
@@ -106,6 +108,7 @@ class Offers:
         self._version = 0  # of items that may be pinned, and are perhaps none of the model's
         self._now = now_ms
         self._due: list[tuple[int, int]] = []  # times and items, a heap
+        self._pins_due = NEVER
         self._timeline()
         self._rules_version = -1
         self._rules_due = 0
@@ -119,14 +122,19 @@ class Offers:
         return catalogue is not None and (
             bool(self._changes)
             or catalogue.rules_version != self._rules_version
-            or now_ms >= min(self._rules_due, self._due[0][0] if self._due else NEVER)
+            or now_ms >= min(self._rules_due, self._pins_due, self._due[0][0] if self._due else NEVER)
+            or now_ms < self._now - _SET_BACK_MS
         )
 
     def refresh(self, now_ms: int) -> None:
         """Take in what has changed in the catalogue, and what became due."""
         catalogue = self._catalogue
         assert catalogue is not None
-        self._now = max(self._now, now_ms)  # a clock that is put back brings nothing back
+        if now_ms < self._now - _SET_BACK_MS:
+            self._now = now_ms
+            self._timeline()
+            self._take_in_rules()
+        self._now = max(self._now, now_ms)
         if self._changes:
             self._version += 1
             self._take_in(self._changes.take())
@@ -317,6 +325,7 @@ class Offers:
                     pins.append(Pin(rule.place + number, item_id, rule.rule_id, self._counted(place)))
         offer.pins = tuple(sorted(pins, key=lambda pin: (pin.place, pin.rule_id)))
         offer.pins_due = due
+        self._pins_due = min(one.pins_due for one in self._offers.values())
 
     def _counted(self, place: int) -> tuple[str, ...]:
         """The categories of the item at a place, where their number counts."""

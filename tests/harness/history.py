@@ -13,6 +13,7 @@ Each line has `at`, seconds since the run began, and `what`:
     click         partition, offset, key, value: a record of the clicks topic, as it was there at the end
     rejected      partition, offset: the source of a record of the topic of rejected clicks
     catalogue     topic, offset, key, value: a record of `items` or `rules`
+    split         shares: percentages of aliases, in order; none without a split
     row           where, partition, offset, key, row: a record of the changelog, or of a worker's RocksDB
     covered       where, partition, offset: what a RocksDB says of itself
     committed     partition, offset, end: the group's acknowledgement, and the end of the clicks topic

@@ -67,7 +67,7 @@ def main(arguments: Sequence[str]) -> int:
     broken = False
     with ExitStack() as stack:
         brokers: dict[int, Broker] = {}
-        for name in told.scenario or SCENARIOS:
+        for name in told.scenario or [name for name, one in SCENARIOS.items() if not one.by_hand]:
             scenario = SCENARIOS[name]
             if scenario.brokers not in brokers:
                 brokers[scenario.brokers] = stack.enter_context(

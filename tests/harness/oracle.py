@@ -2,7 +2,7 @@
 
 Written from docs/bundle.md, docs/messages.md, docs/architecture.md and the row's layout (`state_codec`), not from the
 worker's code: no batches, no waves, no rows in flight. It knows the worker's defaults, and of items and rules
-what leaves items out.
+what leaves items out, and of splits who ranks for whom.
 """
 
 import json
@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 import onnxruntime as ort
+from kafka.partitioner.default import murmur2
 from numpy.typing import NDArray
 
 IDLE_GAP_MS: Final = 30 * 60 * 1000
@@ -55,24 +56,39 @@ class Catalogue:
 
     def __init__(self) -> None:
         self.records: dict[str, list[tuple[int, str, bytes | None]]] = {"items": [], "rules": []}
-        self._known: dict[tuple[int, int], tuple[set[str], set[str]]] = {}
+        self._known: dict[tuple[int, int], tuple[dict[str, tuple[float, float]], set[str]]] = {}
 
-    def hidden(self, applied: Mapping[str, int] | None, items: Sequence[str]) -> frozenset[str]:
-        """Those of a model's items, where a ranking says what it has `applied`; none without."""
+    def hidden(self, applied: Mapping[str, int] | None, items: Sequence[str], now_ms: int) -> frozenset[str]:
+        """Those of a model's items, where a ranking says what it has `applied`, and when; none without."""
         if applied is None:
             return frozenset()
         place = applied["items"], applied["rules"]
         if place not in self._known:
             told = {name: self._told(name, offset) for name, offset in zip(self.records, place, strict=True)}
-            shown = {key for key, item in told["items"].items() if item.get("available", True)}
+            times = {
+                key: (item.get("available_from", 0), item.get("available_until", np.inf))
+                for key, item in told["items"].items()
+                if item.get("available", True)
+            }
             excluded = {item for rule in told["rules"].values() for item in rule["match"]["items"]}
-            self._known[place] = shown, excluded
-        shown, excluded = self._known[place]
+            self._known[place] = times, excluded
+        times, excluded = self._known[place]
+        shown = {item for item, (begin, end) in times.items() if begin <= now_ms < end}
         return frozenset(item for item in items if item not in shown or item in excluded)
 
     def _told(self, topic: str, last: int) -> dict[str, Any]:
         newest = {key: value for offset, key, value in self.records[topic] if offset <= last}
         return {key: json.loads(value) for key, value in newest.items() if value is not None}
+
+
+def variant_of(session_id: str, shares: Sequence[tuple[str, int]]) -> str | None:
+    """Which alias ranks for a session, by the percentages of a split; None without one."""
+    place, end = (murmur2(session_id.encode()) & 0x7FFFFFFF) % 10_000, 0
+    for alias, percent in shares:
+        end += 100 * percent
+        if place < end:
+            return alias
+    return None
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,9 +20,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from tests.harness.attacks.rounds import BEYOND
 from tests.harness.clients import Running, end_offsets, shop
 from tests.harness.history import History, lines
-from tests.harness.scenarios import BEYOND
 from tests.harness.system import ITEMS, Broker, System, children_named
 from tests.harness.trend import P, trend
 from tests.harness.verdict import judge

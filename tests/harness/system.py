@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from bench.random_model import random_bundle
 from deploy.kafka import LocalKafka
 from deploy.kafka.ports import free_port
+from schemas.messages.split import Split, Variant, encode_split
 from tests.contract.tiny_model import TinyModel, TinyNone, TinyWindow
 from tests.faults.proxy import ALL, Gate, Proxy
 from tests.harness.clients import (
@@ -140,6 +141,11 @@ def children_named(name: str) -> list[int]:
 def limit_files(pid: int, most: int = resource.RLIM_INFINITY) -> None:
     """Let no file of a process grow beyond so many bytes, as where the disk is full."""
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (most, resource.RLIM_INFINITY))
+
+
+def _shares(percent: int) -> list[tuple[str, int]]:
+    """Of the split that gives the alias `b` so much."""
+    return [("champion", 100 - percent), ("b", percent)] if percent else []
 
 
 @dataclass
@@ -264,7 +270,11 @@ class System:
 
     def _spawn(self, name: str, settings: dict[str, str], command: tuple[str, ...]) -> None:
         port, log = free_port(), self.folder / f"worker-{name}.log"
-        program = "tests.harness.stopping_worker" if "HARNESS_STOP_AT" in settings else "stream_app"
+        program = "stream_app"
+        if "HARNESS_STOP_AT" in settings:
+            program = "tests.harness.stopping_worker"
+        elif "HARNESS_CLOCK" in self.settings:
+            program = "tests.harness.jumping_worker"
         listens = "--port" if command[0] == "api" else "--web-port"
         options = [*command, "--data-dir", str(self.data(name)), listens, str(port)]
         with log.open("ab") as output:
@@ -407,6 +417,27 @@ class System:
         self.did("offsets deleted")
         delete_group(self.broker.direct, self.name)
 
+    # -- the clock ----------------------------------------------------------------------------------------------------
+
+    def use_fake_clock(self) -> None:
+        """What is started from now on has a wall clock that `jump` sets."""
+        self._set_clock(0)
+        self.settings |= {"HARNESS_CLOCK": str(self._clock)}
+
+    def jump(self, seconds: int) -> None:
+        """Let that clock be so far ahead of the true one, or behind it."""
+        self.did("clock set", ahead=seconds)
+        self._set_clock(seconds)
+
+    def _set_clock(self, seconds: int) -> None:
+        new = self._clock.with_suffix(".new")
+        new.write_text(str(seconds))
+        new.replace(self._clock)
+
+    @property
+    def _clock(self) -> Path:
+        return self.folder / "clock"
+
     # -- clicks -------------------------------------------------------------------------------------------------------
 
     def load(self, records: Iterable[Record], *, per_second: float, **told: Any) -> Sender:
@@ -427,6 +458,18 @@ class System:
         self.settings |= {"NEXTCLICK_WORKER__ITEMS": "true", "NEXTCLICK_WORKER__RULES": "true"}
         self._create_topics()
         self.publish("items", {item: {"item_id": item} for item in ITEMS})
+
+    def use_splits(self) -> None:
+        """Workers started from now on follow splits."""
+        self.settings |= {"NEXTCLICK_WORKER__SPLITS": "true"}
+        self._create_topics()
+
+    def split(self, percent: int) -> None:
+        """Give the model of the alias `b` so many percent of the sessions; without any there is no split."""
+        self.did("split" if percent else "split ended")
+        self.history.note("split", shares=_shares(percent))
+        split = Split(app_id=self.name, variants=tuple(Variant(alias, share) for alias, share in _shares(percent)))
+        self._put("splits", {self.name: encode_split(split) if percent else None})
 
     def publish(self, topic: str, records: Mapping[str, Mapping[str, object] | None]) -> None:
         """Items or rules by their ids; None takes one back."""

@@ -8,14 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness.attacks.workers import STEPS
 from tests.harness.matrix import run
-from tests.harness.scenarios import SCENARIOS, STEPS
+from tests.harness.scenarios import SCENARIOS
 from tests.harness.system import Broker
 
 LONG = {
-    "disk-full", "items", "open-transactions", "outage", "refused-rankings", "replaced", "sink", "steps", "workers",
+    "clock", "disk-full", "items", "open-transactions", "outage", "refused-rankings", "replaced", "sink", "splits",
+    "steps", "trainer", "trainer-disk-full", "workers",
 }  # fmt: skip
-QUICK = sorted(name for name, one in SCENARIOS.items() if name not in LONG and one.brokers == 1)
+QUICK = sorted(name for name, one in SCENARIOS.items() if name not in LONG and not one.by_hand and one.brokers == 1)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from stream_app.core.session import SessionState
 from stream_app.core.state_codec import encode_state
 from tests.harness.clients import shop
 from tests.harness.history import History, as_bytes, as_text, lines
-from tests.harness.oracle import Catalogue, Click, Model, Row, click_of, decode_row, wrong
+from tests.harness.oracle import Catalogue, Click, Model, Row, click_of, decode_row, variant_of, wrong
 from tests.harness.system import ITEMS, KINDS, KNOWN
 from tests.harness.verdict import CHANGELOG, judge
 
@@ -41,6 +41,7 @@ def answer(model: Model, row: Row, click: Any, offset: int, hidden: Set[str] = f
         "click_timestamp": click.timestamp,
         "model_version": model.version,
         "reason": reason,
+        "produced_at": 0,
         "items": [
             {"item_id": item, "score": float(score)} for item, score in zip(items[:20], scores[:20], strict=True)
         ],
@@ -287,6 +288,26 @@ def gone_on_without_items(history: Lines) -> None:
     del middle(history, "received")["ranking"]["applied"]
 
 
+def _use_split(history: Lines) -> None:
+    """From the middle on two models share the sessions."""
+    shares = [("champion", 50), ("b", 50)]
+    history.insert(0, {"at": 0, "what": "split", "shares": shares})
+    for line in of(history, "received"):
+        if line["offset"] > CLICKS // 2:
+            line["ranking"]["variant"] = variant_of(line["ranking"]["session_id"], shares)
+
+
+def of_another_variant(history: Lines) -> None:
+    _use_split(history)
+    *_, last = (line for line in of(history, "received") if line["ranking"].get("variant") == "b")
+    last["ranking"]["variant"] = "champion"
+
+
+def gone_on_without_the_split(history: Lines) -> None:
+    _use_split(history)
+    del list(of(history, "received"))[-1]["ranking"]["variant"]
+
+
 def cut_short(history: Lines) -> None:
     history.pop()
 
@@ -331,6 +352,8 @@ PLANTED: list[tuple[Callable[[Lines], None], str]] = [
     (change_that_nobody_applied, "not applied"),
     (items_that_nobody_applied, "not applied"),
     (gone_on_without_items, "not applied"),
+    (of_another_variant, "wrong variant"),
+    (gone_on_without_the_split, "wrong variant"),
 ]
 
 
@@ -366,6 +389,12 @@ def test_what_keeps_to_items_is_not_found(right: Lines) -> None:
     assert dict(judge(history).found) == {}
 
 
+def test_what_keeps_to_a_split_is_not_found(right: Lines) -> None:
+    history = copy.deepcopy(right)
+    _use_split(history)
+    assert dict(judge(history).found) == {}
+
+
 def test_what_expired_and_is_told_of_is_not_found(right: Lines) -> None:
     history = copy.deepcopy(right)
     _expire(history, 1)
@@ -385,12 +414,16 @@ def test_items_are_hidden_as_of_what_was_applied(tmp_path: Path) -> None:
     rule = json.dumps({"match": {"items": [best]}}).encode()
     catalogue.records["rules"] = [(0, "no", rule), (1, "no", None)]
     for rules, barred in ((-1, set()), (0, {best}), (1, set())):
-        hidden = catalogue.hidden({"items": len(KNOWN) - 1, "rules": rules}, model.items)
+        hidden = catalogue.hidden({"items": len(KNOWN) - 1, "rules": rules}, model.items, 0)
         assert hidden == barred
         assert wrong(answer(model, row, click, 0, hidden), click, row, model, hidden) is None
         assert (wrong(answer(model, row, click, 0), click, row, model, hidden) is None) == (not barred)
-    assert catalogue.hidden({"items": 0, "rules": -1}, model.items) == {*KNOWN[1:]}
-    assert catalogue.hidden(None, model.items) == set()
+    assert catalogue.hidden({"items": 0, "rules": -1}, model.items, 0) == {*KNOWN[1:]}
+    assert catalogue.hidden(None, model.items, 0) == set()
+    times = {"available_from": 5, "available_until": 7}
+    catalogue.records["items"].append((len(KNOWN), best, json.dumps(times).encode()))
+    applied = {"items": len(KNOWN), "rules": -1}
+    assert [catalogue.hidden(applied, model.items, now) == set() for now in (4, 5, 6, 7)] == [False, True, True, False]
 
 
 def test_a_history_is_read_as_it_was_written(tmp_path: Path) -> None:

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.harness.history import as_bytes
-from tests.harness.oracle import Catalogue, Click, Model, Row, click_of, decode_row, wrong
+from tests.harness.oracle import Catalogue, Click, Model, Row, click_of, decode_row, variant_of, wrong
 
 Position = tuple[int, int]
 """Partition and offset of a click."""
 CHANGELOG: Final = "changelog"
 SLOW_SECONDS: Final = 1.0
 _SHOWN: Final = 5
+_ALONE: Final = (("champion", 100),)
 
 
 @dataclass
@@ -81,6 +82,8 @@ class _Read:
     told: Counter[int] = field(default_factory=Counter)
     parts: list[Mapping[str, Any]] = field(default_factory=list)
     catalogue: Catalogue = field(default_factory=Catalogue)
+    splits: list[Sequence[tuple[str, int]]] = field(default_factory=lambda: [()])
+    """One after the other, and before each one the champion alone: until the model of a variant is loaded."""
     anew: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
     applied: set[int] = field(default_factory=set)
     """Partitions of which a ranking says what items and rules it keeps to."""
@@ -145,6 +148,9 @@ class _Read:
         value = None if line["value"] is None else as_bytes(line["value"])
         self.catalogue.records[line["topic"]].append((line["offset"], line["key"], value))
 
+    def _split(self, line: Mapping[str, Any]) -> None:
+        self.splits += [_ALONE, tuple(map(tuple, line["shares"]))]
+
     def _part(self, line: Mapping[str, Any]) -> None:
         self.parts.append(line)
 
@@ -166,6 +172,7 @@ def judge(history: Iterable[Mapping[str, Any]]) -> Verdict:
     _judge_last_rows(read, verdict, last)
     _judge_what_arrived(read, verdict)
     _judge_catalogue(read, verdict)
+    _judge_variants(read, verdict)
     for part in read.parts:
         if part["wrong"] or not part["compared"]:
             verdict.found[f"wrong {part['name']}"] += part["told"] or ["there was nothing to compare"]
@@ -202,7 +209,7 @@ def _replay(read: _Read, verdict: Verdict) -> dict[str, list[Row]]:
             }
             for _, ranking in rankings:
                 version = ranking["model_version"]
-                hidden = read.catalogue.hidden(ranking.get("applied"), models[version].items)
+                hidden = read.catalogue.hidden(ranking.get("applied"), models[version].items, ranking["produced_at"])
                 why = [wrong(ranking, click, row, models[version], hidden) for row in after[version]]
                 if all(why):
                     verdict.found["wrong ranking"].append(f"{partition}@{offset} of {click.session_id}: {why[0]}")
@@ -310,6 +317,20 @@ def _judge_catalogue(read: _Read, verdict: Verdict) -> None:
         verdict.found["not applied"].append(f"items and rules up to {newest}")
     for position in read.not_applied:
         verdict.found["not applied"].append(f"{position} is ranked without items and rules")
+
+
+def _judge_variants(read: _Read, verdict: Verdict) -> None:
+    """The rankings of a partition keep to one split after the other; a click that was ranked twice, once at least."""
+    at: Counter[int] = Counter()
+    for (partition, offset), rankings in sorted(read.received.items()):
+        session_id, variants = rankings[0][1]["session_id"], {ranking.get("variant") for _, ranking in rankings}
+        left = range(at[partition], len(read.splits))
+        counts = next((n for n in left if variant_of(session_id, read.splits[n]) in variants), None)
+        if counts is None:
+            told = f"{partition}@{offset} of {session_id} is ranked by {variants}"
+            verdict.found["wrong variant"].append(f"{told}, as of split {at[partition]} and those behind it")
+        else:
+            at[partition] = counts
 
 
 def _judge_order(read: _Read, verdict: Verdict) -> None:

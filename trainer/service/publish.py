@@ -137,7 +137,9 @@ def _publish(
     metrics: Mapping[str, Any],
     states_of: str | None = None,
 ) -> PublishedModel:
-    created_at = time.time_ns() // 1_000_000
+    # Behind every other one, whatever the clock says: cycles and pruning go by the order of versions.
+    last = registry.versions()[-1:]
+    created_at = max([time.time_ns() // 1_000_000, *(model.manifest.created_at + 1 for model in last)])
     candidate = staging / CANDIDATE
     named_by = (*GRAPHS[read_manifest(candidate).encoder], VOCABULARY)
     content = b"".join((candidate / name).read_bytes() for name in named_by)

@@ -249,6 +249,38 @@ def test_what_was_over_before_a_model_came_is_not_watched() -> None:
     assert offers.needs(9)
 
 
+def test_a_clock_that_is_set_right_again_brings_back_what_it_took() -> None:
+    """An hour ahead, and back: items and rules count as if it had never been wrong. A step of NTP changes nothing."""
+    hour, shop, catalogue = 3_600_000, Shop(), Catalogue()
+    for item in (Item(item_id="i1", available_from=hour), Item(item_id="i2", available_until=hour), Item(item_id="i3")):
+        shop.items[item.item_id] = item
+    catalogue.put_items(list(shop.items.items()))
+    pin = Rule(rule_id="r", action=RuleAction.PIN, match=Match(items=("i3",)), place=1, begin=hour - 1)
+    catalogue.put_rule("r", pin)
+    offers = offers_of(catalogue)
+    shown = []
+    for now in (0, hour, hour - 500, 0, hour):
+        if offers.needs(now):
+            offers.refresh(now)
+        offer = offers.of(None)
+        shown.append((sorted(offer.popular(8)[0]), [pinned.item_id for pinned in offer.pins]))
+    pins = [[], ["i3"], ["i3"], [], ["i3"]]
+    assert shown == [([1, 3] if pinned else [2, 3], pinned) for pinned in pins]
+
+
+def test_a_pinned_item_that_no_model_knows_ends_at_its_time() -> None:
+    catalogue = Catalogue()
+    catalogue.put_items([("new", Item(item_id="new", available_from=3, available_until=7))])
+    catalogue.put_rule("r", Rule(rule_id="r", action=RuleAction.PIN, match=Match(items=("new",)), place=1))
+    offers = offers_of(catalogue)
+    shown = []
+    for now in (0, 3, 6, 7):
+        if offers.needs(now):
+            offers.refresh(now)
+        shown.append(len(offers.of(None).pins))
+    assert shown == [0, 1, 1, 0]
+
+
 def test_without_a_catalogue_everything_is_shown() -> None:
     offer = offers_of(None).of("anywhere")
     assert offer.adjust is None

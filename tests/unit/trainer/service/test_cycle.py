@@ -125,6 +125,15 @@ def test_a_model_of_another_kind_that_is_newer_makes_no_cycle_train_anew(trainer
     assert trainer.cycle().run().outcome == "skipped"
 
 
+def test_a_clock_that_is_set_back_makes_no_cycle_train_anew(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    for day, hour in enumerate((1, 0)):
+        monkeypatch.setattr("trainer.service.publish.time.time_ns", lambda hour=hour: (NOW + hour * 3_600_000) * 10**6)
+        trainer.collect(history(200, until=NOW + day * 86_400_000))
+        assert trainer.cycle().run().outcome == "announced"
+    assert [one.version for one in trainer.registry.versions()] == [one.version for one in trainer.topic.log]
+    assert trainer.cycle().run().outcome == "skipped"
+
+
 def test_what_could_not_be_announced_is_announced_by_the_next_cycle(trainer: Trainer) -> None:
     trainer.collect(history(200, until=NOW))
     trainer.topic.down = True

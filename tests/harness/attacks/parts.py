@@ -1,0 +1,108 @@
+"""On the parts beside the workers: scorer, sink, trainer."""
+
+import shutil
+from functools import partial
+from typing import Any
+
+from tests.harness.attacks.rounds import FEW, FULL_SECONDS, SMALL, rounds
+from tests.harness.parts import SCORE, SCORE_SETTINGS, Store, scores_equal_a_recount, store_equals_the_topic
+from tests.harness.system import System
+from tests.harness.trainers import PHASES, Disk, Trainer
+
+_ENDS = "next cycle"
+
+
+def scorer_killed(system: System, seconds: float) -> None:
+    system.settings |= SCORE_SETTINGS
+    system.at_rest.append(partial(scores_equal_a_recount, system))
+    system.start_ready("scorer", command=SCORE)
+    for number in rounds(seconds):
+        system.clicks_pass(FEW)
+        system.kill("scorer")
+        if number % 2:
+            system.did("data deleted", worker="scorer")
+            shutil.rmtree(system.data("scorer"))
+        system.kill()
+        system.start_ready()
+        system.start_ready("scorer", command=SCORE)
+
+
+def sink_killed(system: System, seconds: float) -> None:
+    store = Store(system.folder)
+    system.closing.callback(store.close)
+    system.settings |= {"NEXTCLICK_API__STORE_URL": store.url, "NEXTCLICK_SINK__SESSION_TIMEOUT": "6"}
+    parts = {"sink": ("sink", store.url), "api": ("api",)}
+    for name, command in parts.items():
+        system.start_ready(name, command=command)
+    for number in rounds(seconds):
+        system.clicks_pass(FEW)
+        system.kill("sink")
+        if number % 2:
+            system.did("store emptied")
+            store.close()
+            store.start()
+        system.kill()
+        system.start_ready()
+        system.start_ready("sink", command=parts["sink"])
+    system.at_rest.append(partial(store_equals_the_topic, system, store))
+
+
+def trainer_killed(system: System, seconds: float) -> None:
+    trainer = _trainer(system)
+    for number in rounds(seconds, least=len(PHASES)):
+        phase = PHASES[number % len(PHASES)]
+        trainer.reaches(phase)
+        trainer.kill(f"trainer killed ({phase})")
+        trainer.start()
+    trainer.reaches(_ENDS)
+
+
+def trainer_disk_full(system: System, seconds: float) -> None:
+    trainer = _trainer(system)
+    for number in rounds(seconds, least=len(PHASES)):
+        trainer.reaches(PHASES[number % len(PHASES)])
+        system.did("trainer's disk full")
+        trainer.limit_files(SMALL)
+        system.sleep(FULL_SECONDS)
+        system.did("trainer's disk not full")
+        trainer.limit_files()
+        trainer.reaches(_ENDS)
+
+
+def registry_full(system: System, seconds: float) -> None:
+    disk = Disk(system.folder / "disk")
+    system.closing.callback(disk.close)
+    trainer = _trainer(system, registry=disk.folder / "registry")
+    for number in rounds(seconds):
+        trainer.reaches(("training", "publishing")[number % 2])
+        system.did("registry's disk full")
+        disk.fill()
+        system.sleep(2 * FULL_SECONDS)
+        system.did("registry's disk not full")
+        disk.empty()
+        trainer.reaches("published")
+
+
+def two_trainers(system: System, seconds: float) -> None:
+    """The second one is refused; it takes over while the first one is frozen, which ends when it thaws."""
+    first = _trainer(system)
+    second = Trainer(system, "second", registry=first.registry)
+    system.at_rest.append(second.is_whole)
+    for _ in rounds(seconds, least=2):
+        first.reaches("training")
+        second.start()
+        second.is_refused(first)
+        first.freeze()
+        second.start()
+        second.reaches(_ENDS)
+        first.thaw()
+        first.is_refused(second)
+        first, second = second, first
+
+
+def _trainer(system: System, **told: Any) -> Trainer:
+    """One that trains, and is looked at in the end."""
+    trainer = Trainer(system, **told)
+    system.at_rest.append(trainer.is_whole)
+    trainer.start()
+    return trainer
