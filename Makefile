@@ -29,7 +29,7 @@ $(VENV)/.installed: pyproject.toml requirements/dev.txt requirements/uv.txt
 demo: $(VENV)/.installed  ## Kafka, worker, trainer and a simulated shop for five minutes; CLICKS=file uses real clicks
 	@$(BIN)/python -m deploy.demo $(if $(CLICKS),--clicks "$(CLICKS)") $(DEMO)
 
-# Much of the time tests wait for sessions, restarts and elections: four at a time on two cores, on one Kafka.
+# Much of the time tests wait for sessions, restarts and elections: four at a time on two cores, each with its own Kafka.
 # In the order of their folders: those that wait the longest come before the many short ones, which fill the gaps.
 test: $(VENV)/.installed  ## every test but the longest, on a real Kafka; TEST=path runs some
 	$(BIN)/pytest -n $(JOBS) --dist loadscope --no-loadscope-reorder -m "not long" $(TEST)

@@ -1,6 +1,5 @@
 """What tests share: a real Kafka for the session, names of one's own on it, and the click files."""
 
-import fcntl
 import gc
 import os
 import re
@@ -8,7 +7,6 @@ import signal
 import sys
 import uuid
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,16 +41,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 @dataclass(frozen=True)
 class KafkaUnderTest:
-    """The broker that tests talk to.
-
-    Attributes:
-        local: what these tests may stop and kill: only a broker of their own, which `own_kafka` gives them.
-        data_dir: its log folders; None where KAFKA_BOOTSTRAP_SERVERS names one.
-    """
+    """The broker that tests talk to."""
 
     bootstrap_servers: str
-    local: LocalKafka | None = None
-    data_dir: Path | None = None
+    local: LocalKafka | None  # None when KAFKA_BOOTSTRAP_SERVERS named one: then it is not ours to stop or kill
 
 
 @pytest.hookimpl(wrapper=True)
@@ -66,7 +58,7 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.enable()
 
 
-OWN_BROKER = pytest.StashKey[LocalKafka | None]()
+SHARED_BROKER = pytest.StashKey[LocalKafka]()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -85,79 +77,42 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     return argname if isinstance(val, bytes) else None
 
 
-def named_kafka() -> KafkaUnderTest | None:
-    """The one of KAFKA_BOOTSTRAP_SERVERS."""
-    named = os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
-    if not named:
-        return None
-    try:
-        AdminClient({"bootstrap.servers": named}).list_topics(timeout=10)
-    except KafkaException as error:
-        pytest.fail(f"KAFKA_BOOTSTRAP_SERVERS={named} does not answer ({error}); unset it to start a local Kafka")
-    return KafkaUnderTest(named)
-
-
-@contextmanager
-def local_kafka(session: pytest.Session, folders: pytest.TempPathFactory) -> Iterator[LocalKafka]:
-    """A broker of this process. Its logs outlive the session, where pytest keeps those of the last three."""
-    with LocalKafka(log_dir=folders.mktemp("kafka-logs")) as local:
-        before = session.stash.get(OWN_BROKER, None)
-        session.stash[OWN_BROKER] = local
-        yield local
-        session.stash[OWN_BROKER] = before
-
-
 @pytest.fixture(scope="session")
 def kafka(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaUnderTest]:
     """The Kafka that KAFKA_BOOTSTRAP_SERVERS names, else a local one of one broker, for the whole test session.
 
-    All processes of pytest-xdist share it: an idle broker takes a twentieth of a core. The first that asks starts it,
-    and stops it when no other uses it. Tests take their topic and group names from `topic_prefix`. Those that stop or
-    kill it, or need other settings, start one of their own.
+    Tests share it: they take their topic and group names from `topic_prefix`, and whoever stops its broker starts it
+    again (after one that did not, `pytest_runtest_setup` does). Tests that need more brokers or other settings start a
+    LocalKafka of their own.
     """
-    if (named := named_kafka()) is not None:
-        yield named
+    named = os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
+    if named:
+        try:
+            AdminClient({"bootstrap.servers": named}).list_topics(timeout=10)
+        except KafkaException as error:
+            pytest.fail(f"KAFKA_BOOTSTRAP_SERVERS={named} does not answer ({error}); unset it to start a local Kafka")
+        yield KafkaUnderTest(named, local=None)
         return
-    shared = tmp_path_factory.getbasetemp()
-    shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
-    address = shared / "kafka.address"
-    with (shared / "kafka.lock").open("w") as lock, ExitStack() as stack:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        starts = not address.exists()
-        if starts:
-            local = stack.enter_context(local_kafka(request.session, tmp_path_factory))
-            address.write_text(f"{local.bootstrap_servers}\n{local.data_dir}")
-        bootstrap_servers, data_dir = address.read_text().split("\n")
-        fcntl.flock(lock, fcntl.LOCK_SH)
-        yield KafkaUnderTest(bootstrap_servers, data_dir=Path(data_dir))
-        if starts:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # once all others are done with it
-            address.unlink()
-
-
-@pytest.fixture(scope="module")
-def own_kafka(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaUnderTest]:
-    """For modules whose tests stop or kill the broker, and start it again: their own, unless one is named."""
-    if (named := named_kafka()) is not None:
-        yield named
-        return
-    with local_kafka(request.session, tmp_path_factory) as local:
-        yield KafkaUnderTest(local.bootstrap_servers, local, local.data_dir)
+    # The brokers' logs outlive the session, where pytest keeps those of the last three.
+    with LocalKafka(log_dir=tmp_path_factory.mktemp("kafka-logs")) as local:
+        request.session.stash[SHARED_BROKER] = local
+        yield KafkaUnderTest(local.bootstrap_servers, local)
+        del request.session.stash[SHARED_BROKER]
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Start this process's broker again when the test before left it dead; when that fails, the run ends and says why.
+    """Start the shared broker again when the test before left it dead; when that fails, the run ends and says why.
 
     Without it every later test would wait for minutes for a broker that does not answer.
     """
-    local = item.session.stash.get(OWN_BROKER, None)
+    local = item.session.stash.get(SHARED_BROKER, None)
     if local is None or local.running_brokers:
         return
     try:
         local.start_broker(0)
     except LocalKafkaError as error:
-        item.session.shouldfail = f"the Kafka of these tests does not start again: {error}"
+        item.session.shouldfail = f"the Kafka that tests share does not start again: {error}"
         raise
 
 

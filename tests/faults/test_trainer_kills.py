@@ -32,11 +32,6 @@ CYCLE_KILLS = 5
 SHOP = Shop(ShopSettings(departments=2, brands=3, items_per_line=6))
 
 
-@pytest.fixture(scope="module")
-def kafka(own_kafka: KafkaUnderTest) -> KafkaUnderTest:
-    return own_kafka
-
-
 @pytest.fixture
 def deployment(kafka: KafkaUnderTest, topic_prefix: str, tmp_path: Path) -> Deployment:
     deployment = Deployment(kafka.bootstrap_servers, topic_prefix, tmp_path)

@@ -38,11 +38,6 @@ FEW_LINES = 300
 """An outage told 6,000 a minute."""
 
 
-@pytest.fixture(scope="module")
-def kafka(own_kafka: KafkaUnderTest) -> KafkaUnderTest:
-    return own_kafka
-
-
 @pytest.mark.parametrize(
     ("keep_data", "items"),
     [

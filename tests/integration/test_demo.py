@@ -97,7 +97,7 @@ def _running(
     kafka: KafkaUnderTest, folder: Path, *options: str, clicks: Path | None = None
 ) -> "Iterator[tuple[subprocess.Popen[bytes], Path]]":
     """A demo with a Kafka of its own, in a group of its own, and what it says on standard error."""
-    if kafka.data_dir is None:
+    if kafka.local is None:
         pytest.skip("starts a local Kafka, and KAFKA_BOOTSTRAP_SERVERS says that there is another")
     said, temporary = folder / "stderr", folder / "tmp"
     temporary.mkdir()

@@ -19,7 +19,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from deploy.kafka import LocalKafka, LocalKafkaError
 from deploy.kafka.jars import resolve_jars
 from schemas.config.settings import KafkaConnection
-from tests.conftest import KafkaUnderTest, local_kafka
+from tests.conftest import KafkaUnderTest
 from tests.patience import PATIENCE
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -86,8 +86,14 @@ def answers(address: str) -> bool:
 
 @pytest.fixture(scope="module")
 def one(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalKafka]:
-    with local_kafka(request.session, tmp_path_factory) as local:
-        yield local
+    """The session's own broker when there is one (these tests leave it running), else one of this module."""
+    if os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
+        with LocalKafka(log_dir=tmp_path_factory.mktemp("one")) as kafka:
+            yield kafka
+    else:
+        shared: KafkaUnderTest = request.getfixturevalue("kafka")
+        assert shared.local is not None
+        yield shared.local
 
 
 def test_the_shared_broker_takes_and_gives(kafka: KafkaUnderTest, topic_prefix: str) -> None:
@@ -150,7 +156,9 @@ def test_a_broker_that_ends_by_itself_is_noticed_with_its_log(one: LocalKafka) -
     [java] = [int(pid) for pid in pids if Path(f"/proc/{pid}/comm").read_text() == "java\n"]
     os.kill(java, signal.SIGKILL)
     with pytest.raises(LocalKafkaError, match=rf"broker 0 ended with exit code 137; see {re.escape(str(one.log_dir))}"):
-        watch_until_dead(one)  # `pytest_runtest_setup` starts it for the next test
+        watch_until_dead(one)
+    if os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
+        one.start_broker(0)  # it is this module's own, else `pytest_runtest_setup` starts it for the next test
 
 
 def test_the_test_after_that_finds_it_again(one: LocalKafka) -> None:

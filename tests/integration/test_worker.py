@@ -27,11 +27,6 @@ from tests.stream_process import StreamProcess
 EXIT_REFUSED, EXIT_FAILED, EXIT_STALLED = 2, 1, 70
 
 
-@pytest.fixture(scope="module")
-def kafka(own_kafka: KafkaUnderTest) -> KafkaUnderTest:
-    return own_kafka
-
-
 @dataclass
 class Scene:
     """Workers of one deployment that were started together."""
@@ -192,9 +187,9 @@ def test_a_worker_without_a_model_waits_then_serves_and_drains(kafka: KafkaUnder
             assert worker.stop() == 0  # what it has taken is finished and acknowledged, the bundle is not waited for
     assert deployment.committed() == deployment.records(deployment.topics.rankings)
     assert worker.output().count("chunk left") == 0
-    if kafka.data_dir is not None:
+    if kafka.local is not None:
         for topic in (deployment.topics.rankings, deployment.changelog):
-            assert codecs(kafka.data_dir, topic) == {"zstd"}
+            assert codecs(kafka.local.data_dir, topic) == {"zstd"}
 
 
 def test_two_prefixes_on_one_broker_do_not_see_each_other(scenes: dict[str, Scene]) -> None:

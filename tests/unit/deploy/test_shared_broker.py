@@ -1,4 +1,4 @@
-"""What the tests do about a broker that is gone."""
+"""What the tests do about a shared broker that is gone."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from deploy.kafka import LocalKafkaError
-from tests.conftest import OWN_BROKER, pytest_runtest_setup
+from tests.conftest import SHARED_BROKER, pytest_runtest_setup
 
 
 class DeadBroker:
@@ -22,7 +22,7 @@ class DeadBroker:
 
 
 def session(broker: object) -> Any:
-    return SimpleNamespace(stash={OWN_BROKER: broker}, shouldfail=False)
+    return SimpleNamespace(stash={SHARED_BROKER: broker}, shouldfail=False)
 
 
 def test_it_is_started_again() -> None:
