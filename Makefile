@@ -29,7 +29,7 @@ $(VENV)/.installed: pyproject.toml requirements/dev.txt requirements/uv.txt
 demo: $(VENV)/.installed  ## Kafka, worker, trainer and a simulated shop for five minutes; CLICKS=file uses real clicks
 	@$(BIN)/python -m deploy.demo $(if $(CLICKS),--clicks "$(CLICKS)") $(DEMO)
 
-# Much of the time tests wait for sessions, restarts and elections: four at a time on two cores, each with its own Kafka.
+# Much of the time tests wait for sessions, restarts and elections: four at a time on two cores, on one Kafka.
 # In the order of their folders: those that wait the longest come before the many short ones, which fill the gaps.
 test: $(VENV)/.installed  ## every test but the longest, on a real Kafka; TEST=path runs some
 	$(BIN)/pytest -n $(JOBS) --dist loadscope --no-loadscope-reorder -m "not long" $(TEST)
@@ -39,13 +39,13 @@ long: $(VENV)/.installed  ## the longest tests: another in `make test` comes clo
 
 # Tests of properties alone; `make test` tries the same few examples of them in every run.
 fuzz: $(VENV)/.installed  ## properties with fresh examples, for a scheduled run; EXAMPLES=n a test (1000), TEST=path runs some
-	EXAMPLES=$(or $(EXAMPLES),1000) $(BIN)/pytest -n $(JOBS) -m hypothesis --hypothesis-profile=fresh $(TEST)
+	EXAMPLES=$(or $(EXAMPLES),1000) $(BIN)/pytest -n $(JOBS) -m hypothesis --hypothesis-profile=fresh --timeout 3600 $(TEST)
 
 proof: $(VENV)/.installed  ## every order of crashes, cut-offs and rebalances around a few clicks (docs/proof.md)
 	$(BIN)/python -m tests.proof
 
-matrix: $(VENV)/.installed  ## every attack of docs/proof.md on a real Kafka; SCENARIO="name name" SECONDS=n SEED=n RATE=n choose
-	$(BIN)/python -m tests.harness.matrix $(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) $(if $(RATE),--rate $(RATE))
+matrix: $(VENV)/.installed  ## every attack of docs/proof.md on a real Kafka; SCENARIO="name name" SECONDS=n SEED=n RATE=n MINUTES=n choose
+	$(BIN)/python -m tests.harness.matrix $(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) $(if $(RATE),--rate $(RATE)) $(if $(MINUTES),--minutes $(MINUTES))
 
 soak: $(VENV)/.installed  ## hours under load and attacks, and what grows; HOURS=n in all, goes on where it was broken off
 	$(BIN)/python -m tests.harness.soak --hours $(or $(HOURS),2) $(if $(RATE),--rate $(RATE))

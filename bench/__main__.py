@@ -37,10 +37,12 @@ EXTRA = (
     "family_training",
     "refresh",
     "tail",
+    "pruned",
     "libraries",
     "diversity",
+    "page",
 )
-"""Run only when named: parts of the others, what computes rather than measures, and what takes hours."""
+"""Run only when named: parts of the others, what computes rather than measures, what needs a browser, or hours."""
 
 
 def main(names: list[str]) -> None:

@@ -110,7 +110,7 @@ def _look_up(bootstrap: str, folder: Path) -> tuple[Answers, float]:
         due = _arrivals(LOOKUPS, WARM_UP_SECONDS + SECONDS, seed=1)
         asked = np.random.default_rng(2).integers(0, len(sessions), len(due))
         requests = [get(f"/v1/sessions/{sessions[number]}/ranking") for number in asked.tolist()]
-        with _api(deployment, folder) as (process, port), _apart_from(process.pid):
+        with running_api(deployment, folder) as (process, port), _apart_from(process.pid):
             first = int((due < WARM_UP_SECONDS).sum())
             send(port, requests[:first], due[:first])
             cpu = cpu_seconds(process.pid)
@@ -132,7 +132,7 @@ def _wait(bootstrap: str, folder: Path) -> NDArray[np.float64]:
             post("/v1/clicks?wait=10s", encode_click(Click(f"session-{session}", ids[item], now)))
             for session, item in zip(sessions.tolist(), items.tolist(), strict=True)
         ]
-        with _api(deployment, folder) as (_, port):
+        with running_api(deployment, folder) as (_, port):
             answers = _all(send(port, requests, due), 200)
         return answers.latency_ms[due > WARM_UP_SECONDS]
 
@@ -148,8 +148,8 @@ def _all(answers: Answers, status: int) -> Answers:
 
 
 @contextmanager
-def _api(deployment: Deployment, folder: Path) -> Iterator[tuple["subprocess.Popen[bytes]", int]]:
-    """One that has read all rankings, and its port."""
+def running_api(deployment: Deployment, folder: Path) -> Iterator[tuple["subprocess.Popen[bytes]", int]]:
+    """An API that has read all rankings, and its port."""
     port = free_port()
     environment = deployment.environment(api__data_dir=folder / f"{deployment.name}-api", api__port=port)
     with (folder / f"{deployment.name}-api.log").open("wb") as output:

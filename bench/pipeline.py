@@ -11,6 +11,7 @@ include the time that the broker takes from the same cores.
 
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -21,6 +22,7 @@ from bench.bundles import UNITS, bundle
 from bench.clicks import shop_clicks
 from bench.deployment import Deployment, Worker
 from bench.report import Report, console, spread
+from schemas.messages.click import Click
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,19 @@ CASES = (
     Case(1_000_000, 1, 8_000),
 )
 ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Shop:
+    """What is asked, and by whom.
+
+    Attributes:
+        bundle: the model.
+        clicks: so many clicks on its items.
+    """
+
+    bundle: Path
+    clicks: Callable[[int], Iterator[Click]]
 
 
 @dataclass(frozen=True)
@@ -97,13 +112,15 @@ def measure(cases: tuple[Case, ...], rounds: int) -> Report:
     return Report("pipeline", rows, _ratios(runs))
 
 
-def drain(bootstrap: str, case: Case, folder: Path, **settings: object) -> Run:
-    """Answer a backlog, with fresh topics and fresh workers."""
+def drain(bootstrap: str, case: Case, folder: Path, shop: Shop | None = None, **settings: object) -> Run:
+    """Answer a backlog, with fresh topics and fresh workers; without a `shop` a model with random weights does."""
+    if shop is None:
+        shop = Shop(bundle(folder, case.items), lambda count: shop_clicks(count, case.items))
     with Deployment(bootstrap, folder, partitions=case.partitions) as deployment:
         for _ in range(case.workers):
             deployment.start_worker(**settings)
         deployment.wait_for(lambda: all(worker.is_up for worker in deployment.workers), "the workers' start")
-        deployment.announce(bundle(folder, case.items))
+        deployment.announce(shop.bundle)
         sent = 0
 
         def all_answered() -> bool:
@@ -111,14 +128,14 @@ def drain(bootstrap: str, case: Case, folder: Path, **settings: object) -> Run:
 
         def every_worker_answered() -> bool:
             nonlocal sent
-            sent += deployment.send(shop_clicks(8 * deployment.partitions, case.items))
+            sent += deployment.send(shop.clicks(8 * deployment.partitions))
             return all(worker.answered for worker in deployment.workers)
 
         deployment.wait_for(every_worker_answered, "a ranking by every worker", every=0.2)
         deployment.wait_for(all_answered, "the first rankings")
         before = [_Spent.of(worker) for worker in deployment.workers]
         with deployment.paused():
-            sent += deployment.send(shop_clicks(case.clicks, case.items))
+            sent += deployment.send(shop.clicks(case.clicks))
             began = time.monotonic()
         deployment.wait_for(all_answered, f"{case.clicks} rankings")
         elapsed = time.monotonic() - began

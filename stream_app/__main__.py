@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from schemas.click_files.options import ReadOptions, reads_click_files
 from schemas.config.settings import describe, describe_json, load_settings
@@ -94,11 +95,12 @@ def topics(config: Config = None, json: Json = False) -> None:
     if json:
         print(msgspec.json.encode(msgspec.to_builtins(report)).decode())
     else:
-        table = Table("topic", "key", "partitions", "replication", "cleanup", "", title="Topics")
+        facts = (Column(name, no_wrap=True) for name in ("partitions", "replication", "cleanup", ""))
+        table = Table(Column("topic", overflow="fold"), *facts, title="Topics", box=box.SIMPLE_HEAD, pad_edge=False)
         for spec in specs:
             state = "created" if spec.name in report.created else "present"
             cleanup = spec.config.get("cleanup.policy", "")
-            table.add_row(spec.name, spec.key, str(spec.partitions), str(spec.replication), cleanup, state)
+            table.add_row(spec.name, str(spec.partitions), str(spec.replication), cleanup, state)
         out.print(table)
         for difference in report.differs:
             err.print(f"[yellow]{difference}[/]")
@@ -399,7 +401,7 @@ def show_settings(config: Config = None, json: Json = False) -> None:
     if json:
         print(describe_json(settings))
         return
-    table = Table("setting", "value", "from")
+    table = Table(*(Column(name, overflow="fold") for name in ("setting", "value", "from")))
     for one in describe(settings):
         table.add_row(one.key, str(one.value), one.origin)
     out.print(table)

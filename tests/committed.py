@@ -7,19 +7,20 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from tests.patience import PATIENCE
+
 _COORDINATOR_AWAY = (
     KafkaError.NOT_COORDINATOR,
     KafkaError.COORDINATOR_NOT_AVAILABLE,
     KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
 )
 """A broker that has just started says so for a moment."""
-_SECONDS = 60.0
 
 
 def instances(config: Mapping[str, Any], group: str) -> set[str]:
     """Names of the group's static members."""
     admin = AdminClient(dict(config))  # in a variable: its futures fail once it is collected
-    found = admin.describe_consumer_groups([group], request_timeout=_SECONDS)[group].result(_SECONDS)
+    found = admin.describe_consumer_groups([group], request_timeout=PATIENCE)[group].result()
     return {member.group_instance_id for member in found.members}
 
 
@@ -37,10 +38,10 @@ class Offsets:
     def committed(self, topic: str, partitions: int) -> list[int]:
         """The group's committed offset of each partition, below 0 without one."""
         asked = [TopicPartition(topic, partition) for partition in range(partitions)]
-        deadline = time.monotonic() + _SECONDS
+        deadline = time.monotonic() + PATIENCE
         while True:
             try:
-                return [found.offset for found in self._consumer.committed(asked, timeout=_SECONDS)]
+                return [found.offset for found in self._consumer.committed(asked, timeout=PATIENCE)]
             except KafkaException as error:
                 if error.args[0].code() not in _COORDINATOR_AWAY or time.monotonic() > deadline:
                     raise
@@ -49,6 +50,6 @@ class Offsets:
     def marks(self, topic: str) -> dict[int, tuple[int, int]]:
         """First offset and end offset of each partition."""
         return {
-            partition: self._consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=_SECONDS)
-            for partition in sorted(self._consumer.list_topics(topic, timeout=_SECONDS).topics[topic].partitions)
+            partition: self._consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=PATIENCE)
+            for partition in sorted(self._consumer.list_topics(topic, timeout=PATIENCE).topics[topic].partitions)
         }

@@ -7,6 +7,7 @@ import signal
 import sys
 import uuid
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis.database import DirectoryBasedExampleDatabase
 
 from deploy.kafka import LocalKafka, LocalKafkaError
-from tests.patience import PATIENCE
+from tests.admin import delete_topics_of
+from tests.shared_broker import SharedBroker
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -41,10 +43,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 @dataclass(frozen=True)
 class KafkaUnderTest:
-    """The broker that tests talk to."""
+    """The broker that tests talk to.
+
+    Attributes:
+        is_named: whether KAFKA_BOOTSTRAP_SERVERS named it: then its settings are not those of `deploy.kafka`.
+    """
 
     bootstrap_servers: str
-    local: LocalKafka | None  # None when KAFKA_BOOTSTRAP_SERVERS named one: then it is not ours to stop or kill
+    is_named: bool = False
 
 
 @pytest.hookimpl(wrapper=True)
@@ -58,7 +64,8 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.enable()
 
 
-SHARED_BROKER = pytest.StashKey[LocalKafka]()
+SHARED_BROKER = pytest.StashKey[SharedBroker]()
+OWN_BROKER = pytest.StashKey[LocalKafka]()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -77,43 +84,66 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     return argname if isinstance(val, bytes) else None
 
 
-@pytest.fixture(scope="session")
-def kafka(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaUnderTest]:
-    """The Kafka that KAFKA_BOOTSTRAP_SERVERS names, else a local one of one broker, for the whole test session.
+@contextmanager
+def local_kafka(session: pytest.Session, folders: pytest.TempPathFactory) -> Iterator[LocalKafka]:
+    """A broker of this process's own, to stop and kill; pytest keeps its logs, those of the last three sessions."""
+    with LocalKafka(log_dir=folders.mktemp("kafka-logs")) as local:
+        session.stash[OWN_BROKER] = local
+        yield local
+        del session.stash[OWN_BROKER]
 
-    Tests share it: they take their topic and group names from `topic_prefix`, and whoever stops its broker starts it
-    again (after one that did not, `pytest_runtest_setup` does). Tests that need more brokers or other settings start a
-    LocalKafka of their own.
+
+def run_folder(config: pytest.Config, folders: pytest.TempPathFactory) -> Path:
+    """What all processes of this run of the tests share."""
+    folder = folders.getbasetemp()
+    return folder.parent if hasattr(config, "workerinput") else folder
+
+
+@pytest.fixture(scope="session")
+def kafka(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> KafkaUnderTest:
+    """The Kafka that KAFKA_BOOTSTRAP_SERVERS names, else a local one of one broker, for the whole test run.
+
+    All processes of pytest-xdist share it: tests take the names of their topics and groups from `topic_prefix`. Those
+    that stop or kill a broker use `local_kafka`; those that need more brokers or other settings start a LocalKafka.
     """
-    named = os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
-    if named:
+    if named := os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
         try:
             AdminClient({"bootstrap.servers": named}).list_topics(timeout=10)
         except KafkaException as error:
             pytest.fail(f"KAFKA_BOOTSTRAP_SERVERS={named} does not answer ({error}); unset it to start a local Kafka")
-        yield KafkaUnderTest(named, local=None)
-        return
-    # The brokers' logs outlive the session, where pytest keeps those of the last three.
-    with LocalKafka(log_dir=tmp_path_factory.mktemp("kafka-logs")) as local:
-        request.session.stash[SHARED_BROKER] = local
-        yield KafkaUnderTest(local.bootstrap_servers, local)
-        del request.session.stash[SHARED_BROKER]
+        return KafkaUnderTest(named, is_named=True)
+    broker = SharedBroker(run_folder(request.config, tmp_path_factory))
+    address = broker.join()
+    request.session.stash[SHARED_BROKER] = broker
+    return KafkaUnderTest(address)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Leave the shared broker. Its owner may have to wait for minutes: too long for the end of a test, or a fixture."""
+    if (broker := session.stash.get(SHARED_BROKER, None)) is not None:
+        broker.leave()
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Start the shared broker again when the test before left it dead; when that fails, the run ends and says why.
+    """Have a broker for the next test when the one before left it dead; if that fails, the run ends and says why.
 
-    Without it every later test would wait for minutes for a broker that does not answer.
+    Without it every later test would wait for minutes for a broker that does not answer. This process's own is started
+    again. The shared one is nobody's to kill: a test fails with the end of its log, and others go on with a new one.
     """
-    local = item.session.stash.get(SHARED_BROKER, None)
-    if local is None or local.running_brokers:
-        return
+    stash = item.session.stash
+    gone: str | None = None
     try:
-        local.start_broker(0)
+        if (own := stash.get(OWN_BROKER, None)) is not None and not own.running_brokers:
+            own.start_broker(0)
+        if (shared := stash.get(SHARED_BROKER, None)) is not None and item.get_closest_marker("kafka"):
+            gone = shared.replaced()
     except LocalKafkaError as error:
-        item.session.shouldfail = f"the Kafka that tests share does not start again: {error}"
+        item.session.shouldfail = f"the Kafka of these tests does not start again: {error}"
         raise
+    if gone is not None:
+        pytest.fail(gone, pytrace=False)
 
 
 @pytest.fixture
@@ -122,11 +152,7 @@ def topic_prefix(kafka: KafkaUnderTest, request: pytest.FixtureRequest) -> Itera
     test = re.sub(r"[^A-Za-z0-9]+", "-", request.node.name).strip("-")[:60]
     prefix = f"{test}-{uuid.uuid4().hex[:8]}"
     yield prefix
-    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
-    own = [topic for topic in admin.list_topics(timeout=30).topics if topic.startswith(prefix)]
-    if own:
-        for deleted in admin.delete_topics(own).values():
-            deleted.result(PATIENCE)
+    delete_topics_of({"bootstrap.servers": kafka.bootstrap_servers}, prefix)
 
 
 @pytest.fixture(scope="session")
@@ -136,6 +162,17 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the click files of ../shared/data, and there is no {folder}")
     return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def shared_traces(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """An encoder is traced once a run, not once a process."""
+    with pytest.MonkeyPatch.context() as patched:
+        if "trainer.export.encoders" in sys.modules:  # else no test here exports, or only in a process of its own
+            from tests.shared_traces import share_traces
+
+            share_traces(run_folder(request.config, tmp_path_factory) / "traces", patched)
+        yield
 
 
 @pytest.fixture(autouse=True)

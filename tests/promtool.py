@@ -16,7 +16,7 @@ from tests.container_files import REPOSITORY
 RULES: Final = REPOSITORY / "deploy" / "prometheus" / "rules.yml"
 _PEACE: Final = 60
 """Minutes before something breaks."""
-_LOOK: Final = 30
+_LOOK: Final = 35
 """Minutes in which it is looked what fires."""
 
 

@@ -13,6 +13,7 @@ from typing import Self
 
 from deploy.kafka.ports import free_port
 from tests.conftest import REPOSITORY
+from tests.forked_worker import ForkedWorker
 from tests.patience import PATIENCE
 
 
@@ -20,7 +21,7 @@ from tests.patience import PATIENCE
 class StreamProcess:
     """One `stream-app worker`, or another command."""
 
-    process: "subprocess.Popen[bytes]"
+    process: "subprocess.Popen[bytes] | ForkedWorker"
     log: Path
     data_dir: Path
     web_port: int
@@ -29,9 +30,12 @@ class StreamProcess:
     def start(cls, *command: str, log: Path, data_dir: Path, environment: Mapping[str, str]) -> Self:
         """Start it with a port of its own."""
         port = free_port()
+        options = ["--data-dir", str(data_dir), "--web-port", str(port)]
+        if command == ("worker",):
+            return cls(ForkedWorker(options, environment, log), log, data_dir, port)
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "stream_app", *command, "--data-dir", str(data_dir), "--web-port", str(port)],
+                [sys.executable, "-m", "stream_app", *command, *options],
                 cwd=REPOSITORY,
                 env=environment,
                 stdout=output,
@@ -64,10 +68,21 @@ class StreamProcess:
         """Whether it serves."""
         return (self.ready() or {}).get("status") == "ready"
 
+    def metrics(self) -> str:
+        """The page that Prometheus reads. Of a process that has ended, AssertionError says what it logged last."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.web_port}/metrics", timeout=30) as answer:
+                return str(answer.read().decode())
+        except OSError as error:
+            try:
+                code = self.process.wait(1)  # a port closes a moment before its process is gone
+            except subprocess.TimeoutExpired:
+                raise error from None
+            raise AssertionError(f"exit code {code}:\n{self.output()[-3000:]}") from error
+
     def metric(self, name: str) -> float:
-        """The sum of a metric over its labels."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.web_port}/metrics", timeout=30) as answer:
-            lines = answer.read().decode().splitlines()
+        """The sum of a metric over its labels; see :meth:`metrics`."""
+        lines = self.metrics().splitlines()
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.split("{")[0].split(" ")[0] == name)
 
     def output(self) -> str:

@@ -14,7 +14,7 @@
         ├── AnnounceError                    the models topic cannot be read, or does not take an announcement
         │   └── KafkaAwayError (CollectError)   either, because the brokers do not answer: it may pass
         ├── RegistryError                    a model version cannot be found, written or removed
-        │   └── LeaseError                   another trainer publishes the same alias in the same registry
+        │   └── LeaseError                   another one publishes, or guards, the same alias in the same registry
         ├── ParityError                      the ONNX graphs do not compute what the network computes
         └── CycleError                       a cycle failed by no error of ours: a full disk, too little memory
 
@@ -92,7 +92,7 @@ class KafkaAwayError(CollectError, AnnounceError):
 
 
 class LeaseError(RegistryError):
-    """Another trainer holds this registry's lease for the alias."""
+    """Another trainer, or another guard, holds this registry's lease for the alias."""
 
 
 class CycleError(ServiceError):

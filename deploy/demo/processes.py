@@ -94,7 +94,7 @@ class Commands:
 
 def _argv(command: Sequence[str]) -> list[str]:
     module = {"stream-app": "stream_app", "trainer": "trainer"}[command[0]]
-    return [sys.executable, "-m", module, *command[1:]]
+    return [sys.executable, "-P", "-m", module, *command[1:]]
 
 
 def _failure(command: Sequence[str], code: int, log: Path) -> str:

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
-from confluent_kafka import OFFSET_END, Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from msgspec.structs import replace
 
@@ -28,6 +28,7 @@ from deploy.kafka.folders import LOGS, remove_folder
 from deploy.kafka.ports import free_port, hold
 from schemas.config.settings import KafkaConnection, TopicSettings
 from schemas.kafka.topics import changelog_topic
+from schemas.kafka.watermarks import watermarks
 from schemas.messages.announcement import CHAMPION
 from schemas.messages.click import Click, encode_click
 from stream_app.api_settings import ApiSettings
@@ -309,10 +310,7 @@ class Demo:
     def _ends(self, topic: str) -> Mapping[int, int]:
         consumer = Consumer({**self._kafka, "group.id": "demo-view"})
         try:
-            return {
-                p: consumer.get_watermark_offsets(TopicPartition(topic, p, OFFSET_END), timeout=60)[1]
-                for p in range(_PARTITIONS)
-            }
+            return {p: watermarks(consumer, TopicPartition(topic, p), timeout=60)[1] for p in range(_PARTITIONS)}
         finally:
             consumer.close()
 

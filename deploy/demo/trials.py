@@ -58,14 +58,15 @@ class Trials:
     def _try_a_canary(self) -> Iterator[None]:
         while (tried := self._newest(CHALLENGER)) is None or tried.version == self._champion.version:
             yield
-        share = self._share
-        yield from self._beside("trainer", "split", f"{CHAMPION}={100 - share:g}", f"{CHALLENGER}={share:g}")
-        self._event(f"canary: {share:g} % of the sessions get {tried.version}, the guard compares")
-        self.waits_for = "the guard to promote the canary"
         # Its next model would take the place of this one, of whom nothing would be known then.
         if code := (yield from self._done(partial(self._commands.stop, "trainer run"))):
             raise CommandFailedError(f"trainer run ended with exit code {code}; see its log in {self._commands.logs}")
         self._event("the trainer has done its part, and is stopped")
+        tried = self._newest(CHALLENGER) or tried  # it may have been ready with the next one
+        share = self._share
+        yield from self._beside("trainer", "split", f"{CHAMPION}={100 - share:g}", f"{CHALLENGER}={share:g}")
+        self._event(f"canary: {share:g} % of the sessions get {tried.version}, the guard compares")
+        self.waits_for = "the guard to promote the canary"
         while (champion := self._champion).evidence is None:
             yield
         evidence = champion.evidence or {}

@@ -66,7 +66,7 @@ class Node:
         if self._process is not None and self._process.poll() is not None:
             raise LocalKafkaError(
                 f"broker {self.id} ended with exit code {self._process.returncode}; see {self.log_file} and "
-                f"{self.out_file}\n{_why(self.log_file, self.out_file)}"
+                f"{self.out_file}\n{last_errors(self.log_file, self.out_file)}"
             )
 
     def terminate(self) -> None:
@@ -93,7 +93,7 @@ class Node:
         self._process = None
 
 
-def _why(*files: Path, lines: int = 12) -> str:
+def last_errors(*files: Path, lines: int = 12) -> str:
     """The last lines that tell of an error; of files without any, the last lines."""
     told = []
     for file in files:

@@ -21,7 +21,8 @@ def hold(port: int = 0) -> int:
             held.bind((HOST, port))
         except OSError as error:
             raise LocalKafkaError(
-                f"something else listens on {HOST} port {port} ({error}); end it, or choose another port"
+                f"something else listens on {HOST} port {port} ({error}); end it, or choose another port "
+                "(`python -m deploy.kafka --port 0` takes a free one)"
             ) from error
         port = held.getsockname()[1]
         if sys.platform == "linux":  # elsewhere nobody could listen beside it

@@ -87,6 +87,7 @@ def answering_service() -> str | None:
 
 def main() -> int:
     """Audit every lock; returns the exit code."""
+    print(f"audit: asking whether {' or '.join(SERVICES)} tells of vulnerabilities", file=sys.stderr, flush=True)
     service = answering_service()
     if service is None:
         print("audit: DID NOT RUN: neither PyPI nor OSV tells of vulnerabilities here", file=sys.stderr)

@@ -49,7 +49,7 @@ def try_bundle(
         "memory_mb": memory_mb,
         "seconds": seconds,
     }
-    command = [sys.executable, "-m", __name__, json.dumps(about)]
+    command = [sys.executable, "-P", "-m", __name__, json.dumps(about)]
     # Never written to: it is closed by us, or by the end of this process. No other child has it.
     alive, ours = os.pipe()
     try:
@@ -74,7 +74,13 @@ def try_bundle(
 
 
 def _end(code: int) -> str:
-    return signal.Signals(-code).name if code < 0 else str(code)
+    """An exit code, or the name of a signal; those for real time have none but the first and the last."""
+    if code >= 0:
+        return str(code)
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"
 
 
 def _processor_time(seconds: float) -> tuple[int, str]:

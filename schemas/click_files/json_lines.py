@@ -1,16 +1,16 @@
 """One JSON object a line, in columns: our own clicks, dumps of the topic, and OTTO's sessions."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
 import numpy as np
 
-from schemas.click_files.forms import OTTO, Layout, layout_of
+from schemas.click_files.forms import OTTO, Layout, layout_of, plain
 from schemas.click_files.options import ReadOptions
 from schemas.click_files.rows import BadRow, Rows
-from schemas.errors import ClickFileError
 
 _UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
@@ -26,22 +26,42 @@ class _Session(msgspec.Struct):
     events: list[_Event]
 
 
-def is_json(line: bytes) -> bool:
-    """Whether a first line begins an object, or a list of them."""
-    return line.lstrip().startswith((b"{", b"["))
+def objects_of(lines: Sequence[bytes]) -> list[dict[str, Any]]:
+    """The objects that a file's first lines are, none where it holds no JSON lines.
+
+    The first line may be torn, where a log was cut. A list that is written over lines has an object in a line of its
+    own as well, but not in half of them.
+    """
+    objects = []
+    for line in lines:
+        with suppress(*_UNREADABLE):
+            objects.append(_object(line))
+    return objects if objects and (2 * len(objects) >= len(lines) or not why_no_object(lines[0])) else []
 
 
-def layout_of_json(line: bytes, options: ReadOptions) -> Layout:
-    """The layout of a file by its first line. Raises ClickFileError without naming the file."""
+def why_no_object(line: bytes) -> str:
+    """What keeps a line from being an object; empty for one that is."""
     try:
-        first = _object(line)
+        _object(line)
     except _UNREADABLE as error:
-        raise ClickFileError(f"line 1: is no JSON object: {_told(error)}: one object a line is expected") from error
-    ours = {"session_id", "item_id"} <= first.keys()
-    if options.format == OTTO.name or (options.format is None and not ours and {"session", "events"} <= first.keys()):
+        return _told(error)
+    return ""
+
+
+def layout_of_json(objects: Sequence[dict[str, Any]], options: ReadOptions) -> Layout:
+    """The layout of a file by its first objects: what one of them lacks, another may have.
+
+    Raises ClickFileError without naming the file.
+    """
+    names: list[str] = []
+    for one in objects:
+        known = set(map(plain, names))
+        names += [name for name in one if plain(name) not in known]
+    ours = {"session_id", "item_id"} <= set(names)
+    if options.format == OTTO.name or (options.format is None and not ours and {"session", "events"} <= set(names)):
         return Layout(OTTO, ("session", "aid", "ts", "type"), 0, 1, 2, kind=3)
-    layout = layout_of([str(name) for name in first], options)
-    if layout.kind is None and layout.form.kind:  # the first click names no type, and others may
+    layout = layout_of(names, options)
+    if layout.kind is None and layout.form.kind:  # the first clicks name no type, and others may
         return replace(layout, names=(*layout.names, layout.form.kind), kind=len(layout.names))
     return layout
 

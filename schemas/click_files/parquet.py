@@ -80,7 +80,7 @@ def _ids(column: Any, name: str | None) -> Encoded:
     kind = column.type
     if pa.types.is_integer(kind):
         column = column.cast(pa.string())
-    elif not any(of(kind) for of in (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, _is_null)):
+    elif not (_is_text(kind) or _is_bytes(kind) or _is_null(kind)):
         raise ClickFileError(f"{name} is of the type {kind}: write ids as text or whole numbers")
     encoded = pc.fill_null(column.cast(pa.binary()), b"").dictionary_encode()
     return Encoded(encoded.dictionary.to_pylist(), encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64))
@@ -91,14 +91,27 @@ def _times(column: Any, name: str | None) -> Any:
     import pyarrow as pa
 
     kind = column.type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return [value.encode() for value in column.fill_null("").to_pylist()]
+    if _is_text(kind):
+        return [value.encode() for value in column.cast(pa.string()).fill_null("").to_pylist()]
     if _is_moment(kind):
         # Through float64: whole numbers have no NaN. A millisecond of our time is far below 2^53.
         column = column.cast(pa.timestamp("ms"), safe=False).cast(pa.int64())
     elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind) or _is_null(kind)):
         raise ClickFileError(f"{name} is of the type {kind}: write times as timestamps or numbers")
     return column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+
+
+def _is_text(kind: Any) -> bool:
+    import pyarrow as pa
+
+    # Views: what other writers than pyarrow, such as Arrow's in Rust, name in a file's schema.
+    return any(of(kind) for of in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))
+
+
+def _is_bytes(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return any(of(kind) for of in (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view))
 
 
 def _is_moment(kind: Any) -> bool:

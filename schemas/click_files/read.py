@@ -28,6 +28,7 @@ from schemas.messages.click import VIEW
 EXAMPLES: Final = 100  # bad rows that a report names
 _SHOWN: Final = 5  # of these in a message
 _LONELY_DAYS: Final = 30
+_FIRST: Final = 100  # lines by which a file of JSON is recognised: the very first may be torn
 _DELIMITERS: Final = {"\t": "tabs", ",": "commas", ";": "semicolons", "|": "bars"}
 
 
@@ -185,18 +186,18 @@ class _Collected:
             raise error if known else ClickFileError(f"{path}: {error}") from error
 
     def _add_text(self, path: Path, content: Content) -> None:
-        lines = _Counted(content)
-        blocks = whole_lines(iter(lines))
-        first, skipped, blocks = _first_line(blocks)
-        if json_lines.is_json(first):
-            layout = json_lines.layout_of_json(first, self._options)
+        blocks = whole_lines(iter(_Counted(content)))
+        lines, skipped, blocks = _first_lines(blocks)
+        if objects := json_lines.objects_of(lines):
+            layout = json_lines.layout_of_json(objects, self._options)
             clock = Clock(self._now_ms, self._options.timestamps, TimeUnit.MILLISECONDS)
             file = FileRead(path, layout, "JSON lines")
             source: Iterable[Rows] = json_lines.read_json(blocks, layout)
         else:
-            text = first.decode("utf-8", "surrogateescape")
-            delimiter = self._options.delimiter or delimiter_of(text)
+            _refuse_no_text(lines[0], skipped + 1)
+            text = lines[0].decode("utf-8", "surrogateescape")
             try:
+                delimiter = self._options.delimiter or delimiter_of(text)
                 names = fields_of(text, delimiter)
             except csv.Error as error:
                 raise ClickFileError(f"line {skipped + 1}: {error}") from error
@@ -410,18 +411,28 @@ class _Counted:
             ) from error
 
 
-def _first_line(blocks: Iterator[bytes]) -> tuple[bytes, int, Iterator[bytes]]:
-    """The first line that is not blank, how many are before it, and the blocks from the beginning."""
+def _first_lines(blocks: Iterator[bytes]) -> tuple[list[bytes], int, Iterator[bytes]]:
+    """The first lines that are not blank, how many are before them, and the blocks from the beginning."""
     block = next(blocks, b"")
+    if block.count(b"\n") < _FIRST:
+        block += next(blocks, b"")  # a last line without an end is a block of its own
     lines = block.split(b"\n")
     skipped = next((number for number, line in enumerate(lines) if line.strip()), None)
     if skipped is None:
         raise ClickFileError("is empty; clicks, or a first line with the names of the columns, are expected")
-    if b"\0" in lines[skipped]:
+    return [line for line in lines[skipped : skipped + _FIRST] if line.strip()], skipped, chain([block], blocks)
+
+
+def _refuse_no_text(line: bytes, number: int) -> None:
+    """Raise ClickFileError for a first line that cannot be one of text with a delimiter."""
+    if b"\0" in line:
         raise ClickFileError("is no text, or UTF-16 without a mark: save it as UTF-8")
-    if b"\r" in lines[skipped].rstrip(b"\r"):
+    if b"\r" in line.rstrip(b"\r"):
         raise ClickFileError("its lines end with \\r alone: save it with the line ends of Unix or Windows")
-    return lines[skipped], skipped, chain([block], blocks)
+    if line.lstrip().startswith((b"{", b"[")):
+        raise ClickFileError(
+            f"line {number}: is no JSON object: {json_lines.why_no_object(line)}: one object a line is expected"
+        )
 
 
 def _after(blocks: Iterator[bytes], lines: int) -> Iterator[bytes]:

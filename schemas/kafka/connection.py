@@ -158,6 +158,8 @@ class KafkaConnection(Section):
         config: dict[str, str | bool] = {
             "bootstrap.servers": self.bootstrap_servers,
             "security.protocol": self.security_protocol,
+            # librdkafka waits up to 10 s before it looks again whether a broker is back.
+            "reconnect.backoff.max.ms": "1000",
         }
         optional: dict[str, str | SecretStr | None] = {
             "sasl.mechanism": self.sasl_mechanism,

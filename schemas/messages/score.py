@@ -13,6 +13,7 @@ import msgspec
 from schemas.errors import MessageError
 from schemas.messages.click import LATEST_MS, Moment
 from schemas.messages.source import Count, Offset, Partition
+from schemas.messages.split import is_shadow
 
 MOST_TYPES: Final = 50
 """Of a score: further ones count as `OTHERS`."""
@@ -127,6 +128,17 @@ def decode_score(value: bytes | None) -> Score:
         return _decoder.decode(value or b"")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MessageError(f"not a score: {error}") from error
+
+
+def comparable(scores: Iterable[Score]) -> list[Score]:
+    """Those of one k, that of the newest window: Recall@10 of the same rankings is lower than Recall@20.
+
+    `scores.k` may have changed while older scores are on the topic still. What was served decides before what shadows
+    ranked, since their scorer has settings of its own.
+    """
+    found = list(scores)
+    k = max(found, key=lambda score: (not is_shadow(score.variant), score.window_start)).k if found else None
+    return [score for score in found if score.k == k]
 
 
 class Totals(Tally, gc=False):

@@ -27,6 +27,9 @@ class ApiMetrics:
         self.unreadable = Counter(
             "nextclick_api_unreadable", "Records of the rankings topic that are no ranking.", registry=registry
         )
+        self.expired = Counter(
+            "nextclick_api_expired", "Offsets that retention removed before they were read.", registry=registry
+        )
         self.lag = Gauge("nextclick_api_lag", "Rankings not read yet in a partition.", ["partition"], registry=registry)
         # To look a label up takes as long as a lookup.
         self.answered = cache(lambda route, status: self.requests.labels(route=route, status=str(status)))
@@ -46,6 +49,9 @@ class SinkMetrics:
             "nextclick_sink_moved",
             "Batches that the store refused, because it was at another position: another sink wrote, or it lost data.",
             registry=registry,
+        )
+        self.expired = Counter(
+            "nextclick_sink_expired", "Offsets that retention removed before they were read.", registry=registry
         )
         self.lag = Gauge(
             "nextclick_sink_lag", "Rankings not stored yet in a partition.", ["partition"], registry=registry

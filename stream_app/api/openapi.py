@@ -11,7 +11,7 @@ from schemas.messages.ranking import Ranking
 from stream_app.api.backlog import Waiting
 from stream_app.api.overview import Alarm, AlarmName, Overview
 from stream_app.api.problems import MEDIA_TYPE, ProblemDetails
-from stream_app.api.routes import EVENT_STREAM, JSON, Accepted, Models
+from stream_app.api.routes import EVENT_STREAM, JSON, Accepted, AnnouncedModel, Models
 from stream_app.api.shelf import ShownItem
 from stream_app.api.traffic import Recent, Series
 from stream_app.tools.explain import Explanation
@@ -59,6 +59,7 @@ _STRUCTS: Final = (
     ProblemDetails,
 )
 _SCORE: Final = ScoreLine("20260101T000000Z-1f0c", 400, 204, 0.51, 0.2269, 1_767_225_600_000, 1_767_225_900_000, 500)
+_MODEL: Final = AnnouncedModel.of(examples.MODEL_ANNOUNCEMENT)
 _PROBLEM: Final = ProblemDetails("urn:nextclick:problem:no-click", "No click", 422, "item_id is empty", reason="bad-id")
 
 
@@ -180,7 +181,7 @@ def _paths(schemas: Mapping[str, Any]) -> dict[str, Any]:
                     "200": answer(
                         "The models.",
                         Models,
-                        Models("champion", examples.MODEL_ANNOUNCEMENT, [examples.MODEL_ANNOUNCEMENT]),
+                        Models("champion", _MODEL, [_MODEL]),
                     ),
                     **problems(_503=not_ready),
                 },

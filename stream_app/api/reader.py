@@ -16,6 +16,8 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 from schemas.config.settings import TopicSettings
 from schemas.errors import StoppedWaitingError
 from schemas.formats.codec import Codec
+from schemas.kafka.unread import Unread
+from schemas.kafka.watermarks import offsets_for_times, watermarks
 from stream_app.api.board import Board
 from stream_app.api.latest import newest, read
 from stream_app.api.metrics import ApiMetrics
@@ -23,6 +25,8 @@ from stream_app.api.shelf import Shelf
 from stream_app.api.stores import EmbeddedStore
 from stream_app.api.traffic import SPAN_MS, Traffic
 from stream_app.api.watchers import Watchers
+from stream_app.kafka.expired import NO_RESET, is_gone, oldest_left
+from stream_app.kafka.fetched import is_fatal
 from stream_app.kafka.plain_consumer import ReadError
 
 log = structlog.get_logger(__name__)
@@ -71,11 +75,12 @@ class Reader:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reader", daemon=True)
         self._consumer = Consumer(
-            {**consumer_config, "queued.max.messages.kbytes": 16_384, "error_cb": _tell},
+            {**consumer_config, **NO_RESET, "queued.max.messages.kbytes": 16_384, "error_cb": _tell},
             logger=logging.getLogger("librdkafka"),
         )
-        self._unread: set[tuple[str, int]] = set()
+        self._unread: Unread | None = None
         self._positions: dict[int, int] = {}
+        self._gone: set[tuple[str, int]] = set()  # partitions whose next record is no longer there
         self.waiting_for: str | None = "the topics have not been read yet"
 
     def start(self) -> None:
@@ -102,7 +107,7 @@ class Reader:
         rankings = self._rankings_from()
         self._positions = {start.partition: start.offset for start in rankings}
         starts = [*rankings, *self._all_of(self._topics.models), *self._all_of(self._topics.scores)]
-        self._unread = {(start.topic, start.partition) for start in starts}
+        self._unread = Unread.of(self._consumer, starts, timeout=_ANSWER_SECONDS)
         # No lookup waits for what only the page shows.
         self._consumer.assign([*starts, *self._all_of(self._topics.items), *self._lately_rejected()])
         shown = 0.0
@@ -130,11 +135,10 @@ class Reader:
         topic = self._topics.rejected
         return starts_at(self._consumer, topic, dict.fromkeys(self._partitions(topic)), ttl_ms=SPAN_MS)
 
-    def _marks(self, number: int) -> tuple[int, int]:
-        """The first offset of a partition of rankings, and the one behind the last."""
+    def _end(self, number: int) -> int:
+        """The offset behind the last ranking of a partition."""
         at = TopicPartition(self._topics.rankings, number)
-        low, high = self._consumer.get_watermark_offsets(at, timeout=_ANSWER_SECONDS)
-        return low, high
+        return watermarks(self._consumer, at, timeout=_ANSWER_SECONDS)[1]
 
     def _rankings_from(self) -> list[TopicPartition]:
         topic, store = self._topics.rankings, self._store
@@ -142,13 +146,12 @@ class Reader:
         if not numbers:
             raise ReadError(f"there is no topic {topic}; `stream-app topics` creates it")
         if store is None:
-            return [TopicPartition(topic, number, self._marks(number)[1]) for number in numbers]
+            return [TopicPartition(topic, number, self._end(number)) for number in numbers]
         if not store.positions:
             store.clear()  # it is new, or its rows are of a topic that is no more
         positions = {number: store.positions.get(number) for number in numbers}
         for number, position in positions.items():
-            low, high = self._marks(number)
-            if position is not None and not low <= position <= high:
+            if position is not None and position > self._end(number):
                 log.warning("the stored rankings are of other offsets and are read anew", partition=number)
                 store.clear()
                 positions = dict.fromkeys(numbers)
@@ -158,6 +161,9 @@ class Reader:
     # -- what comes ---------------------------------------------------------------------------------------------------
 
     def _take(self, messages: Sequence[Message]) -> None:
+        if self._unread:
+            for message in messages:
+                self._unread.take(message)
         rankings = [message for message in messages if self._is_ranking(message)]
         if rankings:
             positions = {message.partition(): message.offset() + 1 for message in rankings}
@@ -171,19 +177,20 @@ class Reader:
             self._traffic.take(told, time.time_ns() // 1_000_000)
             self._metrics.rankings.inc(len(told))
             self._metrics.unreadable.inc(len(rankings) - len(told))
-        if self.waiting_for is not None:  # last: what was read is stored
-            unread = {topic for topic, _ in self._unread}
-            self.waiting_for = f"not read to the end yet: {', '.join(sorted(unread))}" if unread else None
+        while self._gone:
+            self._pass_over(*self._gone.pop())
+        if self.waiting_for is not None and self._unread is not None:  # last: what was read is stored
+            self.waiting_for = f"not read to the end yet: {', '.join(self._unread.topics)}" if self._unread else None
 
     def _is_ranking(self, message: Message) -> bool:
         """Take care of whatever is none."""
         topic = message.topic()
         if (error := message.error()) is not None:
-            if error.code() == KafkaError._PARTITION_EOF:
-                self._unread.discard((topic, message.partition()))
-            elif error.fatal():
+            if is_fatal(error):
                 raise KafkaException(error)
-            else:
+            if is_gone(error):
+                self._gone.add((topic, message.partition()))
+            elif error.code() != KafkaError._PARTITION_EOF:
                 log.warning("reading", topic=topic, error=error.str())
             return False
         if topic == self._topics.models:
@@ -195,6 +202,16 @@ class Reader:
         elif topic == self._topics.rejected:
             self._traffic.reject(message.timestamp()[1], message.value(), time.time_ns() // 1_000_000)
         return bool(topic == self._topics.rankings)
+
+    def _pass_over(self, topic: str, partition: int) -> None:
+        """Retention was faster than this reader, or than the process before it."""
+        due = self._positions.get(partition) if topic == self._topics.rankings else None
+        left, _ = oldest_left(self._consumer, topic, partition, due)
+        if due is not None and left > due:
+            if self._store is not None:
+                self._store.apply({}, {partition: left})
+            self._positions[partition] = left
+            self._metrics.expired.inc(left - due)
 
     def _show_lag(self) -> None:
         for number, position in self._positions.items():
@@ -209,10 +226,10 @@ def starts_at(
     oldest = max(0, time.time_ns() // 1_000_000 - ttl_ms)
     new = [number for number, position in positions.items() if position is None]
     # First: what comes after is read, whether or not the next question finds it.
-    ends = {number: consumer.get_watermark_offsets(TopicPartition(topic, number), _ANSWER_SECONDS)[1] for number in new}
+    ends = {number: watermarks(consumer, TopicPartition(topic, number), timeout=_ANSWER_SECONDS)[1] for number in new}
     asked = [TopicPartition(topic, number, oldest) for number in new]
-    found = consumer.offsets_for_times(asked, timeout=_ANSWER_SECONDS) if asked else []
-    starts = {tp.partition: tp.offset if tp.offset >= 0 else ends[tp.partition] for tp in found}
+    found = offsets_for_times(consumer, asked, timeout=_ANSWER_SECONDS) if asked else {}
+    starts = {number: offset if offset >= 0 else ends[number] for number, offset in found.items()}
     known = {number: position for number, position in positions.items() if position is not None}
     return [TopicPartition(topic, number, offset) for number, offset in {**known, **starts}.items()]
 

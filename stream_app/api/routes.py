@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 import msgspec
+import structlog
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import ClientDisconnect, Request
@@ -19,7 +20,6 @@ from starlette.routing import Route
 from schemas.bundle.signature import trusted_keys
 from schemas.config.duration import parse_duration
 from schemas.formats.codec import Codec, RegistryCodec
-from schemas.masking import masked
 from schemas.messages.announcement import ModelAnnouncement
 from schemas.messages.click import OWN_KEY, ClickRejectedError, RejectReason, decode_click, encode_click
 from schemas.messages.source import Source
@@ -46,6 +46,8 @@ _KEEP_ALIVE_SECONDS: Final = 15.0
 _LONGEST_SECONDS: Final = 1e12
 _OF_THE_MOMENT: Final = {"Cache-Control": "no-store"}
 
+log = structlog.get_logger(__name__)
+
 
 T = TypeVar("T")
 
@@ -56,12 +58,28 @@ class Accepted(msgspec.Struct):
     source: Source
 
 
+class AnnouncedModel(msgspec.Struct, omit_defaults=True):
+    """An announcement, without the place of its bundle: that is for workers, not for whoever asks here."""
+
+    alias: str
+    version: str
+    manifest_sha256: str
+    announced_at: int
+    why: str
+    evidence: dict[str, Any] | None = None
+
+    @classmethod
+    def of(cls, one: ModelAnnouncement) -> "AnnouncedModel":
+        """What is told of it."""
+        return cls(one.alias, one.version, one.manifest_sha256, one.announced_at, one.why, one.evidence)
+
+
 class Models(msgspec.Struct):
     """Announcements of models, the oldest first: the last one of an alias counts."""
 
     alias: str
-    serving: ModelAnnouncement | None
-    announcements: list[ModelAnnouncement]
+    serving: AnnouncedModel | None
+    announcements: list[AnnouncedModel]
 
 
 @dataclass(frozen=True)
@@ -104,9 +122,9 @@ class Endpoints:
         self._settings, self._store = parts.settings, parts.store
         self._clicks, self._watchers, self._board = parts.clicks, parts.watchers, parts.board
         self._metrics, self._readiness = parts.metrics, parts.readiness
-        serving = partial(self._board.serving, self._settings.worker.model_alias)
+        self._serving = partial(self._board.serving, self._settings.worker.model_alias)
         trusted = trusted_keys(self._settings.bundles.trusted_keys)
-        self._bundle = KeptBundle(self._settings.worker, serving, trusted)
+        self._bundle = KeptBundle(self._settings.worker, self._serving, trusted)
         self._codec = parts.codec
         self._open = 0
         self._slow = ThreadPoolExecutor(1, "slow")
@@ -186,7 +204,8 @@ class Endpoints:
         except NothingToExplainError as error:
             raise ProblemError(404, "nothing-to-explain", str(error)) from error
         except ModelError as error:
-            raise ProblemError(404, "no-model", str(error)) from error
+            log.warning("a ranking was not explained", error=str(error))
+            raise _no_model(self._serving()) from error
         return _json(told)
 
     # -- clicks -------------------------------------------------------------------------------------------------------
@@ -225,10 +244,9 @@ class Endpoints:
     async def models(self, _: Request) -> Response:
         """Which models were announced, and which one serves."""
         self._insist_on(LOOKUPS)
-        alias = self._settings.worker.model_alias
-        serving = self._board.serving(alias)
-        announcements = [_shown(one) for one in self._board.announcements()]
-        return _json(Models(alias, None if serving is None else _shown(serving), announcements))
+        alias, serving, told = self._settings.worker.model_alias, self._serving(), AnnouncedModel.of
+        announcements = [told(one) for one in self._board.announcements()]
+        return _json(Models(alias, None if serving is None else told(serving), announcements))
 
     async def scores(self, request: Request) -> Response:
         """How good the models have been online."""
@@ -347,12 +365,6 @@ def _duration(request: Request, name: str) -> float:
     return seconds
 
 
-def _shown(announcement: ModelAnnouncement) -> ModelAnnouncement:
-    """Without the login that its URL may have."""
-    uri = masked(announcement.uri)
-    return announcement if uri == announcement.uri else msgspec.structs.replace(announcement, uri=uri)
-
-
 def _event_id(latest: Latest) -> str:
     return f"{latest.partition}-{latest.offset}"
 
@@ -375,6 +387,12 @@ def _refused(error: ClickRejectedError) -> ProblemError:
 
 def _wrong_parameter(detail: str) -> ProblemError:
     return ProblemError(422, "wrong-parameter", detail)
+
+
+def _no_model(serving: ModelAnnouncement | None) -> ProblemError:
+    """What the model of now is; where its bundle lies is for the log."""
+    why = "no model is announced" if serving is None else f"{serving.version} cannot be used; the server's log says why"
+    return ProblemError(404, "no-model", why)
 
 
 def _no_ranking(settings: StreamSettings) -> ProblemError:

@@ -9,24 +9,25 @@ import logging
 import signal
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import redis
 import structlog
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from schemas.errors import SchemaRegistryError, StoppedWaitingError
 from schemas.formats.codec import formats_of
 from schemas.kafka.admin import check_topics
-from stream_app.api.latest import newest, read
+from stream_app.api.latest import Latest, newest, read
 from stream_app.api.metrics import SinkMetrics
 from stream_app.api.reader import starts_at
 from stream_app.api.redis_rows import RedisRows
 from stream_app.api.stores import store_client
-from stream_app.errors import DeliveryError, StoreError, StreamError
+from stream_app.errors import StoreError, StreamError
+from stream_app.kafka.expired import NO_RESET, oldest_left
+from stream_app.kafka.fetched import by_partition
 from stream_app.serve.web import Web
 from stream_app.settings import StreamSettings
 from stream_app.state.data_lock import DataLock
@@ -85,7 +86,7 @@ class Sink:
                 "group.instance.id": member,
                 "partition.assignment.strategy": "cooperative-sticky",
                 "enable.auto.commit": False,
-                "auto.offset.reset": "earliest",
+                **NO_RESET,
                 "isolation.level": "read_committed",
                 "session.timeout.ms": int(timeout * 1000),
                 "heartbeat.interval.ms": int(min(3.0, timeout / 5) * 1000),
@@ -119,17 +120,13 @@ class Sink:
             self._consumer.close()
 
     def _take(self, messages: Sequence[Message]) -> None:
-        by_partition: dict[int, list[Message]] = defaultdict(list)
-        for message in messages:
-            if (error := message.error()) is None:
-                by_partition[message.partition()].append(message)
-            elif error.fatal():
-                raise DeliveryError(f"{self._topic} cannot be read any more: {error.str()}")
-            elif error.code() != KafkaError._PARTITION_EOF:
-                log.warning("reading rankings", error=error.str())
-        for partition, records in by_partition.items():
+        fetched, gone = by_partition(messages, self._topic)
+        for partition, records in fetched.items():
             if partition in self._positions:
                 self._store(partition, records)
+        for partition in gone:
+            if partition in self._positions:
+                self._pass_over(partition)
 
     def _store(self, partition: int, records: Sequence[Message]) -> None:
         began_ns = time.time_ns()
@@ -142,11 +139,10 @@ class Sink:
         found = [(record.key(), read(record, self._codec.to_json)) for record in records]
         told = [(key, latest) for key, latest in found if latest is not None]
         after = records[-1].offset() + 1
-        stored = self._insist(lambda: self._rows.apply(partition, newest(told), before, after))
+        stored = self._apply(partition, newest(told), after)
         if stored is None:
             return  # told to stop
         if stored:
-            self._positions[partition] = self._next[partition] = after
             self._metrics.rankings.inc(len(told))
             self._metrics.unreadable.inc(len(records) - len(told))
             if self._tracing is not None:
@@ -157,11 +153,29 @@ class Sink:
         for start in self._starts([partition]):
             self._consumer.seek(start)
 
-    def _insist(self, call: Callable[[], T]) -> T | None:
-        """Call until the store answers; None when told to stop meanwhile. Raises StoreError when it never does.
+    def _pass_over(self, partition: int) -> None:
+        """Retention was faster than this sink, or than the one before it."""
+        due = self._next[partition]
+        left, _ = oldest_left(self._consumer, self._topic, partition, due)
+        # In the store, too, or the next start would tell of them again. If that is elsewhere, the next batch shows it.
+        # After a loss it goes back, or all would be left out that comes to the offsets of what was lost.
+        if left != due and self._apply(partition, {}, left):
+            self._metrics.expired.inc(max(0, left - due))
 
-        A batch that was stored although its answer got lost is refused when it comes again, and read again from there.
-        """
+    def _apply(self, partition: int, changes: Mapping[bytes, Latest], after: int) -> bool | None:
+        """Write rows and the position behind them. False: the store is at another position; None: told to stop."""
+        before = self._positions[partition]
+        stored = self._insist(lambda: self._rows.apply(partition, changes, before, after))
+        if stored is None:
+            return None
+        # What was stored although its answer got lost is refused when it comes again.
+        if not stored and self._insist(partial(self._rows.position, partition)) != after:
+            return False
+        self._positions[partition] = self._next[partition] = after
+        return True
+
+    def _insist(self, call: Callable[[], T]) -> T | None:
+        """Call until the store answers; None when told to stop meanwhile. Raises StoreError when it never does."""
         deadline = time.monotonic() + self._patience
         while not self._stopping():
             try:

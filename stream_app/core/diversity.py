@@ -85,9 +85,11 @@ class Diversity:
             pinned: the categories of each item that rules have put there.
 
         Returns:
-            Places in `index`, in the order of the list.
+            Places in `index`, in the order of the list. Pinned items take the room of the last ones, so what happened
+            there is not told.
         """
         every = self._of_categories(index)
+        shown = most - len(pinned)
         walked = _Choice(self.rules.max_per_category, every, pinned)
         walked.walk(range(len(index)), most)
         found = walked
@@ -98,7 +100,8 @@ class Diversity:
             relevance = relevance_of(np.array(score[: len(candidates)], np.float32), boosts)
             found.diversify(relevance, self.rows[candidates], np.float32(self.rules.mmr_lambda), most)
             found.walk(range(len(candidates), len(index)), most)
-        touched = {Diversified.CATEGORY_CAP: walked.passed_over, Diversified.MMR: found.places != walked.places}
+        capped = walked.passed_over_at is not None and walked.passed_over_at < shown
+        touched = {Diversified.CATEGORY_CAP: capped, Diversified.MMR: found.places[:shown] != walked.places[:shown]}
         return found.places, tuple(name for name, touches in touched.items() if touches)
 
     def _of_categories(self, index: Sequence[int]) -> Sequence[Categories]:
@@ -121,7 +124,7 @@ class _Choice:
 
     Attributes:
         places: of its items.
-        passed_over: whether an item's turn came when a category of it was full.
+        passed_over_at: how many items it held when a category of the next one was full for the first time, or None.
     """
 
     def __init__(self, most: int | None, categories: Sequence[Categories], pinned: Iterable[Categories]) -> None:
@@ -130,7 +133,7 @@ class _Choice:
         for one in pinned:
             self._add(one)
         self.places: list[int] = []
-        self.passed_over = False
+        self.passed_over_at: int | None = None
 
     def walk(self, places: Iterable[int], most: int) -> None:
         """Take the items at these places in turn."""
@@ -156,7 +159,8 @@ class _Choice:
         if self._most is not None:
             categories = self._categories[place]
             if any(self._count.get(one, 0) >= self._most for one in categories):
-                self.passed_over = True
+                if self.passed_over_at is None:
+                    self.passed_over_at = len(self.places)
                 return False
             self._add(categories)
         self.places.append(place)

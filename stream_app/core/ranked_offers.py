@@ -51,7 +51,7 @@ def ranked_offers(
             reason = RankingReason.UNKNOWN_ITEM if unknown[number] else RankingReason.MODEL
         else:
             reason = RankingReason.NOT_FINITE if failed[number] else RankingReason.POPULARITY
-        rules = _rules(offered[number], listed.top, pins[number])
+        rules = _rules(offered[number], _beside(pins[number], listed.top, model), pins[number])
         answers.append(
             RankedClick(sourced.click, sourced.offset, *listed.top, reason, pins[number], rules, listed.diversity)
         )
@@ -88,7 +88,7 @@ def _placed(pins: Sequence[Pin], hidden: Collection[str], most: int) -> tuple[Pi
         while place in at:
             place += 1
         if place <= most:
-            at[place] = pin if place == pin.place else Pin(place, pin.item_id, pin.rule_id)
+            at[place] = replace(pin, place=place)
     return tuple(at[place] for place in sorted(at))
 
 
@@ -189,6 +189,11 @@ def _without(top: Top, hidden: Collection[int], most: int) -> Top:
 def _known(item_ids: Sequence[str], model: Model) -> Collection[int]:
     index_of = model.vocabulary.index
     return {index for item_id in item_ids if (index := index_of(item_id)) is not None}
+
+
+def _beside(pins: Sequence[Pin], top: Top, model: Model) -> Top:
+    """What of a list is still shown once the pinned items are in it."""
+    return _without(top, _known([pin.item_id for pin in pins], model), model.k - len(pins)) if pins else top
 
 
 def _rules(offer: Offer, top: Top, pins: Sequence[Pin]) -> tuple[str, ...]:

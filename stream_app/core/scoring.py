@@ -179,6 +179,11 @@ class PartitionScores:
             ranking.reason, [item.item_id for item in ranking.items[: rules.k]], n, h, r,
         )  # fmt: skip
 
+    def go_back(self, end: int) -> None:
+        """What lay from `end` on is gone, and what comes to these offsets is not counted yet."""
+        for score in self._scores.values():
+            score.next_offset = min(score.next_offset, end)
+
     def published(self, next_offset: int) -> list[Score]:
         """The scores that have changed, to be published with all rankings before `next_offset` counted in them."""
         changed = [self._scores[key] for key in self.changed]

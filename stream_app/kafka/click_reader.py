@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
@@ -22,6 +23,7 @@ from faust.types import TP
 
 from schemas.messages.headers import Headers, trace_of
 from stream_app.errors import StreamError
+from stream_app.kafka.lookup import first_from
 
 log = structlog.get_logger(__name__)
 
@@ -38,8 +40,8 @@ _LOOKS: Final = 5
 """After so many in vain, a thread waits for the next click: cheaper than to look, and dearer than to find."""
 _LONGEST_WAIT_SECONDS: Final = 0.25
 """A rebalance waits for the read under way."""
-_ANSWER_SECONDS: Final = 10.0
 _FIND_SECONDS: Final = 2.0
+_LOOK_UP_SECONDS: Final = 10.0
 _FIND_AGAIN_SECONDS: Final = 5.0
 """As long as one partition's leader is away, all others of this worker wait for it so long, and so seldom."""
 # What librdkafka fetches ahead, and how soon it looks again after it had that: its own 1,000 ms starve a backlog.
@@ -50,12 +52,17 @@ _REFILL_MS: Final = 20
 # ten times a second.
 _FETCH_MS: Final = 100
 _UNKNOWN: Final = -1001
+_NO_EPOCH: Final = -1
 _REFUSED: Final = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED)
 _ASTRAY: Final = (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)
 
 
 class ClicksUnreadableError(StreamError):
-    """Kafka does not let this worker read its clicks."""
+    """This worker cannot read its clicks."""
+
+
+class ClicksLostError(StreamError):
+    """Kafka has lost clicks that this worker had read."""
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
@@ -123,19 +130,24 @@ class Pace:
 class ClickReader:
     """The clicks of this worker's partitions, as they come.
 
-    All calls but `close`, `end_offset` and `leaders_end` belong to the event loop.
+    All calls but `close`, `end_offset` and `record_at` belong to the event loop.
 
     Args:
         consumer_config: of a consumer without a group, for librdkafka.
         most: so many clicks at most are read at once.
         on_look: called whenever it looks for clicks, every few ms as long as some come.
         on_expired: told how many offsets retention removed before they were read.
+        patience: so many seconds `record_at` waits for Kafka.
         traces: whether to look for headers that rankings take over.
 
     Attributes:
         reads: how often somebody asked for clicks.
         passed: by partition, offsets from one up to below another, behind the last click that was read, at which there
             is none: marks of transactions, clicks of aborted ones, and what retention removed before it was read.
+        epochs: by partition, the epoch of the leader that appended the last click that was read; before there is one,
+            what `assign` was told.
+        went_back: by partition, the offset at which reading went on because Kafka had lost what was to come next;
+            whoever has seen it removes it.
     """
 
     def __init__(
@@ -145,12 +157,14 @@ class ClickReader:
         most: int,
         on_look: Callable[[], None],
         on_expired: Callable[[int], None],
+        patience: float,
         traces: bool = False,
     ) -> None:
         self._most = most
         self._traces = traces
         self._on_look = on_look
         self._on_expired = on_expired
+        self._patience = patience
         self._consumer = Consumer(
             {
                 **consumer_config,
@@ -164,9 +178,12 @@ class ClickReader:
             },
             logger=logging.getLogger("librdkafka"),
         )
+        self._first_from = partial(first_from, consumer_config)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="clicks")
         self._partitions: dict[tuple[str, int], TP] = {}
         self._next: dict[TP, int | None] = {}
+        self._found: set[TP] = set()  # partitions that had the offset at which reading began
+        self._unchecked: set[TP] = set()  # those whose records may be others than before `epochs`
         self._astray: dict[TP, None] = {}  # partitions without the offset that is to come next, in turns
         self._find_from = -math.inf
         self._closed = False
@@ -175,6 +192,8 @@ class ClickReader:
         self._first: asyncio.Future[Message | None] | None = None  # what the thread waits for
         self.reads = 0
         self.passed: dict[TP, tuple[int, int]] = {}
+        self.epochs: dict[TP, int] = {}
+        self.went_back: dict[TP, int] = {}
 
     async def prepare(self, topic: str) -> None:
         """Read nothing until `assign`, and find the topic's brokers for it.
@@ -191,17 +210,20 @@ class ClickReader:
         except KafkaException as error:
             log.debug("the brokers of the clicks are not known yet", error=error.args[0].str())
 
-    async def assign(self, starts: Mapping[TP, int | None]) -> None:
+    async def assign(self, starts: Mapping[TP, int | None], epochs: Mapping[TP, int] = MappingProxyType({})) -> None:
         """Read these partitions from these offsets on, None being the beginning, and no others.
 
         What was fetched before is forgotten. No `read` may be under way; one that was cancelled has left its thread.
+        `epochs` are those of the leaders that had the clicks before these offsets, as far as they are known: a later
+        leader may have others there.
         """
         if self._first is not None:
             await asyncio.wait([self._first])
             self._first = None
         self._partitions = {(tp.topic, tp.partition): tp for tp in starts}
-        self._next = dict(starts)
-        self.passed = {}
+        self._next, self._found = dict(starts), set()
+        self._unchecked = {tp for tp in epochs if starts.get(tp) is not None}
+        self.passed, self.epochs, self.went_back = {}, dict(epochs), {}
         self._astray.clear()
         self._find_from = -math.inf
         if self._closed:
@@ -211,7 +233,9 @@ class ClickReader:
     def _go_on(self) -> None:
         self._consumer.assign(
             [
-                TopicPartition(tp.topic, tp.partition, OFFSET_BEGINNING if at is None else at)
+                TopicPartition(tp.topic, tp.partition, OFFSET_BEGINNING)
+                if at is None
+                else TopicPartition(tp.topic, tp.partition, at, leader_epoch=self.epochs.get(tp, _NO_EPOCH))
                 for tp, at in self._next.items()
             ]
         )
@@ -223,16 +247,14 @@ class ClickReader:
         """
         loop, before = asyncio.get_running_loop(), len(self._astray)
         for tp in list(self._astray):
-            place = TopicPartition(tp.topic, tp.partition)
-            ask = partial(self._consumer.get_watermark_offsets, place, timeout=_FIND_SECONDS)
+            due = self._next[tp]
             try:
-                begin, end = await loop.run_in_executor(self._thread, ask)
+                begin, end, same = await loop.run_in_executor(self._thread, partial(self._ask, tp, due))
             except KafkaException as error:
                 log.warning("clicks cannot be read at the moment", topic=tp.topic, error=error.args[0].str())
                 self._find_from = time.monotonic() + _FIND_AGAIN_SECONDS
                 self._astray[tp] = self._astray.pop(tp)  # others first, the next time
                 break
-            due = self._next[tp]
             if due is None:
                 pass  # its beginning has moved on while it was looked for
             elif due < begin:
@@ -244,33 +266,73 @@ class ClickReader:
                 self._on_expired(begin - due)
                 self._pass_over(tp, due, begin)
                 self._next[tp] = begin
-            else:
-                log.warning(
-                    "brokers lost records that they had confirmed, or the offsets of the group were set behind the end "
-                    "of the topic: clicks are read again from its beginning",
-                    partition=tp.partition, next=due, end=end,
-                )  # fmt: skip
-                self._next[tp] = None
+            elif same != due:
+                self._go_back(tp, due, begin, end, same)
+            self._unchecked.discard(tp)
             del self._astray[tp]
         if len(self._astray) < before:
             self._go_on()
 
+    def _ask(self, tp: TP, due: int | None) -> tuple[int, int, int | None]:
+        """Where a partition begins and ends, and up to which offset it is what it was when `due` was the next one.
+
+        The last is None where nothing tells. Raises KafkaException.
+        """
+        begin, end = self._consumer.get_watermark_offsets(TopicPartition(tp.topic, tp.partition), timeout=_FIND_SECONDS)
+        epoch = self.epochs.get(tp)
+        if due is None or due < begin or epoch is None:
+            return begin, end, None
+        # Later leaders have later epochs: the first record of one stands where the records that were lost begin.
+        low, high = begin, min(due, end)
+        while low < high:
+            middle = (low + high) // 2
+            found = self._first_from(tp.topic, tp.partition, middle, seconds=_LOOK_UP_SECONDS)
+            if found is None or (found.leader_epoch() or 0) > epoch:
+                high = middle
+            else:
+                low = min(found.offset() + 1, high)
+        if low < due <= end:
+            found = self._first_from(tp.topic, tp.partition, low, seconds=_LOOK_UP_SECONDS)
+            if found is None or found.offset() >= due:
+                low = due  # there is nothing between but marks of transactions
+        return begin, end, low
+
+    def _go_back(self, tp: TP, due: int, begin: int, end: int, same: int | None) -> None:
+        """Read on from where the partition is no longer what it was; from its beginning if nobody knows.
+
+        Raises:
+            ClicksLostError: clicks behind that are on their way through this worker.
+        """
+        if tp in self._found:
+            raise ClicksLostError(
+                f"brokers lost records that they had confirmed: {tp.topic} partition {tp.partition} was read up to "
+                f"offset {due}, and now ends at {end}. The next start goes on with the clicks that are there"
+            )
+        log.warning(
+            "brokers lost records that they had confirmed, or the offsets of the group were set behind the end of the "
+            "topic: clicks are read on from where it is no longer what it was",
+            partition=tp.partition, next=due, end=end, first=begin if same is None else same,
+        )  # fmt: skip
+        self._next[tp] = same
+        self.went_back[tp] = begin if same is None else same
+
     def end_offset(self, tp: TP) -> int | None:
-        """Where a partition ended when it was last fetched, with what is not committed yet; None before that."""
-        if tp not in self._next:
+        """Where a partition ended when it was last fetched, with what is not committed yet; None before that.
+
+        None as well once this is closed: whoever asks for the lag while a worker stops gets none.
+        """
+        if self._closed or tp not in self._next:
             return None
         _, end = self._consumer.get_watermark_offsets(TopicPartition(tp.topic, tp.partition), cached=True)
         return None if end == _UNKNOWN else int(end)
 
-    def leaders_end(self, tp: TP) -> int:
-        """Where a partition ends by the word of its leader. Raises KafkaException.
-
-        A fetch from a near replica (`kafka.client_rack`) may tell of an end before that: a replica learns late what is
-        confirmed.
-        """
-        place = TopicPartition(tp.topic, tp.partition)
-        _, end = self._consumer.get_watermark_offsets(place, timeout=_ANSWER_SECONDS)
-        return int(end)
+    def record_at(self, tp: TP, offset: int) -> Record | None:
+        """The record at an offset, None if there is none. From any thread. Raises ClicksUnreadableError."""
+        try:
+            found = self._first_from(tp.topic, tp.partition, offset, seconds=self._patience)
+        except KafkaException as error:
+            raise ClicksUnreadableError(f"{tp.topic} cannot be read: {error.args[0].str()}") from error
+        return None if found is None or found.offset() != offset else self._record(found)
 
     async def read(self) -> dict[TP, list[Record]]:
         """The clicks that have come, at most `most`; waits a little while there are none.
@@ -314,26 +376,46 @@ class ClickReader:
     def _sorted(self, messages: Iterable[Message]) -> dict[TP, list[Record]]:
         """By partition, in order. Without those of an assignment that is no longer: librdkafka drops them too."""
         found: dict[TP, list[Record]] = {}
+        last: dict[TP, Message] = {}
         for message in messages:
             tp = self._partitions.get((message.topic(), message.partition()))
             if message.error() is not None:
                 self._told(message, tp)
-            elif tp is not None:
-                kind, timestamp = message.timestamp()
-                offset = message.offset()
-                self._next[tp] = offset + 1
-                trace = trace_of(message.headers()) if self._traces else None
-                record = Record(offset, timestamp, kind - 1, message.key(), message.value(), trace)
+            elif tp is not None and (tp not in self._unchecked or self._is_same(tp, message)):
+                record = self._record(message)
+                self._next[tp] = record.offset + 1
                 found.setdefault(tp, []).append(record)
+                last[tp] = message
+        self._found.update(last)
+        for tp, message in last.items():
+            if (epoch := message.leader_epoch()) is not None:
+                self.epochs[tp] = epoch
         return found
+
+    def _is_same(self, tp: TP, message: Message) -> bool:
+        """Whether the first record that comes is of the leader that had those before it, and not of a later one.
+
+        That one may have others before it. librdkafka asks only when a leader changes while it reads.
+        """
+        if (message.leader_epoch() or 0) > self.epochs[tp]:
+            self._astray.setdefault(tp)
+            return False
+        self._unchecked.discard(tp)
+        return True
+
+    def _record(self, message: Message) -> Record:
+        kind, timestamp = message.timestamp()
+        trace = trace_of(message.headers()) if self._traces else None
+        return Record(message.offset(), timestamp, kind - 1, message.key(), message.value(), trace)
 
     def _told(self, message: Message, tp: TP | None) -> None:
         error = message.error()
         if error.code() == KafkaError._PARTITION_EOF:
-            end = message.offset()
-            begin = None if tp is None else self._next[tp]
-            if tp is not None and begin is not None and begin < end:
-                self._pass_over(tp, begin, end)
+            if tp is not None and tp not in self._astray:  # else clicks before it are to be read again
+                self._found.add(tp)
+                begin, end = self._next[tp], message.offset()
+                if begin is not None and begin < end:
+                    self._pass_over(tp, begin, end)
         elif error.code() in _ASTRAY:
             if tp is not None:
                 self._astray.setdefault(tp)

@@ -19,6 +19,7 @@ from typing import Any
 import faust
 import structlog
 from aiokafka.errors import ConsumerStoppedError
+from aiokafka.structs import OffsetAndMetadata
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage, Message
 
@@ -48,7 +49,6 @@ class Chunk:
         tp: the partition.
         records: at least one, ascending offsets.
         generation: of the consumer group in which they were fetched.
-        end_offset: of the partition as the broker that it is fetched from last told it.
         durable: set once rankings and rows are durable; only then does the consumer take an acknowledgement.
         read_ns: when it was read, in nanoseconds since the epoch.
     """
@@ -56,7 +56,6 @@ class Chunk:
     tp: TP
     records: Sequence[Record]
     generation: int
-    end_offset: int | None
     durable: bool = False
     read_ns: int = field(default_factory=time.time_ns)
 
@@ -88,12 +87,13 @@ class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
     """A member of the group that fetches the changelog only, and remembers what it was told.
 
     Attributes:
-        last_heartbeat: when the broker last confirmed that this worker is a member of its group.
+        last_heartbeat: when the broker last confirmed that this worker is a member of its group; before it has joined,
+            when it asked to.
         last_at_rest: the last of those confirmations that told of no rebalance.
     """
 
     logger = logging.getLogger("faust")  # as quiet as the services it is one of
-    last_heartbeat: float = -math.inf  # never: the clock begins when the machine does
+    last_heartbeat: float = -math.inf  # not asked yet: the clock begins when the machine does
     last_at_rest: float = -math.inf
     membership: StaticMembership | None = None
 
@@ -107,7 +107,14 @@ class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
             coordinator = self._ensure_consumer()._coordinator
             self.membership = StaticMembership(coordinator, instance, self.app.on_fatal)
         self._observe_heartbeats()
+        self._commit_epochs()
         self._fetch_the_changelog_only()
+
+    async def subscribe(self, topics: Iterable[str]) -> None:
+        """Ask to join the group. A coordinator that is away from the start is waited for as in any outage."""
+        if self.last_heartbeat == -math.inf:
+            self.last_heartbeat = now()  # `last_at_rest` stays: nobody has confirmed anything yet
+        await super().subscribe(topics)
 
     async def on_thread_stop(self) -> None:
         """Leave the group on a stop that was asked for: others take the partitions over at once.
@@ -150,6 +157,37 @@ class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
         fetcher._proc_fetch_request = answered
         fetcher._client_rack = self.app.client_rack  # Faust has no setting for it
         fetcher._fetch_max_wait_ms = _LONGEST_WAIT_MS  # a seek waits for the fetch under way: Faust lets it take 1.5 s
+
+    def _commit_epochs(self) -> None:
+        """Note beside each committed offset the epoch of the leader that had the clicks below it, and their topic.
+
+        aiokafka commits offsets alone. They do not tell whether the partition is still the one that was read.
+        """
+        consumer = self._ensure_consumer()
+        commit = consumer.commit
+
+        async def commit_with_epochs(offsets: Mapping[TP, OffsetAndMetadata]) -> None:
+            known = self.consumer.reader.epochs
+            noted = {
+                tp: OffsetAndMetadata(one.offset, f"{known[tp]}{self._of_topic}")
+                for tp, one in offsets.items()
+                if tp in known
+            }
+            await commit({**offsets, **noted})
+
+        consumer.commit = commit_with_epochs
+
+    async def committed_epochs(self, partitions: Iterable[TP]) -> dict[TP, int]:
+        """Those epochs, of the partitions that have one of this topic."""
+        coordinator = self._ensure_consumer()._coordinator
+        asked = [driver.ensure_aiokafka_TP(tp) for tp in partitions]
+        committed = await self.call_thread(coordinator.fetch_committed_offsets, asked)
+        noted = {TP(*tp): (one.metadata or "").split(self._of_topic) for tp, one in committed.items()}
+        return {tp: int(epoch) for tp, (epoch, *rest) in noted.items() if rest == [""]}
+
+    @property
+    def _of_topic(self) -> str:
+        return f" is the leader epoch of topic {self.app.clicks_id}"
 
     def _observe_heartbeats(self) -> None:
         coordinator = self._ensure_consumer()._coordinator
@@ -262,6 +300,10 @@ class ChunkConsumer(driver.Consumer):
         await self.app.pipeline.wants_more()
         with self._thread.reading():
             records = await self.reader.read()
+        while self.reader.went_back:  # Kafka has lost what was acknowledged last
+            tp, at = self.reader.went_back.popitem()
+            self._settled[tp], self._committed_offset[tp] = at, None
+            self._acked.setdefault(tp, [])
         for tp in self.reader.passed:
             self._acked.setdefault(tp, [])  # or Faust does not ask for its offset
         return records
@@ -321,7 +363,7 @@ class ChunkConsumer(driver.Consumer):
                 yield tp, self._to_message(tp, record)
 
     def _chunk(self, tp: TP, records: Sequence[Record], generation: int) -> tuple[Chunk, ConsumerMessage]:
-        chunk = Chunk(tp, records, generation, self.end_offset(tp))
+        chunk = Chunk(tp, records, generation)
         return chunk, self._message(tp, records, generation, chunk)
 
     def _message(self, tp: TP, records: Sequence[Record], generation: int, value: Chunk | Fetch) -> ConsumerMessage:
@@ -346,9 +388,9 @@ class ChunkConsumer(driver.Consumer):
         """Where a clicks partition ended when it was last fetched, with what is open yet; None before that."""
         return self.reader.end_offset(tp)
 
-    def leaders_end(self, tp: TP) -> int:
-        """Where a clicks partition ends, above every offset there is. Raises KafkaException."""
-        return self.reader.leaders_end(tp)
+    def record_at(self, tp: TP, offset: int) -> Record | None:
+        """The record of a clicks partition at an offset, None if there is none. Raises ClicksUnreadableError."""
+        return self.reader.record_at(tp, offset)
 
     async def verify_all_partitions_active(self) -> None:
         """Do without Faust's look for partitions that stand still.
@@ -375,7 +417,7 @@ class ChunkConsumer(driver.Consumer):
         for tp, at in starts.items():
             if at is not None:  # what is acknowledged and not committed yet stays so
                 self._settled[tp] = max(at, self._settled.get(tp, 0))
-        await self.reader.assign(starts)
+        await self.reader.assign(starts, await self._thread.committed_epochs(clicks))
 
     def on_buffer_full(self, tp: TP) -> None:
         """Faust would take the partition out of the fetches, and look again only after up to a second.
@@ -469,7 +511,10 @@ class ChunkConsumer(driver.Consumer):
         return {TP(*tp) for tp in self._thread.assigned() if self._is_clicks(tp)} if self._thread.is_started else set()
 
     def seconds_since_heartbeat(self) -> float:
-        """Since the broker last confirmed this member; beyond the session timeout another may have its partitions."""
+        """Since the broker last confirmed this member, or since it first asked to join.
+
+        Beyond the session timeout another may have its partitions.
+        """
         return now() - self._thread.last_heartbeat
 
     def may_be_expelled(self) -> bool:

@@ -49,6 +49,9 @@ class ScoreMetrics:
         self.unreadable = Counter(
             "nextclick_scores_unreadable", "Records of the rankings topic that are no ranking.", registry=registry
         )
+        self.expired = Counter(
+            "nextclick_scores_expired", "Offsets that retention removed before they were read.", registry=registry
+        )
         self.lag = Gauge(
             "nextclick_scores_lag", "Rankings not counted yet in a partition.", ["partition"], registry=registry
         )

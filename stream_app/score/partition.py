@@ -26,6 +26,7 @@ class Partition:
         position: offset of the next ranking.
         committed: rankings before it are counted in scores that are published.
         unreadable: records that are no ranking.
+        expired: offsets from `committed` to `position` that retention removed before they were counted.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Partition:
         *,
         position: int,
         committed: int,
+        expired: int = 0,
         codec: Codec | None = None,
     ) -> None:
         self.number = number
@@ -43,6 +45,7 @@ class Partition:
         self.position = position
         self.committed = committed
         self.unreadable = 0
+        self.expired = expired
         self._rows = rows
         self._codec = codec or Codec()
         self._changed: dict[bytes, Row | None] = {}  # None: the session is forgotten
@@ -82,6 +85,21 @@ class Partition:
             if after is not last:
                 changed[key] = {own: after} if not before else {**before, own: after}
         self.position = max(self.position, records[-1].offset() + 1)
+
+    @property
+    def due(self) -> int:
+        """The first ranking that is not counted yet."""
+        return max(self.position, self.committed)
+
+    def pass_over(self, first: int) -> None:
+        """What lies before this offset is no longer there."""
+        self.expired += max(0, first - self.due)
+        self.position = max(self.position, first)
+
+    def go_back(self, first: int, end: int) -> None:
+        """Brokers lost what lay from `end` on. What comes there is new; what is before it leads to rows alone."""
+        self.position, self.committed = first, end
+        self.scores.go_back(end)
 
     def published(self) -> list[Score]:
         """The scores to publish with all rankings before `position` counted in them."""

@@ -14,6 +14,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 from schemas.config.settings import KafkaConnection
 from schemas.errors import MessageError
 from schemas.formats.codec import Codec
+from schemas.kafka.watermarks import while_leaders_move
 from schemas.messages.score import Score, decode_score
 from schemas.messages.split import is_shadow
 from stream_app.core.scoring import UNIT_MS, ScoringRules, decode_ranking
@@ -80,12 +81,16 @@ def _clicked(record: Any, codec: Codec) -> int:
 
 def _written(connection: KafkaConnection, topic: str, partition: int) -> int:
     """Where a partition ends, those records included whose transaction is open."""
-    admin = AdminClient(connection.librdkafka(), logger=logging.getLogger("librdkafka"))
     asked = {TopicPartition(topic, partition): OffsetSpec.latest()}
-    try:
+
+    def ask() -> int:
+        admin = AdminClient(connection.librdkafka(), logger=logging.getLogger("librdkafka"))
         [answer] = admin.list_offsets(
             asked, isolation_level=IsolationLevel.READ_UNCOMMITTED, request_timeout=_ANSWER_SECONDS
         ).values()
         return int(answer.result(_ANSWER_SECONDS).offset)
+
+    try:
+        return while_leaders_move(ask, timeout=_ANSWER_SECONDS)
     except (KafkaException, TimeoutError) as error:
         raise ReadError(f"the end of {topic} partition {partition} is not known: {error}") from error

@@ -5,9 +5,10 @@ frozen while its partitions moved cannot commit: Kafka fences it by the generati
 """
 
 import logging
+import threading
 import time
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -16,9 +17,12 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from schemas.formats.codec import formats_of
+from schemas.kafka.watermarks import watermarks
 from schemas.messages.score import encode_score, score_key
 from stream_app.core.scoring import PartitionScores, ScoringRules
 from stream_app.errors import DeliveryError
+from stream_app.kafka.expired import NO_RESET, oldest_left, tell_expired, tell_lost
+from stream_app.kafka.fetched import by_partition
 from stream_app.kafka.plain_consumer import PlainConsumer, plain_consumer
 from stream_app.score.metrics import ScoreMetrics
 from stream_app.score.partition import Partition
@@ -89,7 +93,6 @@ class Scorer:
             cache_mb=scores.store_cache_mb, ttl_seconds=max(6 * 3600, 2 * round(settings.clicks.idle_gap))
         )
         self._cache = block_cache(self._store_options)
-        librdkafka = logging.getLogger("librdkafka")
         common = {**settings.kafka.librdkafka(), "client.id": group, "error_cb": _tell}
         self._consumer = Consumer(
             {
@@ -98,23 +101,16 @@ class Scorer:
                 "group.instance.id": member,
                 "partition.assignment.strategy": "cooperative-sticky",
                 "enable.auto.commit": False,
-                "auto.offset.reset": "earliest",
+                **NO_RESET,
                 "isolation.level": "read_committed",
                 "session.timeout.ms": int(scores.session_timeout * 1000),
                 "heartbeat.interval.ms": int(min(3.0, scores.session_timeout / 5) * 1000),
                 "queued.max.messages.kbytes": 16_384,
             },
-            logger=librdkafka,
+            logger=logging.getLogger("librdkafka"),
         )
-        self._producer = Producer(
-            {
-                **common,
-                "transactional.id": f"{group}-{member}",
-                "transaction.timeout.ms": _TRANSACTION_MS,
-                "linger.ms": 0,
-            },
-            logger=librdkafka,
-        )
+        self._new_producer = partial(_transactional, common, f"{group}-{member}")
+        self._producer = self._new_producer()
         self._partitions: dict[int, Partition] = {}
         self._score_partitions = 1
         self._failing_since: float | None = None
@@ -126,7 +122,7 @@ class Scorer:
         try:
             with plain_consumer(self._settings.kafka, self._topics.scores, name=self._group) as scores:
                 self._score_partitions = len(scores.partitions)
-            self._insist(lambda: self._producer.init_transactions(_ANSWER_SECONDS), "the transactions")
+            self._init_transactions()
             self._consumer.subscribe(
                 [self._rankings], on_assign=self._assign, on_revoke=self._revoke, on_lost=self._lose
             )
@@ -152,17 +148,17 @@ class Scorer:
         self._publish()
 
     def _take(self, messages: Sequence[Message]) -> None:
-        by_partition: dict[int, list[Message]] = defaultdict(list)
-        for message in messages:
-            if (error := message.error()) is None:
-                by_partition[message.partition()].append(message)
-            elif error.fatal():
-                raise DeliveryError(f"{self._rankings} cannot be read any more: {error.str()}")
-            else:
-                log.warning("reading rankings", error=error.str())
-        for number, records in by_partition.items():
+        fetched, gone = by_partition(messages, self._rankings)
+        for number, records in fetched.items():
             if (part := self._partitions.get(number)) is not None:
                 part.take(records)
+        for number in gone:
+            if (part := self._partitions.get(number)) is not None:
+                begin, end = oldest_left(self._consumer, self._rankings, number, part.due, at=part.position)
+                if end < part.due:
+                    part.go_back(begin, end)
+                else:
+                    part.pass_over(begin)
 
     # -- publishing ---------------------------------------------------------------------------------------------------
 
@@ -173,12 +169,13 @@ class Scorer:
             return
         metrics = self._metrics
         for part in self._partitions.values():
-            metrics.counted.inc(max(0, part.position - part.committed))
+            metrics.counted.inc(max(0, part.position - part.committed - part.expired))
             part.settle()
             for counter, owner, name in (
                 (metrics.repeated, part.scores, "repeated"),
                 (metrics.late, part.scores, "late"),
                 (metrics.unreadable, part, "unreadable"),
+                (metrics.expired, part, "expired"),
             ):
                 counter.inc(getattr(owner, name))
                 setattr(owner, name, 0)
@@ -193,11 +190,10 @@ class Scorer:
                 number = part.number % self._score_partitions
                 for score in part.published():
                     self._produce(encode_score(score), score_key(score), number)
-            group = self._consumer.consumer_group_metadata()
-            self._insist(
-                lambda: producer.send_offsets_to_transaction(offsets, group, _ANSWER_SECONDS), "the offsets of scores"
-            )
+            self._insist(lambda: self._send_offsets(offsets), "the offsets of scores")
             self._insist(lambda: producer.commit_transaction(_ANSWER_SECONDS), "scores")
+        except TimeoutError:
+            return self._begin_anew()
         except KafkaException as error:
             return self._abort(error.args[0])
         self._failing_since = None
@@ -212,15 +208,47 @@ class Scorer:
             else:
                 return
 
-    def _abort(self, error: KafkaError) -> bool:
-        """Nothing of the transaction is published; as long as that may pass, what was counted stays to be published."""
-        if not error.txn_requires_abort():
-            raise DeliveryError(f"scores cannot be published: {error.str()}; the next start goes on from the last ones")
+    def _send_offsets(self, offsets: list[TopicPartition]) -> None:
+        """Raises TimeoutError where librdkafka does not come back: it keeps no limit, and can hang for good.
+
+        It does when the coordinator of the group was away for so long that other brokers, or itself when it came back,
+        did not name it (its issues 5456 and 5511). Beyond the limit Kafka ends the transaction anyway.
+        """
+        sent: Future[None] = Future()
+        send, group = self._producer.send_offsets_to_transaction, self._consumer.consumer_group_metadata()
+
+        def run() -> None:
+            try:
+                sent.set_result(send(offsets, group, _ANSWER_SECONDS))
+            except BaseException as error:  # noqa: BLE001 - raised by `result`
+                sent.set_exception(error)
+
+        threading.Thread(target=run, name="offsets", daemon=True).start()
+        sent.result(_TRANSACTION_MS / 1000)
+
+    def _begin_anew(self) -> bool:
+        """Another producer of the same name: Kafka fences the one that hangs, and aborts what it had begun."""
+        self._failed("the coordinator of the group does not answer")
+        self._producer = self._new_producer()
+        self._init_transactions()
+        return False
+
+    def _init_transactions(self) -> None:
+        self._insist(lambda: self._producer.init_transactions(_ANSWER_SECONDS), "the transactions")
+
+    def _failed(self, why: str) -> None:
+        """What was counted stays to be published, unless that has failed for too long. Raises DeliveryError."""
         now = time.monotonic()
         self._failing_since = self._failing_since or now
         if now - self._failing_since > self._settings.scores.delivery_timeout:
-            raise DeliveryError(f"scores could not be published for {now - self._failing_since:.0f} s: {error.str()}")
-        log.warning("scores were not published; trying again", error=error.str())
+            raise DeliveryError(f"scores could not be published for {now - self._failing_since:.0f} s: {why}")
+        log.warning("scores were not published; trying again", error=why)
+
+    def _abort(self, error: KafkaError) -> bool:
+        """Nothing of the transaction is published; that may pass, or DeliveryError is raised."""
+        if not error.txn_requires_abort():
+            raise DeliveryError(f"scores cannot be published: {error.str()}; the next start goes on from the last ones")
+        self._failed(error.str())
         try:
             self._insist(lambda: self._producer.abort_transaction(_ANSWER_SECONDS), "the end of a transaction")
         except KafkaException as fatal:
@@ -241,11 +269,12 @@ class Scorer:
                         f"Kafka did not confirm {what} for {self._settings.scores.delivery_timeout:g} s: "
                         f"{error.args[0].str()}; check the brokers, and scores.delivery_timeout"
                     ) from error
+                log.warning("waiting for Kafka", to_confirm=what, error=error.args[0].str())
 
     # -- partitions come and go, inside `consume` ---------------------------------------------------------------------
 
     def _assign(self, consumer: Consumer, given: list[TopicPartition]) -> None:
-        open_topic = partial(plain_consumer, self._settings.kafka, name=f"{self._group}-restore", wait_ms=10)
+        open_topic = partial(plain_consumer, self._settings.kafka, name=f"{self._group}-restore")
         with open_topic(self._topics.scores) as scores, open_topic(self._rankings) as rankings:
             for tp in given:
                 part = self._partitions[tp.partition] = self._restored(tp.partition, scores, rankings)
@@ -260,11 +289,12 @@ class Scorer:
     def _restored(self, number: int, published: PlainConsumer, rankings: PlainConsumer) -> Partition:
         topic = self._rankings
         at = TopicPartition(topic, number)
-        low, high = self._consumer.get_watermark_offsets(at, timeout=_ANSWER_SECONDS)
+        low, high = watermarks(self._consumer, at, timeout=_ANSWER_SECONDS)
         [told] = self._consumer.committed([at], timeout=_ANSWER_SECONDS)
         committed = told.offset if low <= told.offset <= high else low
-        if 0 <= told.offset < low:
-            log.warning("rankings were removed before they were counted", partition=number, lost=low - told.offset)
+        expired = low - told.offset if 0 <= told.offset < low else 0
+        if expired:
+            tell_expired(topic, number, told.offset, low)
         known = known_scores(self._settings.kafka, published, number, self._rules, shadows=self._shadows)
         folder = scores_dir(self._settings, shadows=self._shadows) / _STORE_FOLDER / str(number)
         rows = LastRankings(folder, self._topic_id, self._store_options, self._cache, setting="scores.data_dir")
@@ -273,7 +303,12 @@ class Scorer:
             rows.clear()
             position = lookback(rankings, number, low, committed, self._rules, codec=self._codec)
         scores = PartitionScores(number, self._rules, known)
-        return Partition(number, scores, rows, position=position, committed=committed, codec=self._codec)
+        if told.offset > high:
+            tell_lost(topic, number, told.offset, high)
+            scores.go_back(high)
+        # From where the group was, though it is gone: the next commit says that it was told of.
+        was = committed - expired
+        return Partition(number, scores, rows, position=position, committed=was, expired=expired, codec=self._codec)
 
     def _revoke(self, consumer: Consumer, taken: list[TopicPartition]) -> None:
         if not self._broken:
@@ -299,6 +334,13 @@ class Scorer:
             _, high = self._consumer.get_watermark_offsets(at, cached=True)
             if high >= 0:
                 self._metrics.lag.labels(partition=str(part.number)).set(max(0, high - part.position))
+
+
+def _transactional(common: Mapping[str, Any], name: str) -> Producer:
+    return Producer(
+        {**common, "transactional.id": name, "transaction.timeout.ms": _TRANSACTION_MS, "linger.ms": 0},
+        logger=logging.getLogger("librdkafka"),
+    )
 
 
 def _tell(error: Any) -> None:

@@ -1,5 +1,6 @@
 """The one place where the Faust app, its agent and its table are put together."""
 
+import asyncio
 import logging
 import os
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import faust
 import structlog
+from faust.tables.manager import TableManager
 from faust.types.transports import TransportT
 from yarl import URL
 
@@ -41,6 +43,7 @@ log = structlog.get_logger(__name__)
 _QUEUED_FETCHES = 4
 _QUEUED_CHANGELOG_CHUNKS = 64  # of all partitions, while they are restored
 _REBALANCE_SECONDS = 60.0
+_START_CHECK_SECONDS = 0.01
 _APP_VERSION = 1
 
 
@@ -49,11 +52,24 @@ def tables_folder(data_dir: Path) -> Path:
     return data_dir / f"v{_APP_VERSION}" / "tables"
 
 
+class _Tables(TableManager):
+    """Starts once the agent has asked for its topic; Faust waits a second for that, whether it takes one or not."""
+
+    async def on_start(self) -> None:
+        """Ask for the changelog, and start what restores the tables."""
+        while not self.should_stop and not self.app.agent_topics():
+            await asyncio.sleep(_START_CHECK_SECONDS)
+        if not self.should_stop:
+            await self._update_channels()
+            await self.recovery.start()
+
+
 class RecommenderApp(faust.App):
     """A Faust app whose consumer hands over chunks."""
 
     logger = logging.getLogger("faust")  # as quiet as the services it is one of
     clicks_topic: str
+    clicks_id: str = ""  # of the present incarnation of that topic
     client_rack: str | None
     new_click_reader: Callable[[], ClickReader]
     sessions: SessionTable
@@ -64,9 +80,13 @@ class RecommenderApp(faust.App):
     def _new_transport(self) -> TransportT:
         return cast(TransportT, ChunkTransport(self.conf.broker_consumer, self))
 
+    def agent_topics(self) -> list[Any]:
+        """What the agent reads from, once it has asked for it; from any thread."""
+        return [topic for topic in list(self.topics) if self.clicks_topic in topic.topics]
+
     def clicks_wait(self) -> bool:
         """Whether clicks that were read are on their way to the pipeline; from any thread."""
-        return any(topic.queue.qsize() for topic in list(self.topics) if self.clicks_topic in topic.topics)
+        return any(topic.queue.qsize() for topic in self.agent_topics())
 
     def takes_clicks(self) -> bool:
         """Whether the agent's queue has room for a fetch."""
@@ -87,6 +107,7 @@ def _faust_app(settings: StreamSettings, member: str | None) -> RecommenderApp:
         topic_disable_leader=True,
         table_standby_replicas=0,  # a standby would apply the changelog a second time for each partition
         processing_guarantee="at_least_once",
+        TableManager=_Tables,
         broker_session_timeout=worker.session_timeout,
         broker_request_timeout=max(90.0, worker.session_timeout),  # Faust refuses less; 90 s is its default
         # Members hear of a rebalance by their heartbeats, and all wait for the last one.
@@ -112,6 +133,7 @@ def _click_reader(settings: StreamSettings, delivery: Delivery, metrics: Metrics
         most=worker.chunk_clicks,
         on_look=delivery.serve,
         on_expired=metrics.expired.inc,
+        patience=worker.delivery_timeout,
         traces=traces,
     )
 

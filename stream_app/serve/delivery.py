@@ -49,7 +49,6 @@ def producer_config(
         "partitioner": "murmur2_random",  # as Java's producers and consumers expect it
         "linger.ms": linger_ms,
         "message.timeout.ms": timeout_ms,
-        "reconnect.backoff.max.ms": 1000,  # not 10 s: so long after an outage nothing would be confirmed
         "compression.type": compression,
         "queue.buffering.max.messages": 1_000_000,
         "queue.buffering.max.kbytes": 262_144,

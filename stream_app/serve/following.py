@@ -12,6 +12,7 @@ from typing import Any, Final
 import structlog
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from schemas.kafka.unread import Unread
 from schemas.messages.refused import RecordRefusedError
 from stream_app.errors import StreamError
 from stream_app.serve.metrics import Metrics
@@ -95,16 +96,16 @@ class TopicFollower(ABC):
     def _follow(self) -> None:
         consumer = Consumer(self._config, logger=logging.getLogger("librdkafka"))
         try:
-            self._assign(consumer)
-            unread = set(self._topics)
+            if (unread := self._assign(consumer)) is None:
+                return
             while not self._stopping.is_set():
                 records = []
                 for message in consumer.consume(_TOGETHER, _WAIT_SECONDS):
+                    if unread:
+                        unread.take(message)
                     if (error := message.error()) is None:
                         records.append(message)
-                    elif error.code() == KafkaError._PARTITION_EOF:
-                        unread.discard(message.topic())
-                    else:
+                    elif error.code() != KafkaError._PARTITION_EOF:
                         log.warning(f"topics of {self.what}", error=error.str())
                 if records:
                     self._take_in(records)
@@ -113,7 +114,8 @@ class TopicFollower(ABC):
         finally:
             consumer.close()
 
-    def _assign(self, consumer: Consumer) -> None:
+    def _assign(self, consumer: Consumer) -> Unread | None:
+        """Begin to read; None where it was told to stop before it could."""
         for topic in self._topics:
             while not self._stopping.is_set():
                 try:
@@ -130,7 +132,17 @@ class TopicFollower(ABC):
                     )
                 self._wait(f"the topic {topic} does not exist; create it with `stream-app topics`")
                 self._stopping.wait(_RETRY_SECONDS)
-        consumer.assign([TopicPartition(topic, 0, OFFSET_BEGINNING) for topic in self._topics])
+        starts = [TopicPartition(topic, 0, OFFSET_BEGINNING) for topic in self._topics]
+        while not self._stopping.is_set():
+            try:
+                unread = Unread.of(consumer, starts, timeout=_METADATA_SECONDS)
+            except KafkaException as error:
+                self._wait(f"the brokers do not answer: {error.args[0].str()}")
+                self._stopping.wait(_RETRY_SECONDS)
+                continue
+            consumer.assign(starts)
+            return unread
+        return None
 
     def _refuse(self, message: Message, error: RecordRefusedError) -> None:
         self._metrics.refused_records.labels(topic=message.topic(), reason=error.reason.value).inc()

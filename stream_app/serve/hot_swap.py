@@ -21,6 +21,7 @@ from schemas.bundle.signature import TrustedKeys
 from schemas.bundle.store import lies_within
 from schemas.bundle.trial import try_bundle
 from schemas.errors import AnnouncementError, BundleError
+from schemas.kafka.unread import Unread
 from schemas.messages.announcement import ModelAnnouncement, decode_announcement
 from stream_app.serve.live_catalogue import LiveCatalogue
 from stream_app.serve.metrics import Metrics
@@ -194,14 +195,15 @@ class ModelWatcher:
     def _follow(self) -> None:
         consumer = Consumer(self._config, logger=logging.getLogger("librdkafka"))
         try:
-            unread = self._assign(consumer)
+            if (unread := self._assign(consumer)) is None:
+                return
             pending: _Pending | None = None
             while not self._stopping.is_set():
                 message = consumer.poll(_POLL_SECONDS)
+                if message is not None and unread:
+                    unread.take(message)
                 if message is not None and (error := message.error()) is not None:
-                    if error.code() == KafkaError._PARTITION_EOF:
-                        unread.discard(message.partition())
-                    else:
+                    if error.code() != KafkaError._PARTITION_EOF:
                         log.warning("models topic", error=error.str())
                 elif message is not None:
                     if (announcement := self._read(message.key(), message.value())) is not None:
@@ -245,20 +247,23 @@ class ModelWatcher:
         self._loads.append(_Load(announcement, self._load))
         return pending
 
-    def _assign(self, consumer: Consumer) -> set[int]:
+    def _assign(self, consumer: Consumer) -> Unread | None:
+        """Begin to read; None where it was told to stop before it could."""
         while not self._stopping.is_set():
             try:
                 topic = consumer.list_topics(self._topic, timeout=_METADATA_SECONDS).topics[self._topic]
+                starts = [TopicPartition(self._topic, number, OFFSET_BEGINNING) for number in topic.partitions]
+                unread = Unread.of(consumer, starts, timeout=_METADATA_SECONDS)
             except KafkaException as error:
                 self._wait(f"the brokers do not answer: {error.args[0].str()}")
+                self._stopping.wait(1.0)
                 continue
-            if topic.error is None and topic.partitions:
-                partitions = set(topic.partitions)
-                consumer.assign([TopicPartition(self._topic, p, OFFSET_BEGINNING) for p in partitions])
-                return partitions
+            if topic.error is None and starts:
+                consumer.assign(starts)
+                return unread
             self._wait(f"the topic {self._topic} does not exist; create it with `stream-app topics`")
             self._stopping.wait(1.0)
-        return set()
+        return None
 
     def _wait(self, reason: str) -> None:
         if reason != self.waiting_for:

@@ -28,11 +28,13 @@ class Partition:
         pending: newest states of its sessions that are not in RocksDB yet.
         given_up: whether a chunk was left to the next owner: then all behind it are, as an acknowledgement covers
             every offset below it.
+        there: the furthest offset of a row that is known to be of a click in the topic; -1 as long as none is.
     """
 
     generation: int
     pending: dict[str, SessionState] = field(default_factory=dict)
     given_up: bool = False
+    there: int = -1
 
 
 @dataclass(slots=True)
@@ -43,6 +45,7 @@ class Part:
         rankings: their delivery, which other parts share with whom they were computed.
         states: what they lead to.
         rows: the same by key, as bytes, once they are on their way to the changelog.
+        begun_anew: sessions among them whose rows named a click that Kafka has lost.
         reasons: one of each of their rankings.
         traces: by the offset of a click, the trace headers of its ranking: the click's own, unless spans are told.
         spans: of traced clicks, which Kafka's confirmation ends.
@@ -53,6 +56,7 @@ class Part:
     chunks: list[tuple[Chunk, Message]] = field(default_factory=list)
     states: dict[str, SessionState] = field(default_factory=dict)
     rows: dict[bytes, bytes] = field(default_factory=dict)
+    begun_anew: set[str] = field(default_factory=set)
     reasons: list[str] = field(default_factory=list)
     traces: dict[int, Headers] = field(default_factory=dict)
     spans: list["OpenSpans"] = field(default_factory=list)
@@ -67,6 +71,7 @@ class Part:
         self.rankings += later.rankings
         self.chunks += later.chunks
         self.states |= later.states
+        self.begun_anew |= later.begun_anew
         self.reasons += later.reasons
         self.spans += later.spans
 

@@ -23,11 +23,14 @@ from schemas.messages.forget import decode_forget
 from schemas.messages.ranking import Applied
 from schemas.messages.rejected import RejectedClick, reject
 from schemas.messages.source import Source
-from stream_app.core.plan import SourcedClick, SourcedForget, plan
-from stream_app.core.query import no_queries, queries
+from stream_app.core.apart import Clicks, recommend_apart
+from stream_app.core.offer import Offer
+from stream_app.core.plan import Plan, SourcedClick, SourcedForget, plan
+from stream_app.core.query import Queries, no_queries, queries
 from stream_app.core.recommend import Recommended, rank
-from stream_app.core.session import SessionRules, SessionState
-from stream_app.errors import StalledError, StoreError
+from stream_app.core.session import SessionRules, SessionState, moves_on
+from stream_app.errors import StalledError
+from stream_app.kafka.click_reader import Record
 from stream_app.kafka.transport import Chunk, ChunkConsumer, Fetch
 from stream_app.serve.computing import Computing
 from stream_app.serve.delivery import Delivery
@@ -286,9 +289,7 @@ class Pipeline:
         decoded = [self._decode(part, now_ms) for part in parts]
         clicks = [theirs for theirs, _ in decoded]
         seconds.of("decode")
-        states = [
-            self._read(part.last, theirs, part.partition.pending) for part, theirs in zip(parts, clicks, strict=True)
-        ]
+        states = [self._read(part, theirs) for part, theirs in zip(parts, clicks, strict=True)]
         seconds.of("read")
         divided, without = serving.divided(clicks)
         computed: list[Computed] = []
@@ -333,7 +334,7 @@ class Pipeline:
         now_ms: int,
         seconds: _Seconds,
     ) -> tuple[Serves, list[Recommended], Applied | None]:
-        """Who ranked, and what came of it: `first` for a variant whose model cannot, and for itself what is popular.
+        """Who ranked, and what came of it: `first` for a variant whose model cannot.
 
         A model that has no answer to one session must not keep all others from theirs, nor stop worker after worker.
         """
@@ -346,13 +347,13 @@ class Pipeline:
             return first, *self._recommend(first.model, states, clicks, now_ms, seconds)
         except NoAnswerError as error:
             self._tell(first.model, error)
-        return first, *self._recommend(first.model, states, clicks, now_ms, seconds, by_model=False)
+        return first, *self._recommend_apart(first.model, states, clicks, now_ms, seconds)
 
     def _tell(self, model: Model, error: NoAnswerError) -> None:
         if model.version != self._cannot_rank:
             self._cannot_rank = model.version
             log.error(
-                "the model cannot rank; clicks beside such a session get the most clicked items. Announce another one "
+                "the model cannot rank; the clicks of such a session get the most clicked items. Announce another one "
                 "(`trainer rollback`)",
                 version=model.version,
                 error=str(error),
@@ -365,21 +366,47 @@ class Pipeline:
         clicks: Sequence[Records],
         now_ms: int,
         seconds: _Seconds,
-        *,
-        by_model: bool = True,
     ) -> tuple[list[Recommended], Applied | None]:
         """One model's rankings and rows of each partition, and the state of items and rules that they keep to."""
-        plans = [plan(rows, theirs, model, self._settings.rules) for rows, theirs in zip(states, clicks, strict=True)]
-        asked = queries(plans, model) if by_model else no_queries(plans, model)
+        plans = self._plans(model, states, clicks)
+        asked = queries(plans, model)
         seconds.of("advance")
-        if self._catalogue is None:
-            results, applied = rank(plans, asked, model), None
-        else:
-            markets = {sourced.click.market for one in plans for sourced in one.clicks}
-            offered = self._catalogue.offered(model, markets, now_ms)
-            results, applied = rank(plans, asked, model, offered.by_market), offered.applied
+        offers, applied = self._offers(model, plans, now_ms)
+        results = rank(plans, asked, model, offers)
         seconds.of("rank")
         return results, applied
+
+    def _recommend_apart(
+        self,
+        model: Model,
+        states: Sequence[Mapping[str, SessionState]],
+        clicks: Sequence[Records],
+        now_ms: int,
+        seconds: _Seconds,
+    ) -> tuple[list[Recommended], Applied | None]:
+        """The same where the model has no answer to some of the sessions."""
+        offers, applied = self._offers(model, self._plans(model, states, clicks), now_ms)
+
+        def recommend(asked: Callable[[Sequence[Plan], Model], Queries], some: Clicks) -> list[Recommended]:
+            plans = self._plans(model, states, some)
+            return rank(plans, asked(plans, model), model, offers)
+
+        results = recommend_apart(partial(recommend, queries), partial(recommend, no_queries), clicks)
+        seconds.of("rank")
+        return results, applied
+
+    def _plans(self, model: Model, states: Sequence[Mapping[str, SessionState]], clicks: Clicks) -> list[Plan]:
+        return [plan(rows, theirs, model, self._settings.rules) for rows, theirs in zip(states, clicks, strict=True)]
+
+    def _offers(
+        self, model: Model, plans: Sequence[Plan], now_ms: int
+    ) -> tuple[Mapping[str | None, Offer] | None, Applied | None]:
+        """What may be shown in the markets of the clicks, and by which state of items and rules."""
+        if self._catalogue is None:
+            return None, None
+        markets = {sourced.click.market for one in plans for sourced in one.clicks}
+        offered = self._catalogue.offered(model, markets, now_ms)
+        return offered.by_market, offered.applied
 
     def _decode(self, part: Part, now_ms: int) -> tuple[list[SourcedClick | SourcedForget], list[RejectedClick]]:
         clicks: list[SourcedClick | SourcedForget] = []
@@ -387,8 +414,7 @@ class Pipeline:
         limits, tp, decode_click = self._settings.limits, part.last.tp, self._decode_click
         for chunk, _ in part.chunks:
             for record in chunk.records:
-                # The broker's time where it keeps it: a redelivered click must be judged as it was the first time.
-                judged_at = record.timestamp if record.timestamp_type == _LOG_APPEND_TIME else now_ms
+                judged_at = _judged_at(record, now_ms)
                 if record.trace is not None:
                     part.traces[record.offset] = record.trace
                 try:
@@ -405,19 +431,74 @@ class Pipeline:
                     clicks.append(SourcedClick(click, record.offset))
         return clicks, rejected
 
-    def _read(
-        self, chunk: Chunk, clicks: list[SourcedClick | SourcedForget], pending: Mapping[str, SessionState]
-    ) -> dict[str, SessionState]:
+    def _read(self, part: Part, clicks: list[SourcedClick | SourcedForget]) -> dict[str, SessionState]:
         session_ids = {one.session_id if isinstance(one, SourcedForget) else one.click.session_id for one in clicks}
-        states = {session_id: pending[session_id] for session_id in session_ids & pending.keys()}
-        stored = self._table.states(chunk.tp.partition, session_ids - states.keys())
-        furthest = max((state.offset for state in stored.values()), default=-1)
-        ahead = chunk.end_offset is not None and furthest >= max(chunk.end_offset, chunk.records[-1].offset + 1)
-        if ahead and furthest >= (end := self._consumer.leaders_end(chunk.tp)):
-            raise StoreError(
-                f"a session row has applied offset {furthest} of {chunk.tp.topic} partition "
-                f"{chunk.tp.partition}, which ends at {end}: the topic was deleted and created again, "
-                f"and its new clicks would be taken for redelivered ones. Start with a new worker.app_id and an empty "
-                f"worker.data_dir"
+        pending = part.partition.pending
+        rows = {session_id: pending[session_id] for session_id in session_ids & pending.keys()}
+        rows |= self._table.states(part.last.tp.partition, session_ids - rows.keys())
+        first = part.chunks[0][0].records[0].offset
+        if ahead := {session_id: row for session_id, row in rows.items() if row.offset >= first}:
+            for session_id in self._of_lost_clicks(part, _ahead(ahead, clicks)):
+                del rows[session_id]
+                part.begun_anew.add(session_id)
+        return rows
+
+    def _of_lost_clicks(self, part: Part, ahead: Mapping[str, SessionState]) -> Sequence[str]:
+        """The sessions whose rows name a click that the topic does not have.
+
+        A row ahead of these clicks says that some of them are out. After Kafka has lost records that it had confirmed,
+        it says so of other clicks, which have their offsets now.
+        """
+        tp, partition = part.last.tp, part.partition
+        ordered = sorted(ahead, key=lambda session_id: ahead[session_id].offset)
+        # What is lost is lost from some offset on: mostly one look at the furthest tells that nothing is.
+        there, lost = 0, len(ordered)
+        look = lost - 1
+        while there < lost:
+            row = ahead[ordered[look]]
+            if row.offset <= partition.there or self._is_there(tp, ordered[look], row):
+                partition.there = max(partition.there, row.offset)
+                there = look + 1
+            else:
+                lost = look
+            look = (there + lost) // 2
+        if there < len(ordered):
+            log.warning(
+                "sessions begin anew: Kafka lost their last clicks, which it had confirmed",
+                partition=tp.partition,
+                sessions=len(ordered) - there,
+                first=ahead[ordered[there]].offset,
             )
-        return states | stored
+        return ordered[there:]
+
+    def _is_there(self, tp: TP, session_id: str, row: SessionState) -> bool:
+        """Whether the click that a row names is in the topic."""
+        record = self._consumer.record_at(tp, row.offset)
+        if record is None or record.key != session_id.encode():
+            return False
+        judged_at = _judged_at(record, time.time_ns() // 1_000_000)
+        if self._schemas is not None:
+            self._schemas.ready([record.value])
+        try:
+            click = self._decode_click(record.key, record.value, now_ms=judged_at, limits=self._settings.limits)
+        except ClickRejectedError:
+            return decode_forget(record.key, record.value) is not None
+        # A later click of the same session may have come to this offset.
+        same = row.recent[-1:] == (click.item_id,) and click.timestamp <= row.last_click
+        return same or not moves_on(click, self._settings.rules)
+
+
+def _ahead(rows: Mapping[str, SessionState], clicks: Sequence[SourcedClick | SourcedForget]) -> dict[str, SessionState]:
+    """Those rows that are at the first click of their session, or ahead of it."""
+    first: dict[str, int] = {}
+    for one in clicks:
+        first.setdefault(one.session_id if isinstance(one, SourcedForget) else one.click.session_id, one.offset)
+    return {session_id: row for session_id, row in rows.items() if row.offset >= first[session_id]}
+
+
+def _judged_at(record: Record, now_ms: int) -> int:
+    """By which time a click is judged, in milliseconds since the epoch.
+
+    The broker's where it keeps it: a redelivered click must be judged as it was the first time.
+    """
+    return record.timestamp if record.timestamp_type == _LOG_APPEND_TIME else now_ms

@@ -258,7 +258,10 @@ class Settling:
         for part, changelog in changelogs:
             # Only now: of the rows that came meanwhile the newest of each session is enough.
             part.rows = {session_id.encode(): encode_state(state) for session_id, state in part.states.items()}
-            changelog.send(self._settings.changelog, list(part.rows.items()), partition=part.last.tp.partition)
+            # A restore keeps the row with the highest offset: first the one that names a lost click has to go.
+            records: list[Record] = [(session_id.encode(), None) for session_id in part.begun_anew]
+            records += part.rows.items()
+            changelog.send(self._settings.changelog, records, partition=part.last.tp.partition)
             changelog.seal()
         self._delivery.serve()
 
@@ -268,7 +271,8 @@ class Settling:
                 part.partition.given_up = True  # lost since the last look
                 continue
             if part.rows:
-                self._table.write(part.last.tp.partition, part.rows, changelog_offset)
+                deleted = len(part.begun_anew)
+                self._table.write(part.last.tp.partition, part.rows, changelog_offset, deleted=deleted)
             pending = part.partition.pending
             for session_id, state in part.states.items():
                 if pending.get(session_id) is state:

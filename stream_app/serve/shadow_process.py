@@ -172,7 +172,7 @@ def main(settings: StreamSettings) -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal's Ctrl-C the worker is told too, and closes the pipe
     metrics = Metrics()  # shown to nobody
     client_id = f"{settings.app_id}-shadows-{os.getpid()}"
-    consumer_config = settings.kafka.plain_consumer(settings.app_id, client_id)
+    consumer_config = settings.kafka.plain_consumer(settings.app_id, client_id, to_the_end=True)
     # What is lost is a statistic's: one broker's word is enough.
     producer = Producer(
         {

@@ -205,4 +205,4 @@ class Shadows:
 
 def shadow_command(data_dir: os.PathLike[str]) -> list[str]:
     """This program's command for the process."""
-    return [sys.executable, "-m", "stream_app", "shadows", "--data-dir", str(data_dir)]
+    return [sys.executable, "-P", "-m", "stream_app", "shadows", "--data-dir", str(data_dir)]

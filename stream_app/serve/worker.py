@@ -80,7 +80,7 @@ class Worker:
             ),
             on_fatal=self.fail,
         )
-        consumer_config = settings.kafka.plain_consumer(settings.app_id, client_id)
+        consumer_config = settings.kafka.plain_consumer(settings.app_id, client_id, to_the_end=True)
         self._catalogue, follower = catalogue_of(settings, consumer_config, self._metrics, self.fail)
         watch = watch_of(settings, consumer_config, self._metrics, self.fail, catalogue=self._catalogue)
         self._watcher = watch(alias=worker.model_alias, live=self._live, cache_dir=worker.data_dir / "bundles")
@@ -208,6 +208,7 @@ class Worker:
                 tables=tables_folder(data_dir),
             )
             self._member = settings.worker.group_instance_id or member_id(data_dir)
+            self._clicks_id = ids[clicks]
         except OSError as error:
             raise StoreError(f"worker.data_dir {data_dir} cannot be written: {error}") from error
 
@@ -224,6 +225,7 @@ class Worker:
             formats=self._formats,
             tracing=self._tracing,
         )
+        app.clicks_id = self._clicks_id
         if self._shadows is not None:
             self._shadows.start()
         crashed = asyncio.create_task(self._watch_for_crash(app), name="crash watch")
@@ -323,7 +325,7 @@ class Worker:
 
     def _recovery_progress(self) -> Hashable | None:
         app = self._app
-        if app is None or app.tables.actives_ready or self._stop.is_set():
+        if app is None or app.tables.actives_ready or self._stop.is_set() or self._waits_for_kafka():
             return None
         return app.sessions.restored, app.rebalancing_count
 

@@ -64,15 +64,17 @@ class SessionTable(faust.Table):
         rows = self.data.rows(partition, [session_id.encode() for session_id in ids])
         return {session_id: decode_state(row) for session_id, row in zip(ids, rows, strict=True) if row is not None}
 
-    def write(self, partition: int, rows: Mapping[bytes, bytes], changelog_offset: int) -> None:
+    def write(self, partition: int, rows: Mapping[bytes, bytes], changelog_offset: int, *, deleted: int = 0) -> None:
         """Write rows whose changelog records are durable, the last of them at `changelog_offset`.
+
+        Before them the changelog got records that delete so many older ones.
 
         The store then covers the changelog up to there, and a restore begins behind it; but only if all records up to
         there are this worker's or restored by it. One more (of a worker that was cut off, or that took this one's
         partition; an operator's) may hold a newer row than the store: until the next restore, it covers no more.
         """
         seen = self._seen.pop(partition, None)
-        if seen is not None and changelog_offset == seen + len(rows):
+        if seen is not None and changelog_offset == seen + deleted + len(rows):
             self._seen[partition] = changelog_offset
         elif seen is not None:
             log.warning(

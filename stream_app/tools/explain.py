@@ -108,7 +108,8 @@ def explain_session(
 ) -> int:
     """Print the explanation; returns the exit code, 1 where there is nothing to explain."""
     try:
-        told = explanation(session_id, settings, item_id=item_id, opened=lambda: _announced(settings))
+        with err.status("reading the session's row, then the model"):
+            told = explanation(session_id, settings, item_id=item_id, opened=lambda: _announced(settings))
     except NothingToExplainError as error:
         err.print(str(error), markup=False, highlight=False)
         return 1

@@ -123,7 +123,8 @@ def _norms(state: SessionState) -> list[float]:
 
 def inspect_session(session_id: str, settings: StreamSettings, *, json: bool, out: Console, err: Console) -> int:
     """`stream-app inspect`: print the row; returns the exit code, 1 when there is none."""
-    row = find_row(session_id, settings)
+    with err.status(f"reading {changelog_topic(settings.app_id)}"):
+        row = find_row(session_id, settings)
     if row is None:
         err.print(no_row(session_id, settings), markup=False, highlight=False)
         return 1

@@ -66,26 +66,29 @@ def publish_file(path: Path, settings: StreamSettings, kind: Kind, *, complete: 
     """
     topic = str(getattr(settings.topics, kind.setting))
     records: dict[bytes, bytes | None] = {}
-    for number, fields in _lines(path):
-        try:
-            own_id, value = kind.record(fields)
-        except RecordRefusedError as error:
-            raise CatalogueFileError(f"{path}: line {number}: {error}; nothing was published") from error
-        records[own_id.encode()] = value  # of several lines the last one counts
+    with out.status("reading the file"):
+        for number, fields in _lines(path):
+            try:
+                own_id, value = kind.record(fields)
+            except RecordRefusedError as error:
+                raise CatalogueFileError(f"{path}: line {number}: {error}; nothing was published") from error
+            records[own_id.encode()] = value  # of several lines the last one counts
     gone = 0
     # Asked first: it tells when there is no such topic.
     with plain_consumer(settings.kafka, topic, name=f"{settings.app_id}-{kind.name}") as consumer:
         if complete:
             there: set[bytes] = set()
-            for partition in consumer.partitions:
-                for message in consumer.history(partition):
-                    if (key := message.key()) is not None:
-                        (there.discard if message.value() is None else there.add)(key)
+            with out.status(f"reading {topic}"):
+                for partition in consumer.partitions:
+                    for message in consumer.history(partition):
+                        if (key := message.key()) is not None:
+                            (there.discard if message.value() is None else there.add)(key)
             missing = sorted(there - records.keys())
             gone = len(missing)
             records |= dict.fromkeys(missing)
     began = time.monotonic()
-    unconfirmed = _send(settings, topic, kind, iter(records.items()))
+    with out.status(f"publishing {len(records):,} {kind.name}"):
+        unconfirmed = _send(settings, topic, kind, iter(records.items()))
     seconds = time.monotonic() - began
     text = f"{len(records) - gone:,} {kind.name} on {topic}, {gone:,} gone, in {seconds:.1f} s"
     if unconfirmed:

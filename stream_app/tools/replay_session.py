@@ -173,7 +173,8 @@ def replay_session(
     formats = formats_of(settings.schema_registry, topics)
     with plain_consumer(settings.kafka, topics.clicks, name=f"{app_id}-replay-session") as records:
         home = partition_of(key, len(records.partitions))
-        clicks = clicks_of(session_id, records.history(home), settings.clicks.limits, formats)
+        with err.status(f"reading {topics.clicks}"):
+            clicks = clicks_of(session_id, records.history(home), settings.clicks.limits, formats)
     upto = [click for click in clicks if at is None or click.offset <= at]
     if not upto or (at is not None and upto[-1].offset != at):
         offsets = ", ".join(str(click.offset) for click in clicks[-20:]) or "none"
@@ -184,14 +185,15 @@ def replay_session(
     with plain_consumer(settings.kafka, topics.rankings, name=f"{app_id}-replay-session") as records:
         # The worker places rankings by their key.
         own = records.history(partition_of(key, len(records.partitions)))
-        rankings = published_of(session_id, own, formats)
+        with err.status(f"reading {topics.rankings}"):
+            rankings = published_of(session_id, own, formats)
     rules = SessionRules(
         idle_gap_ms=settings.clicks.idle_gap_ms,
         recent_items=settings.worker.recent_items,
         advance_on=settings.clicks.moving,
         hide_type=settings.worker.hide_type,
     )
-    with bundles(settings) as announced:
+    with err.status("computing the session anew"), bundles(settings) as announced:
         found = replayed(upto, rankings, lambda v: announced.open(v).ranking(settings.worker.published), rules, home)
     if json:
         print(_as_json(found))

@@ -124,7 +124,8 @@ def send_file(path: Path, settings: StreamSettings, *, out: Console, err: Consol
             if one.place not in found.resent and (problem := _problem(one, settings, formats)) is not None:
                 raise RejectedError(f"{one.where}: would be rejected again: {problem}; nothing was sent")
         unsent = [(one, topics[one.place]) for one in repaired if one.place not in found.resent]
-        sent = _send(producer, iter(unsent), settings)
+        with err.status(f"sending {len(unsent):,} records"):
+            sent = _send(producer, iter(unsent), settings)
     _tell(out, sent, len(repaired) - len(unsent))
     return 0
 
@@ -144,7 +145,7 @@ def send_matching(filters: Filters, settings: StreamSettings, *, out: Console, e
             else:
                 yield one, parked.rejected.source.topic
 
-    with _producer(settings) as producer, rejected_topic(settings, filters, err=err) as found:
+    with _producer(settings) as producer, rejected_topic(settings, filters, err=err) as found, err.status("sending"):
         sent = _send(producer, good(found), settings)
     _tell(out, sent, left["before"], still_wrong=left["wrong"])
     return 0

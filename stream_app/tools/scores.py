@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from schemas.errors import MessageError
-from schemas.messages.score import Score, Tally, decode_score
+from schemas.messages.score import Score, Tally, comparable, decode_score
 from schemas.messages.split import is_shadow
 from stream_app.kafka.plain_consumer import plain_consumer
 from stream_app.settings import StreamSettings
@@ -59,11 +59,12 @@ def newest_scores(records: Iterable[Message], warn: Callable[[str], None]) -> li
 def lines(scores: Iterable[Score], by: tuple[str, ...], *, since_ms: int = 0) -> list[Line]:
     """Sums by model and `by`, the model that ranked first coming first; of windows that end after `since_ms`.
 
-    What a model ranked as a shadow stands under its variant, and is left out where variants are not told apart.
+    What a model ranked as a shadow stands under its variant, and is left out where variants are not told apart. So are
+    scores by another k than that of the newest window.
     """
     found: dict[tuple[str, ...], Line] = {}
     split = next((name for name in by if name in OF_PREDICTIONS), None)
-    for score in scores:
+    for score in comparable(scores):
         if score.window_start + score.window_ms <= since_ms or (is_shadow(score.variant) and "variant" not in by):
             continue
         parts = {"type": score.types, "reason": score.reasons}.get(split or "", {"": score.total})
@@ -103,7 +104,8 @@ def print_scores(
         err.print(text, style="yellow", markup=False, highlight=False)
 
     scores: list[Score] = []
-    with plain_consumer(settings.kafka, settings.topics.scores, name=f"{settings.app_id}-scores") as topic:
+    name, group = settings.topics.scores, f"{settings.app_id}-scores"
+    with plain_consumer(settings.kafka, name, name=group) as topic, err.status(f"reading {name}"):
         for partition in topic.partitions:
             scores += newest_scores(topic.history(partition), warn)
     newest = max((score.window_start + score.window_ms for score in scores), default=0)
@@ -111,7 +113,7 @@ def print_scores(
     if json:
         print(msgspec.json.encode([as_json(line, by) for line in found]).decode())
     elif found:
-        out.print(_as_table(found, by, k=max(score.k for score in scores)))
+        out.print(_as_table(found, by, k=comparable(scores)[0].k))
     if not found:
         err.print(
             f"no scores in {settings.topics.scores}: `stream-app score` publishes them, once sessions click again",

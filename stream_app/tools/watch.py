@@ -16,6 +16,7 @@ from stream_app.settings import StreamSettings
 from stream_app.tools.terminal import shown
 
 _ITEMS_SHOWN = 5
+_WAIT_MS = 500
 _REASONS = {
     RankingReason.UNKNOWN_ITEM: "item unknown",
     RankingReason.POPULARITY: "popular items",
@@ -82,7 +83,7 @@ def watch(
     topic = settings.topics.rankings
     codec = formats_of(settings.schema_registry, settings.topics).rankings
     try:
-        with plain_consumer(settings.kafka, topic, name=f"{settings.app_id}-watch") as consumer:
+        with plain_consumer(settings.kafka, topic, name=f"{settings.app_id}-watch", wait_ms=_WAIT_MS) as consumer:
             watched = consumer.partitions
             if session_id is not None:  # workers place rankings by their key
                 watched = [partition_of(session_id.encode(), len(watched))]

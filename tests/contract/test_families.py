@@ -131,22 +131,23 @@ ALL_PARTS = ("transformer", {"architecture": "xlnet", "objective": "plm"})
 
 @pytest.mark.parametrize(("family", "told"), [*((name, {}) for name in (*WINDOWS, *MIXED)), ALL_PARTS])
 def test_the_graph_of_a_window_network_is_plain_and_has_its_own_numbers(family: str, told: dict[str, Any]) -> None:
-    """It is traced once for all networks of its kind, whatever their numbers and their catalogue."""
+    """It is traced and optimised once for all networks of its kind, whatever their numbers and their catalogue."""
     settings = settings_of(family, memory="none", **told)
     assert isinstance(settings, LearnedSettings)
     generator = torch.Generator().manual_seed(3)
-    for items in (12, 20):
-        drawn = initial_network(items, settings, generator)
-        network = drawn.with_tensors(  # shaken, so that zeros of the start hide nothing
-            {
-                name: tensor + 0.3 * torch.randn(tensor.shape, generator=generator)
-                for name, tensor in drawn.tensors().items()
-            }
-        )
+    drawn, other = (initial_network(items, settings, generator) for items in (12, 20))
+    shaken = other.with_tensors(
+        {
+            name: tensor + 0.3 * torch.randn(tensor.shape, generator=generator)
+            for name, tensor in other.tensors().items()
+        }
+    )
+    # The zeros and ones of the start are what an optimiser takes away first.
+    for network in (drawn, shaken, drawn):
         assert isinstance(network, WindowNetwork)
         graph = encoder_graph(network)
         model = onnx.load_from_string(graph.encode or b"")
-        assert {entry.domain for entry in model.opset_import} <= {""}
+        assert {entry.domain: entry.version for entry in model.opset_import} == {"": 18}
         assert {node.op_type for node in model.graph.node}.isdisjoint({"If", "Loop", "Scan"})
         assert not model.functions
         session = onnxruntime.InferenceSession(graph.encode, providers=["CPUExecutionProvider"])
@@ -174,9 +175,9 @@ def test_the_shortest_window_is_served(tmp_path: Path) -> None:
 
 
 def test_members_of_a_window_family_are_one_bundle(tmp_path: Path) -> None:
-    result = train(LEARNED, settings_of("stamp", members=3, memory="none"))
+    result = train(LEARNED, settings_of("stamp", members=2, memory="none"))
     model = open_bundle(saved(tmp_path, result))
-    assert model.query_size == 3 * SMALL["hidden_size"]
+    assert model.query_size == 2 * SMALL["hidden_size"]
     assert check_parity(result.weights, model, NEWER) > 100
 
 

@@ -83,18 +83,23 @@ def assert_same_answers(result: FitResult, model: Model, sessions: SessionSet, l
     return compared
 
 
+def assert_same_alone_and_together(result: FitResult, model: Model, sessions: SessionSet) -> None:
+    """Every click in batches; alone, which takes seven times as many calls, those of every fifth session."""
+    for lanes, some in ((7, sessions), (1, sessions.select(np.arange(len(sessions)) % 5 == 0))):
+        assert assert_same_answers(result, model, some, lanes) == some.clicks > 60
+
+
 @pytest.mark.parametrize(("embedding", "layers", "deep_input", "input_decay"), ARCHITECTURES)
 def test_whole_sessions(tmp_path: Path, *, embedding: str, layers: int, deep_input: bool, input_decay: float) -> None:
     sessions = random_sessions(40, items=60, longest=30)
-    chosen = {"embedding": embedding, "layers": layers, "hidden_size": 10, "n_sample": 20, "batch_size": 8}
+    chosen = {"embedding": embedding, "layers": layers, "hidden_size": 10, "n_sample": 20, "batch_size": 8, "epochs": 2}
     result = fit(sessions, Gru4RecSettings.parse(chosen | {"deep_input": deep_input, "input_decay": input_decay}))
     model = opened(result, sessions, tmp_path)
     read = read_network(read_bundle(tmp_path / "v1"))
     assert {name: t.tolist() for name, t in read.tensors().items()} == {
         name: t.tolist() for name, t in result.network.tensors().items()
     }
-    for lanes in (1, 7):
-        assert assert_same_answers(result, model, sessions, lanes) == sessions.clicks
+    assert_same_alone_and_together(result, model, sessions)
 
 
 def test_a_catalogue_smaller_than_the_list(tmp_path: Path) -> None:
@@ -144,8 +149,7 @@ def test_the_session_memory_over_whole_sessions(tmp_path: Path, terms: tuple[str
     assert [term for term in TERMS if getattr(result.memory, term)] == [term for term in TERMS if term in terms]
     model = opened(result, sessions, tmp_path)
     some = sessions.select(np.arange(len(sessions)) % 4 == 0)
-    for lanes in (1, 7):
-        assert assert_same_answers(result, model, some, lanes) == some.clicks
+    assert_same_alone_and_together(result, model, some)
     assert check_parity(result.weights, model, sessions, memory=result.memory) == sessions.transitions
 
 

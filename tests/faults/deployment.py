@@ -20,7 +20,6 @@ from deploy.demo.shop import Shop, ShopSettings
 from schemas.bundle.files import manifest_digest, open_bundle
 from schemas.bundle.runtime import Model
 from schemas.config.settings import KafkaConnection, TopicSettings
-from schemas.kafka.admin import ensure_topics
 from schemas.kafka.topics import changelog_topic, topic_table
 from schemas.messages.announcement import ModelAnnouncement, encode_announcement
 from schemas.messages.click import Click, encode_click
@@ -29,6 +28,7 @@ from schemas.messages.split import Split, Variant, encode_split
 from stream_app.core.session import SessionRules
 from stream_app.settings import StreamSettings
 from stream_app.tools.click_file import read_click_file
+from tests.admin import ensure_topics
 from tests.committed import Offsets
 from tests.contract.tiny_model import TinyModel
 from tests.patience import PATIENCE
@@ -285,20 +285,24 @@ class Deployment:
         self.loads.append(load)
         return load
 
-    def send_in_transactions(self, clicks: Sequence[Click], *, size: int = 100) -> int:
-        """Produce clicks in transactions of which every third is aborted, and the last one; returns those committed."""
-        producer, kept = self._transactional, 0
-        parts = [clicks[at : at + size] for at in range(0, len(clicks), size)]
-        for n, part in enumerate(parts, start=1):
+    def send_in_transactions(self, clicks: Sequence[Click], enough: threading.Event) -> int:
+        """Produce clicks in transactions, every third of which is aborted, until it is enough; returns those committed.
+
+        The last one is aborted.
+        """
+        producer, more, kept = self._transactional, endless(clicks), 0
+        for n in itertools.count(1):
             producer.begin_transaction()
-            for click in part:
+            for click in itertools.islice(more, 100):
                 producer.produce(self.topics.clicks, encode_click(click), click.session_id.encode())
-            if n % 3 == 0 or n == len(parts):
-                assert producer.flush(PATIENCE) == 0  # else they would not come to be aborted
-                producer.abort_transaction(60)
-            else:
-                producer.commit_transaction(60)
-                kept += len(part)
+            if n % 3:
+                producer.commit_transaction(PATIENCE)
+                kept += 100
+                continue
+            assert producer.flush(PATIENCE) == 0  # else they would not come to be aborted
+            producer.abort_transaction(PATIENCE)
+            if enough.wait(0.5):
+                break
         return kept
 
     @cached_property
@@ -310,7 +314,7 @@ class Deployment:
                 "transactional.id": self.prefix,
             }
         )
-        producer.init_transactions(60)
+        producer.init_transactions(PATIENCE)
         return producer
 
     # -- looking ------------------------------------------------------------------------------------------------------
@@ -361,6 +365,16 @@ class Deployment:
 
         self.wait(is_true, what)
         return worker
+
+    def judge(self, load: Load, worker: StreamProcess) -> Verdict:
+        """End the load and, once all is acknowledged, the worker that is left; nothing may be lost, nothing wrong."""
+        sent = load.stop()
+        self.wait_until_acknowledged()
+        assert worker.stop() == 0
+        verdict = self.verdict(worker)
+        verdict.assert_nothing_lost_nothing_wrong()
+        assert verdict.clicks == sent
+        return verdict
 
     def verdict(self, holder: StreamProcess | None = None) -> Verdict:
         """Recompute every session one click at a time and compare rankings, changelog, and every worker's RocksDB.

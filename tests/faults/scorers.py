@@ -13,7 +13,6 @@ from confluent_kafka import Producer
 
 from deploy.demo.shop import Shop, ShopSettings
 from schemas.config.settings import KafkaConnection, TopicSettings
-from schemas.kafka.admin import ensure_topics
 from schemas.kafka.topics import topic_table
 from schemas.messages.click import Click
 from schemas.messages.ranking import RankedItem, Ranking, RankingReason, decode_ranking, encode_ranking
@@ -22,6 +21,7 @@ from schemas.messages.source import Source
 from schemas.messages.split import SHADOW
 from stream_app.kafka.plain_consumer import partition_of, plain_consumer
 from stream_app.settings import StreamSettings
+from tests.admin import ensure_topics
 from tests.patience import PATIENCE
 from tests.recount import Window, counted, recount
 from tests.stream_process import StreamProcess

@@ -20,9 +20,10 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import NewTopic
 
 from deploy.kafka import LocalKafka
+from tests.admin import create_topics, delete_records, delete_topics
 from tests.conftest import REPOSITORY, KafkaUnderTest
 from tests.patience import PATIENCE
 
@@ -123,43 +124,37 @@ class Topics:
     def changelog(self) -> str:
         return f"{self.app_id}-counts-changelog"
 
+    @property
+    def connection(self) -> dict[str, Any]:
+        return {"bootstrap.servers": self.bootstrap_servers}
+
     def create(self, name: str) -> None:
-        admin = AdminClient({"bootstrap.servers": self.bootstrap_servers})
-        for created in admin.create_topics([NewTopic(name, PARTITIONS, 1)]).values():
-            created.result(PATIENCE)
+        create_topics(self.connection, NewTopic(name, PARTITIONS, 1))
 
     def delete(self, name: str) -> None:
-        admin = AdminClient({"bootstrap.servers": self.bootstrap_servers})
-        for deleted in admin.delete_topics([name]).values():
-            deleted.result(PATIENCE)
-        while name in admin.list_topics(timeout=30).topics:
-            time.sleep(0.1)
+        delete_topics(self.connection, name)
 
     def truncate(self, before: dict[int, int]) -> None:
         """Delete the changelog's records before these offsets, as retention does."""
-        admin = AdminClient({"bootstrap.servers": self.bootstrap_servers})
-        asked = [TopicPartition(self.changelog, partition, offset) for partition, offset in before.items()]
-        for deleted in admin.delete_records(asked).values():
-            deleted.result(PATIENCE)
+        delete_records(self.connection, self.changelog, before)
 
     def produce(self, topic: str, count: int, *, keys: int = 20, transactional: bool = False) -> None:
         """`count` records into each partition."""
-        config: dict[str, Any] = {"bootstrap.servers": self.bootstrap_servers}
-        producer = Producer(config | ({"transactional.id": self.app_id} if transactional else {}))
+        producer = Producer(self.connection | ({"transactional.id": self.app_id} if transactional else {}))
         if transactional:
-            producer.init_transactions(60)
+            producer.init_transactions(PATIENCE)
             producer.begin_transaction()
         for partition in range(PARTITIONS):
             for i in range(count):
                 producer.produce(topic, key=b"%d-%d" % (partition, i % keys), value=b"1", partition=partition)
         if transactional:
-            producer.commit_transaction(60)
+            producer.commit_transaction(PATIENCE)
         assert producer.flush(PATIENCE) == 0
 
     @contextmanager
     def coming_clicks(self) -> Iterator[None]:
         """Some hundred clicks a second in every partition, for as long as the block takes."""
-        producer, enough = Producer({"bootstrap.servers": self.bootstrap_servers}), threading.Event()
+        producer, enough = Producer(self.connection), threading.Event()
 
         def produce() -> None:
             while not enough.wait(0.05):
@@ -179,10 +174,10 @@ class Topics:
 
     def ends(self) -> dict[int, int]:
         """Partition -> the offset that the changelog's next record will get."""
-        consumer = Consumer({"bootstrap.servers": self.bootstrap_servers, "group.id": "ends"})
+        consumer = Consumer(self.connection | {"group.id": "ends"})
         try:
             return {
-                p: consumer.get_watermark_offsets(TopicPartition(self.changelog, p), timeout=30)[1]
+                p: consumer.get_watermark_offsets(TopicPartition(self.changelog, p), timeout=PATIENCE)[1]
                 for p in range(PARTITIONS)
             }
         finally:

@@ -1,5 +1,6 @@
 """Scorers that are killed, frozen and joined: the published counts are those of a recount of the topic."""
 
+import json
 import random
 import shutil
 import signal
@@ -11,9 +12,12 @@ from pathlib import Path
 import pytest
 
 from stream_app.score.scorer import group_of
-from tests.committed import instances
+from stream_app.score.service import EXIT_FAILED
+from tests.committed import Offsets, instances
 from tests.conftest import KafkaUnderTest
-from tests.faults.scorers import Scorers, shop_rankings
+from tests.faults.scorers import PARTITIONS, Scorers, shop_rankings
+from tests.patience import PATIENCE
+from tests.retention import expire
 
 
 @pytest.fixture
@@ -79,6 +83,20 @@ def test_a_frozen_scorer_that_wakes_publishes_nothing_of_what_it_lost(scorers: S
     scorers.wait_until_counted()
 
 
+def test_of_two_scorers_with_one_identity_the_older_one_ends(scorers: Scorers) -> None:
+    """A supervisor starts it again, or people learn that the name was given twice."""
+    older = scorers.start("a", NEXTCLICK_SCORES__GROUP_INSTANCE_ID="scorer-1")
+    scorers.started.remove(older)  # of which nobody may give up
+    try:
+        scorers.start("b", NEXTCLICK_SCORES__GROUP_INSTANCE_ID="scorer-1")
+        assert older.process.wait(PATIENCE) == EXIT_FAILED
+    finally:
+        older.process.kill()
+    assert "cannot be read any more" in older.log.read_text()
+    scorers.publish(shop_rankings(50))
+    scorers.wait_until_counted()
+
+
 def test_what_is_no_ranking_is_counted_and_passed_over(scorers: Scorers) -> None:
     scorer = scorers.start(NEXTCLICK_SCORES__GROUP_INSTANCE_ID="scorer-1")
     assert instances(scorers.connection.librdkafka(), group_of(scorers.group)) == {"scorer-1"}
@@ -87,4 +105,27 @@ def test_what_is_no_ranking_is_counted_and_passed_over(scorers: Scorers) -> None
     scorers.publish(shop_rankings(50))
 
     scorers.wait(lambda: scorer.metric("nextclick_scores_unreadable_total") == 4, "unreadable records counted")
-    assert sum(sum(score.rankings.values()) for score in scorers.scores()) > 0
+    scorers.wait(lambda: any(any(score.rankings.values()) for score in scorers.scores()), "the others are scored")
+
+
+def test_rankings_that_retention_removed_are_told_of_once_and_the_others_counted(scorers: Scorers) -> None:
+    """One that runs is in the test of the alerts; this one was away."""
+    rankings = shop_rankings(100)
+    third = len(rankings) // 3
+    before, gone, after = rankings[:third], rankings[third : 2 * third], rankings[2 * third :]
+    scorer = scorers.start()
+    scorers.publish(before)
+    scorers.wait_until_counted()
+    assert scorer.stop() == 0
+    scorers.publish(gone)
+    expire(scorers.connection.librdkafka(), scorers.rankings)
+    scorers.publish(after)
+    scorer = scorers.start()
+    scorers.wait(lambda: scorer.metric("nextclick_scores_rankings_total") == len(after), "the others counted")
+    assert scorer.metric("nextclick_scores_expired_total") == len(gone)
+    told = [json.loads(line) for line in scorer.log.read_text().splitlines() if "rankings were lost" in line]
+    assert sorted(line["partition"] for line in told) == list(range(PARTITIONS))
+    assert sum(line["offsets"] for line in told) == len(gone)
+    offsets = Offsets(scorers.connection.librdkafka(), group_of(scorers.group))
+    ends = [end for _, end in offsets.marks(scorers.rankings).values()]
+    assert offsets.committed(scorers.rankings, PARTITIONS) == ends  # the next start tells of none

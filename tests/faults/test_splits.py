@@ -72,13 +72,7 @@ def test_splits_change_under_load(deployment: Deployment, stream: list[Click]) -
     deployment.wait(lambda: worker.metric("nextclick_variant_share") == 0, "the end of the split")
     deployment.wait_until_more_clicks(worker, 500)
     assert worker.metric("nextclick_rebuilt_rows_total") > 0
-    sent = load.stop()
-    deployment.wait_until_acknowledged()
-    assert worker.stop() == 0
-
-    verdict = deployment.verdict(worker)
-    verdict.assert_nothing_lost_nothing_wrong()
-    assert verdict.clicks == sent
+    deployment.judge(load, worker)
     published = Published.of(read_topic(deployment.connection.librdkafka(), deployment.topics.rankings))
     while_failed: Line = {"champion": 100}
     assert misplaced(published, [*lines[:2], while_failed, *lines[1:]]) == []

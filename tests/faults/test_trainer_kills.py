@@ -5,7 +5,7 @@ import random
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -16,13 +16,8 @@ from schemas.bundle.files import open_bundle
 from schemas.messages.click import Click
 from tests.conftest import KafkaUnderTest
 from tests.integration.trainer_deployment import Deployment
-from tests.patience import PATIENCE
-from trainer.service import outage
 from trainer.service.assembly import registry_of
 from trainer.service.click_log import ClickLogFolder
-from trainer.service.collect import Collected, Collector
-from trainer.service.loop import run
-from trainer.service.registry import PublishedModel, Registry
 
 pytestmark = pytest.mark.fault
 
@@ -79,79 +74,6 @@ def test_the_log_holds_every_offset_once_however_often_the_collector_dies(deploy
     assert finished.returncode == 0, finished.stderr
     assert json.loads(finished.stdout)["lost"] == 0
     deployment.assert_logged_once(range(NOW, NOW + produced[0]))
-
-
-def test_a_broker_that_dies_and_comes_back_costs_no_click(deployment: Deployment, kafka: KafkaUnderTest) -> None:
-    if kafka.local is None:
-        pytest.skip("KAFKA_BOOTSTRAP_SERVERS names a Kafka that is not ours to kill")
-    deployment.produce(clicks(0, 3000))
-    process = deployment.start("collect", "--json", NEXTCLICK_TRAINER__FLUSH_INTERVAL="100ms")
-    try:
-        await_offsets(deployment, 3000, process)
-        kafka.local.kill_broker(0)
-        time.sleep(2)  # long enough for the collector to find the connection gone
-        kafka.local.start_broker(0)
-        deployment.produce(clicks(3000, 6000))
-        await_offsets(deployment, 6000, process)
-        process.terminate()
-        output, errors = process.communicate(timeout=PATIENCE)
-    finally:
-        end(process)
-    assert process.returncode == 0, errors
-    collected = json.loads(output)
-    assert (collected["clicks"], collected["lost"]) == (6000, 0)
-
-
-def test_an_outage_when_a_cycle_is_due_and_one_at_the_announcement_are_waited_out(
-    deployment: Deployment, kafka: KafkaUnderTest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The broker is gone before the cycle collects, and again between publishing and announcing."""
-    if kafka.local is None:
-        pytest.skip("KAFKA_BOOTSTRAP_SERVERS names a Kafka that is not ours to kill")
-    deployment.produce(SHOP.history(900, before_ms=NOW))
-    broker, sleep, publish = kafka.local, outage.sleep, Registry.publish
-    waited: list[str] = []
-
-    def back_after_a_pause(seconds: float, stopping: Callable[[], bool]) -> None:
-        waited.append("before" if not registry_of(deployment.root()).versions() else "announcing")
-        if 0 not in broker.running_brokers:
-            broker.start_broker(0)
-        sleep(seconds, stopping)
-
-    def published_and_then_gone(registry: Registry, bundle: Path) -> PublishedModel:
-        model = publish(registry, bundle)
-        broker.kill_broker(0)
-        return model
-
-    collect_to_end = Collector.collect_to_end
-
-    def gone_and_then_collecting(collector: Collector, stop: Callable[[], bool]) -> Collected:
-        if not waited:
-            broker.kill_broker(0)
-        return collect_to_end(collector, stop)
-
-    monkeypatch.setattr("trainer.service.collect._TIMEOUT_SECONDS", 2.0)
-    monkeypatch.setattr("trainer.service.compacted._TIMEOUT_SECONDS", 2.0)
-    monkeypatch.setattr(outage, "sleep", back_after_a_pause)
-    monkeypatch.setattr(Registry, "publish", published_and_then_gone)
-    monkeypatch.setattr(Collector, "collect_to_end", gone_and_then_collecting)
-    result = run(deployment.root(max_failures=1, delivery_timeout="5s"), once=True, stopping=lambda: False)
-    assert set(waited) == {"before", "announcing"}
-    assert result is not None
-    (model,) = registry_of(deployment.root()).versions()
-    announced = deployment.models_topic().current()
-    assert announced is not None
-    assert (result.outcome, result.version, announced.version) == ("announced", model.version, model.version)
-
-
-def clicks(first: int, last: int) -> Iterator[Click]:
-    return (Click(f"s{number % 97}", f"i{number % 11}", NOW + number) for number in range(first, last))
-
-
-def await_offsets(deployment: Deployment, count: int, process: "subprocess.Popen[str]") -> None:
-    while sum(ClickLogFolder(deployment.log_dir).scan().next_offsets.values()) < count:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.1)
 
 
 @pytest.mark.long

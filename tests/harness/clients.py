@@ -27,14 +27,19 @@ _PREFERRED: Final = 0
 _senders = itertools.count()
 
 
-def shop(rng: random.Random, items: Sequence[str], *, name: str = "s", open_sessions: int = 200) -> Iterator[Record]:
-    """Clicks without end, of sessions that come and go: long, interrupted and late ones, some of unknown items."""
+def shop(
+    rng: random.Random, items: Sequence[str], *, name: str = "s", open_sessions: int = 200, ago_ms: int = 5 * _HOUR_MS
+) -> Iterator[Record]:
+    """Clicks without end, of sessions that come and go: long, interrupted and late ones, some of unknown items.
+
+    They begin so long ago; those of now go by the clock, and are not interrupted, for that would be in the future.
+    """
     weights = [1 / (rank + 1) for rank in range(len(items))]
     time_of: dict[str, int] = {}
     visitors: list[str] = []
-    now = int(time.time() * 1000) - 5 * _HOUR_MS
+    now = int(time.time() * 1000) - ago_ms
     for n in range(10**12):
-        now += rng.randrange(5)
+        now = now + rng.randrange(5) if ago_ms else int(time.time() * 1000)
         if len(visitors) < open_sessions or rng.random() < 0.1:
             visitors.append(f"{name}{n}")
         place = rng.randrange(len(visitors))
@@ -42,7 +47,7 @@ def shop(rng: random.Random, items: Sequence[str], *, name: str = "s", open_sess
         if len(visitors) > open_sessions and rng.random() < 0.5:
             visitors.pop(place)
         at = max(now, time_of.get(visitor, 0)) + rng.choice([0, 500, 4000, -3000])
-        if rng.random() < 0.01:
+        if ago_ms and rng.random() < 0.01:
             at += 40 * 60_000  # a pause that ends the session
         time_of[visitor] = max(at, time_of.get(visitor, 0))
         [item] = rng.choices(items, weights)
@@ -92,7 +97,12 @@ class Running(threading.Thread):
 
 
 class Sender:
-    """Sends records at a rate, in a thread, until it is stopped; the history has each, and what Kafka said of it."""
+    """Sends records at a rate, in a thread, until it is stopped; the history has each, and what Kafka said of it.
+
+    Attributes:
+        records: those that are still to be sent, once it is stopped.
+        per_second: how many.
+    """
 
     def __init__(
         self,
@@ -106,8 +116,8 @@ class Sender:
         transactions: str | None = None,
     ) -> None:
         """`transactions`: the id under which clicks are sent in transactions, of which every third is aborted."""
-        self._topic, self._records, self._history = topic, records, history
-        self._per_second, self._transactions = per_second, transactions
+        self._topic, self._history, self._transactions = topic, history, transactions
+        self.records, self.per_second = records, per_second
         self._stopped = threading.Event()
         self._failed: list[BaseException] = []
         self._sent, self._name = 0, next(_senders)
@@ -140,11 +150,11 @@ class Sender:
 
     def _paced(self) -> Iterator[tuple[str, Record]]:
         began = time.monotonic()
-        for key, value in self._records:
+        for key, value in self.records:
             self._sent += 1
             yield f"{self._name}.{self._sent}", (key, value)
             if self._sent % _TOGETHER == 0:
-                self._stopped.wait(began + self._sent / self._per_second - time.monotonic())
+                self._stopped.wait(began + self._sent / self.per_second - time.monotonic())
             if self._stopped.is_set():
                 return
 

@@ -13,12 +13,16 @@ Each line has `at`, seconds since the run began, and `what`:
     click         partition, offset, key, value: a record of the clicks topic, as it was there at the end
     rejected      partition, offset: the source of a record of the topic of rejected clicks
     catalogue     topic, offset, key, value: a record of `items` or `rules`
+    shadow        partition, offset, ranking: a record of the shadows' topic, by its source
     split         shares: percentages of aliases, in order; none without a split
-    row           where, partition, offset, key, row: a record of the changelog, or of a worker's RocksDB
+    row           where, partition, offset, key, row: a record of the changelog (null deletes a row), or of a RocksDB
     covered       where, partition, offset: what a RocksDB says of itself
     committed     partition, offset, end: the group's acknowledgement, and the end of the clicks topic
     expired       partition, first, below: clicks from one offset, not acknowledged yet, to below another were removed
+    lost          partition, offset, rows, newest: Kafka lost the clicks from this offset on. The rows in the changelog
+                  that name such a click, as key and row, and which of them are the newest of their sessions
     told          partition, expired: workers told of so many clicks that they did not get to read
+    recovered     seconds: from a kill of another part until it got on
     anew          partition, offset: from this click on no session has a row
     part          name, compared, wrong, told: what another part than the workers came to, compared with the topics
     end           nothing is missing in the file

@@ -1,6 +1,6 @@
 """Runs scenarios one after the other, and prints what came of each as a row of docs/proof.md.
 
-python -m tests.harness.matrix [--scenario NAME] [--seconds N] [--seed N] [--rate N] [--folder PATH]
+python -m tests.harness.matrix [--scenario NAME] [--seconds N] [--seed N] [--rate N] [--minutes N] [--folder PATH]
 """
 
 import argparse
@@ -10,6 +10,7 @@ import random
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,6 +19,7 @@ from tests.harness.clients import shop
 from tests.harness.history import History, lines
 from tests.harness.scenarios import SCENARIOS, Scenario
 from tests.harness.system import ITEMS, Broker, System
+from tests.harness.times import figures
 from tests.harness.verdict import Verdict, judge
 
 
@@ -28,7 +30,7 @@ def run(
     rng = random.Random(f"{name} {seed}")
     folder.mkdir(parents=True)
     history = History(folder / "history.jsonl")
-    system = System(broker, folder, f"{name}-{seed}", rng, history, kind=scenario.kind)
+    system = System(broker, folder, f"{name}-{seed}", rng, history, kind=scenario.kind, default_limits=scenario.timed)
     try:
         system.start_ready("a", proxied=scenario.proxied)
         records = shop(rng, ITEMS) if scenario.records is None else scenario.records(system)
@@ -59,15 +61,20 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--seconds", type=float, default=20, help="how long each goes on")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="of clicks and attacks")
     parser.add_argument("--rate", type=float, default=500, help="clicks a second")
+    parser.add_argument("--minutes", type=float, default=60, help="after so many none begins any more, unless named")
     parser.add_argument("--folder", type=Path, help="for histories, data and logs; else a temporary one")
     told = parser.parse_args(arguments)
     logging.getLogger("kafka").setLevel(logging.CRITICAL)  # brokers that are away are no news here
     folder = told.folder or Path(tempfile.mkdtemp(prefix="nextclick-matrix-"))
     print(f"{datetime.date.today()}  seed {told.seed}  {told.rate:g} clicks/s  {folder}", flush=True)
-    broken = False
+    broken, until = False, time.monotonic() + told.minutes * 60
     with ExitStack() as stack:
         brokers: dict[int, Broker] = {}
         for name in told.scenario or [name for name, one in SCENARIOS.items() if not one.by_hand]:
+            if time.monotonic() > until and not told.scenario:
+                broken = True
+                print(f"| {name} | **not run: {told.minutes:g} minutes are over** |", flush=True)
+                continue
             scenario = SCENARIOS[name]
             if scenario.brokers not in brokers:
                 brokers[scenario.brokers] = stack.enter_context(
@@ -79,11 +86,16 @@ def main(arguments: Sequence[str]) -> int:
                     name, scenario, brokers[scenario.brokers], folder / name,
                     seconds=told.seconds, seed=told.seed, rate=told.rate,
                 )  # fmt: skip
-            except AssertionError as error:  # it got stuck, which is no reason to keep from the others
+            except Exception as error:  # noqa: BLE001 - it got stuck, which is no reason to keep from the others
                 broken = True
                 print(f"| {name} | **{error}** |", folder / name, sep="\n", flush=True)
+                if not isinstance(error, AssertionError):  # which says it all
+                    traceback.print_exc()
                 continue
             print(row(name, verdict, time.monotonic() - began), flush=True)
+            if scenario.timed:
+                logs = (folder / name).glob("worker-*.log")
+                print(*figures(lines(folder / name / "history.jsonl"), logs), sep="\n", flush=True)
             if verdict.found:
                 broken = True
                 print(verdict, folder / name, sep="\n", flush=True)

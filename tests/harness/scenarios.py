@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from tests.harness.attacks import brokers, clicks, models, parts, workers
+from tests.harness.attacks import away, brokers, clicks, models, parts, versions, workers
 from tests.harness.attacks.rounds import Attack, while_down
 from tests.harness.clients import Record
 from tests.harness.system import TRAINED, System
@@ -22,7 +22,8 @@ class Scenario:
         transactions: whether they come in transactions, of which every third is aborted.
         proxied: whether worker `a` reaches the broker through the proxy.
         brokers: 1 or 3.
-        by_hand: whether it runs only where it is named: it takes long, or rights that not everybody has.
+        by_hand: whether it runs only where it is named: it takes long, or what not everybody has.
+        timed: whether workers have their default time limits, and it is told how long rankings stayed away.
     """
 
     attack: Attack
@@ -33,6 +34,7 @@ class Scenario:
     proxied: bool = False
     brokers: int = 1
     by_hand: bool = False
+    timed: bool = False
 
 
 SCENARIOS: Final[dict[str, Scenario]] = {
@@ -55,6 +57,7 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     "broker-kill": Scenario(brokers.down(kill=True), "kill -9 of the broker"),
     "broker-restart": Scenario(brokers.down(kill=False), "the broker restarts"),
     "outage": Scenario(brokers.down(kill=True, seconds=60), "no broker for 60 s"),
+    "outage-long": Scenario(brokers.down(kill=True, seconds=300), "no broker for 5 minutes", by_hand=True),
     "three-brokers": Scenario(
         brokers.down(kill=True, seconds=6), "kill -9 of one of three brokers after the other", brokers=3
     ),
@@ -88,6 +91,9 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     "clicks-expired": Scenario(
         brokers.clicks_expired, "retention removes clicks that a frozen or stopped worker has not read"
     ),
+    "clicks-lost": Scenario(
+        brokers.clicks_lost, "the broker loses the last tenth or third of the clicks, which it had confirmed"
+    ),
     "changelog-emptied": Scenario(
         while_down(System.expire_rows), "kill -9, and all records of the changelog are deleted"
     ),
@@ -100,6 +106,12 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     ),
     "swaps": Scenario(models.swapped, "a swap each second between four models of three kinds, and kill -9"),
     "formats": Scenario(models.formats_swapped, "a swap each second between bundles of format 1 and 2, and kill -9"),
+    "versions": Scenario(
+        versions.mixed,
+        "SIGTERM or kill -9 of workers of this version and of the one before, which take over from each other, and "
+        "swaps between bundles of format 1 and 2",
+        by_hand=True,
+    ),
     "bad-bundles": Scenario(models.refused_bundles, "damaged bundles are announced, and kill -9"),
     "bot": Scenario(workers.killed, "half of all clicks are of one session, and kill -9", records=clicks.with_a_bot),
     "transactions": Scenario(workers.killed, "clicks in transactions, a third aborted, and kill -9", transactions=True),
@@ -108,15 +120,32 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     "invalid": Scenario(workers.killed, "invalid records, some of 10 MB, and kill -9", records=clicks.invalid_records),
     "again": Scenario(while_down(brokers.delivered_again, kill=False), "the group's offsets are set back to 0"),
     "items": Scenario(models.items_and_rules_changed, "items and rules change under load, and kill -9", kind=TRAINED),
-    "splits": Scenario(models.splits_changed, "two models share the sessions, the shares change, and kill -9"),
+    "splits": Scenario(
+        models.splits_changed, "two models share the sessions, a third is a shadow, the shares change, and kill -9"
+    ),
     "scores": Scenario(parts.scorer_killed, "kill -9 of worker and scorer, whose data folder is deleted as well"),
     "sink": Scenario(parts.sink_killed, "kill -9 of worker and sink, and of its Redis, which forgets all"),
+    "readers-outage": Scenario(
+        parts.readers_without_a_broker, "kill -9 of the broker, while scorer, sink and API read as well"
+    ),
     "trainer": Scenario(parts.trainer_killed, "kill -9 of the trainer in each phase"),
     "trainer-disk-full": Scenario(parts.trainer_disk_full, "no file of the trainer may grow for 5 s, in each phase"),
     "registry-full": Scenario(parts.registry_full, "the registry's disk is full for 10 s", by_hand=True),
+    "guard": Scenario(
+        parts.guard_killed,
+        "kill -9 of worker, scorer and guard, also between its promotion of the better model and the end of the split",
+        records=clicks.of_now,
+        by_hand=True,
+    ),
     "two-trainers": Scenario(
         parts.two_trainers,
         "a second trainer on the registry of one that runs, of one that is frozen, and of that one when it thaws",
         by_hand=True,
     ),
+    "away-outage": Scenario(brokers.down(kill=True, seconds=30), "no broker for 30 s", by_hand=True, timed=True),
+    "away-given-up": Scenario(
+        away.given_up, "no broker until the worker has given up, and was started again", by_hand=True, timed=True
+    ),
+    "away-kills": Scenario(workers.killed, "kill -9 at random moments", by_hand=True, timed=True),
+    "away-kills-often": Scenario(away.killed_often, "kill -9 every 1.5 to 9 s", by_hand=True, timed=True),
 }

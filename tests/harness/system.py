@@ -14,7 +14,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
@@ -47,6 +47,7 @@ from tests.harness.history import History, as_text
 from tests.harness.oracle import decode_row
 from tests.harness.verdict import CHANGELOG
 from tests.patience import PATIENCE
+from tests.torn_log import tear
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 PARTITIONS: Final = 4
@@ -75,10 +76,19 @@ class _Gru(TinyModel):
         return super().weights(*shape, salt=salt) * np.float32(0.3 if salt >= 10 else 1)
 
 
+@dataclass(frozen=True)
+class _Popular(TinyNone):
+    """Ranks the first items first, which the shop sells most: better than all others by far."""
+
+    def weights(self, *shape: int, salt: int) -> NDArray[np.float32]:
+        return np.broadcast_to(1 / np.arange(1, shape[-1] + 1), shape).astype(np.float32)
+
+
 KINDS: Final[dict[str, Callable[[int], TinyModel]]] = {
     "gru": lambda seed: _Gru(items=KNOWN, layers=2, hidden_size=12, k=25, recent_size=8, seed=seed),
     "window": lambda seed: TinyWindow(items=KNOWN, hidden_size=8, k=25, window=12, seed=seed),
     "counts": lambda seed: TinyNone(items=KNOWN[:200], k=25, seed=seed),
+    "popular": lambda seed: _Popular(items=KNOWN, k=25, seed=seed),
 }
 
 
@@ -143,6 +153,19 @@ def limit_files(pid: int, most: int = resource.RLIM_INFINITY) -> None:
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (most, resource.RLIM_INFINITY))
 
 
+def _take_turns(pid: int, command: str) -> None:
+    """Let a process of that command, which gives way to all others, run as they do, where its user may have it so.
+
+    On a busy machine it would get no time at all, and there would be nothing to judge.
+    """
+    with suppress(OSError):  # it has just ended, or its user may not
+        if command not in Path(f"/proc/{pid}/cmdline").read_text().split("\0"):
+            return
+        for thread in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208 - their numbers alone
+            os.sched_setscheduler(int(thread), os.SCHED_OTHER, os.sched_param(0))
+            os.setpriority(os.PRIO_PROCESS, int(thread), 0)
+
+
 def _shares(percent: int) -> list[tuple[str, int]]:
     """Of the split that gives the alias `b` so much."""
     return [("champion", 100 - percent), ("b", percent)] if percent else []
@@ -157,6 +180,8 @@ class Worker:
     log: Path
     settings: dict[str, str]
     command: tuple[str, ...]
+    root: Path
+    """Where its code is: of this version, or of another one."""
 
 
 @dataclass
@@ -169,6 +194,8 @@ class System:
     rng: random.Random
     history: History
     kind: str = "gru"
+    default_limits: bool = False
+    """Whether workers have the time limits that they have by default, and not shorter ones."""
     workers: dict[str, Worker] = field(default_factory=dict)
     settings: dict[str, str] = field(default_factory=dict)
     senders: list[Sender] = field(default_factory=list)
@@ -194,6 +221,7 @@ class System:
 
     def _note_settings(self) -> None:
         self.history.note("setting", name="in_flight", value=CHUNK_CLICKS * CHUNKS_IN_FLIGHT)
+        self.history.note("setting", name="clock", value=time.time())
         for path in self.models:
             self.history.note("model", version=path.name, path=str(path))
 
@@ -234,7 +262,9 @@ class System:
 
     def environment(self) -> dict[str, str]:
         """What every process of the deployment is told."""
-        topics = ("clicks", "rankings", "rejected", "models", "items", "rules", "splits", "rankings_shadow", "scores")
+        topics = ["clicks", "rankings", "rejected", "models", "items", "rules", "scores"]
+        if "NEXTCLICK_WORKER__SPLITS" in self.settings:
+            topics += ["splits", "rankings_shadow"]  # of which the version before does not know
         named = {f"NEXTCLICK_TOPICS__{topic.upper()}": f"{self.name}-{topic.replace('_', '-')}" for topic in topics}
         return {
             **{name: value for name, value in os.environ.items() if not name.startswith(("NEXTCLICK_", "KAFKA_"))},
@@ -243,7 +273,7 @@ class System:
             "NEXTCLICK_TOPICS__PARTITIONS": str(PARTITIONS),
             "NEXTCLICK_TOPICS__REPLICATION": str(self.broker.size),
             "NEXTCLICK_WORKER__APP_ID": self.name,
-            "NEXTCLICK_WORKER__SESSION_TIMEOUT": str(SESSION_TIMEOUT),
+            **({} if self.default_limits else {"NEXTCLICK_WORKER__SESSION_TIMEOUT": str(SESSION_TIMEOUT)}),
             "NEXTCLICK_WORKER__CHUNK_CLICKS": str(CHUNK_CLICKS),
             "NEXTCLICK_WORKER__CHUNKS_IN_FLIGHT": str(CHUNKS_IN_FLIGHT),
             "NEXTCLICK_WORKER__LOG_FORMAT": "json",
@@ -257,18 +287,22 @@ class System:
         command: Sequence[str] = WORKER,
         proxied: bool = False,
         stop_at: str | None = None,
+        root: Path = REPOSITORY,
         **settings: str,
     ) -> None:
-        """Start a worker, or another part; one of the same name finds its data folder. `settings`: of [worker]."""
+        """Start a worker, or another part; one of the same name finds its data folder.
+
+        `root` is where its code is, `settings` are of [worker].
+        """
         told = {f"NEXTCLICK_WORKER__{key.upper()}": value for key, value in settings.items()}
         if proxied:
             told["NEXTCLICK_KAFKA__BOOTSTRAP_SERVERS"] = self.broker.proxied
         if stop_at is not None:
             told |= {"HARNESS_STOP_AT": stop_at, "HARNESS_STOP_AFTER": str(self.rng.randrange(1, 4))}
-        self._spawn(name, told, tuple(command))
+        self._spawn(name, told, tuple(command), root)
         self.did("started", worker=name, healed=True, **({} if stop_at is None else {"stop_at": stop_at}))
 
-    def _spawn(self, name: str, settings: dict[str, str], command: tuple[str, ...]) -> None:
+    def _spawn(self, name: str, settings: dict[str, str], command: tuple[str, ...], root: Path) -> None:
         port, log = free_port(), self.folder / f"worker-{name}.log"
         program = "stream_app"
         if "HARNESS_STOP_AT" in settings:
@@ -280,12 +314,12 @@ class System:
         with log.open("ab") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", program, *options],
-                cwd=REPOSITORY,
+                cwd=root,
                 env=self.environment() | settings,
                 stdout=output,
                 stderr=output,
             )
-        self.workers[name] = Worker(process, port, log, settings, command)
+        self.workers[name] = Worker(process, port, log, settings, command, root)
 
     def data(self, name: str) -> Path:
         """A worker's data folder."""
@@ -362,7 +396,7 @@ class System:
     def coordinator(self) -> int:
         """The broker that keeps the workers' group."""
         admin = AdminClient({"bootstrap.servers": self.broker.direct})
-        described = admin.describe_consumer_groups([self.name])[self.name].result(PATIENCE)
+        described = admin.describe_consumer_groups([self.name], request_timeout=PATIENCE)[self.name].result()
         return int(described.coordinator.id)
 
     def broker_down(self, broker: int = 0, *, kill: bool) -> None:
@@ -411,6 +445,35 @@ class System:
         """No row is left anywhere, and no worker runs: what comes next is the first click of its session."""
         for partition, (offset, _) in committed(self.broker.direct, self.name, self.clicks).items():
             self.history.note("anew", partition=partition, offset=offset)
+
+    def lose_clicks(self, *, keep: float) -> None:
+        """The only broker is killed, and comes back with so much of each partition of the clicks alone: 0.5 is half.
+
+        Nobody sends meanwhile, and all is acknowledged: so it is known what was made of what is lost.
+        """
+        self.receiver.catch_up()
+        self.broker_down(kill=True)
+        for partition in range(PARTITIONS):
+            tear(self.broker.kafka.data_dir, self.clicks, partition, keep=keep)
+        self.broker_up()
+        changelog = list(read_all(self.broker.direct, self.changelog))
+        for partition, end in end_offsets(self.broker.direct, self.clicks).items():
+            lost, newest = [], dict[str, Any]()
+            for one in changelog:
+                if one.partition != partition:
+                    continue
+                key, row = one.key.decode(), as_text(one.value)
+                if row is None:
+                    newest.pop(key, None)
+                    continue
+                offset = decode_row(one.value).offset
+                if key not in newest or newest[key][0] <= offset:
+                    newest[key] = offset, row
+                if offset >= end:
+                    lost.append((key, row))
+            rows = {key: row for key, (offset, row) in newest.items() if offset >= end}
+            self.history.note("lost", partition=partition, offset=end, rows=lost, newest=rows)
+        self.did("clicks lost", healed=True)
 
     def forget_group(self) -> None:
         """Kafka forgets what the group has acknowledged."""
@@ -464,12 +527,17 @@ class System:
         self.settings |= {"NEXTCLICK_WORKER__SPLITS": "true"}
         self._create_topics()
 
-    def split(self, percent: int) -> None:
-        """Give the model of the alias `b` so many percent of the sessions; without any there is no split."""
+    def split(self, percent: int, *, shadow: bool = True) -> None:
+        """Give the model of the alias `b` so many percent of the sessions, and `c` all as a shadow; 0 ends both."""
         self.did("split" if percent else "split ended")
-        self.history.note("split", shares=_shares(percent))
-        split = Split(app_id=self.name, variants=tuple(Variant(alias, share) for alias, share in _shares(percent)))
+        self.note_split(percent)
+        variants = tuple(Variant(alias, share) for alias, share in _shares(percent))
+        split = Split(app_id=self.name, variants=variants, shadow=("c",) if shadow and variants else ())
         self._put("splits", {self.name: encode_split(split) if percent else None})
+
+    def note_split(self, percent: int) -> None:
+        """From now on this is the split."""
+        self.history.note("split", shares=_shares(percent))
 
     def publish(self, topic: str, records: Mapping[str, Mapping[str, object] | None]) -> None:
         """Items or rules by their ids; None takes one back."""
@@ -496,7 +564,7 @@ class System:
             if code is not None:
                 assert code in _GIVES_UP, f"worker {name} exited {code}, see {worker.log}"
                 self.did("gave up", worker=name, unclean=int(worker.command == WORKER))
-                self._spawn(name, worker.settings, worker.command)
+                self._spawn(name, worker.settings, worker.command, worker.root)
                 self.did("started", worker=name, healed=True)
 
     def wait(self, until: Callable[[], bool], what: str, *, tend: bool = True) -> None:
@@ -522,6 +590,20 @@ class System:
         """Until so many more rankings are out."""
         goal = self.receiver.count + count
         self.wait(lambda: self.receiver.count >= goal, f"{count} more rankings")
+
+    def shadows_rank(self, count: int) -> None:
+        """Until so many more rankings of shadows are out, which have processor time for them from now on."""
+
+        def records() -> int:
+            return sum(end_offsets(self.broker.direct, f"{self.name}-rankings-shadow").values())
+
+        def are_out() -> bool:
+            for pid in children_named(Path(sys.executable).name):
+                _take_turns(pid, "shadows")
+            return records() >= goal
+
+        goal = records() + count
+        self.wait(are_out, f"{count} more rankings of shadows")
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
@@ -575,6 +657,12 @@ class System:
         for topic in ("items", "rules") if "NEXTCLICK_WORKER__ITEMS" in self.settings else ():
             for one in read_all(bootstrap, f"{self.name}-{topic}"):
                 note("catalogue", topic=topic, offset=one.offset, key=one.key.decode(), value=as_text(one.value))
+        for one in (
+            read_all(bootstrap, f"{self.name}-rankings-shadow") if "NEXTCLICK_WORKER__SPLITS" in self.settings else ()
+        ):
+            ranking = json.loads(one.value)
+            source = ranking["source"]
+            note("shadow", partition=source["partition"], offset=source["offset"], ranking=ranking)
         for partition, (offset, end) in committed(bootstrap, self.name, self.clicks).items():
             note("committed", partition=partition, offset=offset, end=end)
         for folder in sorted(self.folder.glob("data-*")) if stores else ():

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness.attacks.workers import STEPS
-from tests.harness.matrix import run
+from tests.harness.matrix import main, run
 from tests.harness.scenarios import SCENARIOS
 from tests.harness.system import Broker
 
@@ -46,3 +46,12 @@ def test_each_step_has_its_place_in_the_worker(monkeypatch: pytest.MonkeyPatch) 
     assert {*module.BEFORE, *module.AFTER, *module.HALF} == set(STEPS)
     for place, name in [*module.BEFORE.values(), *module.AFTER.values()]:
         assert callable(getattr(place, name))
+
+
+def test_nothing_begins_once_the_time_is_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--minutes", "0", "--folder", str(tmp_path)]) == 1
+    _, *told = capsys.readouterr().out.splitlines()
+    assert told == [
+        f"| {name} | **not run: 0 minutes are over** |" for name, one in SCENARIOS.items() if not one.by_hand
+    ]
+    assert not [*tmp_path.iterdir()]

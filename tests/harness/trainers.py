@@ -1,4 +1,4 @@
-"""`trainer run` under attack, and what it must have come to, once all is at rest."""
+"""`trainer run` and `trainer guard` under attack, and what they must have come to, once all is at rest."""
 
 import json
 import signal
@@ -7,6 +7,8 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,6 +36,7 @@ class Command:
 
     Attributes:
         log: all that it ever logged.
+        kills: when it was killed.
     """
 
     words: tuple[str, ...]
@@ -44,6 +47,7 @@ class Command:
         self.log = system.folder / f"{name}.log"
         self._process: subprocess.Popen[bytes] | None = None
         self._before = 0
+        self.kills: list[datetime] = []
         system.closing.callback(self.end)
 
     @property
@@ -63,6 +67,7 @@ class Command:
     def kill(self, action: str) -> None:
         """SIGKILL."""
         self._system.did(action)
+        self.kills.append(datetime.now(UTC))
         self.end()
 
     def end(self) -> None:
@@ -171,9 +176,19 @@ class Trainer(Command):
         assert f"process {other.process.pid}" in told, f"the {self._name} does not name the other, see {self.log}"
         self._system.did(f"{self._name} refused")
 
+    def note_recoveries(self) -> None:
+        """How long after a kill a cycle came to its end, where none was killed before that."""
+        told = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+        ends = [datetime.fromisoformat(one["timestamp"]) for one in told if one["event"] == PHASES[-1]]
+        for killed, again in pairwise([*self.kills, datetime.max.replace(tzinfo=UTC)]):
+            ended = next((at for at in ends if killed < at < again), None)
+            if ended is not None:
+                self._system.history.note("recovered", seconds=(ended - killed).total_seconds())
+
     def is_whole(self) -> None:
         """Its log has each click of the topic once; what is published and announced is whole."""
         system = self._system
+        self.note_recoveries()
         self.end()
         # Nothing is trained any more; what kills left is removed, and what they kept from the topic is announced.
         last = subprocess.run(
@@ -198,6 +213,37 @@ class Trainer(Command):
             told["version"]: _opened(told["uri"], told["manifest_sha256"]) for told in self.announced(self.ALIAS)[-1:]
         }
         compare(system, "models", {name: name for name in opened}, lambda: opened | announced)
+
+
+class Guard(Command):
+    """Judges the models of a system by its scores."""
+
+    words = ("guard",)
+
+    def __init__(self, system: System) -> None:
+        told = {
+            "TRAINER__REGISTRY": str(system.models[0].parent),
+            "TRAINER__WORK_DIR": str(system.folder / "guard-work"),
+            "TRAINER__LOG_FORMAT": "json",
+            "GUARD__EVERY": "1s",
+            "GUARD__MIN_SESSIONS": "250",
+        }
+        super().__init__(system, "guard", told)
+
+    def split_is_over(self) -> bool:
+        """Whether the topic of splits says so."""
+        *_, last = read_all(self._system.broker.direct, f"{self._system.name}-splits")
+        return last.value is None
+
+    def has_decided(self, better: Path) -> None:
+        """It announced the better model once, and ended the split."""
+        expected = {"announced": [better.name], "the split is over": True}
+
+        def found() -> dict[str, Any]:
+            by_it = [told["version"] for told in self.announced("champion") if told.get("evidence")]
+            return {"announced": by_it, "the split is over": self.split_is_over()}
+
+        compare(self._system, "guard", expected, found)
 
 
 class Disk:

@@ -75,7 +75,14 @@ class _Read:
     nemesis: list[Mapping[str, Any]] = field(default_factory=list)
     clicks: dict[int, list[tuple[int, bytes, bytes | None]]] = field(default_factory=lambda: defaultdict(list))
     rejected: set[Position] = field(default_factory=set)
-    rows: dict[str, list[tuple[int, int, str, Row]]] = field(default_factory=lambda: defaultdict(list))
+    rows: dict[str, list[tuple[int, int, str, Row | None]]] = field(default_factory=lambda: defaultdict(list))
+    shadows: dict[Position, list[Mapping[str, Any]]] = field(default_factory=lambda: defaultdict(list))
+    recovered: list[float] = field(default_factory=list)
+    named: dict[Position, list[tuple[str, str, Row]]] = field(default_factory=lambda: defaultdict(list))
+    """Rows by the click that they name, but for those whose click Kafka has lost."""
+    lost: dict[int, list[tuple[int, Mapping[str, Row]]]] = field(default_factory=lambda: defaultdict(list))
+    """By partition, from which offset on, and the newest rows of sessions that name a click from there on."""
+    of_lost: set[tuple[int, str, str]] = field(default_factory=set)
     covered: dict[str, dict[int, int]] = field(default_factory=lambda: defaultdict(dict))
     committed: list[tuple[int, int, int]] = field(default_factory=list)
     expired: list[tuple[int, int, int]] = field(default_factory=list)
@@ -118,6 +125,12 @@ class _Read:
         elif position[0] in self.applied:
             self.not_applied.append(position)
 
+    def _shadow(self, line: Mapping[str, Any]) -> None:
+        self.shadows[line["partition"], line["offset"]].append(line["ranking"])
+
+    def _recovered(self, line: Mapping[str, Any]) -> None:
+        self.recovered.append(line["seconds"])
+
     def _nemesis(self, line: Mapping[str, Any]) -> None:
         self.nemesis.append(line)
 
@@ -129,8 +142,27 @@ class _Read:
         self.rejected.add((line["partition"], line["offset"]))
 
     def _row(self, line: Mapping[str, Any]) -> None:
-        row = decode_row(as_bytes(line["row"]))
-        self.rows[line["where"]].append((line["partition"], line["offset"], line["key"], row))
+        where, partition, key, text = line["where"], line["partition"], line["key"], line["row"]
+        row = None if text is None else decode_row(as_bytes(text))
+        self.rows[where].append((partition, line["offset"], key, row))
+        if row is not None and (partition, key, text) not in self.of_lost:
+            self.named[partition, row.offset].append((where, key, row))
+
+    def _lost(self, line: Mapping[str, Any]) -> None:
+        partition, begin = line["partition"], line["offset"]
+
+        def is_left(position: Position) -> bool:
+            return position < (partition, begin) or position[0] > partition
+
+        self.acknowledged = {event: at for event, at in self.acknowledged.items() if is_left(at)}
+        self.order = [(session_id, at) for session_id, at in self.order if is_left(at)]
+        for position in [position for position in self.received if not is_left(position)]:
+            del self.received[position]
+        # What was lost before that, and from there on, is no part of the topic any more.
+        before = [one for one in self.lost[partition] if one[0] < begin]
+        self.of_lost |= {(partition, key, text) for key, text in line["rows"]}
+        newest = {key: decode_row(as_bytes(text)) for key, text in line["newest"].items()}
+        self.lost[partition] = [*before, (begin, newest)]
 
     def _covered(self, line: Mapping[str, Any]) -> None:
         self.covered[line["where"]][line["partition"]] = line["offset"]
@@ -188,18 +220,17 @@ def _replay(read: _Read, verdict: Verdict) -> dict[str, list[Row]]:
     Of a click that was ranked twice, by two models, either may be what the session went on from: then there is more
     than one row that it may have. Returns those after each session's last click.
     """
-    found: dict[Position, list[tuple[str, str, Row]]] = defaultdict(list)
-    for where, rows in read.rows.items():
-        for partition, _, session_id, row in rows:
-            found[partition, row.offset].append((where, session_id, row))
+    found = read.named
     last: dict[str, list[Row]] = {}
     serving = read.models[next(iter(read.models.paths))]
     for partition in sorted(read.clicks):
         of_partition: dict[str, list[Row]] = {}
+        lost, of_lost = read.lost[partition][::-1], dict[str, Row]()
         for offset, click, rankings in _valid(read, verdict, partition):
             if click is None:
                 of_partition.clear()
                 continue
+            _go_on_from_lost(offset, click.session_id, lost, of_lost, of_partition)
             models = {ranking["model_version"]: read.models[ranking["model_version"]] for _, ranking in rankings}
             serving = next(reversed(models.values()), serving)
             before: Sequence[Row | None] = of_partition.get(click.session_id) or [None]
@@ -213,6 +244,8 @@ def _replay(read: _Read, verdict: Verdict) -> dict[str, list[Row]]:
                 why = [wrong(ranking, click, row, models[version], hidden) for row in after[version]]
                 if all(why):
                     verdict.found["wrong ranking"].append(f"{partition}@{offset} of {click.session_id}: {why[0]}")
+            for ranking in read.shadows[partition, offset]:
+                _judge_shadow(ranking, click, offset, before, read=read, verdict=verdict)
             of_partition[click.session_id] = may_be = _different([row for rows in after.values() for row in rows])
             for where, its_key, row in found.pop((partition, offset), []):
                 if its_key != click.session_id or not any(row.is_like(one) for one in may_be):
@@ -253,6 +286,43 @@ def _valid(
         verdict.found["not told"].append(told)
 
 
+def _go_on_from_lost(
+    offset: int,
+    session_id: str,
+    lost: list[tuple[int, Mapping[str, Row]]],
+    of_lost: dict[str, Row],
+    of_partition: dict[str, list[Row]],
+) -> None:
+    """Where Kafka has lost clicks, sessions whose rows name one have no others; they begin anew at an offset below."""
+    while lost and offset >= lost[-1][0]:
+        of_lost |= lost.pop()[1]
+        for gone in of_lost:
+            of_partition.pop(gone, None)
+    if (row := of_lost.pop(session_id, None)) is not None and row.offset < offset:
+        of_partition[session_id] = [row]
+
+
+def _judge_shadow(
+    ranking: Mapping[str, Any],
+    click: Click,
+    offset: int,
+    before: Sequence[Row | None],
+    *,
+    read: _Read,
+    verdict: Verdict,
+) -> None:
+    """A shadow ranks from the row that its session had before the click, and names the click that this row names."""
+    model, why = read.models[ranking["model_version"]], []
+    hidden = read.catalogue.hidden(ranking.get("applied"), model.items, ranking["produced_at"])
+    for row in before:
+        if ranking["follows"] == (-1 if row is None else row.offset):
+            why.append(wrong(ranking, click, model.after(row, click, offset), model, hidden))
+    verdict.actions["ranked by a shadow"] += 1
+    if all(why):
+        told = why[0] if why else f"it follows {ranking['follows']}"
+        verdict.found["wrong ranking"].append(f"a shadow's at {offset} of {click.session_id}: {told}")
+
+
 def _different(rows: Iterable[Row]) -> list[Row]:
     kept: list[Row] = []
     for row in rows:
@@ -266,7 +336,7 @@ def _judge_last_rows(read: _Read, verdict: Verdict, last: Mapping[str, Sequence[
 
     The RocksDB of the worker that was stopped last, with all partitions its own, has them already.
     """
-    tables: dict[str, list[tuple[int, int, str, Row]]] = {CHANGELOG: read.rows[CHANGELOG]}
+    tables: dict[str, list[tuple[int, int, str, Row | None]]] = {CHANGELOG: read.rows[CHANGELOG]}
     for where, rows in read.rows.items():
         if where != CHANGELOG:
             covered = read.covered[where]
@@ -278,7 +348,9 @@ def _judge_last_rows(read: _Read, verdict: Verdict, last: Mapping[str, Sequence[
     for where, rows in tables.items():
         newest: dict[str, Row] = {}
         for _, _, key, row in rows:
-            if key not in newest or newest[key].offset <= row.offset:
+            if row is None:
+                newest.pop(key, None)
+            elif key not in newest or newest[key].offset <= row.offset:
                 newest[key] = row
         for session_id, may_be in last.items():
             if session_id not in newest:
@@ -355,7 +427,8 @@ def _judge_repeats(read: _Read, verdict: Verdict) -> None:
 
 
 def _time(read: _Read, verdict: Verdict) -> None:
-    verdict.actions = Counter(line["action"] for line in read.nemesis)
+    verdict.actions.update(line["action"] for line in read.nemesis)
+    verdict.recovery = max(read.recovered, default=0.0)
     waited = []
     for event, position in read.acknowledged.items():
         if position in read.received:

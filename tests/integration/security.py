@@ -126,7 +126,7 @@ class SecureKafka:
         admin = AdminClient({"bootstrap.servers": self.addresses["PLAINTEXT"]})
         for mechanism in (ScramMechanism.SCRAM_SHA_256, ScramMechanism.SCRAM_SHA_512):  # Kafka takes one a request
             change = UserScramCredentialUpsertion(user, ScramCredentialInfo(mechanism, 4096), password.encode())
-            for changed in admin.alter_user_scram_credentials([change]).values():
+            for changed in admin.alter_user_scram_credentials([change], request_timeout=PATIENCE).values():
                 changed.result(PATIENCE)
 
     def allow(self, user: str, allowed: Iterable[Right]) -> None:
@@ -145,7 +145,7 @@ class SecureKafka:
             for operation in right.operations
         ]
         admin = AdminClient({"bootstrap.servers": self.addresses["PLAINTEXT"]})
-        for made in admin.create_acls(rules).values():
+        for made in admin.create_acls(rules, request_timeout=PATIENCE).values():
             made.result(PATIENCE)
 
 

@@ -26,6 +26,7 @@ from tests.conftest import REPOSITORY, KafkaUnderTest
 from tests.doc_pages import blocks
 from tests.faults.deployment import NEVER_TAKEN_FOR_DEAD, Deployment
 from tests.integration.api import ApiProcess, events, running_api, start_api, wait_until
+from tests.retention import expire
 from tests.told_spans import Collector, collecting
 
 ITEMS = tuple(f"item-{n}" for n in range(40))
@@ -276,6 +277,16 @@ def test_killed_at_any_time_it_goes_on_from_what_it_stored(deployment: Deploymen
         return {session: (ranking(api, session) or {"item_id": ""})["item_id"] for session in sessions}
 
     wait_until(lambda: found() == newest, "the newest rankings", seen=found)
+    assert api.stop() == 0
+
+    # It is away for longer than the topic keeps rankings: those are lost, what it has stored is not.
+    deployment.send(Click(session, ITEMS[0], time.time_ns() // 1_000_000) for session in sessions)
+    deployment.wait_until_acknowledged()
+    expire(deployment.connection.librdkafka(), deployment.topics.rankings)
+    api = start_api(deployment.environment(), deployment.root, "killed")
+    assert found() == newest
+    assert "nextclick_api_expired_total 40.0" in api.get("/metrics").text
+    assert api.output().count("rankings were lost") == 4  # once for each partition
     assert api.stop() == 0
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import msgspec
 import pytest
 from confluent_kafka import Message, Producer
 from msgspec.structs import replace
@@ -23,6 +24,8 @@ from tests.patience import PATIENCE
 ITEMS = tuple(f"item-{n}" for n in range(40))
 SESSIONS = tuple(f"s-{n}-{'ü' * (n % 5)}" for n in range(20))
 """Of keys of any length modulo 4, in bytes, and with some that are no ASCII."""
+MANY = tuple(ITEMS[n * 7 % 40] for n in range(100))
+"""Items that one session clicks, in this order."""
 
 
 @dataclass
@@ -57,7 +60,7 @@ class Scene:
 
 @pytest.fixture(scope="module")
 def scene(kafka: KafkaUnderTest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    """A click of each session from each producer that runs here, and consumers that follow."""
+    """Clicks from each producer that runs here: one of each session, and many of one more. Consumers follow."""
     root, prefix = tmp_path_factory.mktemp("clients"), f"clients-{time.time_ns()}"
     deployment = Deployment(kafka.bootstrap_servers, prefix, root, ITEMS, extra=NEVER_TAKEN_FOR_DEAD)
     clients = Clients(deployment, root)
@@ -69,7 +72,8 @@ def scene(kafka: KafkaUnderTest, tmp_path_factory: pytest.TempPathFactory) -> It
             clients.follow(language)
 
         def click(language: str) -> dict[str, int]:
-            return clients.clicks(language, [(session, ITEMS[LANGUAGES.index(language)]) for session in SESSIONS])
+            one_each = [(session, ITEMS[LANGUAGES.index(language)]) for session in SESSIONS]
+            return clients.clicks(language, [*one_each, *((ordered(language), item) for item in MANY)])
 
         with ThreadPoolExecutor() as pool:
             placed = dict(zip(languages, pool.map(click, languages), strict=True))
@@ -77,6 +81,11 @@ def scene(kafka: KafkaUnderTest, tmp_path_factory: pytest.TempPathFactory) -> It
     finally:
         clients.stop()
         deployment.stop_all()
+
+
+def ordered(language: str) -> str:
+    """The session of which a producer sends many clicks."""
+    return f"ordered-{language}"
 
 
 def require(language: str) -> None:
@@ -87,9 +96,18 @@ def require(language: str) -> None:
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_a_session_is_in_the_same_partition_whoever_sends_it(scene: Scene, language: str) -> None:
     require(language)
-    expected = {session: partition_of(session.encode(), PARTITIONS) for session in SESSIONS}
+    sessions = (*SESSIONS, ordered(language))
+    expected = {session: partition_of(session.encode(), PARTITIONS) for session in sessions}
     assert scene.placed[language] == expected
     assert set(expected.values()) == set(range(PARTITIONS))
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_clicks_of_a_session_lie_in_the_order_in_which_they_were_sent(scene: Scene, language: str) -> None:
+    require(language)
+    records = read_topic(scene.deployment.connection.librdkafka(), scene.deployment.topics.clicks)
+    clicks = [msgspec.json.decode(record.value() or b"", type=Click) for record in records]
+    assert [click.item_id for click in clicks if click.session_id == ordered(language)] == list(MANY)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

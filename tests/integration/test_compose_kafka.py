@@ -24,6 +24,7 @@ from deploy.kafka.jars import resolve_jars
 from deploy.kafka.java import find_java
 from deploy.kafka.node import GUARD
 from deploy.kafka.ports import free_ports
+from tests.admin import topic_names
 from tests.container_files import REPOSITORY, command_of, environment_of, services, stages
 from tests.patience import PATIENCE
 
@@ -140,7 +141,7 @@ def test_every_variable_becomes_a_setting(broker: ComposeBroker) -> None:
 
 
 def test_a_client_of_this_machine_is_sent_to_loopback(broker: ComposeBroker) -> None:
-    found = AdminClient({"bootstrap.servers": broker.bootstrap_servers}).list_topics(timeout=30).brokers
+    found = AdminClient({"bootstrap.servers": broker.bootstrap_servers}).list_topics(timeout=PATIENCE).brokers
     assert {(one.host, str(one.port)) for one in found.values()} == {("localhost", broker.ports["9092"])}
 
 
@@ -165,7 +166,7 @@ def test_a_container_made_anew_keeps_the_data(broker: ComposeBroker) -> None:
     assert again.returncode != 0
     assert "already formatted" in again.stdout + again.stderr
     broker.start()
-    assert "clicks" in AdminClient({"bootstrap.servers": broker.bootstrap_servers}).list_topics(timeout=30).topics
+    assert "clicks" in topic_names({"bootstrap.servers": broker.bootstrap_servers})
 
 
 def test_the_log_goes_to_standard_output_alone(broker: ComposeBroker) -> None:

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from confluent_kafka.admin import AdminClient
 
 from deploy.demo.shop import Shop
+from tests.admin import topic_names
 from tests.conftest import REPOSITORY, KafkaUnderTest
 from tests.patience import PATIENCE
 
@@ -25,10 +25,9 @@ SHORT = [*SMALL, "--seconds", "20", "--predictions", f"{PREDICTIONS}", "--canary
 
 
 def test_the_demo_shows_a_swap_a_canary_and_a_rollback_and_loses_nothing(kafka: KafkaUnderTest) -> None:
-    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
-
     def topics() -> set[str]:
-        return {topic for topic in admin.list_topics(timeout=30).topics if topic.startswith("demo-")}
+        names = topic_names({"bootstrap.servers": kafka.bootstrap_servers})
+        return {name for name in names if name.startswith("demo-")}
 
     before = topics()
     done = _demo(kafka, *SHORT)
@@ -97,7 +96,7 @@ def _running(
     kafka: KafkaUnderTest, folder: Path, *options: str, clicks: Path | None = None
 ) -> "Iterator[tuple[subprocess.Popen[bytes], Path]]":
     """A demo with a Kafka of its own, in a group of its own, and what it says on standard error."""
-    if kafka.local is None:
+    if kafka.is_named:
         pytest.skip("starts a local Kafka, and KAFKA_BOOTSTRAP_SERVERS says that there is another")
     said, temporary = folder / "stderr", folder / "tmp"
     temporary.mkdir()

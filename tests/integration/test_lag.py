@@ -2,14 +2,9 @@
 
 from pathlib import Path
 
-import pytest
-
 from stream_app.kafka.lag import Lag
 from tests.conftest import KafkaUnderTest
 from tests.integration.workers import AppUnderTest, Group, running, until
-
-# Stopped in the middle of a rebalance, Faust's consumer thread ends with the cancellation; a real worker ends with it.
-pytestmark = pytest.mark.filterwarnings("ignore:Exception in thread:pytest.PytestUnhandledThreadExceptionWarning")
 
 
 def lag_of(worker: AppUnderTest, group: Group) -> Lag:

@@ -19,8 +19,10 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from deploy.kafka import LocalKafka, LocalKafkaError
 from deploy.kafka.jars import resolve_jars
 from schemas.config.settings import KafkaConnection
-from tests.conftest import KafkaUnderTest
+from tests.admin import create_topics, topic_names
+from tests.conftest import KafkaUnderTest, local_kafka
 from tests.patience import PATIENCE
+from tests.shared_broker import answers
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 QUIET = {"log_level": 0}  # librdkafka tells of every refused connection, and brokers go down here on purpose
@@ -29,8 +31,7 @@ pytestmark = pytest.mark.kafka
 
 
 def create_topic(servers: str, topic: str, *, replication: int = 1) -> None:
-    admin = AdminClient({"bootstrap.servers": servers, **QUIET})
-    admin.create_topics([NewTopic(topic, 1, replication)])[topic].result(PATIENCE)
+    create_topics({"bootstrap.servers": servers, **QUIET}, NewTopic(topic, 1, replication))
 
 
 def produce(servers: str, topic: str, values: list[str]) -> None:
@@ -75,25 +76,17 @@ def fetches_from(servers: str, topic: str, rack: int) -> None:
     consumer.close()
 
 
-def answers(address: str) -> bool:
-    host, port = address.split(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=5).close()
-    except ConnectionRefusedError:
-        return False
-    return True
-
-
 @pytest.fixture(scope="module")
 def one(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalKafka]:
-    """The session's own broker when there is one (these tests leave it running), else one of this module."""
-    if os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
-        with LocalKafka(log_dir=tmp_path_factory.mktemp("one")) as kafka:
-            yield kafka
-    else:
-        shared: KafkaUnderTest = request.getfixturevalue("kafka")
-        assert shared.local is not None
-        yield shared.local
+    temporary = tmp_path_factory.mktemp("temporary")
+    with pytest.MonkeyPatch.context() as temporary_folders:
+        temporary_folders.setattr(tempfile, "tempdir", str(temporary))
+        with local_kafka(request.session, tmp_path_factory) as local:
+            servers = local.bootstrap_servers
+            assert [local.data_dir] == list(temporary.iterdir())
+            yield local
+    assert list(temporary.iterdir()) == [], "what is temporary is removed at the end"
+    assert not answers(servers)
 
 
 def test_the_shared_broker_takes_and_gives(kafka: KafkaUnderTest, topic_prefix: str) -> None:
@@ -104,11 +97,11 @@ def test_the_shared_broker_takes_and_gives(kafka: KafkaUnderTest, topic_prefix: 
 
 def test_an_unknown_topic_is_not_made(one: LocalKafka) -> None:
     admin = AdminClient({"bootstrap.servers": one.bootstrap_servers, **QUIET})
-    asked = admin.list_topics("misspelt", timeout=30).topics[
+    asked = admin.list_topics("misspelt", timeout=PATIENCE).topics[
         "misspelt"
     ]  # asking for one makes it where that is allowed
     assert asked.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART
-    assert "misspelt" not in admin.list_topics(timeout=30).topics
+    assert "misspelt" not in admin.list_topics(timeout=PATIENCE).topics
 
 
 def test_every_log_library_is_there_in_one_version() -> None:
@@ -156,9 +149,7 @@ def test_a_broker_that_ends_by_itself_is_noticed_with_its_log(one: LocalKafka) -
     [java] = [int(pid) for pid in pids if Path(f"/proc/{pid}/comm").read_text() == "java\n"]
     os.kill(java, signal.SIGKILL)
     with pytest.raises(LocalKafkaError, match=rf"broker 0 ended with exit code 137; see {re.escape(str(one.log_dir))}"):
-        watch_until_dead(one)
-    if os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
-        one.start_broker(0)  # it is this module's own, else `pytest_runtest_setup` starts it for the next test
+        watch_until_dead(one)  # `pytest_runtest_setup` starts it for the next test
 
 
 def test_the_test_after_that_finds_it_again(one: LocalKafka) -> None:
@@ -176,7 +167,7 @@ def test_three_brokers_go_on_with_one_down(tmp_path: Path) -> None:
             end(broker)
             produce(servers, "replicated", [f"without {broker}"])
             three.start_broker(broker)
-        metadata = AdminClient({"bootstrap.servers": servers, **QUIET}).list_topics(timeout=30)
+        metadata = AdminClient({"bootstrap.servers": servers, **QUIET}).list_topics(timeout=PATIENCE)
         assert set(metadata.topics["replicated"].partitions[0].isrs) == {0, 1, 2}
         written = ["all up", "without 0", "without 1", "without 2"]
         assert consume(servers, "replicated", 4) == written
@@ -222,16 +213,9 @@ def test_settings_that_kafka_refuses_are_told(empty_tmp: Path) -> None:
     assert list(empty_tmp.iterdir()) == []
 
 
-def test_what_is_temporary_is_removed_at_the_end(empty_tmp: Path) -> None:
-    with LocalKafka() as kafka:
-        servers = kafka.bootstrap_servers
-        assert [kafka.data_dir] == list(empty_tmp.iterdir())
-    assert list(empty_tmp.iterdir()) == []
-    assert not answers(servers)
-
-
-def test_the_foreground_broker_stops_on_sigterm(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "deploy.kafka", "--port", "0", "--data", str(tmp_path)]
+def in_the_foreground(data: Path) -> tuple["subprocess.Popen[str]", str]:
+    """The command, once its broker is up, and the broker's address."""
+    command = [sys.executable, "-m", "deploy.kafka", "--port", "0", "--data", str(data)]
     process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None
     said = ""
@@ -240,25 +224,22 @@ def test_the_foreground_broker_stops_on_sigterm(tmp_path: Path) -> None:
         assert line, f"it ended: {said}"
         said += line
     [servers] = re.findall(r"bootstrap servers: (\S+)", said)
-    create_topic(servers, "foreground")
+    return process, servers
+
+
+@pytest.mark.fault
+def test_a_broker_does_not_outlive_its_killed_user_and_stops_on_sigterm(tmp_path: Path) -> None:
+    killed, servers = in_the_foreground(tmp_path)
+    create_topic(servers, "kept")
+    killed.kill()
+    killed.communicate()
+    while answers(servers):
+        time.sleep(0.05)
+    process, servers = in_the_foreground(tmp_path)  # the folder is free again, and what was in it is still good
+    assert "kept" in topic_names({"bootstrap.servers": servers})
     process.send_signal(signal.SIGTERM)
     rest, _ = process.communicate()
     assert process.returncode == 0
     assert "Kafka is stopped." in rest
     assert not answers(servers)
     assert "App info kafka.server for 0 unregistered" in (tmp_path / "logs" / "broker-0.log").read_text()
-
-
-@pytest.mark.fault
-def test_brokers_do_not_outlive_a_killed_user(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "deploy.kafka", "--port", "0", "--data", str(tmp_path)]
-    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    [servers] = re.findall(r"bootstrap servers: (\S+)", process.stdout.readline())
-    assert answers(servers)
-    process.kill()
-    process.communicate()
-    while answers(servers):
-        time.sleep(0.05)
-    with LocalKafka(data_dir=tmp_path) as kafka:  # the folder is free again, and what was in it is still good
-        assert kafka.running_brokers == {0}

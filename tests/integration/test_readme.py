@@ -216,7 +216,7 @@ def test_the_quickstart(reader: Reader, kafka: KafkaUnderTest) -> None:
     (watched,) = answers(reader, "stream-app watch")
     _, _, third = watched.splitlines()
     assert re.search(r"clicked item-7  next: item-8\b", third), watched
-    assert len(re.findall("^.", programs["click.py"], re.MULTILINE)) <= 7
+    assert len(re.findall("^.", programs["send_clicks.py"], re.MULTILINE)) <= 7
 
 
 def rankings(reader: Reader) -> float:

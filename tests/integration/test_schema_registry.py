@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from confluent_kafka.admin import AdminClient
 from confluent_kafka.schema_registry import SchemaRegistryClient
 from confluent_kafka.schema_registry.avro import AvroDeserializer, AvroSerializer
 from confluent_kafka.schema_registry.json_schema import JSONDeserializer, JSONSerializer
@@ -31,13 +30,13 @@ from schemas.messages.ranking import Ranking, encode_ranking
 from schemas.messages.rejected import decode_rejected
 from stream_app.settings import StreamSettings
 from stream_app.tools.watch import watch
+from tests.admin import delete_topics_of
 from tests.conftest import KafkaUnderTest
 from tests.faults.deployment import NEVER_TAKEN_FOR_DEAD, Deployment
 from tests.integration.api import running_api, wait_until
 from tests.integration.apicurio import Registry, apicurio
 from tests.integration.redis_server import SERVER, RedisServer
 from tests.integration.workers import BEGAN, ITEMS
-from tests.patience import PATIENCE
 from tests.stream_process import StreamProcess
 from trainer.service.assembly import collect
 from trainer.service.settings import TrainerRoot
@@ -157,10 +156,7 @@ def scene(kafka: KafkaUnderTest, tmp_path_factory: pytest.TempPathFactory) -> It
         finally:
             scene.client.close()
             deployment.stop_all()
-            admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
-            own = [topic for topic in admin.list_topics(timeout=30).topics if topic.startswith(prefix)]
-            for deleted in admin.delete_topics(own).values():
-                deleted.result(PATIENCE)
+            delete_topics_of({"bootstrap.servers": kafka.bootstrap_servers}, prefix)
 
 
 def test_a_schema_changes_under_load(scene: Scene) -> None:

@@ -338,7 +338,7 @@ async def test_a_broker_with_the_certificate_of_another(site: Site, checked: boo
         with pytest.raises(KafkaConnectionError):
             await client.bootstrap()
         return
-    assert admin.list_topics(timeout=30).brokers
+    assert admin.list_topics(timeout=PATIENCE).brokers
     await client.bootstrap()
     assert await client.ready(0)
     await client.close()

@@ -8,25 +8,31 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest.mock import Mock
 
 import msgspec
 import pytest
-from confluent_kafka import Producer
+import redis
+from confluent_kafka import Message, Producer
 
-from schemas.messages.ranking import Ranking, decode_ranking
+from schemas.messages.ranking import Ranking, decode_ranking, encode_ranking
 from stream_app.api.latest import Latest
+from stream_app.api.metrics import SinkMetrics
 from stream_app.api.redis_rows import RedisRows
-from stream_app.api.sink import group_of
+from stream_app.api.sink import Sink, group_of
 from stream_app.kafka.plain_consumer import plain_consumer
-from tests.committed import instances
+from stream_app.settings import StreamSettings
+from stream_app.state.topic_identity import topic_ids
+from tests.committed import Offsets, instances
 from tests.conftest import REPOSITORY, KafkaUnderTest
-from tests.faults.scorers import Scorers, shop_rankings
+from tests.faults.scorers import PARTITIONS, Scorers, shop_rankings
 from tests.integration.api import running_api, wait_until
 from tests.integration.redis_server import SERVER, RedisServer
 from tests.patience import PATIENCE
+from tests.retention import expire
 
 pytestmark = pytest.mark.skipif(SERVER is None, reason="needs redis-server or valkey-server, of the distribution")
 
@@ -102,7 +108,8 @@ def sinks(kafka: KafkaUnderTest, topic_prefix: str, server: RedisServer, tmp_pat
 
 
 def test_killed_at_random_moments_the_store_equals_the_topic(sinks: Sinks) -> None:
-    rankings, rng = shop_rankings(1500), random.Random(3)
+    every, rng = shop_rankings(1500), random.Random(3)
+    rankings, last = every[:-100], every[-100:]
     sink = sinks.start()
     done = threading.Event()
 
@@ -124,6 +131,7 @@ def test_killed_at_random_moments_the_store_equals_the_topic(sinks: Sinks) -> No
         kills += 1
         sink = sinks.start()
     publishing.join()
+    sinks.site.publish(last)  # or the sink that is stopped may not have begun yet
     sinks.wait_until_equal()
     assert len(sinks.server.rankings()) > 100
     sink.send_signal(signal.SIGTERM)
@@ -186,6 +194,60 @@ def test_a_batch_counts_once_and_only_where_the_store_is(server: RedisServer) ->
     assert server.rankings() == {}
 
 
+@pytest.fixture
+def by_hand(server: RedisServer) -> Iterator[Sink]:
+    """One whose first answer of the store is lost."""
+    sink = Sink(StreamSettings(), SinkMetrics(), server.url, member="a", topic_id="topic", stopping=lambda: False)
+    apply, stored = sink._rows.apply, list[bool]()
+
+    def lost_once(partition: int, changes: Mapping[bytes, Latest], before: int | None, after: int) -> bool:
+        stored.append(apply(partition, changes, before, after))
+        if len(stored) == 1:
+            raise redis.ConnectionError("lost")
+        return stored[-1]
+
+    sink._rows.apply = lost_once  # type: ignore[method-assign]
+    yield sink
+    sink._consumer.close()
+    assert stored[:2] == [True, False]
+
+
+def counted(sink: Sink, *names: str) -> list[float | None]:
+    return [sink._metrics.registry.get_sample_value(f"nextclick_sink_{name}_total") for name in names]
+
+
+def store(sink: Sink, ranking: Ranking, offset: int) -> None:
+    """As it was read from the first partition."""
+    value, now = encode_ranking(ranking), time.time_ns() // 1_000_000
+    told = {"offset": offset, "key": ranking.session_id.encode(), "value": value, "timestamp": (1, now)}
+    sink._store(0, [Mock(Message, **{f"{name}.return_value": what for name, what in told.items()})])
+
+
+def test_a_batch_whose_answer_is_lost_counts_once_and_as_no_move(server: RedisServer, by_hand: Sink) -> None:
+    ranking, *_ = shop_rankings(1)
+    by_hand._positions[0] = None
+    store(by_hand, ranking, 7)
+    assert counted(by_hand, "rankings", "moved") == [1, 0]
+    assert by_hand._next == {0: 8}
+    assert server.rankings() == {ranking.session_id: encode_ranking(ranking)}
+
+
+@pytest.mark.parametrize(("left", "expired"), [(12, 5), (3, 0)])
+def test_the_store_goes_on_where_the_topic_does(
+    server: RedisServer, by_hand: Sink, monkeypatch: pytest.MonkeyPatch, left: int, expired: int
+) -> None:
+    """Behind what retention removed, or, where brokers lost rankings, before others that have come to their offsets."""
+    monkeypatch.setattr("stream_app.api.sink.oldest_left", lambda *_: (left, left))
+    ranking, *_ = shop_rankings(1)
+    server.client.set("nextclick:position:topic:0", 7)
+    by_hand._positions[0] = by_hand._next[0] = 7
+    by_hand._pass_over(0)
+    store(by_hand, ranking, left)
+    assert counted(by_hand, "expired", "rankings", "moved") == [expired, 1, 0]
+    assert by_hand._next == {0: left + 1}
+    assert server.rankings() == {ranking.session_id: encode_ranking(ranking)}
+
+
 def test_rows_expire_with_their_sessions(sinks: Sinks) -> None:
     sinks.site.publish(shop_rankings(20))
     sinks.start()
@@ -195,6 +257,25 @@ def test_rows_expire_with_their_sessions(sinks: Sinks) -> None:
     assert lives
     assert all(0 < life <= 6 * 3_600_000 for life in lives)
     assert [sinks.server.client.ttl(key) for key in sinks.server.client.scan_iter("nextclick:position:*")] == [-1] * 4
+
+
+def test_rankings_that_retention_removed_are_told_of_once_and_the_others_stored(sinks: Sinks) -> None:
+    """One that runs is in the test of the alerts; this one was away, and had stored none before."""
+    topic, config, rankings = sinks.site.topics.rankings, sinks.site.connection.librdkafka(), shop_rankings(100)
+    topic_id = topic_ids(sinks.site.connection, [topic])[topic]
+    rows = RedisRows(sinks.server.client, "nextclick:", topic_id, ttl_ms=60_000)
+    for partition in range(PARTITIONS):
+        assert rows.apply(partition, {}, None, 0)
+    sinks.site.publish(rankings[::2])
+    expire(config, topic)
+    firsts = {number: end for number, (_, end) in Offsets(config, "nobody").marks(topic).items()}
+    sinks.site.publish(rankings[1::2])
+    sinks.start()
+    sinks.wait_until_equal()
+    told = [json.loads(line) for line in sinks.log().read_text().splitlines() if "rankings were lost" in line]
+    assert {line["partition"]: (line["first"], line["offsets"]) for line in told} == {
+        number: (0, first) for number, first in firsts.items()
+    }
 
 
 def test_the_api_reads_what_the_sink_wrote(sinks: Sinks) -> None:

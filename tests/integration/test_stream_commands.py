@@ -15,12 +15,11 @@ from typing import IO, Any
 import numpy as np
 import pytest
 from confluent_kafka import Message, Producer
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import NewTopic
 from msgspec.structs import replace
 
 from schemas.bundle.files import manifest_digest
 from schemas.config.settings import KafkaConnection, load_settings
-from schemas.kafka.admin import ensure_topics
 from schemas.kafka.topics import topic_table
 from schemas.messages.announcement import ModelAnnouncement, encode_announcement
 from schemas.messages.click import ClickLimits, decode_click
@@ -30,6 +29,7 @@ from stream_app.core.session import SessionState
 from stream_app.core.state_codec import encode_state
 from stream_app.kafka.plain_consumer import partition_of, plain_consumer
 from stream_app.settings import StreamSettings
+from tests.admin import create_topics, ensure_topics
 from tests.conftest import KafkaUnderTest
 from tests.contract.tiny_model import TinyModel
 from tests.doc_pages import REPOSITORY, commands
@@ -209,9 +209,7 @@ def test_an_interrupted_replay_sums_up(shop: Shop) -> None:
 
 def test_clicks_that_kafka_refuses_fail_the_replay(shop: Shop) -> None:
     narrow = NewTopic(shop.topic("narrow"), 1, 1, config={"max.message.bytes": "60"})
-    admin = AdminClient({"bootstrap.servers": shop.servers})
-    for created in admin.create_topics([narrow]).values():
-        created.result(PATIENCE)
+    create_topics({"bootstrap.servers": shop.servers}, narrow)
     file = click_file(shop.folder, 0)
     done = shop.json("replay", file, "--topic", shop.topic("narrow"), *COLUMNS, code=1)
     assert (done["clicks"], done["unconfirmed"]) == (0, 1)

@@ -87,7 +87,7 @@ async def test_a_changelog_that_is_behind_the_local_store_is_refused(group: Grou
 
 
 async def test_rows_of_ended_sessions_leave_the_changelog(group: Group, kafka: KafkaUnderTest, tmp_path: Path) -> None:
-    if kafka.local is None:
+    if kafka.is_named:
         pytest.skip("needs a broker that looks for deletable segments each second, as our local one does")
     # Our changelog's policy, with times that a test can wait for.
     times = ("retention_ms", "segment_ms", "min_compaction_lag_ms", "max_compaction_lag_ms", "delete_retention_ms")

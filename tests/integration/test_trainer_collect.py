@@ -9,13 +9,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from confluent_kafka import Producer, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Producer
 
 from schemas.errors import SchemaRegistryError
 from schemas.formats.codec import Formats, formats_by
 from schemas.messages.click import Click, encode_click
 from schemas.messages.forget import Forget, encode_forget
+from tests.admin import delete_records, delete_topics
 from tests.conftest import KafkaUnderTest
 from tests.integration.trainer_deployment import PARTITIONS, Deployment
 from tests.patience import PATIENCE
@@ -129,13 +129,13 @@ def test_aborted_clicks_are_not_collected_and_the_log_goes_on_behind_them(deploy
     producer = Producer(
         {"bootstrap.servers": deployment.bootstrap_servers, "transactional.id": deployment.topics.clicks}
     )
-    producer.init_transactions(60)
+    producer.init_transactions(PATIENCE)
     for first, committed in ((0, True), (100, False), (200, True), (300, False)):
         producer.begin_transaction()
         for click in clicks(100, first=first):
             producer.produce(deployment.topics.clicks, encode_click(click), click.session_id.encode(), 0)
         assert producer.flush(PATIENCE) == 0
-        (producer.commit_transaction if committed else producer.abort_transaction)(60)
+        (producer.commit_transaction if committed else producer.abort_transaction)(PATIENCE)
     assert collect_once(deployment) == 200
     assert collect_once(deployment) == 0
     assert logged(deployment) == [*as_rows(clicks(100)), *as_rows(clicks(100, first=200))]
@@ -162,10 +162,7 @@ def test_small_flushes_leave_the_same_log(deployment: Deployment) -> None:
 
 def delete_before(deployment: Deployment, offsets: dict[int, int]) -> None:
     """What retention does, at once."""
-    admin = AdminClient({"bootstrap.servers": deployment.bootstrap_servers})
-    wanted = [TopicPartition(deployment.topics.clicks, number, offset) for number, offset in offsets.items()]
-    for deleted in admin.delete_records(wanted).values():
-        deleted.result(PATIENCE)
+    delete_records({"bootstrap.servers": deployment.bootstrap_servers}, deployment.topics.clicks, offsets)
 
 
 def test_clicks_that_retention_took_are_counted_now_and_later(deployment: Deployment) -> None:
@@ -205,12 +202,7 @@ def test_retention_may_overtake_a_running_collector(deployment: Deployment) -> N
 def test_a_topic_made_anew_is_not_mixed_with_the_old_one(deployment: Deployment) -> None:
     deployment.produce(clicks(100))
     collect_once(deployment)
-    admin = AdminClient({"bootstrap.servers": deployment.bootstrap_servers})
-    admin.delete_topics([deployment.topics.clicks])[deployment.topics.clicks].result(PATIENCE)
-    while (
-        deployment.topics.clicks in admin.list_topics(timeout=30).topics
-    ):  # the deletion is answered before it is seen
-        time.sleep(0.05)
+    delete_topics({"bootstrap.servers": deployment.bootstrap_servers}, deployment.topics.clicks)
     deployment.create_topics()
     deployment.produce(clicks(200))  # longer than what was collected: offsets alone would not tell
     with pytest.raises(ClickLogError, match=r"comes from the topic .* name another trainer\.log_dir"):

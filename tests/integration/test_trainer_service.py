@@ -261,6 +261,7 @@ def command(
 
     def call(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["trainer", *arguments])
+        capsys.readouterr()  # what cycles in this process have told
         with pytest.raises(SystemExit) as ended:
             main()
         output = capsys.readouterr()
@@ -273,48 +274,50 @@ def test_the_commands_list_promote_and_roll_back(
     deployment: Deployment, command: Callable[..., tuple[int, str, str]]
 ) -> None:
     produce_history(deployment)
-    first = json.loads(ok(deployment.trainer("run", "--once", "--json")))
+    first = cycle(deployment)
     produce_live(deployment)
-    second = json.loads(ok(deployment.trainer("run", "--once", "--json")))
-    assert first["outcome"] == second["outcome"] == "announced"
+    second = cycle(deployment)
+    assert first.outcome == second.outcome == "announced"
+    assert first.version is not None
+    assert second.version is not None
 
     listed = json.loads(command("models", "--json")[1])
-    assert [model["version"] for model in listed] == [first["version"], second["version"]]
+    assert [model["version"] for model in listed] == [first.version, second.version]
     assert [model["champion"] for model in listed] == [False, True]
     assert all(0 < model["metrics"]["model"]["mrr@20"] < 1 for model in listed)
     code, table, _ = command("models")
     assert code == 0
-    (line,) = [line for line in table.splitlines() if second["version"] in line]
+    (line,) = [line for line in table.splitlines() if second.version in line]
     assert line.split()[-1] == "champion"
 
     (deployment.folder / "registry" / "damaged").mkdir()
     (deployment.folder / "registry" / "damaged" / "manifest.json").write_text("{")
     finished = deployment.trainer("models", "--json")
-    assert [model["version"] for model in json.loads(ok(finished))] == [first["version"], second["version"]]
+    assert [model["version"] for model in json.loads(ok(finished))] == [first.version, second.version]
     (warning,) = [json.loads(line) for line in finished.stderr.splitlines()]
     assert warning["path"].endswith("/damaged")
 
     code, told, _ = command("rollback")
-    assert (code, told.split(":")[0]) == (0, f"announced {first['version']} as champion")
-    assert champion(deployment).version == first["version"]
-    assert champion(deployment).why == f"rolled back from {second['version']}"
+    assert (code, told.split(":")[0]) == (0, f"announced {first.version} as champion")
+    assert champion(deployment).version == first.version
+    assert champion(deployment).why == f"rolled back from {second.version}"
     code, _, error = command("rollback")
     assert code == 2
     assert "has no predecessor that can be served" in error
 
-    code, told, _ = command("promote", second["version"], "--why", "it was fine", "--json")
+    code, told, _ = command("promote", second.version, "--why", "it was fine", "--json")
     assert (code, json.loads(told)["why"]) == (0, "it was fine")
-    assert champion(deployment).version == second["version"]
+    assert champion(deployment).version == second.version
     code, _, error = command("promote", "v9")
     assert code == 2
     assert "has no version v9" in error
 
-    rank = deployment.folder / "registry" / first["version"] / "rank.onnx"
+    rank = deployment.folder / "registry" / first.version / "rank.onnx"
     rank.write_bytes(rank.read_bytes()[:-1])
-    code, _, error = command("promote", first["version"])
+    code, _, error = command("promote", first.version)
     assert code == 2
     assert "rank.onnx" in error
-    assert champion(deployment).version == second["version"]
+    assert champion(deployment).version == second.version
 
 
 def test_the_loop_runs_cycle_after_cycle_and_stops_on_sigterm(deployment: Deployment) -> None:

@@ -17,6 +17,7 @@ from schemas.messages.click import ClickLimits, decode_click
 from stream_app.serve.app import _QUEUED_FETCHES
 from tests.conftest import KafkaUnderTest
 from tests.integration.workers import BEGAN, SESSION_TIMEOUT, AppUnderTest, Group, contiguous, running, until
+from tests.patience import PATIENCE
 
 CODECS = ("gzip", "snappy", "lz4", "zstd")
 
@@ -29,7 +30,7 @@ def group(kafka: KafkaUnderTest, topic_prefix: str) -> Group:
 def transactional(group: Group) -> Producer:
     """A producer that has begun a transaction: whatever its end, a mark of it takes an offset and is no record."""
     producer = group.producer(**{"transactional.id": group.prefix})
-    producer.init_transactions(30)
+    producer.init_transactions(PATIENCE)
     producer.begin_transaction()
     return producer
 
@@ -38,7 +39,7 @@ def produce_in_transactions(group: Group, transactions: int, count: int, *, star
     producer = transactional(group)
     for n in range(transactions):
         group.produce(count, start=start + n * count, producer=producer)
-        producer.commit_transaction(30)
+        producer.commit_transaction(PATIENCE)
         producer.begin_transaction()
 
 
@@ -69,7 +70,7 @@ async def test_one_chunk_a_partition_and_fetch_with_every_record_in_order(group:
         ]
         assert [click.timestamp for click in clicks] == list(range(BEGAN, BEGAN + 150))
         assert hand.offsets(0) == [*range(130), *range(131, 141), *range(142, 152)]
-        assert all(chunk.end_offset == 153 for chunk in hand.chunks(0))
+        assert worker.consumer.end_offset(hand.chunks(0)[0].tp) == 153
 
         # The marks' offsets will never be acknowledged; commits go on past them.
         for chunk in hand.chunks(0):
@@ -94,11 +95,11 @@ async def test_aborted_clicks_are_nobodys_and_commits_reach_the_end_behind_them(
     producer = transactional(group)
     for n in range(2):
         group.produce(20, start=100 * n, producer=producer)
-        producer.commit_transaction(30)
+        producer.commit_transaction(PATIENCE)
         producer.begin_transaction()
         for partition in range(2):
             group.produce(20, start=100 * n + 50, partition=partition, producer=producer)
-        producer.abort_transaction(30)
+        producer.abort_transaction(PATIENCE)
         producer.begin_transaction()
     end, empty_end = group.marks(group.topics.clicks)[1], group.marks(group.topics.clicks, 1)[1]
     assert (end, empty_end) == (84, 42)
@@ -122,13 +123,13 @@ async def test_aborted_clicks_are_nobodys_and_commits_reach_the_end_behind_them(
 
         # Marks that come when all is done; clicks of an open transaction are not there yet.
         group.produce(5, start=500, producer=producer)
-        producer.abort_transaction(30)
+        producer.abort_transaction(PATIENCE)
         await until(lambda: consumer.settled(tps[0]) == end + 6, "the mark passed over")
         producer.begin_transaction()
         group.produce(5, start=600, producer=producer)
         await worker.rebalance()
         assert group.committed(0) == end + 6
-        producer.commit_transaction(30)
+        producer.commit_transaction(PATIENCE)
         await until(lambda: len(hand.offsets(0)) == 45, "the clicks of the transaction that was open")
         assert hand.offsets(0)[40:] == list(range(end + 6, end + 11))
         assert consumer.settled(tps[0]) == end + 6
@@ -300,15 +301,25 @@ async def test_a_slow_pipeline_stops_the_fetching(group: Group, tmp_path: Path) 
     """Otherwise a backlog is read into memory as fast as the broker sends it."""
     async with running(group.settings(tmp_path, chunk_clicks=10), by_hand=True) as worker:
         await worker.ready()
-        hand = worker.hand
+        hand, reader, tp = worker.hand, worker.consumer.reader, TP(group.topics.clicks, 0)
+        read, fetched = reader.read, list[int]()
+
+        async def observed() -> Any:
+            found = await read()
+            fetched.append(sum(map(len, found.values())))
+            return found
+
+        reader.read = observed  # type: ignore[method-assign]
         hand.open.clear()
         group.produce(400)
         [queue] = [one.queue for one in worker.app.topics._topics if group.topics.clicks in one.topics]
         await until(queue.full, "the agent's queue is full")
-        await asyncio.sleep(0.3)
-        assert queue.qsize() == _QUEUED_FETCHES
+        group.produce(10, start=400)
+        await until(lambda: reader.end_offset(tp) == 410, "the broker is asked for more, and the clicks wait there")
+        # One fetch is in the pipeline's hands, and one waits for room in the queue.
+        assert sum(fetched) <= 10 * (_QUEUED_FETCHES + 2)
         # Faust would stop fetching from a partition for up to a second instead; waiting for the queue is enough.
         assert worker.consumer._buffered_partitions == set()
         hand.open.set()
-        await until(lambda: len(hand.offsets(0)) == 400, "all of the backlog")
+        await until(lambda: len(hand.offsets(0)) == 410, "all of the backlog")
         assert contiguous(hand.offsets(0))

@@ -4,19 +4,20 @@ import json
 import socket
 import subprocess
 import sys
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
 from deploy.kafka.ports import free_port
 from schemas.messages.click import Click
+from tests.admin import create_topics, delete_topics, delete_topics_of
 from tests.committed import instances
 from tests.conftest import REPOSITORY, KafkaUnderTest
 from tests.faults.deployment import Deployment
@@ -46,12 +47,9 @@ def without_a_model(deployment: Deployment) -> list[StreamProcess]:
 
 
 def with_a_changelog_of_other_partitions(deployment: Deployment) -> list[StreamProcess]:
-    admin = AdminClient(deployment.connection.librdkafka())
-    admin.delete_topics([deployment.changelog])[deployment.changelog].result(PATIENCE)
-    while deployment.changelog in admin.list_topics(timeout=30).topics:
-        time.sleep(0.05)
-    policy = {"cleanup.policy": "compact,delete"}
-    admin.create_topics([NewTopic(deployment.changelog, 3, 1, config=policy)])[deployment.changelog].result(PATIENCE)
+    kafka, policy = deployment.connection.librdkafka(), {"cleanup.policy": "compact,delete"}
+    delete_topics(kafka, deployment.changelog)
+    create_topics(kafka, NewTopic(deployment.changelog, 3, 1, config=policy))
     return [deployment.start()]
 
 
@@ -75,10 +73,13 @@ def with_a_folder_that_cannot_be_written(deployment: Deployment) -> list[StreamP
     return [deployment.start()]
 
 
-def codecs(data_dir: Path, topic: str) -> set[str]:
-    """How the first records of each partition are compressed, as they lie on the broker's disk."""
+def codecs(kafka: Mapping[str, Any], topic: str) -> set[str]:
+    """How the first records of each partition are compressed, as they lie on the disk of a broker on this machine."""
+    admin = AdminClient(dict(kafka))
+    [told] = admin.describe_configs([ConfigResource(ResourceType.BROKER, "0")], request_timeout=PATIENCE).values()
+    data_dir = Path(told.result()["log.dirs"].value)
     names = ("none", "gzip", "snappy", "lz4", "zstd")
-    first = [path.read_bytes()[:23] for path in data_dir.rglob(f"{topic}-*/*.log")]
+    first = [path.read_bytes()[:23] for path in data_dir.glob(f"{topic}-*/*.log")]
     return {names[batch[22] & 0b111] for batch in first if len(batch) == 23}
 
 
@@ -109,10 +110,7 @@ def scenes(kafka: KafkaUnderTest, tmp_path_factory: pytest.TempPathFactory) -> I
     finally:
         for scene in made.values():
             scene.deployment.stop_all()
-        admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
-        own = [topic for topic in admin.list_topics(timeout=30).topics if topic.startswith(prefix)]
-        for deleted in admin.delete_topics(own).values():
-            deleted.result(PATIENCE)
+        delete_topics_of({"bootstrap.servers": kafka.bootstrap_servers}, prefix)
 
 
 def exit_code(worker: StreamProcess) -> int:
@@ -174,7 +172,8 @@ def test_a_worker_without_a_model_waits_then_serves_and_drains(kafka: KafkaUnder
     assert page["model"] == f"no 'champion' is announced on the topic {deployment.topics.models}"
     assert "no 'champion' is announced" in worker.output()
     assert worker.metric("nextclick_clicks_total") == 0
-    groups = AdminClient(deployment.connection.librdkafka()).list_consumer_groups().result(PATIENCE).valid
+    admin = AdminClient(deployment.connection.librdkafka())
+    groups = admin.list_consumer_groups(request_timeout=PATIENCE).result().valid
     assert deployment.group not in {group.group_id for group in groups}, "it must not even hold partitions"
 
     deployment.announce(deployment.bundle("v1"))
@@ -187,9 +186,9 @@ def test_a_worker_without_a_model_waits_then_serves_and_drains(kafka: KafkaUnder
             assert worker.stop() == 0  # what it has taken is finished and acknowledged, the bundle is not waited for
     assert deployment.committed() == deployment.records(deployment.topics.rankings)
     assert worker.output().count("chunk left") == 0
-    if kafka.local is not None:
+    if not kafka.is_named:
         for topic in (deployment.topics.rankings, deployment.changelog):
-            assert codecs(kafka.local.data_dir, topic) == {"zstd"}
+            assert codecs(deployment.connection.librdkafka(), topic) == {"zstd"}
 
 
 def test_two_prefixes_on_one_broker_do_not_see_each_other(scenes: dict[str, Scene]) -> None:
@@ -204,52 +203,6 @@ def test_two_prefixes_on_one_broker_do_not_see_each_other(scenes: dict[str, Scen
     assert one.records(one.topics.rankings) == worker.metric("nextclick_clicks_total") == 30
     assert other.records(other.topics.rankings) == before
     assert len(instances(one.connection.librdkafka(), one.group)) == 1
-
-
-GATED_WORKER = """
-import asyncio, pathlib, sys
-from stream_app.state.table import SessionTable
-
-gate = pathlib.Path(sys.argv.pop())
-
-async def wait_for_gate(self, *partitions):
-    gate.with_suffix(".reached").touch()
-    while not gate.exists():
-        await asyncio.sleep(0.05)
-
-SessionTable.on_recovery_completed = wait_for_gate
-from stream_app.__main__ import main
-main()
-"""
-
-
-def test_a_recovery_that_never_ends_ends_the_worker(kafka: KafkaUnderTest, topic_prefix: str, tmp_path: Path) -> None:
-    """The last step of a recovery asks for the committed offsets; Faust has no way back from a silent broker."""
-    if kafka.local is None:
-        pytest.skip("needs a broker of its own to kill; KAFKA_BOOTSTRAP_SERVERS names one that is not ours")
-    deployment = deploy(kafka.bootstrap_servers, topic_prefix, tmp_path / "deployment")
-    deployment.announce(deployment.bundle("v1"))
-    gate, log = tmp_path / "gate", tmp_path / "worker.log"
-    port, options = free_port(), ["--data-dir", str(tmp_path / "data")]
-    with log.open("wb") as output:
-        worker = subprocess.Popen(
-            [sys.executable, "-c", GATED_WORKER, "worker", *options, "--web-port", str(port), str(gate)],
-            cwd=REPOSITORY,
-            env=deployment.environment() | {"NEXTCLICK_WORKER__STALL_TIMEOUT": "7"},
-            stdout=output,
-            stderr=output,
-        )
-    try:
-        deployment.wait(gate.with_suffix(".reached").exists, "the worker comes to the gate", PATIENCE)
-        kafka.local.kill_broker(0)
-        gate.touch()
-        assert worker.wait(PATIENCE) == EXIT_STALLED
-    finally:
-        worker.kill()
-        worker.wait()
-        kafka.local.start_broker(0)
-    [told] = [line for line in log.read_text().splitlines() if "no progress" in line]
-    assert json.loads(told)["parts"] == ["rebalance and recovery"]
 
 
 STUCK_WORKERS = {

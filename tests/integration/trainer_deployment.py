@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 from confluent_kafka import Producer
 
 from schemas.config.settings import KafkaConnection, TopicSettings, load_settings
-from schemas.kafka.admin import ensure_topics
 from schemas.kafka.topics import topic_table
 from schemas.messages.click import Click, encode_click
+from tests.admin import ensure_topics
 from tests.patience import PATIENCE
 from trainer.service.announce import ModelsTopic
 from trainer.service.click_log import ClickLogFolder

@@ -14,7 +14,6 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 from faust.types import Message
 
 from schemas.config.settings import KafkaConnection, TopicSettings
-from schemas.kafka.admin import ensure_topics
 from schemas.kafka.topics import changelog_topic, topic_table
 from schemas.messages.click import Click, encode_click
 from stream_app.kafka.transport import Chunk, ChunkConsumer, Fetch
@@ -26,6 +25,7 @@ from stream_app.serve.metrics import Metrics
 from stream_app.serve.pipeline import Pipeline
 from stream_app.settings import StreamSettings, WorkerSettings
 from stream_app.tracing import Tracing
+from tests.admin import delete_records, ensure_topics
 from tests.committed import Offsets
 from tests.patience import PATIENCE
 from tests.unit.models import exact_model
@@ -135,14 +135,12 @@ class Group:
         ]
         admin = AdminClient(self.connection.librdkafka())
         resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries)
-        for altered in admin.incremental_alter_configs([resource]).values():
+        for altered in admin.incremental_alter_configs([resource], request_timeout=PATIENCE).values():
             altered.result(PATIENCE)
 
     def delete_records(self, topic: str, before: int, partition: int = 0) -> None:
         """Delete the beginning of a partition, as retention does."""
-        admin = AdminClient(self.connection.librdkafka())
-        for deleted in admin.delete_records([TopicPartition(topic, partition, before)]).values():
-            deleted.result(PATIENCE)
+        delete_records(self.connection.librdkafka(), topic, {partition: before})
 
 
 class HandPipeline(Pipeline):

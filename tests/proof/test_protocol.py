@@ -97,7 +97,7 @@ CHANGES: dict[str, tuple[Any, str, str, str, Scope, str]] = {
         "acknowledged, and not in RocksDB",
     ),
     "the store covers what others wrote": (
-        SessionTable, "write", "seen is not None and changelog_offset == seen + len(rows)", "True", CUT_OFF,
+        SessionTable, "write", "seen is not None and changelog_offset == seen + deleted + len(rows)", "True", CUT_OFF,
         "vouches for a changelog record that it has not",
     ),
     "a restore takes the last row, not the newest": (

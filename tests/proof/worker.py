@@ -120,7 +120,7 @@ def restored(store: Store, changelog: Records, end: int, *, at_once: int) -> Sta
     for begin in range(first, len(changelog), at_once):
         batch = changelog[begin : begin + at_once]
         records = [Record(begin + n, BEGAN, 1, key, value) for n, (key, value) in enumerate(batch)]
-        message = SimpleNamespace(value=Chunk(CHANGELOG, records, _GENERATION, None))
+        message = SimpleNamespace(value=Chunk(CHANGELOG, records, _GENERATION))
         table.apply_changelog_batch([SimpleNamespace(message=message)])
     return Start(table.local.snapshot(), table._seen.get(0), 0, 0)
 
@@ -177,7 +177,7 @@ class _Worker:
             "changelog": [],
         }
         self.confirmed = {"rankings": 0, "changelog": 0}
-        self.consumer = _Consumer(start.position)
+        self.consumer = _Consumer(start.position, clicks)
         self.table = _Table(start.store)
         if start.seen is not None:
             self.table._seen[0] = start.seen
@@ -198,7 +198,7 @@ class _Worker:
     async def fetch(self, count: int) -> None:
         records = self.clicks[self.position : self.position + count]
         self.position += count
-        chunk = Chunk(CLICKS, records, _GENERATION, len(self.clicks))
+        chunk = Chunk(CLICKS, records, _GENERATION)
         message: Any = SimpleNamespace(value=chunk, offset=records[-1].offset)
         await self.pipeline.submit(SimpleNamespace(chunks=[(chunk, message)]))  # type: ignore[arg-type]
 
@@ -229,7 +229,8 @@ class _Worker:
 class _Consumer(ChunkConsumer):
     """What the worker knows of its membership; how it judges that is `ChunkConsumer`'s."""
 
-    def __init__(self, position: int) -> None:
+    def __init__(self, position: int, clicks: Sequence[Record]) -> None:
+        self._clicks = clicks
         self.acked = position
         self.lost = self.overdue = self.waits = False
         self._expelled_seconds = 15.0, 60.0
@@ -246,6 +247,9 @@ class _Consumer(ChunkConsumer):
         self._thread.last_heartbeat = -math.inf if self.overdue else math.inf
         self.waits = super().may_be_expelled()
         return self.waits
+
+    def record_at(self, tp: TP, offset: int) -> Record | None:
+        return self._clicks[offset]
 
     def ack(self, message: Any) -> bool:
         if message.offset < self.acked:

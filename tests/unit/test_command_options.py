@@ -1,4 +1,4 @@
-"""Options of all command lines: numbers that are none are refused, and files are read with the same options."""
+"""All command lines: numbers that are none are refused, files are read with the same options, no setting is cut."""
 
 import inspect
 from collections.abc import Callable
@@ -64,3 +64,11 @@ def test_all_who_read_click_files_have_the_same_options(name: str) -> None:
     assert {option: parameters[option].annotation for option in READING} == {
         option: shared[option].annotation for option in READING
     }
+
+
+@pytest.mark.parametrize("app", [stream_app, trainer], ids=["stream-app", "trainer"])
+def test_settings_are_shown_in_full_in_a_narrow_terminal(app: Any) -> None:
+    servers = ",".join(f"broker-{n}.of-a-long-name.example:9092" for n in range(3))
+    done = CliRunner().invoke(app, ["settings"], env={"KAFKA_BOOTSTRAP_SERVERS": servers, "COLUMNS": "80"})
+    rows = [line.split("│") for line in done.stdout.splitlines() if line.startswith("│")]
+    assert servers in "".join(row[2].strip() for row in rows)

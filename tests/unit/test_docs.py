@@ -5,20 +5,16 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 import pytest
-import typer
 from prometheus_client import Counter
 from prometheus_client.metrics import MetricWrapperBase
-from typer.testing import CliRunner
 
-from deploy.demo.__main__ import demo
-from deploy.kafka.__main__ import run as run_kafka
 from deploy.kafka.jars import kafka_version
-from deploy.strimzi.__main__ import run as strimzi
 from schemas.config.settings import SECTIONS, TopicSettings, given, load_settings
 from schemas.config.settings_keys import dotted_keys, field_type, variable_of
 from schemas.kafka.topics import topic_table
@@ -39,6 +35,7 @@ from stream_app.serve import watchdog, worker
 from stream_app.serve.metrics import Metrics
 from stream_app.settings import StreamSettings
 from tests import families_page, settings_page
+from tests.command_lines import MODULES, PROGRAMS, is_command
 from tests.container_files import services
 from tests.doc_pages import (
     PAGES,
@@ -55,7 +52,6 @@ from tests.doc_pages import (
     prose,
     table,
 )
-from tests.unit.deploy.test_compose import PROGRAMS, is_command
 from trainer.evaluation.baselines import BASELINES, options_of, parse_baselines
 from trainer.models.registry import FAMILIES, settings_class
 from trainer.models.settings import DEFAULT_FAMILY, Gru4RecSettings
@@ -71,11 +67,6 @@ KEYS: Final = {key for root in ROOTS for key in dotted_keys(root)}
 VARIABLES: Final = {variable_of(tuple(key.split("."))) for key in KEYS} | {"NEXTCLICK_CONFIG"}
 NO_SETTINGS: Final = {"NEXTCLICK_WORKER_PORT"}
 """What Kubernetes would set; the page says that it is refused."""
-MODULES: Final[dict[str, Callable[..., None]]] = {
-    "deploy.kafka": run_kafka,
-    "deploy.demo": demo,
-    "deploy.strimzi": strimzi,
-}
 FOREIGN: Final = {
     ".",
     "cat",
@@ -168,10 +159,7 @@ def _problem_of_program(words: list[str]) -> str | None:  # noqa: PLR0911 - one 
         case ["make", *arguments]:
             return _problem_of_make(arguments)
         case ["python" | "python3", "-m", module, *options] if module in MODULES:
-            app = typer.Typer()
-            app.command()(MODULES[module])
-            result = CliRunner().invoke(app, [*options, "--help"])
-            return None if result.exit_code == 0 else result.output
+            return is_command([module, *options])
         case ["python" | "python3", "-m", module, *_]:
             return None if (REPOSITORY / module.replace(".", "/")).with_suffix(".py").exists() else "no such module"
         case ["python", program] if re.fullmatch(r"\w+\.py", program):
@@ -480,6 +468,13 @@ def test_the_example_remembers_as_many_as_it_says(once: Callable[..., Iterator[d
 def test_python_examples_are_python(page: Path) -> None:
     for block in blocks(page, "python"):
         compile(block, page_id(page), "exec")
+
+
+def test_programs_to_save_hide_no_module() -> None:
+    """`python -m` looks in its own folder first: beside a `click.py` uvicorn did not start, and with it no demo."""
+    told = [name for page in PAGES for name in re.findall(r"`(\w+)\.py`:\n", page.read_text())]
+    assert "history" in told
+    assert [name for name in told if find_spec(name) is not None] == []
 
 
 def test_the_programs_of_the_clients_page_are_the_files_that_a_test_runs() -> None:

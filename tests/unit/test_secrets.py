@@ -5,6 +5,7 @@ How processes behave that do start: tests/integration/test_security.py.
 
 import gc
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from schemas.errors import SettingsError
 from schemas.kafka import admin
 from schemas.masking import MASK, masked
 from stream_app.kafka import plain_consumer
+from stream_app.serve import following, shadow_process
 from stream_app.settings import StreamSettings
 from stream_app.tools import replay
 from trainer.service import collect, compacted, outage
@@ -228,9 +230,21 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         (replay, "_ANSWER_SECONDS"),
         (collect, "_TIMEOUT_SECONDS"),
         (compacted, "_TIMEOUT_SECONDS"),
+        (following, "_METADATA_SECONDS"),
     ):
         monkeypatch.setattr(module, name, 0.2)
+    monkeypatch.setattr(shadow_process, "give_way", lambda: None)  # or all later tests of this process would
+    started: list[following.TopicFollower] = []
+    start = following.TopicFollower.start
+
+    def start_and_note(follower: following.TopicFollower) -> None:
+        started.append(follower)
+        start(follower)
+
+    monkeypatch.setattr(following.TopicFollower, "start", start_and_note)
     yield
+    for follower in started:
+        follower.stop()  # the shadows end with their process
     structlog.reset_defaults()
 
 
@@ -250,6 +264,7 @@ def test_a_command_that_reaches_nobody_tells_no_secret(
     told = capfd.readouterr()
     assert tells_nothing(told.out + told.err)
     assert told.out or told.err
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER, "all later tests of this process would get what others leave"
 
 
 @pytest.mark.parametrize(("program", "module"), [(STREAM, stream_program), (TRAINER, trainer_settings)])

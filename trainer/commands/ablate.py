@@ -19,7 +19,7 @@ from trainer.commands.options import (
     TieMode,
     Ties,
 )
-from trainer.commands.terminal import mistakes_answered, progress_bar, tell_data, write_report
+from trainer.commands.terminal import load_data, mistakes_answered, progress_bar, write_report
 from trainer.data.options import SESSIONS, SPLIT, DataOptions, reads_data
 from trainer.models.settings import assignments_of
 from trainer.presets import load_preset
@@ -57,7 +57,6 @@ def ablate(
         base = {**(load_preset(preset).settings if preset else {}), **assignments_of(settings or [])}
         rows = planned(base, only or ())
         # After the settings: torch takes seconds to import, and a mistake must be answered at once.
-        from trainer.data.datasets import load
         from trainer.evaluation.comparison import comparison_report, comparison_table
         from trainer.evaluation.plot import check_plot, plot_comparison
         from trainer.evaluation.protocol import NetworkScorer, ranks_of
@@ -68,8 +67,7 @@ def ablate(
 
         check_plot(plot)
         hardware = Hardware(threads, device).set_up()
-        data = load(options)
-        tell_data(errors, data)
+        data = load_data(errors, options)
         for one in rows:
             check_size(data.train, one.settings)
         ranks, about = {}, {}
@@ -81,7 +79,8 @@ def ablate(
                 result = train_model(
                     data.train, one.settings, checkpoint=checkpoint, progress=advance, hardware=hardware
                 )
-            ranks[name] = ranks_of(NetworkScorer(result.weights, result.memory), data.test, ties=ties.value)
+            with errors.status(f"{number}/{len(rows)} {name}, evaluating"):
+                ranks[name] = ranks_of(NetworkScorer(result.weights, result.memory), data.test, ties=ties.value)
             about[name] = {
                 "changes": dict(one.row.changes),
                 "tells": one.row.tells,
@@ -89,7 +88,8 @@ def ablate(
                 "losses": [epoch.loss for epoch in result.epochs],
                 "transitions_per_second": result.transitions_per_second,
             }
-        judged = judge(ranks, data.test, resamples=resamples)
+        with errors.status(f"comparing, {resamples:,} resamples"):
+            judged = judge(ranks, data.test, resamples=resamples)
         report = comparison_report(judged, data, k=20, ties=ties.value, resamples=resamples, seed=42)
         for name, described in about.items():
             report["models"][name] |= described

@@ -24,7 +24,7 @@ from trainer.commands.options import (
     WindowHours,
     check_absent,
 )
-from trainer.commands.terminal import mistakes_answered, tell_data, warn, write_report
+from trainer.commands.terminal import load_data, mistakes_answered, warn, write_report
 from trainer.data.options import SESSIONS, DataOptions, reads_data
 from trainer.errors import TrainingSettingsError
 from trainer.presets import chosen_settings
@@ -139,7 +139,6 @@ def _of_bundles(
     """Bundles and baselines on the same held-out clicks: report and table."""
     # Here, because torch takes seconds to import.
     from schemas.bundle.files import open_bundle
-    from trainer.data.datasets import load
     from trainer.evaluation.baselines import parse_baselines
     from trainer.evaluation.comparison import comparison_report, comparison_table
     from trainer.evaluation.model_scorer import ModelScorer
@@ -155,8 +154,7 @@ def _of_bundles(
     if not bundles and not specs:
         raise TrainingSettingsError("nothing to evaluate: name a --model, or some --baselines")
     Hardware(threads).set_up()
-    data = load(replace(options, part="test" if options.test_fraction else "valid"))
-    tell_data(errors, data)
+    data = load_data(errors, replace(options, part="test" if options.test_fraction else "valid"))
 
     def scorers() -> "Iterator[Scorer]":
         """One at a time: a baseline may hold tables of the size of the log."""
@@ -181,7 +179,8 @@ def _of_bundles(
                 "shows in their place, the most popular items",
             )
     ks = sorted({k, *(one for one in DEFAULT_KS if one < k)})
-    judged = judge(ranks, data.test, ks=ks, last_clicks=last, resamples=resamples, seed=seed)
+    with errors.status(f"comparing, {resamples:,} resamples"):
+        judged = judge(ranks, data.test, ks=ks, last_clicks=last, resamples=resamples, seed=seed)
     seen = [bundle.version for bundle in bundles if _has_seen(bundle, data)]
     report = comparison_report(
         judged,

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
@@ -22,7 +23,7 @@ from trainer.commands.options import (
     TieMode,
     Ties,
 )
-from trainer.commands.terminal import mistakes_answered, progress_bar, tell_data, warn, write_report
+from trainer.commands.terminal import load_data, mistakes_answered, progress_bar, warn, write_report
 from trainer.data.options import SESSIONS, SPLIT, DataOptions, reads_data
 from trainer.errors import TrainingSettingsError
 from trainer.models.registry import QuickFamily
@@ -76,7 +77,6 @@ def fit(
         version = version or version_name(created_at, chosen.model_dump_json().encode())
         _check_version(out, version)
         # After the settings: torch takes seconds to import, and a mistake must be answered at once.
-        from trainer.data.datasets import load
         from trainer.data.targets import check_types
         from trainer.evaluation.protocol import NetworkScorer
         from trainer.evaluation.report import manifest_metrics, training_record
@@ -88,8 +88,7 @@ def fit(
         from trainer.training.train import train as train_model
 
         hardware = Hardware(threads, device).set_up()
-        data = load(replace(options, holdout=early_stopping is not None))
-        tell_data(errors, data, quiet=quiet)
+        data = load_data(errors, replace(options, holdout=early_stopping is not None), quiet=quiet)
         check_types(data.train, chosen.weight_of_type)
         stopping = None
         if early_stopping is not None and data.holdout is not None:
@@ -110,19 +109,20 @@ def fit(
             warn(errors, TOO_FEW_TO_REMEMBER)
         scorer = NetworkScorer(result.weights, result.memory)
         metrics, found = _evaluated(scorer, data, with_baselines, ties, errors, show=show)
-        bundle = save_bundle(
-            out,
-            version,
-            result,
-            popularity=data.train.support(),
-            training=training_record(result, data.train),
-            metrics={
-                "model": manifest_metrics(metrics),
-                "champion": None,
-                "baselines": {name: manifest_metrics(of) for name, of in found.items()},
-            },
-            created_at=created_at,
-        )
+        with nullcontext() if quiet else errors.status("writing the bundle"):
+            bundle = save_bundle(
+                out,
+                version,
+                result,
+                popularity=data.train.support(),
+                training=training_record(result, data.train),
+                metrics={
+                    "model": manifest_metrics(metrics),
+                    "champion": None,
+                    "baselines": {name: manifest_metrics(of) for name, of in found.items()},
+                },
+                created_at=created_at,
+            )
         summary = fit_report(result, metrics, found, data=data, ties=ties.value, threads=threads, bundle=bundle)
         write_report(report, summary)
     if as_json:

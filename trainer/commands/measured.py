@@ -8,8 +8,7 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.table import Table
 
-from trainer.commands.terminal import progress_bar, tell_data, tell_few, tell_files
-from trainer.data.datasets import load
+from trainer.commands.terminal import load_data, progress_bar, tell_few, tell_files
 from trainer.data.options import DataOptions
 from trainer.errors import TrainingSettingsError
 from trainer.evaluation.baselines import BaselineSpec
@@ -50,8 +49,7 @@ class TwoParts:
                 core=split.core,
                 train_share=split.train_share,
             )
-        self._data, self._errors = load(options), errors
-        tell_data(errors, self._data)
+        self._data, self._errors = load_data(errors, options), errors
 
     def run(self, settings: TrainingSettings, *, ties: Ties, hardware: Hardware, checkpoint: Path | None) -> Run:
         data, show = self._data, self._errors.is_terminal
@@ -79,7 +77,8 @@ class Windows:
         """Windows of a day where no ``hours`` are named."""
         _check_whole_log(options)
         self._errors, self._hours, self.retrain = errors, hours or _DAY, retrain
-        self._windows, self._files = read_windows(options, self._hours)
+        with errors.status("reading clicks"):
+            self._windows, self._files = read_windows(options, self._hours)
         tell_files(errors, self._files)
         judged = sum(map(len, self._windows[1:]))
         tell_few(errors, judged, judged)

@@ -109,7 +109,9 @@ def promote(
 
     root = logged_settings_of(config)
     registry = registry_of(root)
-    _tell(championship_of(root, registry, alias).promote(registry.get(version), why), json=json)
+    with Console(stderr=True).status("verifying the bundle as a worker would"):
+        made = championship_of(root, registry, alias).promote(registry.get(version), why)
+    _tell(made, json=json)
 
 
 def rollback(config: Config = None, json: Json = False) -> None:
@@ -117,7 +119,9 @@ def rollback(config: Config = None, json: Json = False) -> None:
     from trainer.service.assembly import championship_of, registry_of
 
     root = logged_settings_of(config)
-    _tell(championship_of(root, registry_of(root)).roll_back(), json=json)
+    with Console(stderr=True).status("verifying the predecessor as a worker would"):
+        made = championship_of(root, registry_of(root)).roll_back()
+    _tell(made, json=json)
 
 
 def _tell(announcement: ModelAnnouncement, *, json: bool) -> None:

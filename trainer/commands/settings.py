@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from schemas.config.settings import describe, describe_json, given, load_settings
 from schemas.logs import configure_logs
@@ -42,7 +42,7 @@ def show_settings(config: Config = None, json: Json = False) -> None:
     if json:
         typer.echo(describe_json(settings))
         return
-    table = Table("setting", "value", "from")
+    table = Table(*(Column(name, overflow="fold") for name in ("setting", "value", "from")))
     for one in describe(settings):
         table.add_row(one.key, str(one.value), one.origin)
     Console().print(table)

@@ -3,6 +3,7 @@
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from schemas.errors import SettingsError
 from trainer.commands.settings import Config, logged_settings_of
@@ -20,5 +21,6 @@ def sign(
         raise SettingsError("trainer.signing_key is not set: name the file of the private key")
     registry = registry_of(root)
     for version in versions:
-        registry.sign(version, key)
+        with Console(stderr=True).status("verifying the bundle"):
+            registry.sign(version, key)
         typer.echo(f"signed {version}")

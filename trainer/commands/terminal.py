@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from trainer.errors import TrainerError, TrainingDivergedError
 if TYPE_CHECKING:
     from schemas.click_files.read import FileRead
     from trainer.data.datasets import Dataset
+    from trainer.data.options import DataOptions
     from trainer.data.sessions import SessionSet
 
 BAD_INPUT = 2
@@ -49,6 +50,16 @@ def progress_bar(console: Console, what: str, total: int, *, show: bool) -> Iter
 
 def warn(errors: Console, message: str) -> None:
     errors.print(f"warning: {message}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+
+
+def load_data(errors: Console, options: "DataOptions", *, quiet: bool = False) -> "Dataset":
+    """What `options` name, which may take minutes to read; told of by `tell_data`. Raises what reading files raises."""
+    from trainer.data.datasets import load
+
+    with nullcontext() if quiet else errors.status("reading clicks"):
+        data = load(options)
+    tell_data(errors, data, quiet=quiet)
+    return data
 
 
 def tell_data(errors: Console, data: "Dataset", *, quiet: bool = False) -> None:

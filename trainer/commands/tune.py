@@ -18,7 +18,7 @@ from trainer.commands.options import (
     Settings,
 )
 from trainer.commands.stopping import stopping_on_signals
-from trainer.commands.terminal import mistakes_answered, tell_data, write_report
+from trainer.commands.terminal import load_data, mistakes_answered, write_report
 from trainer.data.options import SESSIONS, SPLIT, DataOptions, reads_data
 from trainer.errors import StopRequested, TrainingSettingsError
 from trainer.presets import Split, load_preset
@@ -80,7 +80,6 @@ def tune(
             raise TrainingSettingsError("needs optuna, which is not installed: pip install 'nextclick[tune]'")
         base = load_preset(preset).settings if preset else {}
         # Here, because torch takes seconds to import.
-        from trainer.data.datasets import load
         from trainer.search.searches import model_search
         from trainer.search.trial_worker import Judging
         from trainer.search.tuning import best, finished, opened_study
@@ -88,8 +87,7 @@ def tune(
         from trainer.search.tuning_report import tuned_preset, tuning_report, tuning_table
 
         planned = model_search(base, settings or [], search or [], seed=seed)
-        data = load(options)
-        tell_data(errors, data)
+        data = load_data(errors, options)
         judging = Judging(data.train, data.test, by.value, patience)
         with opened_study(study, planned, judging) as opened, _bar(errors) as bar:
             task = bar.add_task("searching", total=trials, completed=len(finished(opened)))

@@ -42,6 +42,10 @@ class Lanes:
         """Clicks of each session so far, int64[n]."""
         return self.position - self.start + 1
 
+    def only(self, rows: Ints) -> "Lanes":
+        """Those of these numbers, 0..n - 1."""
+        return Lanes(self.sessions, self.position[rows], self.start[rows])
+
     def history(self, length: int) -> Ints:
         """The last clicks of each session, newest first, -1 where there are no more: int64[n, length]."""
         at = self.position[:, None] - np.arange(length)

@@ -28,6 +28,7 @@ from trainer.models.settings import LearnedSettings, WindowSettings
 from trainer.models.window import WindowNetwork, initial_windows
 
 _TRACED_OPSET = 18  # the least that torch's exporter knows; ONNX Runtime 1.14 has it
+_INPUTS = ("items", "length")
 
 
 @dataclass(frozen=True)
@@ -125,21 +126,19 @@ class _Encode(nn.Module):
 
 
 def _encode_graph(network: WindowNetwork) -> bytes:
-    program = torch.onnx.ONNXProgram(_traced(network), None)
-    own = {"input": network.input, **network.tensors()}
-    for name, value in program.model.graph.initializers.items():
-        if name in own:
-            value.const_value = ir.tensor(own[name].numpy(), name=name)
-            value.shape = ir.Shape(own[name].shape)
-    program.optimize()
-    graph = program.model.graph
-    for node in graph.all_nodes():
-        node.metadata_props.clear()  # where in our code it was made
-    # The optimiser turns matrices round and renames them: for a warm start they are there once more.
-    for name, tensor in network.tensors().items():
-        if name not in graph.initializers and not name.startswith("output"):
-            graph.register_initializer(ir.val(name, const_value=ir.tensor(tensor.numpy(), name=name)))
-    proto = ir.to_proto(program.model)
+    model = _traced(network)
+    graph = model.graph
+    weights = {value.name: value for value in graph.inputs[len(_INPUTS) :]}
+    graph.inputs[len(_INPUTS) :] = []
+    for name, tensor in {"input": network.input, **network.tensors()}.items():
+        if name.startswith("output"):  # in the graph that ranks
+            continue
+        own = ir.tensor(tensor.numpy(), name=name)
+        # What training alone uses has no part in the graph, but a warm start reads it from the file.
+        weight = weights.get(name, ir.val(name, const_value=own))
+        weight.const_value, weight.shape = own, ir.Shape(tensor.shape)
+        graph.register_initializer(weight)
+    proto = ir.to_proto(model)
     onnx.checker.check_model(proto)
     return bytes(proto.SerializeToString(deterministic=True))
 
@@ -148,7 +147,7 @@ _traces: dict[str, ir.Model] = {}
 
 
 def _traced(network: WindowNetwork) -> ir.Model:
-    """A copy of the graph of such an encoder, with the numbers of the first one that this process exported.
+    """A copy of the optimised graph of such an encoder, whose weights are inputs behind its own.
 
     Tracing takes seconds, and a trainer publishes the same encoder with other numbers again and again.
     """
@@ -187,11 +186,21 @@ def _trace(network: WindowNetwork) -> ir.Model:
             (torch.zeros(2, seen, dtype=torch.int64), torch.full((2,), seen)),
             dynamo=True,
             opset_version=_TRACED_OPSET,
-            input_names=["items", "length"],
+            input_names=_INPUTS,
             output_names=["query"],
             dynamic_shapes=({0: batch, 1: clicks}, {0: batch}),
-            optimize=False,  # which looks at the weights
+            optimize=False,  # it would compute with the weights
             verbose=False,
         )
     assert program is not None
+    graph = program.model.graph
+    # As inputs they have no numbers that the optimiser could compute with: the next network has others.
+    for name in ("input", *network.tensors()):
+        if name in graph.initializers:
+            weight = graph.initializers.pop(name)
+            weight.const_value = None
+            graph.inputs.append(weight)
+    program.optimize()
+    for node in graph.all_nodes():
+        node.metadata_props.clear()  # where in our code it was made
     return program.model

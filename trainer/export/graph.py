@@ -1,5 +1,6 @@
 """ONNX graphs written as formulas, with onnxscript's builder: `op.Sigmoid(x)`, `x + y`, numbers for constants."""
 
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
@@ -12,6 +13,7 @@ from onnxscript import GraphBuilder, OpBuilder
 OPSET: Final = 17
 """Every ONNX Runtime since 1.12 knows it, and nothing newer is needed."""
 _IR: Final = 8
+_ARITHMETIC: Final = threading.RLock()
 
 
 @contextmanager
@@ -24,12 +26,16 @@ def new_graph(name: str) -> Iterator[OpBuilder]:
 
 @contextmanager
 def arithmetic(op: OpBuilder) -> Iterator[None]:
-    """Lets `+ - * /` between values add operators to this graph: of a branch of `If`, say."""
-    before = ir.set_value_magic_handler(op)
-    try:
-        yield
-    finally:
-        ir.set_value_magic_handler(before)
+    """Lets `+ - * /` between values add operators to this graph: of a branch of `If`, say.
+
+    For one thread at a time: there is one such graph a process.
+    """
+    with _ARITHMETIC:
+        before = ir.set_value_magic_handler(op)
+        try:
+            yield
+        finally:
+            ir.set_value_magic_handler(before)
 
 
 def constant(op: OpBuilder, name: str, values: Any) -> ir.Value:

@@ -46,12 +46,15 @@ class RbmSettings(WindowSettings):
     search: ClassVar[tuple[str, ...]] = (
         "learning_rate=0.01..0.5:log",
         "batch_size=32..256:32",
-        "initial_spread=0.01..0.3:log",
+        "initial_spread=0.03..0.5:log",
     )
 
     family: Literal["rbm"] = "rbm"
     # Its gradients are mostly the noise of drawn units: at .005, of use elsewhere, it is hardly better than popularity.
-    learning_rate: float = Field(0.1, gt=0, le=1, description="highest learning rate of the cycle (AdamW)")
+    learning_rate: float = Field(0.05, gt=0, le=1, description="highest learning rate of the cycle (AdamW)")
+    batch_size: int = Field(32, ge=1, le=65536, description="sessions of a training step")
+    # Units that begin alike stay alike for epochs: with .02, right elsewhere, a log of 18,000 items learned little.
+    initial_spread: float = Field(0.2, gt=0, le=1, description="standard deviation of the items' rows before training")
     dropout: float = Field(
         0.0, ge=0, lt=1, description="of no effect: the paper has none, units are drawn at random as it is"
     )

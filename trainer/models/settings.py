@@ -414,8 +414,7 @@ def window_numbers(settings: NetworkSettings, window: int, items: int) -> int:
 
     with torch.device("meta"):  # sizes alone: no memory, no random numbers
         encoder = settings.windowed(window)
-    # The exporter turns matrices round, and for a warm start they are there as they were, too.
-    own = sum(one.numel() for one in [*encoder.parameters(), *encoder.parameters(), *encoder.buffers()])
+    own = sum(one.numel() for one in [*encoder.parameters(), *encoder.buffers()])
     return settings.members * (items * encoder.input_size + own)
 
 

@@ -27,6 +27,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 from schemas.config.settings import KafkaConnection
 from schemas.errors import SchemaRegistryError, StoppedWaitingError
 from schemas.formats.codec import PLAIN, Formats
+from schemas.kafka.watermarks import LEADER_MOVES
 from schemas.messages.click import ClickLimits, ClickRejectedError
 from schemas.messages.forget import decode_forget
 from trainer.errors import ClickLogError, CollectError, KafkaAwayError
@@ -38,13 +39,6 @@ log = structlog.get_logger(__name__)
 _BATCH: Final = 10_000
 _POLL_SECONDS: Final = 0.2
 _TIMEOUT_SECONDS: Final = 30.0
-_LEADER_MOVES: Final = (
-    KafkaError.NOT_LEADER_FOR_PARTITION,
-    KafkaError.LEADER_NOT_AVAILABLE,
-    KafkaError.FENCED_LEADER_EPOCH,
-    KafkaError.UNKNOWN_LEADER_EPOCH,
-)
-"""Passing states of a partition: just created, or its broker just went or came back."""
 
 
 @dataclass(frozen=True)
@@ -348,6 +342,12 @@ class Collector:
         # From `next`, not `expected`: the same overtaking may be told twice, and counts once.
         low = self._offsets([number], OffsetSpec.earliest())[number]
         high = self._offsets([number], OffsetSpec.latest())[number]
+        if low < partition.next <= high:  # it ended before that, and has grown since
+            log.warning(
+                "brokers lost clicks that they had confirmed: the log keeps those that it has, and lacks others that "
+                "have come to their offsets",
+                partition=number, next=partition.next,
+            )  # fmt: skip
         partition.first = partition.next = self._start(number, partition.next, low, high)
         # Assigned anew, all of them: a partition in this state takes no seek.
         self._assign_positions()
@@ -394,7 +394,7 @@ class Collector:
             except (KafkaException, TimeoutError) as error:
                 cause = error.args[0] if error.args else error
                 code = cause.code() if isinstance(cause, KafkaError) else None
-                if code not in _LEADER_MOVES or time.monotonic() > deadline:
+                if code not in LEADER_MOVES or time.monotonic() > deadline:
                     reason = cause.str() if isinstance(cause, KafkaError) else str(error) or type(error).__name__
                     self._admin.poll(0)  # calls back with what has come up
                     reason = "; ".join([reason, *sorted(self._troubles)])

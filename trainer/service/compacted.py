@@ -8,6 +8,7 @@ from typing import Any, Final
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from schemas.config.settings import KafkaConnection
+from schemas.kafka.unread import Unread
 from trainer.errors import AnnounceError, KafkaAwayError, NoTopicError
 from trainer.service.outage import is_away
 
@@ -75,19 +76,20 @@ class CompactedTopic:
             )
 
     def _read(self, consumer: Consumer) -> Iterator[Record]:
-        unread = set(self._partitions(consumer))
-        consumer.assign([TopicPartition(self.name, number, OFFSET_BEGINNING) for number in unread])
+        starts = [TopicPartition(self.name, number, OFFSET_BEGINNING) for number in self._partitions(consumer)]
+        unread = Unread.of(consumer, starts, timeout=_TIMEOUT_SECONDS)
+        consumer.assign(starts)
         deadline = time.monotonic() + _TIMEOUT_SECONDS
         while unread:
             message = consumer.poll(_POLL_SECONDS)
             if message is None:
                 if time.monotonic() > deadline:
                     raise KafkaAwayError(f"the topic {self.name}: cannot be read to its end; is Kafka running?")
-            elif (error := message.error()) is None:
+                continue
+            unread.take(message)
+            if (error := message.error()) is None:
                 yield message.key(), message.value()
-            elif error.code() == KafkaError._PARTITION_EOF:
-                unread.discard(message.partition())
-            elif not is_away(error):
+            elif error.code() != KafkaError._PARTITION_EOF and not is_away(error):
                 raise self._unusable(error)
 
     def _partitions(self, consumer: Consumer) -> list[int]:

@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_serv
 
 from schemas.errors import BundleError
 from schemas.messages.announcement import ModelAnnouncement
+from schemas.messages.score import comparable
 from schemas.messages.split import shares_of
 from trainer.errors import AnnounceError, LeaseError, RegistryError, StopRequested
 from trainer.service.assembly import championship_of, registry_of, split_topic_of
@@ -73,7 +74,7 @@ def guard(
         held.enter_context(suppress(StopRequested))
         lease = None
         if not dry_run:
-            lease = Lease(registry.store, f"{root.trainer.model_alias}.guard", registry.writer, stopping=stopping)
+            lease = Lease(registry.store, root.trainer.model_alias, registry.writer, guards=True, stopping=stopping)
             held.enter_context(lease)
         topic = held.enter_context(ScoresTopic(root.kafka, root.topics.scores, group=root.group, keep_ms=keep_ms))
         guard = _Guard(
@@ -132,11 +133,11 @@ class _Guard:
 
     def _decide(self, standing: Standing) -> Decision | None:
         registry, trained = self._registry, self._trained
-        served, others = self._topic.scores(), self._championship.others()
+        served, others = comparable(self._topic.scores()), self._championship.others()
         trained.learn([*standing.line, *(version for other in others for version in other.line)])
         trained.learn(score.model_version for score in served)
         scores = as_trained(served, trained)
-        k = max((score.k for score in scores), default=20)
+        k = scores[0].k if scores else 20
         published = None if standing.champion is None else registry.find_readable(standing.champion.version)
         offline = None if published is None else (published.manifest.metrics.get("model") or {}).get(f"recall@{k}")
         champion = watched(standing, trained, offline)
@@ -202,7 +203,9 @@ class _Guard:
         shares[champion] = shares.get(champion, 0) + shares.pop(alias)
         variants = moved(split.variants, shares) if len(shares) > 1 else ()
         self._split.put(replace(split, variants=variants))
-        log.warning("share of the sessions ended by the guard", alias=alias, version=decision.version, why=why)
+        # A split has no field for the evidence, as an announcement has.
+        ended = {"alias": alias, "version": decision.version, "why": why, "evidence": decision.evidence}
+        log.warning("share of the sessions ended by the guard", **ended)
 
     def end_split(self, standing: Standing) -> None:
         """End the split and the shadows that a promotion by the guard has decided: their aliases mean the champion.

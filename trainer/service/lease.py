@@ -3,6 +3,7 @@
 It survives a kill, and it lies where the registry lies, an object store too. fsspec cannot compare and swap, so the
 last to write has the lease, and its holder looks again before each thing that it would publish, announce or remove.
 Clocks of two machines are never compared: a lease is alive while its content changes, watched by one's own clock.
+Only of a holder on the same machine is more known: whether its process is still there.
 """
 
 import os
@@ -12,8 +13,9 @@ import time
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Annotated, Final, Self
 
 import msgspec
 import structlog
@@ -36,13 +38,17 @@ class _Held(msgspec.Struct, frozen=True):
     writer: str  # the click log's name: a restarted trainer knows its own lease by it
     process: str
     host: str
-    pid: int
-    since: int  # milliseconds since the epoch, for people
+    pid: Annotated[int, msgspec.Meta(ge=1, lt=1 << 31)]
+    since: Annotated[int, msgspec.Meta(ge=0, lt=1 << 47)]  # milliseconds since the epoch, for people
     renewed: int  # how often
+    home: str = ""  # where the pid counts; empty where that is not known
 
 
 class Lease:
-    """Holds the lease of an alias inside a `with`. Raises LeaseError when another trainer has it, and RegistryError."""
+    """Holds the lease of an alias inside a `with`: the trainer's, or with `guards` the guard's.
+
+    Raises LeaseError when another one has it, and RegistryError.
+    """
 
     def __init__(
         self,
@@ -50,15 +56,17 @@ class Lease:
         alias: str,
         writer: str,
         *,
+        guards: bool = False,
         seconds: float = LEASE_SECONDS,
         stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self._store = store
-        self._path = f"_lease/{alias}.json"
-        self._alias = alias
+        self._path = f"_lease/{alias}{'.guard' if guards else ''}.json"
+        self._does = f"{'guard watches' if guards else 'trainer publishes'} the alias {alias}"
         self._seconds = seconds
         self._stopping = stopping
-        self._own = _Held(writer, uuid.uuid4().hex, socket.gethostname(), os.getpid(), time.time_ns() // 1_000_000, 0)
+        now_ms = time.time_ns() // 1_000_000
+        self._own = _Held(writer, uuid.uuid4().hex, socket.gethostname(), os.getpid(), now_ms, 0, _home())
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._lost: BaseException | None = None
@@ -69,7 +77,10 @@ class Lease:
         held = _decode(before)
         own = held is not None and held.writer == self._own.writer
         if before is not None and not own:
-            self._outwait(before)
+            if held is not None and self._has_ended(held):
+                log.warning("took over the lease of a process of this machine that has ended", **_who(before))
+            else:
+                self._outwait(before)
         self._write()
         if not own:
             time.sleep(_SETTLE_SECONDS)
@@ -101,7 +112,11 @@ class Lease:
 
     def _outwait(self, before: bytes) -> None:
         """Watch another's lease until it has run out. Raises LeaseError as soon as it changes."""
-        log.warning("watching whether the trainer that holds this registry's lease is alive", **_who(before))
+        log.warning(
+            "this registry's lease is held: waiting whether its holder is alive and renews it",
+            seconds=self._seconds,
+            **_who(before),
+        )
         deadline = time.monotonic() + self._seconds
         while time.monotonic() < deadline:
             if self._stopping():
@@ -112,7 +127,19 @@ class Lease:
                 return
             if now != before:
                 raise self._refusal(now)
-        log.warning("took over the lease of a trainer that is not alive", **_who(before))
+        log.warning("took over a lease that was not renewed", **_who(before))
+
+    def _has_ended(self, held: _Held) -> bool:
+        """Whether a holder ran where this process runs, and is gone. A number that was given anew counts as alive."""
+        if not held.home or held.home != self._own.home:
+            return False
+        try:
+            os.kill(held.pid, 0)  # sends nothing
+        except ProcessLookupError:
+            return True
+        except PermissionError:  # another user's
+            pass
+        return False
 
     def _keep_renewing(self) -> None:
         while not self._ended.wait(self._seconds / 4):
@@ -145,9 +172,18 @@ class Lease:
     def _refusal(self, data: bytes) -> LeaseError:
         who = ", ".join(f"{name} {value}" for name, value in _who(data).items())
         return LeaseError(
-            f"{self._store.url}: another trainer publishes the alias {self._alias} here ({who}): stop it, or give this "
-            "one another trainer.registry or trainer.model_alias"
+            f"{self._store.url}: another {self._does} here ({who}): stop it, or give this one another trainer.registry "
+            "or trainer.model_alias"
         )
+
+
+def _home() -> str:
+    """The boot of this machine, and the PID namespace: containers of one machine number their processes apart."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:  # not Linux, or a sandbox without it
+        return ""
 
 
 def _decode(data: bytes | None) -> _Held | None:

@@ -10,6 +10,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 
 from schemas.config.settings import KafkaConnection
 from schemas.errors import MessageError
+from schemas.kafka.unread import Unread
 from schemas.messages.score import Score, decode_score
 from trainer.errors import CollectError, KafkaAwayError
 from trainer.service.outage import is_away
@@ -27,9 +28,10 @@ class ScoresTopic:
         self._topic, self._keep_ms = topic, keep_ms
         self._newest: dict[bytes | None, Score] = {}
         self._consumer = Consumer(
-            {**connection.plain_consumer(group), "fetch.wait.max.ms": 100}, logger=logging.getLogger("librdkafka")
+            {**connection.plain_consumer(group, to_the_end=True), "fetch.wait.max.ms": 100},
+            logger=logging.getLogger("librdkafka"),
         )
-        self._unread: set[int] | None = None
+        self._unread: Unread | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -47,11 +49,10 @@ class ScoresTopic:
         while True:
             messages = self._consumer.consume(10_000, _WAIT_SECONDS)
             for message in messages:
+                self._unread.take(message)
                 if (error := message.error()) is None:
                     self._take(message.key(), message.value(), message.offset())
-                elif error.code() == KafkaError._PARTITION_EOF:
-                    self._unread.discard(message.partition())
-                elif not is_away(error):
+                elif error.code() != KafkaError._PARTITION_EOF and not is_away(error):
                     raise CollectError(f"the topic {self._topic} cannot be read: {error.str()}")
             silent = 0.0 if messages else silent + _WAIT_SECONDS
             if not self._unread and (silent or len(messages) < 10_000):
@@ -62,17 +63,19 @@ class ScoresTopic:
         self._newest = {key: score for key, score in self._newest.items() if score.window_start >= oldest}
         return list(self._newest.values())
 
-    def _begin(self) -> set[int]:
-        """Assign every partition from its beginning; returns their numbers."""
+    def _begin(self) -> Unread:
+        """Assign every partition from its beginning."""
         try:
             found = self._consumer.list_topics(self._topic, timeout=_TIMEOUT_SECONDS).topics[self._topic]
+            starts = [TopicPartition(self._topic, number, OFFSET_BEGINNING) for number in found.partitions]
+            unread = Unread.of(self._consumer, starts, timeout=_TIMEOUT_SECONDS)
         except KafkaException as error:
             kind = KafkaAwayError if is_away(error.args[0]) else CollectError
             raise kind(f"Kafka does not answer: {error.args[0].str()}") from error
         if found.error is not None:
             raise CollectError(f"the topic {self._topic} does not exist; create it with `stream-app topics`")
-        self._consumer.assign([TopicPartition(self._topic, number, OFFSET_BEGINNING) for number in found.partitions])
-        return set(found.partitions)
+        self._consumer.assign(starts)
+        return unread
 
     def _take(self, key: bytes | None, value: bytes | None, offset: int) -> None:
         try:

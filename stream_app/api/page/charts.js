@@ -4,6 +4,7 @@ import { clock } from "./text.js";
 import uPlot from "./vendor/uplot/uPlot.esm.js";
 
 const HEIGHT = 200;
+const MOST_TOLD = 5; // dashed lines
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
 export const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
@@ -16,6 +17,8 @@ export class Chart {
     this.names = [];
     this.data = [[]];
     this.marks = [];
+    this.text = element.getAttribute("aria-label");
+    this.drawn = [];
     new ResizeObserver(() => this.plot?.setSize(this.size())).observe(element);
     dark.addEventListener("change", () => this.plot && this.draw());
   }
@@ -27,6 +30,18 @@ export class Chart {
     Object.assign(this, { names, data, marks, span });
     if (asBefore) this.plot.setData(data);
     else this.draw();
+  }
+
+  // For those who do not see it: what the lines show, and the newest dashed ones.
+  describe(text) {
+    this.text = text;
+    this.tell();
+  }
+
+  tell() {
+    const newest = this.drawn.slice(-MOST_TOLD).join(", ");
+    const dashed = newest ? `; dashed lines: ${newest}` : "";
+    this.element.setAttribute("aria-label", this.text + dashed);
   }
 
   draw() {
@@ -56,7 +71,11 @@ export class Chart {
     ctx.save();
     ctx.strokeStyle = ctx.fillStyle = colour("soft");
     ctx.font = `${11 * devicePixelRatio}px system-ui, sans-serif`;
+    ctx.textAlign = "left";
     ctx.setLineDash([4 * devicePixelRatio, 4 * devicePixelRatio]);
+    const gap = 5 * devicePixelRatio;
+    const ends = []; // of the text in each row: what would cover it goes a row down
+    this.drawn = [];
     for (const { at, text } of this.marks) {
       if (at < this.span[0] || at > this.span[1]) continue;
       const x = plot.valToPos(at, "x", true);
@@ -64,11 +83,17 @@ export class Chart {
       ctx.moveTo(x, bbox.top);
       ctx.lineTo(x, bbox.top + bbox.height);
       ctx.stroke();
-      const isRight = x > bbox.left + bbox.width * 0.8;
-      ctx.textAlign = isRight ? "right" : "left";
-      ctx.fillText(text, x + (isRight ? -5 : 5) * devicePixelRatio, bbox.top + 12 * devicePixelRatio);
+      const { width } = ctx.measureText(text);
+      const fits = x + gap + width < bbox.left + bbox.width;
+      const begin = fits ? x + gap : x - gap - width;
+      let row = ends.findIndex((end) => end < begin);
+      if (row < 0) row = ends.length;
+      ends[row] = begin + width;
+      ctx.fillText(text, begin, bbox.top + 12 * (row + 1) * devicePixelRatio);
+      this.drawn.push(`${text} at ${clock(at)}`);
     }
     ctx.restore();
+    this.tell();
   }
 
   size() {

@@ -43,8 +43,8 @@ function showOverview({ now, recent, series, models, rejected, backlog, backlog_
   clicksChart.show(["clicks per second"], [times, series.clicks_per_second], marks, span);
   latencyChart.show(["median", "99th percentile"], [times, series.latency_p50_ms, series.latency_p99_ms], marks, span);
   const { clicks_per_second: clicks, latency_p50_ms: p50, latency_p99_ms: p99 } = recent;
-  describe(clicksChart, `Clicks per second, now ${count(clicks)}`);
-  describe(latencyChart, `Latency, now ${milliseconds(p50)} in the median, ${milliseconds(p99)} at the 99th percentile`);
+  clicksChart.describe(`Clicks per second, now ${count(clicks)}`);
+  latencyChart.describe(`Latency, now ${milliseconds(p50)} in the median, ${milliseconds(p99)} at the 99th percentile`);
 
   const list = byId("alarms");
   const lines = alarms.map(({ name, says }) => el("li", {}, el("b", {}, name), says));
@@ -96,7 +96,7 @@ function showModels({ alias, serving, announcements }, scores) {
   const ends = middles.length ? [Math.min(middles[0], Date.now() / 1000 - 60), Date.now() / 1000] : [0, 1];
   recallChart.show(shown.map(shortVersion), [middles, ...lines], marks, ends);
   const newest = shown.map((version, number) => `${version} ${share(lines[number].findLast((value) => value !== null) ?? null)}`);
-  describe(recallChart, `Online Recall by model, newest values: ${newest.join(", ")}`);
+  recallChart.describe(`Online Recall by model, newest values: ${newest.join(", ")}`);
 }
 
 function nameOf(version, number, serves) {
@@ -111,4 +111,3 @@ function began(version, announced, scores) {
 }
 
 const sum = (lines, value) => lines.reduce((total, line) => total + value(line), 0);
-const describe = (chart, text) => chart.element.setAttribute("aria-label", text);

@@ -67,3 +67,8 @@ def invalid_records(system: System) -> Iterator[Record]:
 def with_a_bot(system: System) -> Iterator[Record]:
     """Half of all clicks are of one session."""
     return mixed(system.rng, shop(system.rng, ITEMS), bot(system.rng, ITEMS))
+
+
+def of_now(system: System) -> Iterator[Record]:
+    """Clicks that scores are counted of now."""
+    return shop(system.rng, ITEMS, ago_ms=0)

@@ -56,11 +56,14 @@ def items_and_rules_changed(system: System, seconds: float) -> None:
 def splits_changed(system: System, seconds: float) -> None:
     system.use_splits()
     system.announce(system.bundle("window"), alias="b")
+    system.announce(system.bundle("gru"), alias="c")
     for number in rounds(seconds, least=6):
         system.split((30, 70, 0)[number % 3])
         if number % 2 == 0:
             system.kill()
             system.start_ready()
         system.clicks_pass(FEW)
+        if number % 3 == 1:
+            system.shadows_rank(FEW)
         if number % 4 == 3:
             system.announce(system.bundle(system.rng.choice(["gru", "window"])), alias="b")

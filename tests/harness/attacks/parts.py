@@ -7,7 +7,7 @@ from typing import Any
 from tests.harness.attacks.rounds import FEW, FULL_SECONDS, SMALL, rounds
 from tests.harness.parts import SCORE, SCORE_SETTINGS, Store, scores_equal_a_recount, store_equals_the_topic
 from tests.harness.system import System
-from tests.harness.trainers import PHASES, Disk, Trainer
+from tests.harness.trainers import PHASES, Disk, Guard, Trainer
 
 _ENDS = "next cycle"
 
@@ -27,13 +27,21 @@ def scorer_killed(system: System, seconds: float) -> None:
         system.start_ready("scorer", command=SCORE)
 
 
+def readers_without_a_broker(system: System, seconds: float) -> None:
+    system.settings |= SCORE_SETTINGS
+    system.start_ready("scorer", command=SCORE)
+    store, _ = _with_a_store(system)
+    for _ in rounds(seconds, least=1):
+        system.clicks_pass(FEW)
+        system.broker_down(0, kill=True)
+        system.sleep(2)
+        system.broker_up(0)
+        system.clicks_pass(FEW)
+    system.at_rest += [partial(scores_equal_a_recount, system), partial(store_equals_the_topic, system, store)]
+
+
 def sink_killed(system: System, seconds: float) -> None:
-    store = Store(system.folder)
-    system.closing.callback(store.close)
-    system.settings |= {"NEXTCLICK_API__STORE_URL": store.url, "NEXTCLICK_SINK__SESSION_TIMEOUT": "6"}
-    parts = {"sink": ("sink", store.url), "api": ("api",)}
-    for name, command in parts.items():
-        system.start_ready(name, command=command)
+    store, parts = _with_a_store(system)
     for number in rounds(seconds):
         system.clicks_pass(FEW)
         system.kill("sink")
@@ -45,6 +53,17 @@ def sink_killed(system: System, seconds: float) -> None:
         system.start_ready()
         system.start_ready("sink", command=parts["sink"])
     system.at_rest.append(partial(store_equals_the_topic, system, store))
+
+
+def _with_a_store(system: System) -> tuple[Store, dict[str, tuple[str, ...]]]:
+    """A store, and sink and API by their commands, which have begun."""
+    store = Store(system.folder)
+    system.closing.callback(store.close)
+    system.settings |= {"NEXTCLICK_API__STORE_URL": store.url, "NEXTCLICK_SINK__SESSION_TIMEOUT": "6"}
+    parts: dict[str, tuple[str, ...]] = {"sink": ("sink", store.url), "api": ("api",)}
+    for name, command in parts.items():
+        system.start_ready(name, command=command)
+    return store, parts
 
 
 def trainer_killed(system: System, seconds: float) -> None:
@@ -85,10 +104,10 @@ def registry_full(system: System, seconds: float) -> None:
 
 def two_trainers(system: System, seconds: float) -> None:
     """The second one is refused; it takes over while the first one is frozen, which ends when it thaws."""
-    first = _trainer(system)
+    first = Trainer(system)
     second = Trainer(system, "second", registry=first.registry)
-    system.at_rest.append(second.is_whole)
-    for _ in rounds(seconds, least=2):
+    first.start()
+    for _ in rounds(seconds, least=1):
         first.reaches("training")
         second.start()
         second.is_refused(first)
@@ -98,6 +117,37 @@ def two_trainers(system: System, seconds: float) -> None:
         first.thaw()
         first.is_refused(second)
         first, second = second, first
+    # The one that runs comes first: it has the lease, and no other one removes what it leaves half-done.
+    system.at_rest += [first.is_whole, second.is_whole]
+
+
+def guard_killed(system: System, seconds: float) -> None:
+    """It is killed before it decides, and between its two deeds: its announcement and the end of the split."""
+    system.settings |= SCORE_SETTINGS
+    better = system.bundle("popular")
+    system.announce(better, alias="b")
+    system.use_splits()
+    system.split(50, shadow=False)
+    system.kill()
+    system.start_ready()
+    system.start_ready("scorer", command=SCORE)
+    guard = Guard(system)
+    guard.start()
+    for _ in rounds(seconds, least=1):
+        system.clicks_pass(FEW)
+        guard.kill("guard killed")
+        guard.start()
+        system.kill()
+        system.start_ready()
+    guard.waits(lambda: guard.told("announced by the guard", since=0), "sure")
+    guard.kill("guard killed (split not ended)")
+    guard.start()
+    system.kill("scorer")
+    system.start_ready("scorer", command=SCORE)
+    guard.waits(guard.split_is_over, "at its end")
+    system.note_split(0)
+    system.clicks_pass(FEW)
+    system.at_rest.append(partial(guard.has_decided, better))
 
 
 def _trainer(system: System, **told: Any) -> Trainer:

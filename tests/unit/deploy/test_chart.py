@@ -17,8 +17,8 @@ import yaml
 from schemas.config.settings import load_settings
 from stream_app.serve import worker
 from stream_app.settings import StreamSettings
+from tests.command_lines import is_command
 from tests.container_files import REPOSITORY, services
-from tests.unit.deploy.test_compose import is_command
 from trainer.service.settings import TrainerRoot
 
 CHART: Final = REPOSITORY / "deploy" / "helm" / "nextclick"

@@ -9,14 +9,13 @@ from typing import Any, Final
 
 import jsonschema
 import pytest
-from typer.testing import CliRunner
 
 from deploy.kafka.jars import kafka_version
 from schemas.config.settings import load_settings
 from schemas.errors import SettingsError
-from stream_app.__main__ import app as stream_app
 from stream_app.serve import worker
 from stream_app.settings import StreamSettings
+from tests.command_lines import PROGRAMS, is_command
 from tests.container_files import (
     COMPOSE_FILE,
     DOCKERFILES,
@@ -28,23 +27,14 @@ from tests.container_files import (
     services,
     stages,
 )
-from trainer.__main__ import app as trainer_app
 from trainer.service.settings import TrainerRoot
 
-PROGRAMS: Final = {"stream-app": stream_app, "trainer": trainer_app}
 SERVICES: Final = sorted(services())
 OURS: Final = [name for name in SERVICES if dockerfile_of(services()[name])]
 ONE_SHOT: Final = "topics"
 SHELL: Final[dict[str, str]] = {}
 WITH_TOKEN: Final = {"NEXTCLICK_API__TOKEN": "secret"}
 """Without one the API does not start."""
-
-
-def is_command(words: list[str]) -> str | None:
-    """None when these words are a command of ours with options that it has, else what the program says."""
-    # The options before --help are read first, so a wrong one is refused; nothing runs.
-    result = CliRunner().invoke(PROGRAMS[words[0]], [*words[1:], "--help"])
-    return None if result.exit_code == 0 else result.output
 
 
 def seconds(duration: str) -> float:

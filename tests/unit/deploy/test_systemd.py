@@ -11,8 +11,8 @@ import pytest
 from schemas.config.settings import load_settings
 from stream_app.serve import worker
 from stream_app.settings import StreamSettings
+from tests.command_lines import is_command
 from tests.container_files import REPOSITORY
-from tests.unit.deploy.test_compose import is_command
 from trainer.service.settings import TrainerRoot
 
 UNITS: Final = sorted((REPOSITORY / "deploy" / "systemd").glob("*.service"))

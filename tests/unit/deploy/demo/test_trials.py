@@ -68,7 +68,7 @@ def test_a_canary_is_promoted_and_a_bad_model_rolled_back(shop: Shop, told: Tria
     assert go_on(told, shop) == "a challenger"
     shop.announce("challenger", "v2")
     assert go_on(told, shop) == "the guard to promote the canary"
-    assert shop.commands == ["trainer split champion=80 challenger=20", "stop trainer run"]
+    assert shop.commands == ["stop trainer run", "trainer split champion=80 challenger=20"]
     shop.rank("v2", "challenger")
     evidence = {"champion": {"recall": 0.3}, "compared_with": {"recall": 0.5}}
     shop.announce("champion", "v2", "promoted by the guard: better", evidence)

@@ -184,6 +184,19 @@ def test_parquet_has_whole_numbers_as_ids_dates_and_dictionaries(tmp_path: Path)
         read(path)
 
 
+@pytest.mark.parametrize(
+    ("ids", "times"),
+    [(kind, kind) for kind in (pa.string_view(), pa.large_string())]
+    + [(kind, pa.string()) for kind in (pa.binary(), pa.large_binary(), pa.binary_view())],
+)
+def test_parquet_has_text_of_every_type(tmp_path: Path, ids: Any, times: Any) -> None:
+    path = tmp_path / "clicks"
+    moments = [datetime.fromtimestamp(time / 1000, UTC).isoformat() for _, _, time in CLICKS]
+    columns = {"session_id": pa.array(["s1", "s1"]).cast(ids), "item_id": pa.array(["i1", "i2"]).cast(ids)}
+    pq.write_table(pa.table({**columns, "timestamp": pa.array(moments).cast(times)}), path)
+    assert clicks(read(path)) == CLICKS
+
+
 def test_without_pyarrow_parquet_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "clicks"
     pq.write_table(pa.table({"session_id": ["s"], "item_id": ["i"]}), path)
@@ -300,6 +313,7 @@ def test_a_quote_in_the_middle_is_a_character(tmp_path: Path) -> None:
         ('s1\t{"session_id":"s1","item_id":"i1","timestamp":1}\n', "a dump of a topic must hold the values alone"),
         ('[{"session_id":"s1"}]', "is no JSON object: .*: one object a line is expected"),
         ("PAR1" + "x" * 40, "Parquet"),
+        ("x" * 140_000, r"line 1: field larger than field limit"),
         ("session_id,item_id,timestamp\ns,i,50000000000\n", "between 1995 and tomorrow in no unit"),
     ],
 )
@@ -326,13 +340,58 @@ def test_what_is_refused_says_what_it_is(tmp_path: Path, content: str | bytes, s
         (b"null", "Expected `object`, got `null`"),
     ],
 )
-def test_a_bad_line_of_json_is_refused_with_its_number(tmp_path: Path, line: bytes, reason: str) -> None:
-    ours = "".join(json.dumps(row) + "\n" for row in OURS).encode()
-    path = write(tmp_path, ours + line + b"\n")
-    with pytest.raises(ClickFileError, match=r"1 bad row \(line 3: ") as refused:
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_bad_line_of_json_is_refused_with_its_number(tmp_path: Path, line: bytes, reason: str, number: int) -> None:
+    lines = [json.dumps(row).encode() for row in OURS]
+    lines.insert(number - 1, line)
+    path = write(tmp_path, b"\n".join(lines) + b"\n")
+    with pytest.raises(ClickFileError, match=rf"1 bad row \(line {number}: ") as refused:
         read(path)
     assert reason in str(refused.value)
-    assert clicks(read(path, skip_bad_rows=True)) == CLICKS
+    log = read(path, skip_bad_rows=True)
+    assert (clicks(log), log.files[0].bad_rows) == (CLICKS, 1)
+
+
+_LINES = [json.dumps({**row, "event_id": f"e{number}"}) for number, row in enumerate(OURS)]
+_RSC15 = "1,2023-11-14T22:13:20.000Z,i1,0\n1,2023-11-14T22:13:30.000Z,i2,0\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "options", "number"),
+    [
+        ("clicks", gzip.compress("\n".join(['ion_id":"s0","item_id":"i0"}', *_LINES]).encode()), {}, 1),
+        ("clicks", "\n".join(["\0" * 9 + _LINES[0][9:], *_LINES]), {}, 1),  # a log that was cut while it was written
+        ("clicks", "\n".join(["", "# clicks of today", *_LINES]), {}, 2),
+        ("clicks", "\n".join(['{"session_id":"s0","action":"forget"}', *_LINES]), {}, 1),
+        ("otto.jsonl", '1}]}\n{"session":1,"events":[{"aid":1,"ts":1700000000000,"type":"clicks"}]}', {}, 1),
+        ("yoochoose-clicks.dat", "14T22:13:20.000Z,i1,0\n" + _RSC15, {}, 1),
+        ("clicks", "14T22:13:20.000Z,i1,0\n" + _RSC15, {"format": Format.RSC15}, 1),
+    ],
+)
+def test_a_torn_first_line_is_a_bad_row(
+    tmp_path: Path, name: str, content: str | bytes, options: dict[str, Any], number: int
+) -> None:
+    path = write(tmp_path, content, name)
+    with pytest.raises(ClickFileError, match=rf"1 bad row \(line {number}: .*--skip-bad-rows"):
+        read(path, **options)
+    log = read(path, skip_bad_rows=True, **options)
+    assert log.files[0].bad_rows == 1
+    assert [time for _, _, time in clicks(log)] == [1_700_000_000_000, 1_700_000_010_000][: len(log)]
+
+
+def test_what_the_first_object_lacks_the_next_ones_have(tmp_path: Path) -> None:
+    later = write(tmp_path, "\n".join([json.dumps(OURS[0]), *_LINES[1:]]))
+    assert read(later).event_ids == ("", "e1")
+    without_time = json.dumps({"session_id": "s0", "item_id": "i0"})
+    with pytest.raises(ClickFileError, match=r"1 bad row \(line 1: timestamp is missing\)"):
+        read(write(tmp_path, "\n".join([without_time, *_LINES])))
+
+
+@pytest.mark.parametrize("rows", [2, 200])
+def test_a_list_over_several_lines_is_no_json_lines(tmp_path: Path, rows: int) -> None:
+    path = write(tmp_path, json.dumps([OURS[0]] * rows, indent=1).replace("\n  ", "").replace("\n },", "},"))
+    with pytest.raises(ClickFileError, match=r"line 1: is no JSON object: .*: one object a line is expected"):
+        read(path, skip_bad_rows=True)
 
 
 # -- the small inputs of public bug reports, where they are there ------------------------------------------------------

@@ -8,7 +8,7 @@ from schemas.config.settings import KafkaConnection
 from schemas.messages.examples import SCORE
 from schemas.messages.score import encode_score
 from stream_app.api.board import Board
-from stream_app.tools.scores import newest_scores
+from stream_app.tools.scores import lines, newest_scores
 from trainer.service.scores import ScoresTopic
 
 NOW = SCORE.window_start + 60_000
@@ -42,6 +42,16 @@ def test_a_score_of_the_future_hides_no_others_on_the_board() -> None:
     assert told == ["a score of a window that begins in the future, at 4102444800000"]
 
 
+def test_the_board_holds_the_scores_of_a_day() -> None:
+    board = Board(print)
+    later = replace(SCORE, window_start=SCORE.window_start + 86_400_000)
+    for key, score in ((b"a", SCORE), (b"b", later), (b"c", SCORE)):
+        board.score(key, encode_score(score), now_ms=later.window_start)
+    assert board.scores() == [later]
+    board.score(b"b", None, now_ms=later.window_start)
+    assert board.scores() == []
+
+
 def test_nor_in_the_command_nor_from_the_guard() -> None:
     told: list[str] = []
     records = [Record(FUTURE), Record(encode_score(SCORE))]
@@ -51,3 +61,10 @@ def test_nor_in_the_command_nor_from_the_guard() -> None:
         for record in records:
             topic._take(record.key(), record.value(), 0)
         assert list(topic._newest.values()) == [SCORE]
+
+
+def test_scores_by_another_k_than_the_newest_are_not_added_to_them() -> None:
+    newer = [replace(SCORE, window_start=NOW, k=10), replace(SCORE, window_start=NOW + 1, k=5, variant="shadow:b")]
+    [line] = lines([SCORE, *newer], ())
+    assert (line.tally.predictions, line.first_ms) == (SCORE.total.predictions, NOW)
+    assert lines([], ()) == []

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,9 @@ from schemas.messages.announcement import ModelAnnouncement, encode_announcement
 from schemas.messages.click import Click
 from schemas.messages.examples import MODEL_ANNOUNCEMENT
 from stream_app.api.board import Board
-from stream_app.api.gate import Guard, RateLimit
+from stream_app.api.clicks import _settle
+from stream_app.api.gate import Guard, RateLimit, TokenFileError, tokens_of
+from stream_app.api.latest import Latest
 from stream_app.api.metrics import ApiMetrics
 from stream_app.api.page_routes import PageEndpoints
 from stream_app.api.routes import CLICKS, LOOKUPS, Endpoints, Parts
@@ -48,11 +50,12 @@ class Fake:
 
     fails: bool = False
     produced: list[bytes] = field(default_factory=list)
+    stored: bytes = b"{}"
 
     async def ranking(self, session: bytes) -> bytes | None:
         if self.fails:
             raise StoreError("the store is away: 10.0.0.5:6379")
-        return b"{}" if session == b"s" else None
+        return self.stored if session == b"s" else None
 
     async def produce(self, session: bytes, value: bytes) -> tuple[int, int]:
         if self.fails:
@@ -61,11 +64,19 @@ class Fake:
         return 3, 4711
 
 
-def app_of(fake: Fake, waiting_for: str | None = None, *, tracing: Tracing | None = None, **settings: Any) -> Starlette:
+def app_of(
+    fake: Fake,
+    waiting_for: str | None = None,
+    *,
+    tracing: Tracing | None = None,
+    watchers: Watchers | None = None,
+    **settings: Any,
+) -> Starlette:
     api = StreamSettings(api=ApiSettings(**settings))
     metrics = ApiMetrics()
     outside: Any = fake
-    parts = Parts(api, outside, outside, Watchers(), Board(print), metrics, lambda: {"topics": waiting_for})
+    watchers = watchers or Watchers()
+    parts = Parts(api, outside, outside, watchers, Board(print), metrics, lambda: {"topics": waiting_for})
     guard, origins = Guard([], api.api.rate_limit), api.api.cors_origins
     return application(Endpoints(parts), guard, metrics, origins, tracing=tracing)
 
@@ -85,13 +96,15 @@ async def ask(
     slowly: bool = False,
     sent: list[Any] | None = None,
     method: str = "GET",
+    headers: Sequence[tuple[bytes, bytes]] = (),
 ) -> Answer:
     """One request, without a server; `slowly`: its body never comes."""
     path, _, query = path.partition("?")
     scope = {
         "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1",
         "method": method if body is None else "POST", "scheme": "http", "path": path, "query_string": query.encode(),
-        "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")], "client": ("127.0.0.1", 1),
+        "headers": [(b"host", b"localhost"), (b"content-type", b"application/json"), *headers],
+        "client": ("127.0.0.1", 1),
     }  # fmt: skip
     sent = [] if sent is None else sent
     told = iter([] if slowly else [{"type": "http.request", "body": body or b"", "more_body": False}])
@@ -219,6 +232,58 @@ async def test_no_more_wait_than_may() -> None:
     waiting.cancel()
 
 
+def ranking(partition: int, offset: int) -> Latest:
+    value = json.dumps({"source": {"partition": partition, "offset": offset}}).encode()
+    return Latest(partition, offset, 0, value)
+
+
+async def test_a_click_that_waits_gets_its_own_ranking_or_is_accepted_and_gives_its_place_back() -> None:
+    fake, watchers = Fake(), Watchers()
+    app = app_of(fake, watchers=watchers, max_open=1, max_wait=0.05)
+    body = json.dumps(CLICK).encode()
+    for _ in range(2):
+        assert (await asyncio.wait_for(ask(app, "/v1/clicks?wait=1h", body), PATIENCE)).status == 202
+    told = [(b"s", ranking(4, 4711)), (b"s", ranking(3, 4710)), (b"t", ranking(3, 4711)), (b"s", ranking(3, 4711))]
+    waiting = asyncio.create_task(ask(app_of(fake, watchers=watchers), "/v1/clicks?wait=10s", body))
+    while len(fake.produced) < 3:
+        await asyncio.sleep(0)
+    watchers.tell(told)
+    answer = await waiting
+    assert (answer.status, answer.body) == (200, told[-1][1].value)
+
+
+async def test_a_stream_tells_what_is_new_and_nothing_twice() -> None:
+    stored, watchers = ranking(0, 5), Watchers()
+    outside: Any = Fake(stored=stored.value)
+    parts = Parts(StreamSettings(), outside, outside, watchers, Board(print), ApiMetrics(), dict)
+    stream = Endpoints(parts)._events
+    events, again = stream(b"s", None), stream(b"s", "0-5")
+    assert b"id: 0-5\n" in await anext(events)
+    assert await anext(again) == b": nothing new\n\n"
+    forgotten = Latest(-1, -1, 0, b"", anew=True)
+    watchers.tell([(b"s", one) for one in (stored, ranking(0, 4), ranking(0, 6), forgotten, ranking(0, 3))])
+    told = [await anext(events) for _ in range(3)]
+    assert [event.partition(b"\n")[0] for event in told] == [b"id: 0-6", b"event: forgotten", b"id: 0-3"]
+    watchers.close()
+    assert [event async for event in events] == []
+    with watchers.watch(b"s") as late:
+        assert await asyncio.wait_for(late.next(), PATIENCE) is None
+
+
+async def test_a_stream_that_is_read_slowly_misses_the_oldest() -> None:
+    with Watchers().watch(b"s") as watch:
+        for offset in range(100):
+            watch.put(ranking(0, offset))
+        assert await watch.next() == ranking(0, 36)
+
+
+async def test_a_confirmation_for_which_nobody_waits_any_more_is_no_error() -> None:
+    done: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
+    done.cancel()
+    confirmed: Any = None
+    _settle(done, None, confirmed)
+
+
 async def test_an_error_that_nobody_expected_is_a_problem_too(monkeypatch: pytest.MonkeyPatch) -> None:
     async def fail(*_: object) -> None:
         raise ZeroDivisionError
@@ -238,6 +303,44 @@ def test_a_client_may_ask_so_often_and_another_one_too() -> None:
     assert limit.wait(b"b", 10.0) == 0
     assert [limit.wait(b"a", 10.5), limit.wait(b"a", 10.5)] == [0, 0.5]
     assert [limit.wait(b"a", 99.0) for _ in range(3)] == [0, 0, 0.5]
+
+
+def asking(path: str = "/v1/models", host: bytes = b"localhost:6068", **told: Any) -> dict[str, Any]:
+    return {
+        "path": path,
+        "headers": [(b"host", host), *told.get("headers", ())],
+        "client": (told.get("client", "a"), 1),
+    }
+
+
+def status_of(guard: Guard, scope: dict[str, Any]) -> int:
+    problem = guard.problem(scope)
+    return 200 if problem is None else problem.status
+
+
+def test_who_may_ask_how_often_is_told_by_token_and_without_any_by_address() -> None:
+    guard = Guard(["one", "two"], 1.0)
+    sent = [b"", b"one", b"Basic one", b"Bearer other", b"Bearer one", b"bearer  one", b"Bearer two"]
+    headers = [[(b"authorization", value)] for value in sent]
+    found = [status_of(guard, asking(host=b"shop.example", headers=value)) for value in headers]
+    assert found == [401, 401, 401, 401, 200, 429, 200]
+    assert [status_of(guard, asking(path)) for path in ("/livez", "/", "/metrics")] == [200, 200, 401]
+    here = Guard([], 1.0)
+    assert [status_of(here, asking(client=client)) for client in "aab"] == [200, 429, 200]
+    hosts = [b"evil.example", b"localhost.evil.example", b"", b"[::1]:6068", b"127.0.0.1"]
+    assert [status_of(Guard([], 0), asking("/livez", host)) for host in hosts] == [403, 403, 403, 200, 200]
+
+
+def test_a_file_of_tokens_may_have_comments_and_has_a_token() -> None:
+    assert tokens_of(["# of the shop", "", "  ", " one ", "two"]) == ["one", "two"]
+    with pytest.raises(TokenFileError, match="no token"):
+        tokens_of(["# none", ""])
+
+
+def test_clients_that_nobody_heard_of_again_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stream_app.api.gate._MOST_CLIENTS", 2)
+    limit = RateLimit(1.0)
+    assert [limit.wait(client, 10.0) for client in (b"a", b"b", b"c", b"c", b"a")] == [0, 0, 0, 1, 0]
 
 
 async def test_the_head_of_a_stream_ends_and_takes_no_place() -> None:
@@ -269,18 +372,26 @@ async def test_a_large_catalogue_is_sorted_beside_the_event_loop() -> None:
     answer = await ask(application(endpoints, Guard([], 0), metrics, (), page.routes()), "/v1/items?q=a")
     assert (answer.status, answer.body) == (200, b"[]")
     assert shelf.by not in (0, threading.get_ident())
+    answer = await ask(application(endpoints, Guard([], 0), metrics, (), page.routes()), f"/v1/items?{'id=a&' * 201}")
+    assert (answer.status, kind(answer)) == (422, "wrong-parameter")
 
 
-async def test_announcements_are_shown_without_the_login_of_their_store() -> None:
-    """Whoever announced them."""
+async def test_no_answer_tells_where_bundles_lie(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ModelError("the bundle of v1 cannot be opened: ftp://store/v1 does not answer")
+
+    monkeypatch.setattr("stream_app.api.routes.explanation", fail)
     announcement = replace(MODEL_ANNOUNCEMENT, uri="ftp://robot:hunter2@store/v1")
     board, outside, metrics = Board(print), Fake(), ApiMetrics()
     board.announce(announcement.alias.encode(), encode_announcement(announcement))
     fake: Any = outside
     endpoints = Endpoints(Parts(StreamSettings(), fake, fake, Watchers(), board, metrics, dict))
-    answer = await ask(application(endpoints, Guard([], 0), metrics, ()), "/v1/models")
-    assert b"hunter2" not in answer.body
-    assert json.loads(answer.body)["serving"]["uri"] == "ftp://********@store/v1"
+    app = application(endpoints, Guard([], 0), metrics, ())
+    models, explained = await ask(app, "/v1/models"), await ask(app, "/v1/sessions/s/explain")
+    assert (models.status, json.loads(models.body)["serving"]["version"]) == (200, announcement.version)
+    assert (explained.status, kind(explained)) == (404, "no-model")
+    assert json.loads(explained.body)["detail"].startswith(f"{announcement.version} cannot be used")
+    assert b"ftp:" not in models.body + explained.body
 
 
 async def test_explanations_open_no_bundle_that_nobody_trusted_has_signed(tmp_path: Path) -> None:

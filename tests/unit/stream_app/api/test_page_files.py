@@ -59,3 +59,5 @@ async def test_files_are_served_with_what_holds_a_browser_to_this() -> None:
     assert page.headers["x-content-type-options"] == "nosniff"
     assert (await ask(app, "/main.js")).headers["content-type"].startswith("text/javascript")
     assert (await ask(app, "/../page_routes.py")).status == 404
+    for tag, status in ((page.headers["etag"], 304), ('"of another version"', 200)):
+        assert (await ask(app, "/", headers=[(b"if-none-match", tag.encode())])).status == status

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from schemas.messages.announcement import ModelAnnouncement
 from stream_app.api.backlog import Waiting
@@ -62,10 +63,18 @@ def test_what_is_old_is_forgotten_and_what_is_no_ranking_passed_over() -> None:
     assert found.rejected(NOW) == {"bad-id": 1}
 
 
+def test_a_record_of_the_future_makes_no_other_old() -> None:
+    found = traffic(ranking(NOW + 2 * SPAN_MS), ranking(NOW - 1))
+    found.reject(NOW + 2 * SPAN_MS, b'{"reason": "bad-id"}', NOW)
+    found.reject(NOW, b'{"reason": "bad-id"}', NOW)
+    assert (found.rankings(NOW, SPAN_MS), found.rejected(NOW)) == (2, {"bad-id": 2})
+
+
 SERVING = ModelAnnouncement("champion", "v1", "/v1", "0" * 64, NOW - 300_000, "test")
 NEWER = ModelAnnouncement("champion", "v2", "/v2", "0" * 64, NOW - 300_000, "test")
 MANY = [ranking(NOW - 1_000) for _ in range(100)]
 UNKNOWN = [ranking(NOW - 1_000, reason="unknown-item") for _ in range(50)]
+POPULAR = [ranking(NOW - 1_000, reason="popularity") for _ in range(50)]
 
 
 @pytest.mark.parametrize(
@@ -81,7 +90,11 @@ UNKNOWN = [ranking(NOW - 1_000, reason="unknown-item") for _ in range(50)]
         ([ranking(NOW - 1_000, variant="challenger")], {"serving": NEWER}, []),  # which has all sessions
         ([ranking(NOW - 1_000, variant="champion")], {"serving": NEWER}, ["model-not-served"]),
         (MANY, {"readiness": {"topics": "not read yet"}}, ["not-ready"]),
+        (20 * MANY, {"backlog": [Waiting(0, 1_500)]}, []),  # more than that were answered
+        (MANY, {"serving": replace(NEWER, announced_at=NOW - 59_000)}, []),
         (MANY + UNKNOWN, {}, ["unknown-items"]),
+        (UNKNOWN[:49], {}, []),
+        ([*MANY, *UNKNOWN[:30], *POPULAR[:30]], {}, ["unknown-items"]),
         ([*MANY, ranking(NOW - 1_000, reason="not-finite")], {}, ["not-finite"]),
     ],
 )

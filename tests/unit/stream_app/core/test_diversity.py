@@ -53,16 +53,17 @@ settings = st.builds(
 def catalogue_of(
     categories: Mapping[str, Sequence[str]], boosted: Sequence[str] = (), pinned: Sequence[str] = ()
 ) -> Catalogue:
-    """Items of these categories, a boost for some of them, and some pinned from the second place on."""
+    """Items of these categories, a boost for some of them, and some pinned, all to the second place."""
     catalogue = Catalogue()
     catalogue.put_items([(item, Item(item_id=item, categories=tuple(own))) for item, own in categories.items()])
-    for rule_id, action, items, number in (
-        ("boost", RuleAction.BOOST, boosted, {"boost": BOOST}),
-        ("pin", RuleAction.PIN, pinned, {"place": 2}),
-    ):
-        if items:
-            rule = Rule(rule_id=rule_id, action=action, match=Match(items=tuple(items)), **number)
-            catalogue.put_rule(rule_id, rule)
+    rules = [
+        Rule(rule_id=f"pin{number}", action=RuleAction.PIN, match=Match(items=(item,)), place=2)
+        for number, item in enumerate(pinned)
+    ]
+    if boosted:
+        rules.append(Rule(rule_id="boost", action=RuleAction.BOOST, match=Match(items=tuple(boosted)), boost=BOOST))
+    for rule in rules:
+        catalogue.put_rule(rule.rule_id, rule)
     return catalogue
 
 
@@ -158,8 +159,9 @@ def test_a_list_is_what_a_plain_greedy_choice_makes_of_the_whole_ranking(
         assert list(one.top_score) == [scores[item] for item in expected]
         assert [pin.item_id for pin in one.pins] == shown
         assert one.reason == before.reason
-        assert bool(one.diversity) == (expected != [item for item, _ in ranked[: MODEL.k]])
-        assert ("boost" in one.rules) == any(IDS[item] in boosted for item in expected)
+        seen = MODEL.k - len(shown)  # pins take the room of the last ones
+        assert bool(one.diversity) == (expected[:seen] != [item for item, _ in ranked[:seen]])
+        assert ("boost" in one.rules) == any(IDS[item] in boosted for item in expected[:seen])
 
 
 @given(given=clicks, categories=st.dictionaries(st.sampled_from(IDS), st.lists(texts, max_size=2)))

@@ -11,7 +11,7 @@ from schemas.bundle.adjust import EXCLUDED
 from schemas.bundle.runtime import Model
 from schemas.messages.item import Item
 from schemas.messages.refused import RecordRefusedError
-from schemas.messages.rule import Match, Rule, RuleAction
+from schemas.messages.rule import MOST_BOOST, Match, Rule, RuleAction
 from stream_app.core.catalogue import Catalogue
 from stream_app.core.offer import Offer, Offers, Pin
 from tests.unit.models import exact_model
@@ -203,6 +203,47 @@ def test_markets_that_nobody_names_share_an_offer() -> None:
     assert offers.of("de") is not offers.of(None)
 
 
+def test_offers_of_many_markets_take_so_much_memory_and_the_last_one_used_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("stream_app.core.offer._OFFER_BYTES", 0)  # eight at least
+    catalogue, markets = Catalogue(), [f"m{number}" for number in range(20)]
+    catalogue.put_items(
+        [(item, Item(item_id=item, markets=tuple(markets[number::8]))) for number, item in enumerate(IDS)]
+    )
+    offers = offers_of(catalogue)
+    offers.refresh(0)
+    kept = offers.of("m0")
+    for number, market in enumerate(markets):
+        last = offers.of(market)
+        assert last.popular(8)[0] == [number % 8]
+        assert offers.of(market) is last
+        assert offers.of("m0") is kept
+        assert len(offers._offers) <= 8
+
+
+def test_changes_of_one_item_after_the_other_do_not_pile_up() -> None:
+    catalogue = Catalogue()
+    offers = offers_of(catalogue)
+    for now in range(100):
+        catalogue.put_items([("i1", Item(item_id="i1", available=now % 2 == 0))])
+        offers.refresh(now)
+        assert len(offers._steps) <= len(IDS)
+    assert offers.of(None).popular(8)[0] == []
+
+
+def test_boosts_together_are_no_more_than_one_may_be() -> None:
+    catalogue = Catalogue(keeps_items=False)
+    for rule_id in "abc":
+        match = Match(items=("i1",))
+        catalogue.put_rule(rule_id, Rule(rule_id=rule_id, action=RuleAction.BOOST, match=match, boost=-MOST_BOOST))
+    offers = offers_of(catalogue)
+    offers.refresh(0)
+    adjust = offers.of(None).adjust
+    assert adjust is not None
+    assert adjust[1] == -MOST_BOOST
+
+
 def test_an_item_that_changes_for_days_leaves_nothing_behind() -> None:
     """A shop that publishes its catalogue every hour sends an item's last day again each time."""
     catalogue = Catalogue()
@@ -268,23 +309,27 @@ def test_a_clock_that_is_set_right_again_brings_back_what_it_took() -> None:
     assert shown == [([1, 3] if pinned else [2, 3], pinned) for pinned in pins]
 
 
-def test_a_pinned_item_that_no_model_knows_ends_at_its_time() -> None:
+def test_a_pinned_item_that_no_model_knows_is_shown_in_its_markets_and_ends_at_its_time() -> None:
     catalogue = Catalogue()
-    catalogue.put_items([("new", Item(item_id="new", available_from=3, available_until=7))])
-    catalogue.put_rule("r", Rule(rule_id="r", action=RuleAction.PIN, match=Match(items=("new",)), place=1))
+    catalogue.put_items([("new", Item(item_id="new", available_from=3, available_until=7, markets=("de", "at")))])
+    match = Match(items=("new",))
+    catalogue.put_rule("r", Rule(rule_id="r", action=RuleAction.PIN, match=match, place=1, markets=("de", "fr")))
     offers = offers_of(catalogue)
     shown = []
     for now in (0, 3, 6, 7):
-        if offers.needs(now):
-            offers.refresh(now)
-        shown.append(len(offers.of(None).pins))
-    assert shown == [0, 1, 1, 0]
+        assert offers.needs(now) == (now != 6)
+        offers.refresh(now)
+        shown.append([len(offers.of(market).pins) for market in ("de", "fr", "at", None)])
+    assert shown == [[0, 0, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
 
 
 def test_without_a_catalogue_everything_is_shown() -> None:
     offer = offers_of(None).of("anywhere")
     assert offer.adjust is None
     assert offer.popular(3)[0] == [0, 1, 2]
+    assert offer.popular(5)[0] == [0, 1, 2, 3, 4]
+    many = offers_of(None, exact_model("v2", tuple(f"i{number}" for number in range(300)))).of(None)
+    assert many.popular(200)[0] == list(range(200))  # of equals the first
 
 
 @pytest.mark.parametrize(

@@ -162,3 +162,18 @@ def test_of_two_rules_that_want_one_place_the_lower_id_gets_it() -> None:
     listed = [RankedItem(f"n{n}", 1.0) for n in range(model.k)]
     assert [item.item_id for item in with_pins(listed, one.pins, model.k)] == ["x", "y", "z", "i7"]
     assert one.rules == ("a", "b")  # the last place is taken, so nothing of c is shown
+
+
+def test_a_boost_of_what_pins_push_out_or_put_elsewhere_is_not_told() -> None:
+    model, catalogue = MODELS["recurrent"], Catalogue(keeps_items=False)
+    given = sourced([("s", "i1", None)])
+    [plain] = recommend({}, given, model, SessionRules(), offers_of(model, catalogue)).ranked
+    first, *_, last = (IDS[index] for index in plain.top_index)
+    boost = Rule(rule_id="boost", action=RuleAction.BOOST, match=Match(items=(first, last)), boost=1e-6)
+    pin = Rule(rule_id="pin", action=RuleAction.PIN, match=Match(items=(first, "new")), place=1)
+    catalogue.put_rule("boost", boost)
+    [seen] = recommend({}, given, model, SessionRules(), offers_of(model, catalogue)).ranked
+    catalogue.put_rule("pin", pin)
+    [pinned] = recommend({}, given, model, SessionRules(), offers_of(model, catalogue)).ranked
+    assert seen.top_index == pinned.top_index == plain.top_index
+    assert (seen.rules, pinned.rules) == (("boost",), ("pin",))

@@ -12,7 +12,7 @@ from faust.types import TP
 from structlog.testing import capture_logs
 
 from stream_app.kafka import click_reader
-from stream_app.kafka.click_reader import ClickReader, ClicksUnreadableError, Pace, Record
+from stream_app.kafka.click_reader import ClickReader, ClicksLostError, ClicksUnreadableError, Pace, Record
 from tests.patience import PATIENCE
 
 FIRST, SECOND = TP("clicks", 0), TP("clicks", 1)
@@ -25,6 +25,7 @@ class FakeMessage:
     at: int
     tp: TP = FIRST
     code: int | None = None
+    epoch: int | None = None
 
     def topic(self) -> str:
         return str(self.tp.topic)
@@ -44,6 +45,9 @@ class FakeMessage:
     def value(self) -> bytes:
         return b"%d" % self.at
 
+    def leader_epoch(self) -> int | None:
+        return self.epoch
+
     def error(self) -> KafkaError | None:
         return None if self.code is None else KafkaError(self.code)
 
@@ -55,18 +59,27 @@ class FakeConsumer:
     config: dict[str, Any]
     queue: deque[FakeMessage] = field(default_factory=deque)
     assigned: list[tuple[int, int]] = field(default_factory=list)
+    leaders: dict[int, int] = field(default_factory=dict)
+    """By partition, the epoch that it was assigned with."""
     polled: threading.Event = field(default_factory=threading.Event)
     answer: threading.Event = field(default_factory=threading.Event)
     begin: int = -1001
     end: int = -1001
     leaders_end: int = 0
+    epochs: dict[int, int] = field(default_factory=dict)
+    """Of the records of the first partition, by offset: what is looked up."""
     silent: set[int] = field(default_factory=set)
     """Partitions whose leader does not answer a question for offsets."""
     closed: bool = False
 
     def assign(self, partitions: list[TopicPartition]) -> None:
         self.assigned = [(one.partition, one.offset) for one in partitions]
+        self.leaders = {one.partition: one.leader_epoch for one in partitions if one.leader_epoch is not None}
         self.queue.clear()
+
+    def look_up(self, offset: int) -> FakeMessage | None:
+        there = [at for at in sorted(self.epochs) if at >= offset]
+        return FakeMessage(there[0], epoch=self.epochs[there[0]]) if there else None
 
     def consume(self, most: int, _: float) -> list[FakeMessage]:
         return [self.queue.popleft() for _ in range(min(most, len(self.queue)))]
@@ -80,6 +93,8 @@ class FakeConsumer:
         self, of: TopicPartition, *, cached: bool = False, timeout: float = 0.0
     ) -> tuple[int, int]:
         assert cached or timeout
+        if self.closed:
+            raise RuntimeError("Consumer closed")
         if of.partition in self.silent and not cached:
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
         return self.begin, self.end if cached else self.leaders_end
@@ -97,7 +112,13 @@ def kafka(monkeypatch: pytest.MonkeyPatch) -> list[FakeConsumer]:
         made.append(FakeConsumer(config))
         return made[-1]
 
+    def look_up(_: dict[str, Any], __: str, partition: int, offset: int, *, seconds: float) -> FakeMessage | None:
+        if partition in made[-1].silent:
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT, f"no answer for {seconds:g} s"))
+        return made[-1].look_up(offset)
+
     monkeypatch.setattr(click_reader, "Consumer", make)
+    monkeypatch.setattr(click_reader, "first_from", look_up)
     return made
 
 
@@ -105,7 +126,7 @@ def reader_of(
     kafka: list[FakeConsumer], *, most: int = 100, expired: list[int] | None = None
 ) -> tuple[ClickReader, FakeConsumer]:
     lost = [] if expired is None else expired
-    reader = ClickReader({}, most=most, on_look=lambda: None, on_expired=lost.append)
+    reader = ClickReader({}, most=most, on_look=lambda: None, on_expired=lost.append, patience=300.0)
     return reader, kafka[-1]
 
 
@@ -162,6 +183,80 @@ async def test_clicks_that_are_gone_are_told_of_and_those_that_are_left_are_read
     assert consumer.assigned == [(0, OFFSET_BEGINNING)]
     assert expired == [25]
     assert ["brokers lost records" in line["event"] for line in logs] == [True]
+    reader.close()
+
+
+async def test_clicks_are_read_on_from_where_a_later_leader_has_others(kafka: list[FakeConsumer]) -> None:
+    reader, consumer = reader_of(kafka)
+    consumer.begin, consumer.leaders_end = 30, 60
+    consumer.epochs = {**dict.fromkeys(range(30, 41), 3), **dict.fromkeys(range(43, 60), 5)}
+    for due, epoch, first in ((50, 3, 41), (70, 3, 41), (70, 5, 60), (41, 3, 41), (43, 3, 43)):
+        await reader.assign({FIRST: due}, {FIRST: epoch})
+        consumer.queue.append(FakeMessage(-1, FIRST, KafkaError._AUTO_OFFSET_RESET))
+        await reader.read()
+        with capture_logs() as logs:
+            await reader.read()
+        assert consumer.assigned == [(0, first)]
+        lost = first != due
+        assert reader.went_back == ({FIRST: first} if lost else {})
+        assert ["brokers lost records" in line["event"] for line in logs] == [True] * lost
+    reader.close()
+
+
+async def test_the_first_click_of_a_later_leader_is_looked_at(kafka: list[FakeConsumer]) -> None:
+    reader, consumer = reader_of(kafka)
+    consumer.begin, consumer.leaders_end = 0, 60
+    for changed_at in (40, 50):  # before the click, and at it
+        consumer.epochs = {**dict.fromkeys(range(changed_at), 3), **dict.fromkeys(range(changed_at, 60), 5)}
+        await reader.assign({FIRST: 50, SECOND: 7}, {FIRST: 3, SECOND: 3})
+        assert consumer.leaders == {0: 3, 1: 3}  # librdkafka may find out by itself
+        consumer.queue += [FakeMessage(50, epoch=5), FakeMessage(7, SECOND, epoch=3), FakeMessage(8, SECOND, epoch=5)]
+        assert [record.offset for record in (await reader.read())[SECOND]] == [7, 8]
+        await reader.read()
+        assert consumer.assigned == [(0, changed_at), (1, 9)]
+        assert reader.went_back == ({FIRST: 40} if changed_at == 40 else {})
+        consumer.queue.append(FakeMessage(changed_at, epoch=5))
+        assert [record.offset for record in (await reader.read())[FIRST]] == [changed_at]
+    reader.close()
+
+
+async def test_an_end_behind_clicks_that_are_to_be_read_again_passes_none_of_them_over(
+    kafka: list[FakeConsumer],
+) -> None:
+    """Or the next commit would name it, and nobody would rank them once the worker were killed."""
+    reader, consumer = reader_of(kafka)
+    consumer.begin, consumer.leaders_end = 0, 60
+    for changed_at in (40, 50):  # before the first of them, and at it
+        consumer.epochs = {**dict.fromkeys(range(changed_at), 3), **dict.fromkeys(range(changed_at, 60), 5)}
+        await reader.assign({FIRST: 50}, {FIRST: 3})
+        consumer.queue += [*(FakeMessage(at, epoch=5) for at in range(50, 60))]
+        consumer.queue.append(FakeMessage(60, FIRST, KafkaError._PARTITION_EOF))
+        assert await reader.read() == {}
+        assert reader.passed == {}
+        assert await reader.read() == {}
+        assert consumer.assigned == [(0, changed_at)]
+        consumer.queue += [FakeMessage(at, epoch=5) for at in range(changed_at, 60)]
+        assert len((await reader.read())[FIRST]) == 60 - changed_at
+    reader.close()
+
+
+async def test_a_worker_that_had_read_clicks_that_kafka_has_lost_ends(kafka: list[FakeConsumer]) -> None:
+    """Its next start has none of them on their way."""
+    reader, consumer = reader_of(kafka)
+    consumer.begin, consumer.leaders_end = 0, 8
+    for read in (FakeMessage(9, epoch=4), FakeMessage(9, FIRST, KafkaError._PARTITION_EOF)):
+        await reader.assign({FIRST: 9})
+        consumer.queue.append(read)
+        await reader.read()
+        consumer.queue.append(FakeMessage(-1, FIRST, KafkaError._AUTO_OFFSET_RESET))
+        await reader.read()
+        with pytest.raises(ClicksLostError, match=r"clicks partition 0 was read up to offset .*ends at 8"):
+            await reader.read()
+    assert reader.epochs == {}
+    await reader.assign({FIRST: 9})
+    consumer.queue.append(FakeMessage(9, epoch=4))
+    await reader.read()
+    assert reader.epochs == {FIRST: 4}
     reader.close()
 
 
@@ -241,8 +336,8 @@ async def test_partitions_change_only_when_the_thread_has_ended_and_its_click_is
     await asyncio.gather(reading, return_exceptions=True)
     consumer.queue.append(FakeMessage(7))
     changing = asyncio.create_task(reader.assign({FIRST: 3}))
-    await asyncio.sleep(0.01)
-    assert consumer.assigned == [(0, 0)]
+    await asyncio.sleep(0)
+    assert consumer.assigned == [(0, 0)]  # it would have assigned others by now, had it not to wait
     consumer.answer.set()
     await changing
     assert consumer.assigned == [(0, 3)]
@@ -280,8 +375,16 @@ async def test_the_end_of_a_partition_as_it_was_last_told(kafka: list[FakeConsum
     assert reader.end_offset(FIRST) is None
     consumer.end = 12
     assert (reader.end_offset(FIRST), reader.end_offset(SECOND)) == (12, None)
-    consumer.leaders_end = 13
-    assert reader.leaders_end(FIRST) == 13
+    reader.close()
+    assert reader.end_offset(FIRST) is None, "somebody asks for the lag while the worker stops"
+
+
+async def test_a_record_is_waited_for_as_long_as_an_outage_may_last(kafka: list[FakeConsumer]) -> None:
+    """After a rebalance that an outage follows, the worker ended with an error after ten seconds of it."""
+    reader, consumer = reader_of(kafka)
+    consumer.silent = {FIRST.partition}
+    with pytest.raises(ClicksUnreadableError, match="no answer for 300 s"):
+        reader.record_at(FIRST, 7)
     reader.close()
 
 

@@ -1,5 +1,6 @@
 """When another worker may have this one's partitions, by what the broker answered and a clock in the test's hands."""
 
+import math
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -70,3 +71,23 @@ async def test_a_rebalance_expels_whoever_does_not_join_however_fresh_its_heartb
     assert await member.beat(after=1) is True
     member.rejoin = False  # it has joined
     assert await member.beat(after=1) is False
+
+
+async def test_a_worker_that_never_got_into_its_group_is_silent_since_it_asked(
+    member: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The watchdog takes this silence for an outage; a worker that has not got as far as to ask has stalled."""
+
+    async def asked(*_: Any) -> None: ...
+
+    monkeypatch.setattr("faust.transport.drivers.aiokafka.AIOKafkaConsumerThread.subscribe", asked)
+    consumer, thread = member.consumer, member.consumer._thread
+    assert consumer.seconds_since_heartbeat() == math.inf
+    await thread.subscribe(["clicks"])
+    member.clock += 20
+    assert consumer.seconds_since_heartbeat() == 20
+    assert consumer.may_be_expelled()
+    assert await member.beat(after=0) is False
+    member.clock += 5
+    await thread.subscribe(["clicks", "more"])
+    assert consumer.seconds_since_heartbeat() == 5

@@ -2,13 +2,18 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
+from confluent_kafka import KafkaError
+from structlog.testing import capture_logs
 
 from schemas.messages.ranking import RankedItem, Ranking, RankingReason, encode_ranking
 from schemas.messages.source import Source
 from stream_app.core.scoring import PartitionScores, ScoringRules
 from stream_app.score.partition import Partition
+from stream_app.score.scorer import Scorer
 from stream_app.state.database import StoreOptions, block_cache
 from stream_app.state.last_rankings import LastRankings
 
@@ -78,3 +83,55 @@ def test_several_shadows_of_a_session_are_scored_each_by_its_own_rankings(rows: 
     part.take([Told(9, "s", None)])
     part.settle()
     assert rows.row(b"s") is None
+
+
+@pytest.mark.parametrize("settled", [False, True])
+def test_rankings_at_offsets_that_brokers_lost_are_counted(rows: LastRankings, settled: bool) -> None:
+    """Of 4 that were counted 2 are left, with a fifth behind them that was not read yet."""
+    scores = PartitionScores(0, ScoringRules())
+    part = Partition(0, scores, rows, position=0, committed=0)
+    before = [ranking(at, "s", "b") for at in range(4)]
+    part.take(before)
+    if settled:
+        part.published()
+        part.settle()
+    part.go_back(0, 3)
+    part.take([*before[:2], moved(ranking(4, "s", "b"), 2)])
+    assert (part.position, part.due) == (3, 3)
+    part.take([moved(ranking(at, "s", "b"), at - 2) for at in range(5, 8)])
+    (score,) = scores.scores
+    assert score.rankings == {"model": 7}  # each once, but for the fifth
+    assert score.types["view"].predictions == 6
+    assert [score.next_offset for score in part.published()] == [6]
+    assert scores.repeated == 0
+
+
+@pytest.mark.parametrize(("end", "position", "due"), [(3, 0, 3), (9, 4, 4)])
+def test_a_scorer_counts_on_from_where_a_topic_ends_that_brokers_have_cut(
+    rows: LastRankings, end: int, position: int, due: int
+) -> None:
+    """Where it has as many again, nobody knows which of them are new."""
+    scorer: Any = object.__new__(Scorer)
+    scorer._consumer, scorer._rankings = Mock(**{"get_watermark_offsets.return_value": (0, end)}), "rankings"
+    part = Partition(0, PartitionScores(0, ScoringRules()), rows, position=4, committed=4)
+    scorer._partitions = {0: part}
+    gone = Mock(**{"error.return_value": KafkaError(KafkaError._AUTO_OFFSET_RESET), "partition.return_value": 0})
+    with capture_logs() as logs:
+        scorer._take([gone])
+    assert ["brokers lost records" in line["event"] for line in logs] == [True]
+    assert (part.position, part.due) == (position, due)
+
+
+def moved(told: Told, offset: int) -> Told:
+    """The same ranking at another offset."""
+    return Told(offset, told.key().decode(), told.value())
+
+
+def test_only_what_was_not_counted_yet_is_lost(rows: LastRankings) -> None:
+    part = Partition(0, PartitionScores(0, ScoringRules()), rows, position=10, committed=20)
+    part.pass_over(15)  # read again, for rows alone
+    assert (part.position, part.due, part.expired) == (15, 20, 0)
+    part.pass_over(25)
+    assert (part.position, part.due, part.expired) == (25, 25, 5)
+    part.pass_over(3)  # brokers lost what they had confirmed, and have as many again
+    assert (part.position, part.expired) == (25, 5)

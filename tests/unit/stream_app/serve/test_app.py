@@ -1,6 +1,7 @@
 """The app as it is put together: chunks through Faust's own agent, rows in a real RocksDB, only Kafka is a fake."""
 
 import asyncio
+import dataclasses
 import itertools
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -15,6 +16,7 @@ from weakref import WeakSet
 import pytest
 from confluent_kafka import KafkaError, Producer
 from faust.types import TP
+from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from schemas.bundle.files import open_bundle
@@ -27,8 +29,8 @@ from schemas.messages.split import Split, Variant
 from stream_app.core.plan import SourcedClick
 from stream_app.core.recommend import recommend
 from stream_app.core.session import SessionRules, SessionState
-from stream_app.core.state_codec import decode_state
-from stream_app.errors import DeliveryError, StoreError
+from stream_app.core.state_codec import decode_state, row_offset
+from stream_app.errors import DeliveryError
 from stream_app.kafka.click_reader import Record
 from stream_app.kafka.transport import Chunk, ChunkConsumer, ChunkSchema, Fetch
 from stream_app.serve import settling
@@ -61,7 +63,8 @@ class FakeKafka:
     acked: list[int] = field(default_factory=list)
     generation: int = GENERATION
     overdue: bool = False  # heartbeats
-    end: int = 20  # of the clicks, by their leader
+    clicks: dict[tuple[TP, int], Record] = field(default_factory=dict)
+    looked_up: list[int] = field(default_factory=list)
     _unacked_messages: WeakSet[Any] = field(default_factory=WeakSet)  # Faust's stream looks at it
 
     def sending(self) -> Sending:
@@ -88,8 +91,9 @@ class FakeKafka:
     def owns(self, _: TP, generation: int) -> bool:
         return generation == self.generation
 
-    def leaders_end(self, _: TP) -> int:
-        return self.end
+    def record_at(self, tp: TP, offset: int) -> Record | None:
+        self.looked_up.append(offset)
+        return self.clicks.get((tp, offset))
 
     def may_be_expelled(self) -> bool:
         return self.overdue
@@ -140,15 +144,16 @@ class Running:
         at: int,
         generation: int = GENERATION,
         tp: TP = CLICKS,
-        end: int | None = None,
+        later: int = 0,
     ) -> Chunk:
-        """Clicks (session, item), or bytes that are none, from this offset on."""
+        """Clicks (session, item), or bytes that are none, from this offset on; `later` by so many ms."""
         records = []
         for offset, click in enumerate(clicks, start=at):
-            value = click if isinstance(click, bytes) else encode_click(Click(*click, timestamp=BEGAN + offset))
+            value = click if isinstance(click, bytes) else encode_click(Click(*click, timestamp=BEGAN + offset + later))
             key = b"?" if isinstance(click, bytes) else click[0].encode()
             records.append(Record(offset, timestamp=0, timestamp_type=0, key=key, value=value))
-        return Chunk(tp, records, generation, end)
+            self.kafka.clicks[tp, offset] = records[-1]
+        return Chunk(tp, records, generation)
 
     @property
     def dropped(self) -> int:
@@ -492,6 +497,32 @@ async def test_a_model_without_an_answer_stops_no_worker(tmp_path: Path, kind: t
         assert line["error"].startswith("rank.onnx: ")
 
 
+@pytest.mark.parametrize("kind", FAULTS.values(), ids=FAULTS.keys())
+async def test_sessions_beside_one_without_an_answer_have_their_rankings_and_states(
+    tmp_path: Path, kind: type[TinyModel]
+) -> None:
+    """Those of a run without it."""
+    model = open_bundle(kind(items=tuple("abcdefghijkl")).write(tmp_path / "registry"))
+    names = ("t", "u", "v", "w", "x")
+    came: list[tuple[Any, Any]] = []
+    for beside in ([], [("s", "a"), ("s", "b")]):  # from the ninth click on there is no answer
+        async with _running(tmp_path / f"data {len(beside)}") as running:
+            cast(LiveModel, running.app.pipeline._live).replace(model)
+            for n in range(7):
+                clicks = [(name, "abcdefg"[(n + place) % 7]) for place, name in enumerate(names)]
+                await running.take(*clicks, *beside, at=10 * n)
+                await running.ended()
+            found = [decode_ranking(value) for value in running.kafka.on_topic(RANKINGS)]
+            rows = running.app.sessions.states(CLICKS.partition, names)
+        own = [[item.item_id for item in one.items] for one in found if one.session_id != "s"]
+        came.append((own, {name: (row.recent, cast(Any, row.hidden).tolist()) for name, row in rows.items()}))
+        assert {one.reason for one in found if one.session_id != "s"} == {RankingReason.MODEL}
+        assert [one.reason for one in found if one.session_id == "s"][8:] == [RankingReason.NOT_FINITE] * (
+            3 * len(beside)
+        )
+    assert came[0] == came[1]
+
+
 async def test_a_variant_that_names_items_outside_its_vocabulary_leaves_its_sessions_to_the_champion(
     tmp_path: Path,
 ) -> None:
@@ -674,39 +705,81 @@ async def test_redelivered_clicks_are_acknowledged_without_a_second_ranking(runn
     assert (running.recent("s"), running.kafka.acked) == (("a", "b"), [1, 1])
 
 
-async def test_rows_ahead_of_a_topic_that_was_created_anew_end_the_worker(tmp_path: Path) -> None:
-    """The furthest of them tells: the first one may be of an offset that the new topic has, too."""
-    async with _running(tmp_path) as running:
-        for at, session in ((5, "s"), (50, "t"), (7, "u")):  # of the old topic
-            await running.take((session, "a"), at=at)
+async def test_sessions_whose_last_clicks_kafka_has_lost_begin_anew(running: Running) -> None:
+    """Their rows say of the clicks that have come to these offsets that they are out."""
+    await running.take(("s", "a"), at=5)
+    await running.take(("t", "a"), ("t", "b"), at=49)
+    await running.take(("u", "a"), at=57)
+    await running.take(("v", "a"), at=90)
+    await running.ended()
+    running.kafka.clicks = {where: record for where, record in running.kafka.clicks.items() if where[1] < 50}
+    with capture_logs() as logs:
+        await running.take_chunks(running.chunk(*[(one, "c") for one in "tsuxt"], at=50, later=1000))
         await running.ended()
-        ranked = len(running.kafka.on_topic(RANKINGS))
-        for session in ("s", "t", "u"):
-            running.fatal.clear()
-            await running.take_chunks(running.chunk(*[(one, "b") for one in (session, "t", "u", "s")], at=0, end=20))
-            await running.app.pipeline.drained()
-            assert [type(error) for error in running.fatal] == [StoreError]
-            assert "applied offset 50 of clicks partition 2, which ends at 20" in str(running.fatal[0])
-            running.app.pipeline.in_flight.failed = running.app.pipeline._broken_off = False
-        assert len(running.kafka.on_topic(RANKINGS)) == ranked
+    assert [running.recent(one) for one in "stuv"] == [("a", "c"), ("c", "c"), ("c",), ("a",)]
+    assert len(running.kafka.on_topic(RANKINGS)) == 5 + 5
+    assert [(line["sessions"], line["first"]) for line in logs if "begin anew" in line["event"]] == [(2, 50)]
+    # A restore keeps the row with the highest offset, unless it was deleted.
+    changelog = running.kafka.on_topic(CHANGELOG)
+    assert changelog[4:6] == [None, None]
+    assert None not in changelog[6:]
+    assert sorted(row_offset(row) for row in changelog[6:]) == [51, 52, 53, 54]
 
 
-async def test_rows_ahead_of_what_a_near_replica_knows_are_no_reason_to_end(running: Running) -> None:
-    """It is behind its leader, which has the clicks of these rows."""
-    await running.take(("s", "a"), ("s", "b"), ("s", "c"), at=0)
+async def test_whether_the_topic_has_the_click_of_a_row(running: Running) -> None:
+    pipeline, click = running.app.pipeline, Click("s", "b", timestamp=BEGAN + 5)
+    rules = SessionRules(advance_on=frozenset({"view"}))
+    pipeline._settings = dataclasses.replace(pipeline._settings, rules=rules)
+    row = SessionState("v1", offset=5, last_click=BEGAN + 5, clicks=2, recent=("a", "b"), hidden=None)
+    for key, found, there in (
+        (b"s", encode_click(click), True),
+        (b"s", encode_click(replace(click, timestamp=BEGAN)), True),  # it came late
+        (b"s", encode_click(replace(click, timestamp=BEGAN + 6)), False),
+        (b"s", encode_click(replace(click, item_id="a")), False),
+        (b"s", encode_click(replace(click, item_id="z", type="payment")), True),  # the row keeps its offset alone
+        (b"t", encode_click(replace(click, session_id="t")), False),
+        (b"s", b"{}", False),
+        (b"s", b'{"session_id": "s", "action": "forget"}', True),
+        (b"s", None, False),
+    ):
+        running.kafka.clicks[CLICKS, 5] = Record(5, timestamp=0, timestamp_type=0, key=key, value=found)
+        assert pipeline._is_there(CLICKS, "s", row) is there, found
+    running.kafka.clicks.clear()
+    assert not pipeline._is_there(CLICKS, "s", row)
+
+
+async def test_a_session_begins_anew_in_the_changelog_whatever_its_click_becomes_durable_with(running: Running) -> None:
+    await running.take(("t", "a"), at=90)
     await running.ended()
-    running.kafka.end = 3
-    await running.take_chunks(running.chunk(("s", "a"), at=0, end=1))
+    running.kafka.clicks.clear()
+    running.kafka.held.add(RANKINGS)
+    for chunk in (("s", "a"), ("s", "b"), ("t", "b")):
+        await running.take(chunk, at=50 + running.taken)
+        await running.settle()
+    running.kafka.release()
     await running.ended()
-    assert (running.recent("s"), running.kafka.acked) == (("a", "b", "c"), [2, 0])
+    assert [row and row_offset(row) for row in running.kafka.on_topic(CHANGELOG)] == [90, 51, None, 52, 53]
+
+
+async def test_a_later_click_of_the_same_session_is_not_the_one_of_its_row(running: Running) -> None:
+    await running.take(("s", "a"), at=50)
+    await running.ended()
+    await running.take_chunks(running.chunk(("s", "b"), at=50, later=1000))
+    await running.ended()
+    assert running.recent("s") == ("b",)
 
 
 async def test_rows_ahead_of_a_chunk_are_redelivered_clicks_while_the_topic_has_them(running: Running) -> None:
-    await running.take(("s", "a"), ("s", "b"), at=0)
+    """The furthest of them is looked up, and says it of all others."""
+    clicks = [(session, item) for item in "ab" for session in "stu"]
+    await running.take(*clicks, at=0)
     await running.ended()
-    await running.take_chunks(running.chunk(("s", "a"), at=0, end=2))
-    await running.ended()
-    assert (running.recent("s"), running.kafka.acked) == (("a", "b"), [1, 0])
+    for at in (0, 2):
+        await running.take_chunks(running.chunk(*clicks[at : at + 2], at=at))
+        await running.ended()
+    assert [running.recent(one) for one in "stu"] == [("a", "b")] * 3
+    assert running.kafka.acked == [5, 1, 3]
+    assert running.kafka.looked_up == [4, 5]
 
 
 @pytest.mark.parametrize("what", ["owns", "sending"])
@@ -734,8 +807,8 @@ async def test_a_stop_can_be_given_up_while_a_call_does_not_end(tmp_path: Path) 
         await running.take(("s", "a"), at=0)
         await asyncio.to_thread(reads.entered.wait, PATIENCE)
         stopping = asyncio.create_task(running.app.pipeline.stop())
-        done, _ = await asyncio.wait([stopping], timeout=0.1)
-        assert not done  # and we got here
+        await _until_idle(asyncio.get_running_loop())
+        assert not stopping.done()  # and we got here
         reads.leave.set()
         await stopping
 

@@ -58,8 +58,14 @@ class Record:
     def value(self) -> bytes | None:
         return self.content
 
+    def topic(self) -> str:
+        return "models"
+
     def partition(self) -> int:
         return self.at
+
+    def offset(self) -> int:
+        return 0
 
     def error(self) -> KafkaError | None:
         return self.problem
@@ -87,6 +93,9 @@ class FakeConsumer:
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+    def get_watermark_offsets(self, *_: Any, **__: Any) -> tuple[int, int]:
+        return 0, 1_000  # so that the end is where the story tells it
 
     def assign(self, partitions: Sequence[Any]) -> None:
         self.assigned = [(one.topic, one.partition) for one in partitions]

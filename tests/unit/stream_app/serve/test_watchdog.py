@@ -1,11 +1,18 @@
 """What counts as a stall, and that a stalled worker ends."""
 
+import asyncio
+import math
 import threading
 import time
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from schemas.formats.codec import PLAIN
 from stream_app.serve.watchdog import EXIT_STALLED, Deadline, Probe, Stalls, Watchdog
+from stream_app.serve.worker import Worker
+from stream_app.settings import StreamSettings
 from tests.patience import PATIENCE
 
 
@@ -132,3 +139,26 @@ def test_a_deadline_ends_a_process_whose_loop_hangs_and_a_cancelled_one_does_not
         timer.join(PATIENCE)
     assert ended.code == 1
     assert kept.code is None
+
+
+@pytest.mark.parametrize(
+    ("unconfirmed", "silent", "waits"),
+    [(0, 3.0, False), (1, 3.0, True), (0, 20.0, True), (0, 301.0, False), (0, math.inf, False)],
+)
+@pytest.mark.parametrize("recovered", [True, False])
+def test_a_worker_that_waits_for_kafka_has_not_stalled_until_an_outage_is_too_long(
+    *, unconfirmed: int, silent: float, waits: bool, recovered: bool
+) -> None:
+    """Nor while it restores its tables, of which the brokers give no more then."""
+    worker: Any = object.__new__(Worker)
+    worker._settings, worker._formats, worker._stop = StreamSettings(), PLAIN, asyncio.Event()
+    worker._delivery = SimpleNamespace(unconfirmed=unconfirmed)
+    worker._app = SimpleNamespace(
+        tables=SimpleNamespace(actives_ready=recovered),
+        sessions=SimpleNamespace(restored=5),
+        rebalancing_count=1,
+        pipeline=SimpleNamespace(in_flight=SimpleNamespace(chunks=2, finished=7)),
+        consumer=SimpleNamespace(seconds_since_heartbeat=lambda: silent),
+    )
+    assert worker._chunk_progress() == (None if waits else 7)
+    assert worker._recovery_progress() == (None if waits or recovered else (5, 1))

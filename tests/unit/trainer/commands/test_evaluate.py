@@ -244,7 +244,7 @@ def test_more_places_than_a_bundle_ranks_are_refused(tmp_path: Path) -> None:
 
 
 def test_models_of_every_encoder_are_compared(clicks: Path, tmp_path: Path) -> None:
-    told = {"gru4rec": SMALL, "stamp": SMALL, "item-knn": []}
+    told = {"gru4rec": SMALL, "stamp": [*SMALL, "--set=window=7"], "item-knn": []}
     for family, settings in told.items():
         files = ["--train", clicks, "--out", tmp_path, "--version", f"of-{family}", "--valid-fraction", "0.3"]
         result = run("fit", *files, "--no-baselines", "--quiet", f"--set=family={family}", *settings)

@@ -20,6 +20,7 @@ from trainer.__main__ import app
 from trainer.models.settings import MemoryTerm
 
 SMALL = [f"--set={s}" for s in ("hidden_size=8", "n_sample=10", "epochs=2", "batch_size=8")]
+WINDOW = [*SMALL, "--set=window=7"]  # of tests/contract/test_families.py, where such graphs are traced as well
 
 
 def run(*arguments: object) -> Result:
@@ -243,7 +244,7 @@ def test_a_gpu_that_is_not_there_is_refused_before_any_work(tmp_path: Path, monk
 
 @pytest.mark.parametrize(
     ("family", "told", "encoder"),
-    [("stamp", SMALL, "window"), ("STAMP", [*SMALL, "--set=members=2"], "window"), ("item_knn", [], "none")],
+    [("stamp", WINDOW, "window"), ("STAMP", [*WINDOW, "--set=members=2"], "window"), ("item_knn", [], "none")],
 )
 def test_every_family_is_a_word(tmp_path: Path, train: Path, family: str, told: list[str], encoder: str) -> None:
     result = run("--train", train, "--out", tmp_path, "--no-baselines", f"--set=family={family}", *told)
@@ -261,7 +262,7 @@ def test_one_family_starts_from_another_and_from_itself(tmp_path: Path, train: P
     here: list[str | Path] = ["--train", train, "--out", tmp_path, "--no-baselines", "--quiet", *SMALL]
     assert run(*here, "--version", "gru").exit_code == 0
     for version, start in (("first", "gru"), ("second", "first")):
-        result = run(*here, "--version", version, "--warm-start", tmp_path / start, "--set=family=stamp")
+        result = run(*here, "--version", version, "--warm-start", tmp_path / start, "--set=family=stamp", *WINDOW)
         assert result.exit_code == 0, result.output
 
 
@@ -291,8 +292,8 @@ def test_a_training_by_a_plan_does_not_stop_in_its_middle(tmp_path: Path, train:
 def test_a_bundle_that_is_no_start_is_refused_in_one_line(tmp_path: Path, train: Path) -> None:
     here: list[str | Path] = ["--train", train, "--out", tmp_path, "--no-baselines", "--quiet"]
     assert run(*here, "--version", "counted", "--set=family=pop").exit_code == 0
-    assert run(*here, "--version", "stamp", "--set=family=stamp", *SMALL).exit_code == 0
+    assert run(*here, "--version", "stamp", "--set=family=stamp", *WINDOW).exit_code == 0
     refused = run(*here, "--warm-start", tmp_path / "counted", *SMALL)
     assert (refused.exit_code, "holds no network: its family, pop, counts" in refused.stderr) == (2, True)
-    refused = run(*here, "--warm-start", tmp_path / "stamp", *SMALL, "--set=family=stamp", "--set=hidden_size=9")
+    refused = run(*here, "--warm-start", tmp_path / "stamp", *WINDOW, "--set=family=stamp", "--set=hidden_size=9")
     assert (refused.exit_code, "its stamp has other sizes than these settings" in refused.stderr) == (2, True)

@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from tests.unit.trainer.builders import random_sessions
+from tests.unit.trainer.search.test_tuning import ThreadedWorker
 from trainer.__main__ import app
 from trainer.presets import load_preset
 
@@ -23,6 +24,12 @@ DAY = 86_400
 
 def run(command: str, *arguments: object) -> Result:
     return CliRunner().invoke(app, [command, *map(str, arguments)])
+
+
+@pytest.fixture
+def threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials in this process: a worker of its own takes seconds to start."""
+    monkeypatch.setattr("trainer.search.tuning.start_worker", ThreadedWorker)
 
 
 @pytest.fixture
@@ -64,6 +71,7 @@ def test_the_result_is_a_preset_to_train_with(clicks: Path, tmp_path: Path) -> N
     assert json.loads(fitted.stdout)["settings"] == found["best"]["settings"]
 
 
+@pytest.mark.usefixtures("threads")
 def test_a_baseline_s_options_can_be_handed_to_evaluate(clicks: Path, tmp_path: Path) -> None:
     study = ["--train", clicks, "--study", tmp_path / "study.db", "--jobs", 1]
     found = json.loads(
@@ -133,7 +141,8 @@ def test_mistakes_are_answered_in_one_line(clicks: Path, tmp_path: Path, argumen
     assert not (tmp_path / "study.db").exists()
 
 
-@pytest.mark.parametrize(("family", "told"), [("stamp", SMALL), ("item-knn", [])])
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize(("family", "told"), [("stamp", [*SMALL, "--set=window=7"]), ("item-knn", [])])
 def test_another_family_is_searched_and_its_preset_can_be_trained(
     clicks: Path, tmp_path: Path, family: str, told: list[str]
 ) -> None:

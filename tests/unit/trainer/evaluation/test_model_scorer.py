@@ -7,6 +7,7 @@ import pytest
 from schemas.bundle.files import Model, open_bundle
 from tests.contract.tiny_model import TinyFailing, TinyModel, TinyOutside
 from tests.unit.trainer.builders import random_sessions, sessions_of
+from trainer.data import lanes
 from trainer.data.sessions import SessionSet, encode
 from trainer.evaluation.model_scorer import ModelScorer
 from trainer.evaluation.protocol import NetworkScorer, evaluate, ranks_of
@@ -88,17 +89,18 @@ def test_an_unknown_click_is_no_step_and_an_unknown_target_a_miss(model: Model) 
 
 @pytest.mark.parametrize("kind", [TinyFailing, TinyOutside])
 def test_sessions_without_an_answer_get_the_most_popular_and_are_counted(
-    tmp_path: Path, kind: type[TinyFailing] | type[TinyOutside]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[TinyFailing] | type[TinyOutside]
 ) -> None:
-    """As in a worker: it ends no cycle, and a challenger that has any is refused."""
-    sessions = sessions_of([[0, 1, 2, 3, 4, 5, 6, 7, 8]], items=12)
+    """As in a worker: it ends no cycle, takes no other session's answer, and a challenger that has any is refused."""
+    monkeypatch.setattr(lanes, "_LANES", 3)  # the first session at its end beside others at their beginning
+    sessions = sessions_of([[0, 1, 2, 3, 4, 5, 6, 7, 8], *[[3, 4, 5], [6, 7, 8]] * 4], items=12)
     plain, faulty = TinyModel(items=sessions.item_ids), kind(items=sessions.item_ids, longest=6.5)
     right, scorer = (
         ModelScorer(open_bundle(tiny.write(tmp_path, tiny.__class__.__name__)), sessions) for tiny in (plain, faulty)
     )
     found, wanted = ranks_of(scorer, sessions), ranks_of(right, sessions)
     assert (scorer.not_finite, right.not_finite) == (2, 0)
-    assert found[:6].tolist() == wanted[:6].tolist()
+    assert np.delete(found, [6, 7]).tolist() == np.delete(wanted, [6, 7]).tolist()
 
 
 def test_weights_come_back_from_the_graphs(result: FitResult, bundle: Path) -> None:
@@ -109,12 +111,12 @@ def test_weights_come_back_from_the_graphs(result: FitResult, bundle: Path) -> N
     assert all((found[name] == tensor).all() for name, tensor in result.network.tensors().items())
 
 
-@pytest.mark.parametrize("family", ["stamp", "s-pop"])
+@pytest.mark.parametrize("family", ["sasrec", "s-pop"])
 def test_where_all_that_the_model_looks_back_on_is_unknown_the_most_popular_are_shown(
     tmp_path: Path, family: str
 ) -> None:
     """As a worker does, whatever was clicked before that."""
-    small = {"hidden_size": 8, "epochs": 1, "memory": "none"} if family == "stamp" else {}
+    small = {"hidden_size": 8, "epochs": 1, "memory": "none"} if family == "sasrec" else {}
     fitted = fit(TRAIN, TrainingSettings.parse({"family": family, "window": 2, **small}))
     save_bundle(tmp_path, "v1", fitted, popularity=TRAIN.support(), training={}, metrics={}, created_at=0)
     model, popular = open_bundle(tmp_path / "v1"), int(np.argsort(-TRAIN.support(), kind="stable")[4])

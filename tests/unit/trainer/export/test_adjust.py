@@ -19,7 +19,7 @@ from schemas.bundle.manifest import RANK
 from schemas.bundle.onnx_file import turned_on
 from tests.unit.examples import at_most
 from tests.unit.trainer.builders import random_sessions
-from tests.unit.trainer.export.test_shortlist import best_items, random, weights_of
+from tests.unit.trainer.export.test_shortlist import best_items, random, session_of, weights_of
 from tests.unit.trainer.export.test_tail import small_tails, trained, trained_network
 from tests.unit.trainer.memory.test_terms import whole_memory
 from trainer.export import bundle as export
@@ -79,7 +79,7 @@ def _head(kind: str, memory: bool) -> tuple[ort.InferenceSession, dict[str, NDAr
         scores = remember(known, torch.from_numpy(scores), *map(torch.from_numpy, row)).numpy()
     turned = turned_on(RANK, rank, ADJUSTS)
     assert turned is not None
-    opened = ort.InferenceSession(turned, providers=["CPUExecutionProvider"])
+    opened = session_of(turned)
     inputs: dict[str, NDArray[Any]] = {"query": hidden, "recent": recent, "counts": counts, "clicks": clicks}
     return opened, {given.name: inputs[given.name] for given in opened.get_inputs()}, scores
 
@@ -151,7 +151,7 @@ def test_most_lists_are_proven_whatever_is_left_out(
     rank = export.export(weights_of(output, bias), whole_memory(items) if memory else NO_MEMORY).rank
     graph = onnx.load_from_string(turned_on(RANK, rank, ADJUSTS) or b"")
     graph.graph.output.append(onnx.helper.make_tensor_value_info(UNPROVEN, onnx.TensorProto.INT64, ["unproven", 1]))
-    opened = ort.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    opened = session_of(graph.SerializeToString())
     recent, counts, clicks = recent_items(best_items(output, bias, hidden, 6), RECENT if memory else 1)
     inputs = {"query": hidden, "recent": recent, "counts": counts, "clicks": clicks}
     adjust = np.where(np.random.default_rng(0).random(items) < share, EXCLUDED, 0).astype(np.float32)

@@ -67,9 +67,9 @@ def test_a_tail_takes_no_more_than_it_saves() -> None:
 @pytest.mark.parametrize(
     "chosen",
     [
-        {"family": "stamp", "hidden_size": 200},
+        {"family": "stamp", "hidden_size": 200, "members": 2},
         {"family": "caser", "hidden_size": 96, "horizontal": 32},
-        {"family": "sasrec", "hidden_size": 128, "layers": 2, "members": 2},
+        {"family": "sasrec", "hidden_size": 128, "layers": 2},
         {
             "family": "transformer",
             "architecture": "transformer-xl",

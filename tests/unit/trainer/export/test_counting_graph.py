@@ -51,6 +51,7 @@ def session_of(case: str) -> ort.InferenceSession:
 def opened(graph: bytes) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.log_severity_level = 3
+    options.intra_op_num_threads = 1  # another would wait in a loop for work that never comes
     return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 

@@ -31,6 +31,13 @@ Floats = NDArray[np.float32]
 Ranking = tuple[NDArray[np.int64], Floats]
 
 
+def session_of(graph: bytes) -> ort.InferenceSession:
+    """On one thread, as a worker has it by default: another would wait in a loop for work that never comes."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
 def run(output: Floats, bias: Floats, hidden: Floats) -> tuple[NDArray[np.int64], Floats, int]:
     return ranked(Catalogue(output, bias), hidden)
 
@@ -49,7 +56,7 @@ def ranked(catalogue: Catalogue, hidden: Floats) -> tuple[NDArray[np.int64], Flo
         top_index, top_score = best_of_shortlist(op, head, catalogue)
         unproven = next(value for node in op.builder.graph for value in node.outputs if value.name == UNPROVEN)
         model = serialized(op, {"top_index": top_index, "top_score": top_score, UNPROVEN: unproven})
-    session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+    session = session_of(model)
     index, score, unproven = session.run(None, {"hidden": hidden})
     return index, score, len(unproven)
 
@@ -200,7 +207,7 @@ def remembered(
     scores = remember(memory, z, *map(torch.from_numpy, (recent, counts, clicks))).numpy()
     rank = onnx.load_from_string(export.export(weights, memory, prune=prune).rank)
     rank.graph.output.append(helper.make_tensor_value_info(UNPROVEN, TensorProto.INT64, ["unproven", 1]))
-    session = ort.InferenceSession(rank.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = session_of(rank.SerializeToString())
     inputs = {"query": hidden, "recent": recent, "counts": counts, "clicks": clicks}
     inputs = {given.name: inputs[given.name] for given in session.get_inputs()}
     index, score, unproven = session.run(["top_index", "top_score", UNPROVEN], inputs)
@@ -310,7 +317,7 @@ def test_shorter_lists_are_the_beginning_of_longer_ones(items: int, memory: bool
         output, bias = (output[:1] + np.float32(1e-4) * output), np.zeros_like(bias)
     recent, counts, clicks = recent_items(best_items(output, bias, hidden, 6), RECENT if memory else 1)
     rank = export.export(weights_of(output, bias), whole_memory(items) if memory else NO_MEMORY, k=30).rank
-    session = ort.InferenceSession(rank, providers=["CPUExecutionProvider"])
+    session = session_of(rank)
     inputs = {"query": hidden, "recent": recent, "counts": counts, "clicks": clicks}
     inputs = {given.name: inputs[given.name] for given in session.get_inputs()}
     index, score = session.run(["top_index", "top_score"], inputs)

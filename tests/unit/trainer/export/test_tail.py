@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime as ort
 import pytest
 import torch
 from hypothesis import given
@@ -19,7 +18,16 @@ from schemas.bundle.manifest import RANK
 from schemas.bundle.terms import Terms
 from tests.unit.examples import at_most
 from tests.unit.trainer.builders import random_sessions
-from tests.unit.trainer.export.test_shortlist import UNITS, best_items, by_hand, random, ranked, remembered, weights_of
+from tests.unit.trainer.export.test_shortlist import (
+    UNITS,
+    best_items,
+    by_hand,
+    random,
+    ranked,
+    remembered,
+    session_of,
+    weights_of,
+)
 from tests.unit.trainer.memory.test_terms import whole_memory
 from trainer.data.sessions import SessionSet
 from trainer.export import bundle as export
@@ -170,7 +178,7 @@ def test_no_score_is_above_its_bound(size: float) -> None:
     with new_graph("bounds") as op:
         state = op.builder.input("state", ir.DataType.FLOAT, ["batch", UNITS])
         model = serialized(op, {"bounds": parts.bounds(op, state)})
-    session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+    session = session_of(model)
     (bounds,) = session.run(None, {"state": hidden / catalogue.evening})
     order = parts.order[catalogue.front :]
     scores = hidden.astype(np.float64) @ output[order].T.astype(np.float64) + bias[order]
@@ -256,7 +264,7 @@ def test_a_bundle_says_how_many_items_its_tail_has_and_gives_shorter_lists(tmp_p
     session = recent_items(np.random.default_rng(0).integers(3_000, size=(6, len(query))), bundle.recent_size)
     index, score = bundle.rank(query, *session)
     assert index.shape == (40, K)
-    of_any_length = ort.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    of_any_length = session_of(graph)
     inputs = dict(zip(["query", "recent", "counts", "clicks"], [query, *session], strict=True))
     for k in (1, 7):
         short = of_any_length.run(["top_index", "top_score"], {**inputs, "k": np.array([k])})

@@ -66,7 +66,6 @@ def test_nothing_is_lost_on_the_way_there_and_back(kind: dict[str, object]) -> N
     assert back.tensors().keys() == weights.tensors().keys()
     for name, tensor in weights.tensors().items():
         assert torch.equal(back.tensors()[name], tensor), name
-    # In the file they are as the graph takes them, and as a warm start does.
-    learned = network.input.numel() + 2 * sum(one.numel() for one in network.encoder.parameters())
+    learned = network.input.numel() + sum(one.numel() for one in network.encoder.parameters())
     of_decay = WINDOW**2 if settings.input_decay else 0
     assert window_numbers(settings, WINDOW, ITEMS) == learned + of_decay

@@ -14,11 +14,12 @@ from trainer.service.cycle import Cycle, CycleResult
 from trainer.service.settings import root_of
 
 NETWORK = SMALL | {"batch_size": 16}
+WINDOW = NETWORK | {"window": 7}  # of tests/contract/test_families.py, where such graphs are traced as well
 DAY = 86_400_000
 FAMILIES: dict[str, dict[str, Any]] = {
     "gru4rec": NETWORK,
-    "stamp": NETWORK,
-    "sasrec": NETWORK,
+    "stamp": WINDOW,
+    "sasrec": WINDOW,
     "item-knn": {},
     "vs-knn": {"memory": "repeat"},
     "gru4rec+stamp": {"memory": "none", "gru4rec": NETWORK, "stamp": NETWORK},

@@ -1,6 +1,7 @@
 """The guard's decisions: scores in, what to do out; and a championship that another has changed meanwhile."""
 
 import math
+import shutil
 from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import cast
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from schemas.messages.announcement import ModelAnnouncement, decode_announcement, encode_announcement
@@ -44,22 +46,22 @@ def scores(
     variant: str | None = None,
     reasons: dict[str, int] | None = None,
     seed: int = 0,
+    place: int = 1,
+    k: int = 20,
 ) -> list[Score]:
-    """Windows of 5 minutes with sessions of 4 predictions; hits at the first place, `recall` by window."""
+    """Windows of 5 minutes with sessions of 4 predictions; hits at one place, `recall` by window."""
     rng = np.random.default_rng([seed, *version.encode()])
     levels = [recall] * windows if isinstance(recall, float) else list(recall)
     found = []
     for number, level in enumerate(levels):
         h = rng.binomial(4, level, sessions)
         hits = int(h.sum())
-        tally = Tally(4 * sessions, hits, float(hits))
-        moments = Moments(16 * sessions, 4 * hits, int(h @ h), 4.0 * hits, float(h @ h))
+        tally = Tally(4 * sessions, hits, hits / place)
+        moments = Moments(16 * sessions, 4 * hits, int(h @ h), 4 * hits / place, float(h @ h) / place**2)
         at = start + number * MINUTES
         made = reasons or {"model": 5 * sessions}
         found.append(
-            Score(
-                version, variant, None, at, MINUTES, 0, 20, made, {"view": tally}, {"model": tally}, sessions, moments
-            )
+            Score(version, variant, None, at, MINUTES, 0, k, made, {"view": tally}, {"model": tally}, sessions, moments)
         )
     return found
 
@@ -73,6 +75,7 @@ def test_a_champion_that_is_much_worse_is_rolled_back_with_its_evidence() -> Non
     assert (decision.action, decision.version) == ("roll-back", "new")
     assert "Recall@20 0.1979 against 0.3917" in decision.reasons[0]
     assert "of old" in decision.reasons[0]
+    assert decision.reasons[0].endswith("10^2.3 decides")  # 2 / alpha: two measures share it
     evidence = decision.evidence
     assert evidence is not None
     assert evidence["champion"]["sessions"] == evidence["compared_with"]["sessions"] == 2400
@@ -87,11 +90,19 @@ def test_one_that_is_as_good_within_the_tolerance_or_better_stays(recall: float)
     assert decision.evidence is not None
 
 
+def test_one_measure_that_is_worse_is_enough_for_a_rollback() -> None:
+    decision = decide([*before(), *scores("new", 0.4, start=ANNOUNCED, place=2)], CHAMPION, (), RULES)
+    assert decision.action == "roll-back"
+    assert [reason.split()[0] for reason in decision.reasons] == ["MRR@20"]
+
+
 def test_few_sessions_say_nothing() -> None:
     few = scores("new", 0.0, start=ANNOUNCED, windows=1, sessions=499)
     assert decide([*before(), *few], CHAMPION, (), RULES).action == "keep"
     decision = decide([*before(sessions=30), *scores("new", 0.0, start=ANNOUNCED)], CHAMPION, (), RULES)
     assert decision.reasons == ("360 scored sessions of old, 500 are needed (guard.min_sessions)",)
+    both = decide([*before(sessions=30), *few], CHAMPION, [Challenger("other", ANNOUNCED)], RULES).reasons
+    assert [reason.split(",")[0] for reason in both] == ["499 scored sessions of new", "0 scored sessions of other"]
 
 
 def test_only_the_reference_before_and_the_watch_after_count() -> None:
@@ -101,12 +112,21 @@ def test_only_the_reference_before_and_the_watch_after_count() -> None:
     assert decide(kept, CHAMPION, (), RULES).action == "keep"
     earlier_service = scores("new", 0.0, start=ANNOUNCED - 20 * HOUR)  # it was champion before, was it bad then
     assert decide([*earlier_service, *kept], CHAMPION, (), RULES).action == "keep"
+    still_there = scores("old", 0.9, start=ANNOUNCED + HOUR)  # under another alias
+    evidence = decide([*still_there, *kept], CHAMPION, (), RULES).evidence
+    assert evidence is not None
+    assert evidence["compared_with"]["sessions"] == 2400
 
 
 def test_a_champion_that_replaced_nothing_or_was_returned_to_is_not_compared() -> None:
     decision = decide([*before(), *scores("new", 0.1, start=ANNOUNCED)], Watched("new", ANNOUNCED), (), RULES)
     assert decision.action == "keep"
     assert "replaced nothing" in decision.reasons[0]
+    now = ModelAnnouncement("champion", "b", "/m/b", "0" * 64, 4, "returned to")
+    entries = [Entry(n, "promoted", version) for n, version in enumerate("abc", 1)]
+    returned_to = Standing(now, (*entries, Entry(4, "rolled-back", "b")))
+    assert returned_to.line == ["a", "b"]
+    assert watched(returned_to, str, None) == Watched("b", 4)
 
 
 def test_a_refreshed_champion_is_judged_as_the_model_that_was_trained() -> None:
@@ -136,6 +156,10 @@ def test_windows_that_differ_by_themselves_ask_for_more_evidence() -> None:
     swinging = [0.4 + 0.12 * math.sin(number) for number in range(12)]
     assert spread(before(0.4), "recall") < 2
     assert spread(before(swinging), "recall") > 10
+    # Few windows, or few predictions, say nothing; and windows that are more alike than chance make nothing surer.
+    assert spread(before(swinging[:5]), "recall") == spread(before(swinging, sessions=7), "recall") == 1
+    [one] = scores("old", 0.4, start=0, windows=1)
+    assert spread([replace(one, window_start=number) for number in range(12)], "recall") == 1
     after = scores("new", 0.36, start=ANNOUNCED)
     assert decide([*before(0.4), *after], CHAMPION, (), RULES).action == "roll-back"
     assert decide([*before(swinging), *after], CHAMPION, (), RULES).action == "keep"
@@ -151,6 +175,28 @@ def test_a_challenger_that_is_better_in_the_same_windows_is_promoted() -> None:
     decision = decide(both, Watched("new", ANNOUNCED - HOUR), [challenger], RULES)
     assert (decision.action, decision.version) == ("promote", "other")
     assert decide(both[:24], Watched("other", ANNOUNCED), [Challenger("new", 0)], RULES).action == "keep"
+
+
+@pytest.mark.parametrize(
+    ("recall", "place", "sessions", "action"),
+    [
+        (0.5, 2, 200, "keep"),  # better by Recall, and worse by MRR
+        (0.41, 1, 200, "promote"),  # by MRR alone
+        (0.407, 3, 20_000, "promote"),  # by less than a champion may lose
+    ],
+)
+def test_one_measure_that_is_better_is_enough_for_a_promotion_if_the_other_is_no_worse(
+    recall: float, place: int, sessions: int, action: str
+) -> None:
+    champion = scores("new", 0.4, start=ANNOUNCED, place=1 if action == "keep" else 3, sessions=sessions)
+    theirs = scores("other", recall, start=ANNOUNCED, variant="b", place=place, sessions=sessions)
+    # Hours before the champion was announced are no part of it.
+    earlier = [
+        *scores("new", 0.9, start=ANNOUNCED - HOUR, variant="b", sessions=sessions),
+        *scores("other", 0.1, start=ANNOUNCED - HOUR, variant="b", sessions=sessions),
+    ]
+    challenger = Challenger("other", ANNOUNCED - 2 * HOUR)
+    assert decide([*champion, *theirs, *earlier], Watched("new", ANNOUNCED), [challenger], RULES).action == action
 
 
 def test_what_a_model_ranked_as_a_shadow_is_no_part_of_what_it_served() -> None:
@@ -233,8 +279,11 @@ def test_alarms() -> None:
     alarms = decide(own, Watched("new", ANNOUNCED, offline=0.4), (), RULES).alarms or {}
     assert alarms["unknown-items"].startswith("40.0% of 12,000 clicks")
     assert alarms["online-recall"].startswith("Recall@20 is 0.0981 online and was 0.4000 offline")
-    quiet = scores("new", 0.3, start=ANNOUNCED)
-    assert decide(quiet, Watched("new", ANNOUNCED, offline=0.4), (), RULES).alarms == {}
+    few = scores("new", 0.0, start=ANNOUNCED, reasons=lost, windows=1, sessions=499)
+    allowed = scores("new", 0.3, start=ANNOUNCED, reasons={"model": 700, "unknown-item": 300})
+    hour_ago = scores("new", 0.0, start=ANNOUNCED - HOUR, reasons={"unknown-item": 1000})
+    for fine in (few, allowed, [*hour_ago, *allowed]):
+        assert decide(fine, Watched("new", ANNOUNCED - HOUR, offline=0.4), (), RULES).alarms == {}
 
 
 # -- announcing -------------------------------------------------------------------------------------------------------
@@ -339,7 +388,8 @@ def test_a_split_that_a_promotion_decided_is_ended_even_if_the_champion_was_refr
     championship = Championship(registry, topic)
     championship.promote(registry.get("v1"), "first")
     Championship(registry, challengers).promote(registry.get("v2"), "for an experiment")
-    split = SplitInMemory(Split(app_id="shop", variants=(Variant("champion", 90.0), Variant("challenger", 10.0))))
+    decided = (Variant("champion", 90.0), Variant("challenger", 10.0))
+    split = SplitInMemory(Split(app_id="shop", variants=decided))
     scored, told = cast(ScoresTopic, None), cast(SplitTopic, split)
     guard = _Guard(scored, championship, registry, RULES, metrics=GuardMetrics(), split=told)
     championship.promote(registry.get("v1"), "by hand")
@@ -350,40 +400,143 @@ def test_a_split_that_a_promotion_decided_is_ended_even_if_the_champion_was_refr
         registry.publish(TinyModel().write(tmp_path / "staging", "v2-1", states_of="v2"))
         championship.refresh(registry.get("v2-1"), "new clicks")
         guard._trained.learn(["v2-1"])
+    split.split = Split(
+        app_id="shop", variants=(*split.split.variants[:1], Variant("b", 10.0)), shadow=("challenger", "c")
+    )
     guard.end_split(championship.standing())
-    assert shares_of(split.current_if_used().variants) == {}
+    assert split.split.shadow == ("c",)
+    assert shares_of(split.split.variants) == {"champion": 9000, "b": 1000}  # b is not decided
+    split.split = Split(app_id="shop", variants=decided)
+    guard.end_split(championship.standing())
+    assert shares_of(split.split.variants) == {}
+    championship.roll_back("by hand")
+    split.split = Split(app_id="shop", variants=decided)
+    guard.end_split(championship.standing())
+    assert split.split.variants == decided
+
+
+def guard_of(
+    registry: Registry, topic: TopicInMemory, scored: Iterable[Score], split: Split | None = None
+) -> tuple[_Guard, SplitInMemory]:
+    """The guard of a champion, with the scores and the split that are given."""
+    splits = SplitInMemory(split or Split(app_id="shop", variants=()))
+    guard = _Guard(
+        cast(ScoresTopic, SimpleNamespace(scores=lambda: list(scored))),
+        Championship(registry, topic),
+        registry,
+        RULES,
+        metrics=GuardMetrics(),
+        split=cast(SplitTopic, splits),
+    )
+    return guard, splits
+
+
+def announce(registry: Registry, topic: TopicInMemory, **versions: str) -> int:
+    """Announce versions under their aliases; returns when the last one was."""
+    for alias, version in versions.items():
+        other = TopicInMemory(alias)
+        other.log = topic.log
+        Championship(registry, other).promote(registry.get(version), "")
+    return max(one.announced_at for one in topic.log)
+
+
+def test_a_rollback_is_announced_unless_another_was_faster_and_then_tried_again_later(registry: Registry) -> None:
+    topic = TopicInMemory()
+    announce(registry, topic, champion="v1")
+    start = announce(registry, topic, champion="v2")
+    guard, _ = guard_of(
+        registry, topic, [*scores("v1", 0.4, start=start - HOUR), *scores("v2", 0.2, start=start + 1, variant="x")]
+    )
+    standing, decision = guard.look()
+    assert decision is not None
+    assert decision.action == "roll-back"
+    announce(registry, topic, champion="v3")
+    with capture_logs() as told:
+        guard.act(standing)
+        guard.act(guard._championship.standing())
+    assert [line["event"] for line in told] == ["the guard's decision is not carried out"]
+    assert topic.log[-1].version == "v3"
+    announce(registry, topic, champion="v2")
+    guard._wait_until = 0.0  # a minute later
+    with capture_logs():
+        guard.act(guard._championship.standing())
+    assert topic.log[-1].version == "v3"
+    assert topic.log[-1].why.startswith("rolled back from v2: the guard: Recall@20 0.2")
+    assert topic.log[-1].evidence == decision.evidence
+
+
+def test_a_promotion_is_announced_unless_another_was_faster(registry: Registry) -> None:
+    topic = TopicInMemory()
+    start = announce(registry, topic, champion="v1", b="v2") + 1
+    scored = [*scores("v1", 0.4, start=start), *scores("v2", 0.5, start=start, variant="b")]
+    guard, _ = guard_of(registry, topic, scored)
+    standing, _ = guard.look()
+    announce(registry, topic, champion="v3")
+    with capture_logs():
+        guard.act(standing)
+    assert topic.announced()["champion"].version == "v3"
+    guard, _ = guard_of(registry, topic, scored)
+    announce(registry, topic, champion="v1")
+    start = announce(registry, topic, b="v2") + 1
+    scored[:] = [*scores("v1", 0.4, start=start), *scores("v2", 0.5, start=start, variant="b")]
+    standing, _ = guard.look()
+    with capture_logs():
+        guard.act(standing)
+    made = topic.announced()["champion"]
+    assert (made.version, made.why.partition(": ")[0]) == ("v2", "promoted by the guard")
+    assert made.evidence is not None
+    _, decision = guard.look()
+    assert decision is not None
+    assert len(decision.reasons) == 1  # it is no challenger of itself
+
+
+def test_a_challenger_that_the_registry_has_lost_is_none(registry: Registry) -> None:
+    topic = TopicInMemory()
+    start = announce(registry, topic, champion="v1", b="v2") + 1
+    shutil.rmtree(registry.get("v2").uri)
+    scored = [*scores("v1", 0.4, start=start), *scores("v2", 0.5, start=start, variant="b")]
+    _, decision = guard_of(registry, topic, scored)[0].look()
+    assert decision is not None
+    assert decision.action == "keep"
+
+
+def test_scores_by_another_k_are_not_compared(registry: Registry) -> None:
+    """Whoever lowers `scores.k` has lower figures from then on, of whatever model."""
+    topic = TopicInMemory()
+    announce(registry, topic, champion="v1")
+    start = announce(registry, topic, champion="v2")
+    scored = [
+        *scores("v1", 0.5, start=start - HOUR, k=20),
+        *scores("v1", 0.4, start=start - HOUR // 2, k=10, windows=6),
+        *scores("v2", 0.4, start=start + 1, k=10),
+    ]
+    _, decision = guard_of(registry, topic, scored)[0].look()
+    assert decision is not None
+    assert decision.action == "keep"
+    assert decision.evidence is not None
+    assert decision.evidence["compared_with"]["sessions"] == 1200
+    assert "@10" in decision.reasons[0]
 
 
 def test_a_challenger_that_is_worse_loses_its_share_to_the_champion_and_no_other_session_moves(
     registry: Registry,
 ) -> None:
     topic = TopicInMemory()
-    championship = Championship(registry, topic)
-    for alias, version in (("champion", "v1"), ("b", "v2"), ("c", "v3")):
-        other = TopicInMemory(alias)
-        other.log = topic.log
-        Championship(registry, other).promote(registry.get(version), "")
+    start = announce(registry, topic, champion="v1", b="v2", c="v3")
     first, *_ = topic.log
-    start = max(one.announced_at for one in topic.log)
     served = {"v1": 0.4, "v2": 0.2, "v3": 0.4}
     scored = [one for version, recall in served.items() for one in scores(version, recall, start=start, variant="x")]
     parts = (Variant("champion", 50.0), Variant("b", 30.0), Variant("c", 20.0))
-    split = SplitInMemory(Split(app_id="shop", variants=parts, shadow=("d",)))
-    guard = _Guard(
-        cast(ScoresTopic, SimpleNamespace(scores=lambda: scored)),
-        championship,
-        registry,
-        RULES,
-        metrics=GuardMetrics(),
-        split=cast(SplitTopic, split),
-    )
+    guard, split = guard_of(registry, topic, scored, Split(app_id="shop", variants=parts, shadow=("d",)))
 
     def look() -> str:
         standing, decision = guard.look()
         assert decision is not None
         with capture_logs() as told:
             guard.act(standing)
-        assert [line["alias"] for line in told] == (["b"] if decision.action == "end" else [])
+        expected = [("b", decision.evidence)] if decision.action == "end" else []
+        assert [(line["alias"], line["evidence"]) for line in told] == expected
+        assert decision.evidence is not None or decision.action == "keep"
         return decision.action
 
     assert look() == "end"

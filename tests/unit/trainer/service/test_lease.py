@@ -1,10 +1,14 @@
 """One trainer a registry and alias, in a folder and in an object store: who holds the lease, who is refused."""
 
+import os
+import subprocess
 import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
@@ -36,6 +40,12 @@ def test_a_second_trainer_is_refused_by_the_name_of_the_first(store: Store) -> N
             pass
         with Lease(store, "canary", "second"):
             pass  # another alias is another trainer's business
+        with (
+            Lease(store, "champion", "third", guards=True, seconds=0.4),
+            pytest.raises(LeaseError, match=r"another guard watches the alias champion here \("),
+            Lease(store, "champion", "fourth", guards=True, seconds=60),
+        ):
+            pass
     with Lease(store, "champion", "second"):  # given back
         pass
     assert store.read(PATH) is None
@@ -72,8 +82,39 @@ def test_the_lease_of_a_dead_trainer_runs_out(store: Store) -> None:
     assert store.read(PATH) is None
 
 
-def test_a_lease_that_is_no_lease_runs_out_too(store: Store) -> None:
-    store.write(PATH, b"{torn")
+@pytest.mark.parametrize(
+    ("changed", "waits"),
+    [
+        ({}, False),
+        ({"pid": os.getppid()}, True),
+        ({"home": "another boot, or another container"}, True),
+        ({"home": ""}, True),  # of an older version, or not on Linux
+    ],
+)
+@pytest.mark.parametrize("store", ["local"], indirect=True)
+def test_a_holder_that_has_ended_on_this_machine_is_not_waited_for(
+    store: Store, changed: dict[str, Any], *, waits: bool
+) -> None:
+    """A guard that was killed has no name by which it knows its own lease, and the host's name is no proof."""
+    killed(store, "first")
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    held = msgspec.json.decode(store.read(PATH) or b"") | {"pid": ended.pid} | changed
+    store.write(PATH, msgspec.json.encode(held))
+    second = Lease(store, "champion", "second", stopping=lambda: True)
+    if waits:
+        with pytest.raises(StopRequested), second:
+            pass
+    else:
+        with second:
+            second.check()
+
+
+@pytest.mark.parametrize(
+    "torn", [b"{torn", b'{"writer":"","process":"","host":"","pid":1,"since":1%s,"renewed":0}' % (b"0" * 99)]
+)
+def test_a_lease_that_is_no_lease_runs_out_too(store: Store, torn: bytes) -> None:
+    store.write(PATH, torn)
     with Lease(store, "champion", "second", seconds=0.2) as lease:
         lease.check()
 

@@ -1,0 +1,35 @@
+"""What is made of what librdkafka says of a record that is looked up."""
+
+from itertools import chain, repeat
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+from confluent_kafka import KafkaError, KafkaException
+
+from stream_app.kafka import lookup
+
+
+def first_of(monkeypatch: pytest.MonkeyPatch, *codes: int | None) -> Any:
+    """Look a record up that the client tells so of; None is the record."""
+    told = [Mock(**{"error.return_value": None if code is None else KafkaError(code)}) for code in codes]
+    consumer = Mock(**{"poll.side_effect": chain(told, repeat(None))})
+    monkeypatch.setattr(lookup, "Consumer", lambda *_, **__: consumer)
+    try:
+        found = lookup.first_from({}, "clicks", 0, 7, seconds=0.05)
+    finally:
+        consumer.close.assert_called_once()
+    return None if found is None else told.index(found)
+
+
+def test_a_leader_is_waited_for_and_where_there_is_none_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    away = KafkaError._ALL_BROKERS_DOWN
+    assert first_of(monkeypatch, away, KafkaError.NOT_LEADER_FOR_PARTITION, None) == 2
+    assert first_of(monkeypatch, away, KafkaError._PARTITION_EOF) is None
+    with pytest.raises(KafkaException, match="no answer from its leader"):
+        first_of(monkeypatch, away)
+
+
+def test_a_right_that_is_missing_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(KafkaException, match="TOPIC_AUTHORIZATION_FAILED"):
+        first_of(monkeypatch, KafkaError.TOPIC_AUTHORIZATION_FAILED, None)
