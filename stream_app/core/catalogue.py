@@ -25,6 +25,7 @@ NOWHERE: Final = -1
 _GROWTH: Final = 1.5
 _LEAST_PLACES: Final = 1024
 _MOST_CHANGES: Final = 100_000
+_MOST_UNUSED: Final = 1024
 
 
 class Interned:
@@ -47,6 +48,16 @@ class Interned:
     def __len__(self) -> int:
         return len(self.values)
 
+    def only(self, codes: NDArray[np.int32], at: Indices) -> tuple["Interned", NDArray[np.int32]]:
+        """The first value and those that the places ``at`` of the numbers int32[S] mean, and these numbers anew.
+
+        All other places mean the first value.
+        """
+        used, which = np.unique(np.append(np.int32(0), codes[at]), return_inverse=True)
+        anew = np.zeros_like(codes)
+        anew[at] = which[1:]
+        return Interned(*(self.values[code] for code in used.tolist())), anew
+
 
 class Changes:
     """The items that have changed since somebody last looked.
@@ -64,9 +75,13 @@ class Changes:
     def add(self, item_ids: Sequence[str]) -> None:
         """These have."""
         if self._all or len(self._item_ids) + len(item_ids) > _MOST_CHANGES:
-            self._item_ids, self._all = [], True
+            self.add_all()
         else:
             self._item_ids += item_ids
+
+    def add_all(self) -> None:
+        """All have."""
+        self._item_ids, self._all = [], True
 
     def take(self) -> list[str] | None:
         """Their ids, None for all there are; from now on none has."""
@@ -85,7 +100,7 @@ class Catalogue:
         markets, categories: int32[S], numbers of combinations; no combination of markets (0) is all of them.
         attributes: int32[S] for each attribute that rules may match, numbers of values; 0 where an item has none.
         rules: those that have not been ended.
-        rules_version: is raised with each change of a rule.
+        rules_version: is raised with each change of a rule, and when combinations and values get other numbers.
         applied: offsets of the newest records of the two topics that are in here, -1 before the first.
     """
 
@@ -144,6 +159,7 @@ class Catalogue:
         item_ids = [item_id for item_id, _ in changed]
         for changes in self._watched:
             changes.add(item_ids)
+        self._forget_unused()
 
     def put_rule(self, rule_id: str, rule: Rule | None) -> None:
         """The rule as it is now; None for one that has ended. Raises RecordRefusedError if it cannot be kept."""
@@ -162,6 +178,21 @@ class Catalogue:
             if name not in self.attributes:
                 problem = f"matches the attribute {name!r}, which is not in worker.rule_attributes"
                 raise RecordRefusedError(RefuseReason.BAD_RULE, problem)
+
+    def _forget_unused(self) -> None:
+        """Combinations and values that no item has any more, once they are most: a price may ever be another one."""
+        most = 2 * len(self.place) + _MOST_UNUSED
+        if max(map(len, (self.market_sets, self.category_sets, *self.attribute_values.values()))) <= most:
+            return
+        at = np.fromiter(self.place.values(), dtype=np.int64, count=len(self.place))
+        self.market_sets, self.markets = self.market_sets.only(self.markets, at)
+        self.category_sets, self.categories = self.category_sets.only(self.categories, at)
+        for name, values in self.attribute_values.items():
+            self.attribute_values[name], self.attributes[name] = values.only(self.attributes[name], at)
+        # Whoever keeps numbers looks all of them up again, and matches rules anew.
+        self.rules_version += 1
+        for changes in self._watched:
+            changes.add_all()
 
     def _grow(self, used: int) -> None:
         have = len(self.begin)

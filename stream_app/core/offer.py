@@ -147,6 +147,7 @@ class Offers:
             self._take_in_rules()
         if len(self._steps) > _MOST_STEPS or sum(map(len, self._steps)) > len(self._share):
             self._anew()
+        self._await_pins()
 
     def of(self, market: str | None) -> Offer:
         """What may be shown in a market; the same for all of which neither an item nor a rule knows."""
@@ -325,7 +326,11 @@ class Offers:
                     pins.append(Pin(rule.place + number, item_id, rule.rule_id, self._counted(place)))
         offer.pins = tuple(sorted(pins, key=lambda pin: (pin.place, pin.rule_id)))
         offer.pins_due = due
-        self._pins_due = min(one.pins_due for one in self._offers.values())
+        self._await_pins()
+
+    def _await_pins(self) -> None:
+        """Those that are due already wait until their market is asked for."""
+        self._pins_due = min((at for one in self._offers.values() if (at := one.pins_due) > self._now), default=NEVER)
 
     def _counted(self, place: int) -> tuple[str, ...]:
         """The categories of the item at a place, where their number counts."""

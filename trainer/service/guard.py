@@ -13,6 +13,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from statistics import fmean
 from typing import Any, Final, Literal
 
 import msgspec
@@ -98,6 +99,7 @@ class Decision:
         share: the alias whose share of the sessions ends.
         reasons, alarms: for people.
         evidence: for programs; None where nothing was compared.
+        gain: of a promotion, what the champion misses to it, as a part; the mean of both measures.
     """
 
     action: Action
@@ -106,12 +108,15 @@ class Decision:
     evidence: dict[str, Any] | None = None
     alarms: dict[str, str] | None = None
     share: str | None = None
+    gain: float = 0.0
 
 
 def decide(
     scores: Sequence[Score], champion: Watched, challengers: Iterable[Challenger], rules: GuardRules
 ) -> Decision:
-    """The decision that the scores call for now. What does harm ends before anything is promoted."""
+    """The decision that the scores call for now. What does harm ends before anything is promoted; of several that are
+    better, the best is.
+    """
     served = [score for score in scores if not is_shadow(score.variant)]
     shadows = [score for score in scores if is_shadow(score.variant)]
     own = [score for score in served if score.model_version == champion.version]
@@ -124,7 +129,7 @@ def decide(
             looked.append(_challenge(served, beside, champion, challenger, rules, how=" as a shadow"))
         else:
             looked.append(_challenge(served, ranked, champion, challenger, rules))
-    chosen = min(looked, key=lambda one: _FIRST.index(one.action))
+    chosen = min(looked, key=lambda one: (_FIRST.index(one.action), -one.gain))
     reasons = chosen.reasons if chosen.action != "keep" else tuple(text for one in looked for text in one.reasons)
     return replace(chosen, reasons=reasons, alarms=_alarms(own, champion, rules))
 
@@ -191,6 +196,7 @@ def _challenge(
         (challenger.serving or challenger.version) if better else champion.version,
         tuple(_told(one, f"{challenger.version}{how}", theirs[0].k, rules) for one in compared),
         _record((champion.version, old), (challenger.version, new), compared, rules),
+        gain=fmean(one.loss for one in compared) if better else 0.0,
     )
 
 

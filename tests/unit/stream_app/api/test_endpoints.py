@@ -18,7 +18,8 @@ from schemas.config.settings import BundleSettings
 from schemas.formats.codec import RegistryCodec
 from schemas.messages.announcement import ModelAnnouncement, encode_announcement
 from schemas.messages.click import Click
-from schemas.messages.examples import MODEL_ANNOUNCEMENT
+from schemas.messages.examples import MODEL_ANNOUNCEMENT, SCORE
+from schemas.messages.score import encode_score
 from stream_app.api.board import Board
 from stream_app.api.clicks import _settle
 from stream_app.api.gate import Guard, RateLimit, TokenFileError, tokens_of
@@ -70,13 +71,15 @@ def app_of(
     *,
     tracing: Tracing | None = None,
     watchers: Watchers | None = None,
+    board: Board | None = None,
     **settings: Any,
 ) -> Starlette:
     api = StreamSettings(api=ApiSettings(**settings))
     metrics = ApiMetrics()
     outside: Any = fake
     watchers = watchers or Watchers()
-    parts = Parts(api, outside, outside, watchers, Board(print), metrics, lambda: {"topics": waiting_for})
+    board = board or Board(print)
+    parts = Parts(api, outside, outside, watchers, board, metrics, lambda: {"topics": waiting_for})
     guard, origins = Guard([], api.api.rate_limit), api.api.cors_origins
     return application(Endpoints(parts), guard, metrics, origins, tracing=tracing)
 
@@ -374,6 +377,20 @@ async def test_a_large_catalogue_is_sorted_beside_the_event_loop() -> None:
     assert shelf.by not in (0, threading.get_ident())
     answer = await ask(application(endpoints, Guard([], 0), metrics, (), page.routes()), f"/v1/items?{'id=a&' * 201}")
     assert (answer.status, kind(answer)) == (422, "wrong-parameter")
+
+
+async def test_scores_may_be_of_the_last_hours_alone() -> None:
+    """Counted back from the end of the newest window: at night there may be none for hours."""
+    board, begin, length = Board(print), SCORE.window_start, SCORE.window_ms
+    for number in range(3):
+        score = replace(SCORE, window_start=begin + number * length)
+        board.score(b"%d" % number, encode_score(score), now_ms=begin + 3 * length)
+    app = app_of(Fake(), board=board)
+    told = {}
+    for last in ("", "?last=1ms", f"?last={length}ms", f"?last={length + 1}ms", "?last=6d"):
+        [line] = json.loads((await ask(app, f"/v1/scores{last}")).body)
+        told[last.removeprefix("?last=")] = line["predictions"] / SCORE.total.predictions
+    assert told == {"": 3, "1ms": 1, f"{length}ms": 1, f"{length + 1}ms": 2, "6d": 3}
 
 
 async def test_no_answer_tells_where_bundles_lie(monkeypatch: pytest.MonkeyPatch) -> None:

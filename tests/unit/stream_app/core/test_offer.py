@@ -150,8 +150,15 @@ changes = st.lists(
 )
 
 
+@pytest.mark.parametrize("most_unused", [1024, -1024], ids=["numbers as given", "numbers anew with each change"])
 @given(steps=changes)
-def test_any_changes_lead_to_what_the_shop_says_now(steps: list[Item | Rule | str | int]) -> None:
+def test_any_changes_lead_to_what_the_shop_says_now(most_unused: int, steps: list[Item | Rule | str | int]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("stream_app.core.catalogue._MOST_UNUSED", most_unused)
+        check_changes(steps)
+
+
+def check_changes(steps: list[Item | Rule | str | int]) -> None:
     shop, catalogue, now = Shop(), Catalogue(attributes=[ATTRIBUTE]), 0
     offers = offers_of(catalogue)
     for step in steps:
@@ -276,6 +283,42 @@ def test_changes_that_nobody_looks_at_do_not_pile_up(monkeypatch: pytest.MonkeyP
     catalogue.put_items([("i1", None)])
     offers.refresh(5)
     assert offers.of(None).popular(8)[0] == []
+
+
+def test_values_that_no_item_has_any_more_take_no_memory() -> None:
+    """A price is ever another one."""
+    catalogue = Catalogue(attributes=["price"])
+    offers = offers_of(catalogue, exact_model("v1", IDS))
+    cheap = Rule(rule_id="r", action=RuleAction.EXCLUDE, match=Match(attributes={"price": (4_999,)}))
+    catalogue.put_rule("r", cheap)
+    for price in range(5_000):
+        item = Item(item_id="i1", attributes={"price": price}, categories=(str(price),), markets=(str(price),))
+        catalogue.put_items([("i1", item), ("i2", Item(item_id="i2"))])
+        offers.refresh(price)
+    sets = (catalogue.market_sets, catalogue.category_sets, catalogue.attribute_values["price"])
+    assert max(map(len, sets)) < 1_100
+    assert offers.of("4999").popular(8)[0] == [2]
+    catalogue.put_rule("r", None)
+    offers.refresh(5_000)
+    assert [offers.of(market).popular(8)[0] for market in ("4999", "4998")] == [[1, 2], [2]]
+
+
+def test_a_pin_that_is_due_in_a_market_that_nobody_asks_for_is_no_work() -> None:
+    catalogue = Catalogue()
+    catalogue.put_items([("i1", Item(item_id="i1")), ("new", Item(item_id="new", available_from=3, available_until=7))])
+    catalogue.put_items([("i2", Item(item_id="i2", markets=("de",)))])
+    catalogue.put_rule("r", Rule(rule_id="r", action=RuleAction.PIN, match=Match(items=("new",)), place=1))
+    offers = offers_of(catalogue)
+    offers.refresh(0)
+    for market in ("de", None):
+        assert not offers.of(market).pins
+    offers.refresh(3)
+    assert offers.of(None).pins
+    assert not offers.needs(4)
+    assert offers.of("de").pins
+    offers.refresh(7)
+    assert not offers.needs(8)
+    assert not offers.of("de").pins
 
 
 def test_what_was_over_before_a_model_came_is_not_watched() -> None:

@@ -177,6 +177,21 @@ def test_a_challenger_that_is_better_in_the_same_windows_is_promoted() -> None:
     assert decide(both[:24], Watched("other", ANNOUNCED), [Challenger("new", 0)], RULES).action == "keep"
 
 
+@pytest.mark.parametrize("best", ["b", "c"])
+def test_of_two_that_are_better_the_best_is_promoted(best: str) -> None:
+    both = [
+        *scores("new", 0.4, start=ANNOUNCED),
+        *(
+            score
+            for variant in "bc"
+            for score in scores(variant, 0.6 if variant == best else 0.5, start=ANNOUNCED, variant=variant)
+        ),
+    ]
+    challengers = [Challenger(variant, ANNOUNCED, share=variant) for variant in "bc"]
+    decision = decide(both, Watched("new", ANNOUNCED - HOUR), challengers, RULES)
+    assert (decision.action, decision.version) == ("promote", best)
+
+
 @pytest.mark.parametrize(
     ("recall", "place", "sessions", "action"),
     [
