@@ -59,16 +59,21 @@ def encoder_graph(network: SessionModel) -> EncoderGraph:
 def network_of(manifest: Manifest, named: dict[str, Tensor]) -> Network:
     """The network whose tensors the graphs of a bundle hold, by their names.
 
-    Raises KeyError when one is missing, and :class:`TrainingSettingsError` for settings that are not known here.
+    Raises KeyError when one is missing, and :class:`TrainingSettingsError` for settings that are not known here, or
+    under which a network has other tensors.
     """
     if manifest.encoder == "recurrent":
         return Weights.of_tensors(named)
     match settings := LearnedSettings.parse(manifest.training["settings"]):
         case WindowSettings():
-            return initial_windows(1, settings, torch.Generator()).with_tensors(named)
+            network = initial_windows(1, settings, torch.Generator())
         case MixedSettings():
-            return initial_mixed(1, settings, torch.Generator()).with_tensors(named)
-    raise TrainingSettingsError(f"family={settings.family}: has no window")
+            network = initial_mixed(1, settings, torch.Generator())
+        case _:
+            raise TrainingSettingsError(f"family={settings.family}: has no window")
+    if network.encoder.tied and not torch.equal(named["input"], named["output"]):
+        raise TrainingSettingsError(f"family={settings.family}: its items have input rows of their own")
+    return network.with_tensors(named)
 
 
 def _advance_graph(weights: Weights) -> bytes:

@@ -123,7 +123,7 @@ class Clicks:
 class Encoder(nn.Module):
     """The network of a family but for the item tables. It draws its parameters from torch's global random numbers."""
 
-    tied: ClassVar[bool] = True
+    tied: bool = True
     """Whether an item's input row is its output row as well."""
     bias: ClassVar[bool] = False
     """Whether an item has a number of its own, learned and added to its score."""

@@ -8,8 +8,9 @@ and L high are weighted sums of the L rows:
     vertical     õ_k   = Σ_l G_k,l E[l]                                k = 1 .. m
     z = relu(W [o; õ] + b)                score of item i = W'_i · z + b'_i
 
-z is the query, W' an output table of its own, b' the items' biases. As in the paper there is dropout (.5) before W,
-and an image that a short session does not fill is 0 above it.
+z is the query, W' the output table, b' the items' biases. As in the paper there is dropout (.5) before W, and an image
+that a short session does not fill is 0 above it. In the paper W' is a table of its own (`embedding=separate`). Items
+that are seldom clicked learn too little for two tables, so by default the rows of the image are those of W'.
 
 The paper's score is W'_i · [z; P_u] with a vector P_u of the user's. There is none here: sessions are anonymous, and
 most begin after training. Its loss for the next T items at once, "skips", is left out too: what is learned is the next
@@ -20,20 +21,23 @@ Nothing but the last L items is looked at, so the images of all prefixes are cut
 B sessions of T clicks, N images, H numbers of a row and of a query.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor, nn
 
 from trainer.models.base import Encoder
-from trainer.models.settings import WindowSettings
+from trainer.models.settings import WindowSettings, canonical
 
 
 class CaserSettings(WindowSettings):
     """Settings of one Caser fit."""
 
     family: Literal["caser"] = "caser"
+    embedding: Annotated[Literal["shared", "separate"], BeforeValidator(canonical)] = Field(
+        "shared", description="rows of the items clicked: those of the output, or the paper's table of their own"
+    )
     last: int = Field(5, ge=1, le=32, description="items that the filters look at, the paper's L: at most `window`")
     horizontal: int = Field(16, ge=1, le=256, description="horizontal filters of each height from 1 to `last`")
     vertical: int = Field(4, ge=1, le=64, description="vertical filters")
@@ -51,12 +55,12 @@ class CaserSettings(WindowSettings):
 
 
 class CaserEncoder(Encoder):
-    tied = False
     bias = True
     causal = True
 
     def __init__(self, settings: CaserSettings) -> None:
         super().__init__(settings)
+        self.tied = settings.embedding == "shared"
         size = settings.hidden_size
         self.last, self.dropout = settings.last, settings.dropout
         heights = range(1, settings.last + 1)

@@ -20,7 +20,6 @@ from trainer.models.window import WindowNetwork
 class Unrolled(Encoder):
     """The query is the last layer's state after the last click; without layers, what the first would be given."""
 
-    tied = True
     bias = True
     causal = True
 
@@ -30,7 +29,7 @@ class Unrolled(Encoder):
         super().__init__(settings)
         size, one_hot = settings.hidden_size, settings.embedding == "one-hot"
         self.input_size = 3 * size if one_hot else size
-        self.tied = settings.embedding == "shared"  # type: ignore[misc]  # of a class elsewhere
+        self.tied = settings.embedding == "shared"
         self.deep_input = settings.deep_input
         self.layers = nn.ModuleList()
         for depth in range(settings.layers):

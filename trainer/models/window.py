@@ -133,8 +133,8 @@ class JoinedEncoder(Encoder):
         self.input_sizes = [member.input_size for member in members]
         self.query_sizes = [member.query_size for member in members]
         self.input_size, self.query_size = sum(self.input_sizes), sum(self.query_sizes)
-        self.tied = all(member.tied for member in members)  # type: ignore[misc]  # of a class everywhere else
-        self.bias = any(member.bias for member in members)  # type: ignore[misc]
+        self.tied = all(member.tied for member in members)
+        self.bias = any(member.bias for member in members)  # type: ignore[misc]  # of a class everywhere else
         self.causal = all(member.causal for member in members)  # type: ignore[misc]
 
     def forward(self, rows: Tensor, items: Tensor, length: Tensor) -> Tensor:
