@@ -29,17 +29,17 @@ END = 40
 class Site:
     """A reader whose Kafka has two partitions of rankings that begin at `begin` and end at 40, and one of models."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, *, embedded: bool = True) -> None:
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, *, topic_id: str | None = "topic") -> None:
         self.begin, self.times = 0, {0: 0, 1: -1}
         two, one = SimpleNamespace(partitions={0: None, 1: None}), SimpleNamespace(partitions={0: None})
         self.kafka = Mock(**{
             "list_topics.return_value": SimpleNamespace(topics={"rankings": two, "models": one}),
-            "get_watermark_offsets.side_effect": lambda *_, **__: (self.begin, END),
+            "get_watermark_offsets.side_effect": lambda at, **_: (30 if at.topic == "models" else self.begin, END),
             "offsets_for_times.side_effect": self._since,
             "consume.return_value": [],
         })  # fmt: skip
         monkeypatch.setattr(module, "Consumer", lambda *_, **__: self.kafka)
-        self.store = EmbeddedStore(folder, "topic", ttl_ms=HOUR, cache_mb=8) if embedded else None
+        self.store = EmbeddedStore(folder, topic_id, ttl_ms=HOUR, cache_mb=8) if topic_id else None
         self.told, self.failed = Mock(), list[BaseException]()
         self.metrics = ApiMetrics()
         self.reader = Reader(
@@ -97,8 +97,19 @@ def test_a_store_that_is_ahead_of_its_topic_is_filled_anew(site: Site) -> None:
     assert site.stored(b"s") is None
 
 
+def test_rows_of_a_topic_that_is_no_more_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for topic_id, stored in (("old", True), ("new", False)):
+        site = Site(tmp_path, monkeypatch, topic_id=topic_id)
+        site.starts()
+        if stored:
+            site.reader._take([message(0, 5)])
+        assert (site.stored(b"s") is not None) == stored
+        assert site.store is not None
+        asyncio.run(site.store.close())
+
+
 def test_where_a_sink_stores_only_what_comes_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    site = Site(tmp_path, monkeypatch, embedded=False)
+    site = Site(tmp_path, monkeypatch, topic_id=None)
     assert site.starts() == {0: END, 1: END}
     site.reader._take([message(0, END)])
     assert site.told.tell.call_count == 1
