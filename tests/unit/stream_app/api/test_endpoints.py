@@ -6,7 +6,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from msgspec.structs import replace
@@ -33,7 +33,7 @@ from stream_app.api.traffic import Traffic
 from stream_app.api.watchers import Watchers
 from stream_app.api_settings import ApiSettings
 from stream_app.errors import DeliveryError, StoreError
-from stream_app.settings import StreamSettings
+from stream_app.settings import StreamSettings, WorkerSettings
 from stream_app.tools.announced import ModelError
 from stream_app.tracing import Tracing
 from tests.bundle_keys import new_keys
@@ -442,6 +442,17 @@ async def test_scores_may_be_of_the_last_hours_alone() -> None:
         [line] = json.loads((await ask(app, f"/v1/scores{last}")).body)
         told[last.removeprefix("?last=")] = line["predictions"] / SCORE.total.predictions
     assert told == {"": 3, "1ms": 1, f"{length}ms": 1, f"{length + 1}ms": 2, "6d": 3}
+
+
+async def test_the_model_that_serves_is_the_one_of_the_workers_alias() -> None:
+    board, outside = Board(print), cast(Any, Fake())
+    for alias in ("ours", "champion"):
+        board.announce(alias.encode(), encode_announcement(replace(MODEL_ANNOUNCEMENT, alias=alias)))
+    settings = StreamSettings(worker=WorkerSettings(model_alias="ours"))
+    parts = Parts(settings, outside, outside, Watchers(), board, ApiMetrics(), dict)
+    told = json.loads((await ask(application(Endpoints(parts), Guard([], 0), parts.metrics, ()), "/v1/models")).body)
+    assert (told["alias"], told["serving"]["alias"]) == ("ours", "ours")
+    assert [one["alias"] for one in told["announcements"]] == ["ours", "champion"]
 
 
 async def test_no_answer_tells_where_bundles_lie(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,11 +16,9 @@ from structlog.testing import capture_logs
 from schemas.formats.codec import Codec
 from schemas.kafka.connection import TopicSettings
 from stream_app.api import reader as module
-from stream_app.api.board import Board
 from stream_app.api.metrics import ApiMetrics
 from stream_app.api.reader import Reader
 from stream_app.api.stores import EmbeddedStore
-from stream_app.api.traffic import Traffic
 
 HOUR = 3_600_000
 END = 40
@@ -40,11 +38,12 @@ class Site:
         })  # fmt: skip
         monkeypatch.setattr(module, "Consumer", lambda *_, **__: self.kafka)
         self.store = EmbeddedStore(folder, topic_id, ttl_ms=HOUR, cache_mb=8) if topic_id else None
-        self.told, self.failed = Mock(), list[BaseException]()
+        self.told, self.others, self.failed = Mock(), Mock(), list[BaseException]()
         self.metrics = ApiMetrics()
         self.reader = Reader(
-            {}, TopicSettings(), store=self.store, ttl_ms=HOUR, watchers=self.told, board=Board(print),
-            traffic=Traffic(), shelf=Mock(), metrics=self.metrics, on_fatal=self.failed.append, codec=Codec(),
+            {}, TopicSettings(), store=self.store, ttl_ms=HOUR, watchers=self.told, board=self.others.board,
+            traffic=self.others.traffic, shelf=self.others.shelf, metrics=self.metrics, on_fatal=self.failed.append,
+            codec=Codec(),
         )  # fmt: skip
 
     def _since(self, asked: list[TopicPartition], **_: Any) -> list[TopicPartition]:
@@ -134,6 +133,18 @@ def test_what_is_told_is_found_and_what_was_there_is_read_before_lookups_are_ans
     assert waited_for[1:] == ["not read to the end yet: models, rankings", "not read to the end yet: models"]
     assert site.reader.waiting_for is None
     assert site.failed == []
+
+
+def test_every_record_goes_to_whoever_tells_of_it_and_what_is_no_ranking_is_counted(site: Site) -> None:
+    for topic in ("models", "scores", "items", "clicks.rejected", "rankings"):
+        site.reader._take([message(0, 1, topic=topic)])
+    told = [name for name, *_ in site.others.method_calls]
+    assert told == ["board.announce", "board.score", "shelf.put", "traffic.reject", "traffic.take"]
+    none: Any = message(0, 2)
+    none.value.return_value = b"{}"
+    site.reader._take([none, message(0, 3)])
+    value = site.metrics.registry.get_sample_value
+    assert [value(f"nextclick_api_{what}_total") for what in ("rankings", "unreadable")] == [2, 1]
 
 
 def test_an_error_that_nothing_is_read_after_is_told_of(site: Site) -> None:

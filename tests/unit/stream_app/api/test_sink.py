@@ -78,9 +78,9 @@ def partitions(*numbers: int) -> list[TopicPartition]:
     return [TopicPartition("rankings", number) for number in numbers]
 
 
-def message(partition: int, offset: int, session: bytes | None = b"s") -> Message:
+def message(partition: int, offset: int, session: bytes | None = b"s", *, error: KafkaError | None = None) -> Message:
     told = {
-        "partition": partition, "offset": offset, "key": session, "error": None, "timestamp": (2, 1),
+        "partition": partition, "offset": offset, "key": session, "error": error, "timestamp": (2, 1),
         "value": json.dumps({"source": {"partition": 0, "offset": offset}}).encode(),
     }  # fmt: skip
     return Mock(Message, **{f"{name}.return_value": what for name, what in told.items()})
@@ -99,6 +99,7 @@ def test_a_partition_that_another_has_now_is_neither_stored_nor_counted(site: Si
     assert site.lag() == [30, 20]
     site.sink._leave(site.kafka, partitions(1))
     site.sink._take([message(1, 20), message(0, 10)])
+    site.sink._take([message(1, -1, error=KafkaError(KafkaError._AUTO_OFFSET_RESET))])
     assert site.rows.positions == {0: 11, 1: 20}
     assert site.lag() == [29, None]
     site.sink._tell_kafka()

@@ -660,11 +660,14 @@ def test_a_decision_and_an_alarm_are_told_once(registry: Registry) -> None:
     assert look() == (False, [], [1, 0, 0])
     scored[:12] = scores("v1", 0.1, start=start)
     assert look()[1] == ["alarm: online-recall"]
+    scored[:] = scores("v1", 0.1, start=start, k=10)  # by which it was not evaluated
+    assert look()[1] == ["the alarm is over: online-recall"]
 
 
 def test_refreshed_versions_count_as_the_models_that_were_trained(registry: Registry, tmp_path: Path) -> None:
     """Also those that no history names any more, and a challenger's before it has ranked anything."""
-    for version, trained, before in (("v1-2", "v1", ["v1-1"]), ("v2-1", "v2", [])):
+    earlier = [f"v1-{number}" for number in range(6)]
+    for version, trained, before in (("v1-6", "v1", earlier), ("v2-1", "v2", [])):
         training = {"refreshed": {"before": before}}
         registry.publish(TinyModel().write(tmp_path / "staging", version, states_of=trained, training=training))
     topic = TopicInMemory()
@@ -673,8 +676,8 @@ def test_refreshed_versions_count_as_the_models_that_were_trained(registry: Regi
         registry,
         topic,
         [
-            *scores("v1-1", 0.4, start=start, windows=6),
-            *scores("v1-2", 0.4, start=start + 6 * MINUTES, windows=6),
+            *(scores(one, 0.4, start=start + at * MINUTES, windows=1)[0] for at, one in enumerate(earlier)),
+            *scores("v1-6", 0.4, start=start + 6 * MINUTES, windows=6),
             *scores("v2", 0.5, start=start, variant="b"),
         ],
     )
