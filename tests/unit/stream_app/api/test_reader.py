@@ -13,12 +13,12 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 from structlog.testing import capture_logs
 
-from schemas.formats.codec import Codec
 from schemas.kafka.connection import TopicSettings
 from stream_app.api import reader as module
 from stream_app.api.metrics import ApiMetrics
 from stream_app.api.reader import Reader
 from stream_app.api.stores import EmbeddedStore
+from tests.unit.registry import ReadyFirst
 
 HOUR = 3_600_000
 END = 40
@@ -43,7 +43,7 @@ class Site:
         self.reader = Reader(
             {}, TopicSettings(), store=self.store, ttl_ms=HOUR, watchers=self.told, board=self.others.board,
             traffic=self.others.traffic, shelf=self.others.shelf, metrics=self.metrics, on_fatal=self.failed.append,
-            codec=Codec(),
+            codec=ReadyFirst(),
         )  # fmt: skip
 
     def _since(self, asked: list[TopicPartition], **_: Any) -> list[TopicPartition]:

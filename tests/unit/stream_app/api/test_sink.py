@@ -19,6 +19,7 @@ from stream_app.api.sink import EXIT_FAILED, EXIT_OK, Sink, run_sink
 from stream_app.api_settings import ApiSettings
 from stream_app.errors import StoreError
 from stream_app.settings import StreamSettings
+from tests.unit.registry import ReadyFirst
 
 
 class Rows:
@@ -55,7 +56,7 @@ class Site:
             StreamSettings(), SinkMetrics(), "redis://nowhere", member="a", topic_id="t", stopping=lambda: self.stopping
         )
         rows: Any = self.rows
-        self.sink._rows = rows
+        self.sink._rows, self.sink._codec = rows, ReadyFirst()
         with capture_logs():
             self.sink._assign(self.kafka, partitions(0, 1))
 
