@@ -207,11 +207,12 @@ class Reader:
         """Retention was faster than this reader, or than the process before it."""
         due = self._positions.get(partition) if topic == self._topics.rankings else None
         left, _ = oldest_left(self._consumer, topic, partition, due)
-        if due is not None and left > due:
+        # After a loss it goes back, too, or a restart would leave out what has come to the offsets of what was lost.
+        if due is not None and left != due:
             if self._store is not None:
                 self._store.apply({}, {partition: left})
             self._positions[partition] = left
-            self._metrics.expired.inc(left - due)
+            self._metrics.expired.inc(max(0, left - due))
 
     def _show_lag(self) -> None:
         for number, position in self._positions.items():

@@ -190,7 +190,7 @@ class Endpoints:
                 if latest is None:
                     return
                 if latest.replaces(last):  # not a repetition
-                    last = None if latest.is_forgotten else latest
+                    last = latest
                     yield _event(latest)
 
     async def explain(self, request: Request) -> Response:
@@ -345,7 +345,7 @@ async def _body(request: Request, most: int) -> bytes:
 
 async def _of_click(watch: Watch, partition: int, offset: int, seconds: float) -> Latest | None:
     try:
-        async with asyncio.timeout(max(0.0, seconds)):
+        async with asyncio.timeout(seconds):
             return await watch.of_click(partition, offset)
     except TimeoutError:
         return None

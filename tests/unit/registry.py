@@ -1,10 +1,12 @@
-"""A schema registry without a server, by Confluent's own client."""
+"""A schema registry without a server, by Confluent's own client; and a codec that asks for none."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient, SchemaRegistryError
 
 from schemas.config.schema_registry_settings import SchemaRegistrySettings
+from schemas.formats.codec import Codec
 from schemas.formats.registry import SchemaRegistry
 
 SETTINGS = SchemaRegistrySettings(url="http://registry.example", clicks="avro", rankings="avro", timeout=3)
@@ -31,3 +33,17 @@ class Registry(SchemaRegistry):
 
         self.client.get_schema = get_schema
         super().__init__(SETTINGS.model_copy(update=settings), client=self.client)
+
+
+class ReadyFirst(Codec):
+    """JSON that may be read once it was got ready, as with a registry."""
+
+    def __init__(self) -> None:
+        self._ready: set[bytes | None] = set()
+
+    def ready(self, values: Iterable[bytes | None]) -> None:
+        self._ready = set(values)
+
+    def to_json(self, value: bytes) -> bytes:
+        assert value in self._ready
+        return value

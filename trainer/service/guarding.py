@@ -117,7 +117,7 @@ class _Guard:
         self._trained = Trained(registry)
         self._rules, self._metrics, self._split = rules, metrics, split
         self._decision: Decision | None = None
-        self._known: object = None
+        self._known: tuple[str, str, set[str]] = ("keep", "", set())
         self._alarms: dict[str, str] = {}
         self._wait_until = 0.0
 
@@ -162,7 +162,8 @@ class _Guard:
     def is_new(self, decision: Decision) -> bool:
         """Whether it differs from the one before in what is done or raised."""
         known, self._known = self._known, (decision.action, decision.version, set(decision.alarms or {}))
-        if known != self._known and decision.action != "keep":
+        # An alarm that begins or ends meanwhile makes no second one of it.
+        if known[:2] != self._known[:2] and decision.action != "keep":
             self._metrics.decisions.labels(decision.action).inc()
         return known != self._known
 

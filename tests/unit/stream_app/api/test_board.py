@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from schemas.config.settings import KafkaConnection
-from schemas.messages.examples import SCORE
+from schemas.messages.announcement import encode_announcement
+from schemas.messages.examples import MODEL_ANNOUNCEMENT, SCORE
 from schemas.messages.score import encode_score
-from stream_app.api.board import Board
+from stream_app.api.board import MOST_ANNOUNCEMENTS, Board
 from stream_app.tools.scores import lines, newest_scores
 from trainer.service.scores import ScoresTopic
 
@@ -44,12 +45,28 @@ def test_a_score_of_the_future_hides_no_others_on_the_board() -> None:
 
 def test_the_board_holds_the_scores_of_a_day() -> None:
     board = Board(print)
-    later = replace(SCORE, window_start=SCORE.window_start + 86_400_000)
-    for key, score in ((b"a", SCORE), (b"b", later), (b"c", SCORE)):
+    within, later = (replace(SCORE, window_start=SCORE.window_start + after) for after in (1, 86_400_000))
+    for key, score in ((b"a", SCORE), (b"b", later), (b"c", within), (b"d", SCORE)):
         board.score(key, encode_score(score), now_ms=later.window_start)
-    assert board.scores() == [later]
-    board.score(b"b", None, now_ms=later.window_start)
+    assert board.scores() == [later, within]
+    for key in (b"b", b"c"):
+        board.score(key, None, now_ms=later.window_start)
     assert board.scores() == []
+
+
+def test_an_alias_means_what_was_announced_last_whatever_else_is_on_the_topics() -> None:
+    told: list[str] = []
+    board, key = Board(told.append), MODEL_ANNOUNCEMENT.alias.encode()
+    for n in range(MOST_ANNOUNCEMENTS + 1):
+        board.announce(key, encode_announcement(replace(MODEL_ANNOUNCEMENT, version=f"v{n}")))
+    board.announce(b"challenger", encode_announcement(replace(MODEL_ANNOUNCEMENT, alias="challenger")))
+    board.announce(key, b"{}")
+    board.score(b"score", b"{}", now_ms=NOW)
+    serving = board.serving(MODEL_ANNOUNCEMENT.alias)
+    assert serving is not None
+    assert serving.version == f"v{MOST_ANNOUNCEMENTS}"
+    assert (board.announcements()[0].version, len(board.announcements())) == ("v2", MOST_ANNOUNCEMENTS)
+    assert len(told) == 2
 
 
 def test_nor_in_the_command_nor_from_the_guard() -> None:

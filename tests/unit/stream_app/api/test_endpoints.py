@@ -6,7 +6,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from msgspec.structs import replace
@@ -33,7 +33,7 @@ from stream_app.api.traffic import Traffic
 from stream_app.api.watchers import Watchers
 from stream_app.api_settings import ApiSettings
 from stream_app.errors import DeliveryError, StoreError
-from stream_app.settings import StreamSettings
+from stream_app.settings import StreamSettings, WorkerSettings
 from stream_app.tools.announced import ModelError
 from stream_app.tracing import Tracing
 from tests.bundle_keys import new_keys
@@ -97,25 +97,28 @@ async def ask(
     body: bytes | None = None,
     *,
     slowly: bool = False,
+    leaves: bool = False,
     sent: list[Any] | None = None,
     method: str = "GET",
     headers: Sequence[tuple[bytes, bytes]] = (),
+    content_type: bytes = b"application/json",
 ) -> Answer:
-    """One request, without a server; `slowly`: its body never comes."""
+    """One request, without a server; `slowly`: its body never comes; `leaves`: nor does all of it."""
     path, _, query = path.partition("?")
     scope = {
         "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1",
         "method": method if body is None else "POST", "scheme": "http", "path": path, "query_string": query.encode(),
-        "headers": [(b"host", b"localhost"), (b"content-type", b"application/json"), *headers],
+        "headers": [(b"host", b"localhost"), (b"content-type", content_type), *headers],
         "client": ("127.0.0.1", 1),
     }  # fmt: skip
     sent = [] if sent is None else sent
-    told = iter([] if slowly else [{"type": "http.request", "body": body or b"", "more_body": False}])
+    told = iter([] if slowly else [{"type": "http.request", "body": body or b"", "more_body": leaves}])
 
     async def receive() -> dict[str, Any]:
         for message in told:
             return message
-        await asyncio.sleep(60)
+        if not leaves:
+            await asyncio.sleep(60)
         return {"type": "http.disconnect"}
 
     async def send(message: Any) -> None:
@@ -136,7 +139,9 @@ def kind(answer: Answer) -> str:
     return str(json.loads(answer.body)["type"].removeprefix("urn:nextclick:problem:"))
 
 
-@pytest.mark.parametrize("path", ["/v1/sessions/s/ranking", "/v1/sessions/s/stream", "/v1/models", "/v1/scores"])
+@pytest.mark.parametrize(
+    "path", [*(f"/v1/sessions/s/{what}" for what in ("ranking", "stream", "explain")), "/v1/models", "/v1/scores"]
+)
 async def test_lookups_wait_until_everything_was_read(path: str) -> None:
     answer = await ask(app_of(Fake(), "not read yet"), path)
     assert (answer.status, kind(answer), answer.headers["retry-after"]) == (503, "not-ready", "1")
@@ -224,14 +229,40 @@ async def test_a_session_id_may_hold_a_line_break() -> None:
     assert kind(await ask(app_of(Fake()), "/v1/sessions/a\nb/ranking")) == "no-ranking"
 
 
+async def test_a_ranking_is_kept_by_no_cache() -> None:
+    told = [await ask(app_of(Fake()), f"/v1/{path}") for path in ("sessions/s/ranking", "models", "scores")]
+    assert [(answer.status, answer.headers["cache-control"]) for answer in told] == [(200, "no-store")] * 3
+
+
+async def test_a_click_may_be_as_long_as_workers_take_and_name_its_charset() -> None:
+    body = json.dumps(CLICK).encode()
+    most = StreamSettings().clicks.limits.max_bytes
+    longest = [body[:-1] + b" " * (size - len(body)) + b"}" for size in (most, most + 1)]
+    assert [(await ask(app_of(Fake()), "/v1/clicks", click)).status for click in longest] == [202, 413]
+    for named, status in ((b"Application/JSON; charset=utf-8", 202), (b"text/plain", 415)):
+        answer = await ask(app_of(Fake()), "/v1/clicks", body, content_type=named)
+        assert answer.status == status
+
+
+async def test_a_client_that_leaves_before_its_click_is_complete_is_no_error_of_the_server() -> None:
+    answer = await ask(app_of(Fake()), "/v1/clicks", b"{", leaves=True)
+    assert (answer.status, kind(answer)) == (400, "bad-request")
+
+
 async def test_no_more_wait_than_may() -> None:
     app = app_of(Fake(), max_open=1, max_wait=30)
     waiting = asyncio.create_task(ask(app, "/v1/clicks?wait=30s", json.dumps(CLICK).encode()))
     await asyncio.sleep(0)
     while b"nextclick_api_open 1.0" not in (await ask(app, "/metrics")).body:
         await asyncio.sleep(0.01)
-    answer = await ask(app, "/v1/clicks?wait=1s", json.dumps(CLICK).encode())
-    assert (answer.status, kind(answer)) == (503, "too-many-open")
+    for path, body in (
+        ("/v1/clicks?wait=1s", json.dumps(CLICK).encode()),
+        ("/v1/sessions/s/stream", None),
+        ("/v1/sessions/s/explain", None),
+        ("/v1/scores", None),
+    ):
+        answer = await ask(app, path, body)
+        assert (answer.status, kind(answer)) == (503, "too-many-open")
     waiting.cancel()
 
 
@@ -255,7 +286,19 @@ async def test_a_click_that_waits_gets_its_own_ranking_or_is_accepted_and_gives_
     assert (answer.status, answer.body) == (200, told[-1][1].value)
 
 
-async def test_a_stream_tells_what_is_new_and_nothing_twice() -> None:
+async def test_a_ranking_that_is_faster_than_the_confirmation_of_its_click_is_answered_with() -> None:
+    class Slow(Fake):
+        async def produce(self, session: bytes, value: bytes) -> tuple[int, int]:
+            watchers.tell([(session, ranking(3, 4711))])
+            await asyncio.sleep(0)  # it is handed over
+            return await super().produce(session, value)
+
+    watchers = Watchers()
+    app = app_of(Slow(), watchers=watchers, max_wait=0.05)
+    assert (await ask(app, "/v1/clicks?wait=1h", json.dumps(CLICK).encode())).status == 200
+
+
+async def test_a_stream_tells_what_is_new_and_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     stored, watchers = ranking(0, 5), Watchers()
     outside: Any = Fake(stored=stored.value)
     parts = Parts(StreamSettings(), outside, outside, watchers, Board(print), ApiMetrics(), dict)
@@ -267,8 +310,16 @@ async def test_a_stream_tells_what_is_new_and_nothing_twice() -> None:
     watchers.tell([(b"s", one) for one in (stored, ranking(0, 4), ranking(0, 6), forgotten, ranking(0, 3))])
     told = [await anext(events) for _ in range(3)]
     assert [event.partition(b"\n")[0] for event in told] == [b"id: 0-6", b"event: forgotten", b"id: 0-3"]
+    monkeypatch.setattr("stream_app.api.routes._KEEP_ALIVE_SECONDS", 0.001)
+    assert await anext(events) == await anext(events) == b": still here\n\n"
+    by_others = Latest(0, 7, 0, b'{"source":\r\n{}}')
+    watchers.tell([(b"s", by_others)])
+    told = [await anext(events)]
+    while told[-1] == b": still here\n\n":
+        told.append(await anext(events))
+    assert told[-1] == b'id: 0-7\nevent: ranking\ndata: {"source":\ndata: {}}\n\n'
     watchers.close()
-    assert [event async for event in events] == []
+    assert [event async for event in events if event != b": still here\n\n"] == []
     with watchers.watch(b"s") as late:
         assert await asyncio.wait_for(late.next(), PATIENCE) is None
 
@@ -391,6 +442,17 @@ async def test_scores_may_be_of_the_last_hours_alone() -> None:
         [line] = json.loads((await ask(app, f"/v1/scores{last}")).body)
         told[last.removeprefix("?last=")] = line["predictions"] / SCORE.total.predictions
     assert told == {"": 3, "1ms": 1, f"{length}ms": 1, f"{length + 1}ms": 2, "6d": 3}
+
+
+async def test_the_model_that_serves_is_the_one_of_the_workers_alias() -> None:
+    board, outside = Board(print), cast(Any, Fake())
+    for alias in ("ours", "champion"):
+        board.announce(alias.encode(), encode_announcement(replace(MODEL_ANNOUNCEMENT, alias=alias)))
+    settings = StreamSettings(worker=WorkerSettings(model_alias="ours"))
+    parts = Parts(settings, outside, outside, Watchers(), board, ApiMetrics(), dict)
+    told = json.loads((await ask(application(Endpoints(parts), Guard([], 0), parts.metrics, ()), "/v1/models")).body)
+    assert (told["alias"], told["serving"]["alias"]) == ("ours", "ours")
+    assert [one["alias"] for one in told["announcements"]] == ["ours", "champion"]
 
 
 async def test_no_answer_tells_where_bundles_lie(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from schemas.messages.score import Moments, Score, Tally
 from schemas.messages.split import Split, Variant, shares_of
 from tests.contract.tiny_model import TinyModel
 from tests.unit.announcements import TopicInMemory
-from trainer.errors import RegistryError
+from trainer.errors import AnnounceError, RegistryError
 from trainer.service import guarding
 from trainer.service.champion import Championship, Standing
 from trainer.service.guard import Challenger, GuardRules, Watched, as_trained, decide, spread
@@ -382,16 +382,21 @@ def test_a_registry_that_is_away_is_asked_again(monkeypatch: pytest.MonkeyPatch,
 
 
 class SplitInMemory:
-    """The splits topic."""
+    """The splits topic, which may be down."""
 
     def __init__(self, split: Split) -> None:
         self.split = split
+        self.puts = 0
+        self.down = False
 
     def current_if_used(self) -> Split:
         return self.split
 
     def put(self, split: Split) -> None:
+        if self.down:
+            raise AnnounceError("Kafka is down")
         self.split = split
+        self.puts += 1
 
 
 @pytest.mark.parametrize("refreshed", [False, True])
@@ -541,7 +546,7 @@ def test_a_challenger_that_is_worse_loses_its_share_to_the_champion_and_no_other
     first, *_ = topic.log
     served = {"v1": 0.4, "v2": 0.2, "v3": 0.4}
     scored = [one for version, recall in served.items() for one in scores(version, recall, start=start, variant="x")]
-    parts = (Variant("champion", 50.0), Variant("b", 30.0), Variant("c", 20.0))
+    parts = (Variant("champion", 50.0), Variant("c", 20.0), Variant("b", 30.0))
     guard, split = guard_of(registry, topic, scored, Split(app_id="shop", variants=parts, shadow=("d",)))
 
     def look() -> str:
@@ -555,7 +560,7 @@ def test_a_challenger_that_is_worse_loses_its_share_to_the_champion_and_no_other
         return decision.action
 
     assert look() == "end"
-    assert split.split.variants == (Variant("champion", 80.0), Variant("c", 20.0))
+    assert split.split.variants == (Variant("champion", 50.0), Variant("c", 20.0), Variant("champion", 30.0))
     assert split.split.shadow == ("d",)
     assert look() == "keep"  # it has none any more
     assert topic.log[0] is first
@@ -563,3 +568,124 @@ def test_a_challenger_that_is_worse_loses_its_share_to_the_champion_and_no_other
     split.split = Split(app_id="shop", variants=(Variant("champion", 70.0), Variant("b", 30.0)))
     assert look() == "end"
     assert split.split.variants == ()
+    split.split = Split(app_id="shop", variants=(Variant("c", 70.0), Variant("b", 30.0)))
+    assert look() == "end"
+    assert split.split.variants == (Variant("c", 70.0), Variant("champion", 30.0))  # which had none
+
+
+def test_the_share_of_a_challenger_that_another_ended_is_left_as_it_is(registry: Registry) -> None:
+    topic = TopicInMemory()
+    start = announce(registry, topic, champion="v1", b="v2")
+    scored = [*scores("v1", 0.4, start=start), *scores("v2", 0.2, start=start, variant="b")]
+    parts = (Variant("champion", 70.0), Variant("b", 30.0))
+    guard, split = guard_of(registry, topic, scored, Split(app_id="shop", variants=parts))
+    standing, _ = guard.look()
+    split.split = by_hand = Split(app_id="shop", variants=(Variant("champion", 90.0), Variant("c", 10.0)))
+    with capture_logs() as told:
+        guard.act(standing)
+    assert (split.split, told) == (by_hand, [])
+
+
+def test_the_guard_goes_on_when_kafka_is_away_or_a_bundle_is_damaged(registry: Registry) -> None:
+    topic = TopicInMemory()
+    start = announce(registry, topic, champion="v1", b="v2") + 1
+    scored = [*scores("v1", 0.4, start=start), *scores("v2", 0.5, start=start, variant="b")]
+    guard, _ = guard_of(registry, topic, scored)
+    standing, _ = guard.look()
+    with capture_logs() as told:
+        topic.down = True
+        guard.act(standing)
+        topic.down, guard._wait_until = False, 0.0  # a minute later
+        (Path(registry.get("v2").uri) / "rank.onnx").write_bytes(b"")
+        guard.act(standing)
+    assert [line["log_level"] for line in told if "not carried out" in line["event"]] == ["error", "error"]
+    assert topic.announced()["champion"].version == "v1"
+
+
+def test_a_decided_split_is_ended_once_and_when_kafka_is_back(registry: Registry) -> None:
+    topic = TopicInMemory()
+    announce(registry, topic, champion="v1", b="v2")
+    split = Split(app_id="shop", variants=(Variant("champion", 50.0), Variant("b", 50.0)))
+    guard, splits = guard_of(registry, topic, (), split)
+    guard._championship.promote(registry.get("v2"), "promoted by the guard: better", evidence={"measures": []})
+    standing = guard._championship.standing()
+    splits.down = True
+    with capture_logs() as told:
+        guard.end_split(standing)
+    assert [(line["log_level"], line["error"]) for line in told] == [("error", "Kafka is down")]
+    splits.down = False
+    for _ in range(2):
+        guard.end_split(standing)
+    assert (splits.split.variants, splits.puts) == ((), 1)
+    splits.current_if_used = lambda: None  # type: ignore[method-assign, assignment, return-value]
+    guard.end_split(standing)  # experiments are not in use
+    assert splits.puts == 1
+
+
+def test_a_rollback_by_the_guard_decides_no_split(registry: Registry) -> None:
+    topic = TopicInMemory()
+    announce(registry, topic, champion="v1", b="v1")
+    announce(registry, topic, champion="v2")
+    split = Split(app_id="shop", variants=(Variant("champion", 50.0), Variant("b", 50.0)))
+    guard, splits = guard_of(registry, topic, (), split)
+    guard._championship.roll_back("the guard: worse", evidence={"measures": []})
+    guard.end_split(guard._championship.standing())
+    assert splits.split is split
+
+
+def test_a_decision_and_an_alarm_are_told_once(registry: Registry) -> None:
+    topic = TopicInMemory()
+    start = announce(registry, topic, champion="v1", b="v2") + 1
+    lost = {"model": 500, "unknown-item": 500}
+    scored = [*scores("v1", 0.1, start=start, reasons=lost), *scores("v2", 0.5, start=start, variant="b")]
+    guard, _ = guard_of(registry, topic, scored)
+
+    def look() -> tuple[bool, list[str], list[float | None]]:
+        with capture_logs() as told:
+            _, decision = guard.look()
+        assert decision is not None
+        value = guard._metrics.registry.get_sample_value
+        alarms = [value("nextclick_guard_alarm", {"alarm": alarm}) for alarm in ("unknown-items", "online-recall")]
+        decided = value("nextclick_guard_decisions_total", {"action": "promote"})
+        return guard.is_new(decision), [f"{line['event']}: {line['alarm']}" for line in told], [decided, *alarms]
+
+    new, told, values = look()
+    # Of the evaluation, which the bundle tells, less than half is left.
+    assert (new, sorted(told), values) == (True, ["alarm: online-recall", "alarm: unknown-items"], [None, 1, 1])
+    assert look() == (False, [], [1, 1, 1])
+    scored[:] = [*scores("v1", 0.4, start=start), *scores("v2", 0.7, start=start, variant="b")]
+    new, told, values = look()
+    over = ["the alarm is over: online-recall", "the alarm is over: unknown-items"]
+    assert (new, sorted(told), values) == (True, over, [1, 0, 0])
+    assert look() == (False, [], [1, 0, 0])
+    scored[:12] = scores("v1", 0.1, start=start)
+    assert look()[1] == ["alarm: online-recall"]
+    scored[:] = scores("v1", 0.1, start=start, k=10)  # by which it was not evaluated
+    assert look()[1] == ["the alarm is over: online-recall"]
+
+
+def test_refreshed_versions_count_as_the_models_that_were_trained(registry: Registry, tmp_path: Path) -> None:
+    """Also those that no history names any more, and a challenger's before it has ranked anything."""
+    earlier = [f"v1-{number}" for number in range(6)]
+    for version, trained, before in (("v1-6", "v1", earlier), ("v2-1", "v2", [])):
+        training = {"refreshed": {"before": before}}
+        registry.publish(TinyModel().write(tmp_path / "staging", version, states_of=trained, training=training))
+    topic = TopicInMemory()
+    start = announce(registry, topic, champion="v1", b="v2") + 1
+    guard, _ = guard_of(
+        registry,
+        topic,
+        [
+            *(scores(one, 0.4, start=start + at * MINUTES, windows=1)[0] for at, one in enumerate(earlier)),
+            *scores("v1-6", 0.4, start=start + 6 * MINUTES, windows=6),
+            *scores("v2", 0.5, start=start, variant="b"),
+        ],
+    )
+    other = TopicInMemory("b")
+    other.log = topic.log
+    Championship(registry, other).refresh(registry.get("v2-1"), "new clicks")
+    _, decision = guard.look()
+    assert decision is not None
+    assert (decision.action, decision.version) == ("promote", "v2-1")
+    assert decision.evidence is not None
+    assert decision.evidence["champion"]["sessions"] == 2400
