@@ -229,7 +229,8 @@ class Worker:
         if self._shadows is not None:
             self._shadows.start()
         crashed = asyncio.create_task(self._watch_for_crash(app), name="crash watch")
-        same = asyncio.create_task(self._watch_clicks_topic(), name="topic watch")
+        watch = watch_identity(self._settings.kafka, app.clicks_topic, app.clicks_id, on_fatal=self.fail)
+        same = asyncio.create_task(watch, name="topic watch")
         # Not awaited to its end: Faust's start only returns when all brokers are there.
         starting = asyncio.create_task(app.start(), name="faust start")
         starting.add_done_callback(self._on_started)
@@ -279,13 +280,6 @@ class Worker:
         while not app.crashed:
             await asyncio.sleep(_MODEL_POLL_SECONDS)
         self.fail(app.crash_reason or RuntimeError("a Faust service crashed without saying why"))
-
-    async def _watch_clicks_topic(self) -> None:
-        settings = self._settings
-        try:
-            await watch_identity(settings.kafka, settings.topics.clicks, self._clicks_id, on_fatal=self.fail)
-        except Exception as error:  # noqa: BLE001 - the task's edge: nobody would notice from here on
-            self.fail(error)
 
     # -- what others ask ----------------------------------------------------------------------------------------------
 
