@@ -43,7 +43,7 @@ from stream_app.api_settings import ApiSettings
 from stream_app.errors import DeliveryError, StoreError, StreamError
 from stream_app.settings import StreamSettings
 from stream_app.state.data_lock import DataLock
-from stream_app.state.topic_identity import topic_ids
+from stream_app.state.topic_identity import topic_ids, watch_identity
 from stream_app.telemetry import tracing_of
 
 if TYPE_CHECKING:
@@ -180,12 +180,18 @@ async def _run(
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, lambda: setattr(server, "should_exit", True))
     registering = asyncio.create_task(_register(formats.clicks, fail))
+    same = None
+    if embedded is not None:
+        rankings, topic_id = settings.topics.rankings, embedded.topic_id
+        same = asyncio.create_task(watch_identity(settings.kafka, rankings, topic_id, on_fatal=fail))
     reader.start()
     clicks.start()
     try:
         await _serve(server, listener)
     finally:
         stopping.set()
+        if same is not None:
+            same.cancel()
         await registering
         await asyncio.to_thread(reader.stop)
         await asyncio.to_thread(clicks.stop)

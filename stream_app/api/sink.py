@@ -32,7 +32,7 @@ from stream_app.serve.web import Web
 from stream_app.settings import StreamSettings
 from stream_app.state.data_lock import DataLock
 from stream_app.state.member import member_id
-from stream_app.state.topic_identity import topic_ids
+from stream_app.state.topic_identity import topic_ids, watch_identity
 from stream_app.telemetry import tracing_of
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Sink:
         tracing: "Tracing | None" = None,
     ) -> None:
         self._metrics, self._stopping, self._tracing = metrics, stopping, tracing
-        self._topic = settings.topics.rankings
+        self._topic, self.topic_id = settings.topics.rankings, topic_id
         self._patience = settings.sink.store_timeout
         self._ttl_ms = round(settings.worker.session_ttl * 1000)
         client = store_client(redis.Redis, url, seconds=_ANSWER_SECONDS)
@@ -275,18 +275,25 @@ async def _run(settings: StreamSettings, url: str, tracing: "Tracing | None") ->
     def refresh() -> None:
         metrics.waits.set(sink.waiting_for is not None)
 
+    def fail(error: BaseException) -> None:
+        nonlocal failure
+        failure = str(error)
+        log.error("the sink cannot go on", error=failure, kind=type(error).__name__)
+        stop.set()
+
     own = settings.sink
     web = Web(own.web_host, own.web_port, registry=metrics.registry, readiness=readiness, refresh=refresh)
     await web.start()
     log.info("health and metrics", url=f"http://{own.web_host}:{web.port}")
+    same = asyncio.create_task(watch_identity(settings.kafka, rankings, sink.topic_id, on_fatal=fail))
     try:
         await asyncio.to_thread(sink.run)
     except StoppedWaitingError as error:
         log.info("stopped", waited_for=str(error))
     except (StreamError, SchemaRegistryError, KafkaException) as error:
-        failure = str(error)
-        log.error("the sink cannot go on", error=failure, kind=type(error).__name__)
+        fail(error)
     finally:
+        same.cancel()
         await web.stop()
     return EXIT_OK if failure is None else EXIT_FAILED
 

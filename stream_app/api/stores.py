@@ -37,6 +37,7 @@ class EmbeddedStore:
     """RocksDB, in this process alone. Filled by the thread that reads rankings, asked by the event loop."""
 
     def __init__(self, data_dir: Path, topic_id: str, *, ttl_ms: int, cache_mb: int) -> None:
+        self.topic_id = topic_id
         options = StoreOptions(cache_mb=cache_mb, ttl_seconds=max(1, ttl_ms // 1000))
         self._rows = LastRankings(data_dir / _FOLDER, topic_id, options, block_cache(options), setting="api.data_dir")
         self._ttl_ms = ttl_ms

@@ -44,6 +44,9 @@ _FIND_SECONDS: Final = 2.0
 _LOOK_UP_SECONDS: Final = 10.0
 _FIND_AGAIN_SECONDS: Final = 5.0
 """As long as one partition's leader is away, all others of this worker wait for it so long, and so seldom."""
+_TURN_SECONDS: Final = 5.0
+"""After so long a look for the way of some partitions, the others are read as long: each record takes a tenth of a
+second to look up, and the watchdog ends a worker that does nothing else for two minutes."""
 # What librdkafka fetches ahead, and how soon it looks again after it had that: its own 1,000 ms starve a backlog.
 _QUEUED_CLICKS: Final = 8192
 _QUEUED_KILOBYTES: Final = 16_384
@@ -245,7 +248,7 @@ class ClickReader:
 
         What librdkafka does by itself would skip them without a word.
         """
-        loop, before = asyncio.get_running_loop(), len(self._astray)
+        loop, before, began = asyncio.get_running_loop(), len(self._astray), time.monotonic()
         for tp in list(self._astray):
             due = self._next[tp]
             try:
@@ -270,6 +273,9 @@ class ClickReader:
                 self._go_back(tp, due, begin, end, same)
             self._unchecked.discard(tp)
             del self._astray[tp]
+            if (taken := time.monotonic() - began) >= _TURN_SECONDS:
+                self._find_from = time.monotonic() + taken
+                break
         if len(self._astray) < before:
             self._go_on()
 
@@ -282,13 +288,14 @@ class ClickReader:
         epoch = self.epochs.get(tp)
         if due is None or due < begin or epoch is None:
             return begin, end, None
-        # Later leaders have later epochs: the first record of one stands where the records that were lost begin.
-        low, high = begin, min(due, end)
+        # Later leaders have later epochs: the first record of one stands where the records that were lost begin. It is
+        # looked for from the back: most leaders that go have lost nothing, and then the last record tells it.
+        low, high, step = begin, min(due, end), 1
         while low < high:
-            middle = (low + high) // 2
+            middle = max(high - step, (low + high) // 2)
             found = self._first_from(tp.topic, tp.partition, middle, seconds=_LOOK_UP_SECONDS)
             if found is None or (found.leader_epoch() or 0) > epoch:
-                high = middle
+                high, step = middle, 2 * step
             else:
                 low = min(found.offset() + 1, high)
         if low < due <= end:

@@ -7,6 +7,8 @@ from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from schemas.kafka.watermarks import watermarks
+
 _ONE_RECORD: Final = {
     "client.rack": "",  # a near replica learns late what there is
     "auto.offset.reset": "error",
@@ -14,7 +16,7 @@ _ONE_RECORD: Final = {
     "max.partition.fetch.bytes": 16_384,
     "queued.min.messages": 1,
 }
-_NONE_THERE: Final = (KafkaError._PARTITION_EOF, KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)
+_NONE_THERE: Final = (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)
 
 
 def first_from(
@@ -29,12 +31,12 @@ def first_from(
     consumer = Consumer({**consumer_config, **_ONE_RECORD}, logger=logging.getLogger("librdkafka"))
     try:
         consumer.assign([TopicPartition(topic, partition, offset)])
-        return _first(consumer, seconds)
+        return _first(consumer, TopicPartition(topic, partition), seconds)
     finally:
         consumer.close()
 
 
-def _first(consumer: Consumer, seconds: float) -> Message | None:
+def _first(consumer: Consumer, at: TopicPartition, seconds: float) -> Message | None:
     deadline = time.monotonic() + seconds
     while (left := deadline - time.monotonic()) > 0:
         message = consumer.poll(left)
@@ -43,6 +45,10 @@ def _first(consumer: Consumer, seconds: float) -> Message | None:
         if (error := message.error()) is None:
             return message
         if error.code() in _NONE_THERE:
+            return None
+        # A fetch tells the end as far as the leader knows that others have it, too. One that is new learns late that
+        # they have the last record; it answers no question for the end before that.
+        if error.code() == KafkaError._PARTITION_EOF and watermarks(consumer, at, timeout=left)[1] <= message.offset():
             return None
         if error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
             raise KafkaException(error)

@@ -34,6 +34,7 @@ _REST_SECONDS = 1.0
 """How often aiokafka looks for something to fetch when there is nothing."""
 # A rebalance waits for the fetch under way, and a fetch at most so long for a record.
 _LONGEST_FETCH_SECONDS = 0.1
+_OF_TOPIC = " is the leader epoch of topic "
 
 
 def now() -> float:
@@ -169,7 +170,7 @@ class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
         async def commit_with_epochs(offsets: Mapping[TP, OffsetAndMetadata]) -> None:
             known = self.consumer.reader.epochs
             noted = {
-                tp: OffsetAndMetadata(one.offset, f"{known[tp]}{self._of_topic}")
+                tp: OffsetAndMetadata(one.offset, f"{known[tp]}{_OF_TOPIC}{self.app.clicks_id}")
                 for tp, one in offsets.items()
                 if tp in known
             }
@@ -177,17 +178,17 @@ class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
 
         consumer.commit = commit_with_epochs
 
-    async def committed_epochs(self, partitions: Iterable[TP]) -> dict[TP, int]:
-        """Those epochs, of the partitions that have one of this topic."""
+    async def committed_epochs(self, partitions: Iterable[TP]) -> tuple[dict[TP, int], set[TP]]:
+        """Those epochs, of the partitions that have one; and the partitions whose offset is of another topic.
+
+        A worker that runs while its topic is created anew commits to the new one what it had of the old one.
+        """
         coordinator = self._ensure_consumer()._coordinator
         asked = [driver.ensure_aiokafka_TP(tp) for tp in partitions]
         committed = await self.call_thread(coordinator.fetch_committed_offsets, asked)
-        noted = {TP(*tp): (one.metadata or "").split(self._of_topic) for tp, one in committed.items()}
-        return {tp: int(epoch) for tp, (epoch, *rest) in noted.items() if rest == [""]}
-
-    @property
-    def _of_topic(self) -> str:
-        return f" is the leader epoch of topic {self.app.clicks_id}"
+        noted = {TP(*tp): (one.metadata or "").partition(_OF_TOPIC) for tp, one in committed.items()}
+        epochs = {tp: int(epoch) for tp, (epoch, said, topic) in noted.items() if said and topic == self.app.clicks_id}
+        return epochs, {tp for tp, (_, said, _) in noted.items() if said} - epochs.keys()
 
     def _observe_heartbeats(self) -> None:
         coordinator = self._ensure_consumer()._coordinator
@@ -409,6 +410,13 @@ class ChunkConsumer(driver.Consumer):
         """
         await super().perform_seek()
         clicks = [tp for tp in self.assignment() if self._is_clicks(tp)]
+        epochs, of_another_topic = await self._thread.committed_epochs(clicks)
+        if of_another_topic:
+            log.warning(
+                "the group's offsets are of a clicks topic that is no more: all clicks of the present one are read",
+                partitions=sorted(tp.partition for tp in of_another_topic),
+            )
+            self._committed_offset.update(dict.fromkeys(of_another_topic))
         uncommitted = [driver.ensure_aiokafka_TP(tp) for tp in clicks if not self._committed_offset[tp]]
         if uncommitted:
             await self._thread.seek_to_beginning(*uncommitted)
@@ -417,7 +425,7 @@ class ChunkConsumer(driver.Consumer):
         for tp, at in starts.items():
             if at is not None:  # what is acknowledged and not committed yet stays so
                 self._settled[tp] = max(at, self._settled.get(tp, 0))
-        await self.reader.assign(starts, await self._thread.committed_epochs(clicks))
+        await self.reader.assign(starts, epochs)
 
     def on_buffer_full(self, tp: TP) -> None:
         """Faust would take the partition out of the fetches, and look again only after up to a second.

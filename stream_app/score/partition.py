@@ -111,8 +111,9 @@ class Partition:
             rows = {key: None if row is None else encode_row(row) for key, row in self._changed.items()}
             self._rows.write(rows, {self.number: self.position})
             self._changed.clear()
-        self.committed = max(self.committed, self.position)
-        self.scores.settle()
+        if self.position > self.committed:  # else, after a loss, the scores are yet to be published
+            self.committed = self.position
+            self.scores.settle()
 
     def close(self) -> None:
         """Leave the partition; what was not settled is forgotten. Raises StoreError."""

@@ -29,12 +29,14 @@ class Partition:
         given_up: whether a chunk was left to the next owner: then all behind it are, as an acknowledgement covers
             every offset below it.
         there: the furthest offset of a row that is known to be of a click in the topic; -1 as long as none is.
+        ended_at: where the partition ended when its first chunk came: clicks from there on are not redelivered.
     """
 
     generation: int
     pending: dict[str, SessionState] = field(default_factory=dict)
     given_up: bool = False
     there: int = -1
+    ended_at: int = 0
 
 
 @dataclass(slots=True)
@@ -60,6 +62,11 @@ class Part:
     reasons: list[str] = field(default_factory=list)
     traces: dict[int, Headers] = field(default_factory=dict)
     spans: list["OpenSpans"] = field(default_factory=list)
+
+    @property
+    def may_be_redelivered(self) -> bool:
+        """Whether rows may be ahead of its clicks: then Kafka is asked for the clicks that they name."""
+        return self.chunks[0][0].records[0].offset < self.partition.ended_at
 
     @property
     def last(self) -> Chunk:

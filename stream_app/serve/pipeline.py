@@ -241,7 +241,9 @@ class Pipeline:
                     clicks = sum(len(chunk.records) for part in parts for chunk, _ in part.chunks)
                     # By model: the first clicks of a new one have rows to rebuild.
                     kind, call = f"compute by {serving.kind}", partial(self._compute, parts, serving)
-                    computed = self._computing.run(kind, clicks, call, may_wait=self._delivery.may_wait)
+                    # On the event loop a worker would stand still as long as a leader is away.
+                    may_wait = self._delivery.may_wait or any(part.may_be_redelivered for part in parts)
+                    computed = self._computing.run(kind, clicks, call, may_wait=may_wait)
                     self._begun.append((parts, computed))
             except Exception as error:  # noqa: BLE001 - as above
                 self.in_flight.ended(taken.values())
@@ -276,7 +278,8 @@ class Pipeline:
         partition = self._partitions.get(chunk.tp)
         if partition is None or partition.generation != chunk.generation:
             # A new generation: what is left of the old one will be redelivered in this one.
-            partition = self._partitions[chunk.tp] = Partition(chunk.generation)
+            ended_at = self._consumer.end_offset(chunk.tp) or 0
+            partition = self._partitions[chunk.tp] = Partition(chunk.generation, ended_at=ended_at)
         return partition
 
     def _compute(self, parts: Sequence[Part], serving: Serving) -> None:

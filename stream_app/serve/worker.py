@@ -37,7 +37,7 @@ from stream_app.serve.web import Web
 from stream_app.settings import StreamSettings
 from stream_app.state.data_lock import DataLock
 from stream_app.state.member import member_id
-from stream_app.state.topic_identity import check_identity, topic_ids
+from stream_app.state.topic_identity import check_identity, topic_ids, watch_identity
 from stream_app.telemetry import tracing_of
 
 log = structlog.get_logger(__name__)
@@ -229,6 +229,8 @@ class Worker:
         if self._shadows is not None:
             self._shadows.start()
         crashed = asyncio.create_task(self._watch_for_crash(app), name="crash watch")
+        watch = watch_identity(self._settings.kafka, app.clicks_topic, app.clicks_id, on_fatal=self.fail)
+        same = asyncio.create_task(watch, name="topic watch")
         # Not awaited to its end: Faust's start only returns when all brokers are there.
         starting = asyncio.create_task(app.start(), name="faust start")
         starting.add_done_callback(self._on_started)
@@ -241,6 +243,7 @@ class Worker:
         await self._stop.wait()
         self._lag.stop()
         crashed.cancel()
+        same.cancel()
         limit = _STOP_SECONDS if self._failure is None else _FAILED_STOP_SECONDS
         app.leaves_group = self._failure is None
         log.info("stopping", draining=app.pipeline.in_flight.chunks)

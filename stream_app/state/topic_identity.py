@@ -4,9 +4,11 @@ A topic that is deleted and created again has its old name and new offsets: sour
 offset in the store would be compared with offsets of another topic. Kafka gives each incarnation an id of its own.
 """
 
+import asyncio
 import json
 import logging
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +24,7 @@ log = structlog.get_logger(__name__)
 
 _FILE: Final = "topics.json"
 _TIMEOUT_SECONDS: Final = 15.0
+_LOOK_SECONDS: Final = 10.0
 
 
 def topic_ids(connection: KafkaConnection, names: list[str]) -> dict[str, str]:
@@ -37,6 +40,38 @@ def topic_ids(connection: KafkaConnection, names: list[str]) -> dict[str, str]:
         return {name: str(future.result(_TIMEOUT_SECONDS).topic_id) for name, future in described.items()}
     except (KafkaException, TimeoutError) as error:
         raise StoreError(f"the brokers do not describe the topics {', '.join(names)}: {error}") from error
+
+
+async def watch_identity(
+    connection: KafkaConnection,
+    name: str,
+    topic_id: str,
+    *,
+    on_fatal: Callable[[BaseException], None],
+    every: float = _LOOK_SECONDS,
+) -> None:
+    """Tell `on_fatal` when a topic is no longer the one with this id, and end; look every few seconds.
+
+    Whoever reads it may not notice: once the new one has grown as long as the old one was, there is a record at the
+    offset that is to be read next, and those before it would never be read.
+    """
+    admin = AdminClient(connection.librdkafka(), logger=logging.getLogger("librdkafka"))
+    asked = TopicCollection([name])
+    while True:
+        await asyncio.sleep(every)
+        [described] = admin.describe_topics(asked, request_timeout=_TIMEOUT_SECONDS).values()
+        try:
+            now = str((await asyncio.wrap_future(described)).topic_id)
+        except KafkaException:  # Kafka is away, or the topic is, and whoever reads it tells so
+            continue
+        if now != topic_id:
+            on_fatal(
+                StoreError(
+                    f"the topic {name} was deleted and created again while it was read: some records of the new one "
+                    "were passed over. The next start reads it from its beginning, or says what to do first"
+                )
+            )
+            return
 
 
 def check_identity(data_dir: Path, *, clicks: tuple[str, str], changelog: tuple[str, str], tables: Path) -> None:

@@ -47,11 +47,15 @@ class Scorers:
         self.topics, self.group = settings.topics, settings.app_id
         self.rankings = self.topics.rankings_shadow if self.shadows else self.topics.rankings
         self.connection = KafkaConnection(bootstrap_servers=self.bootstrap)
-        table = topic_table(self.topics, self.group, session_ttl_ms=6 * 3_600_000, splits=self.shadows)
-        ensure_topics(self.connection, table)
+        self.create_topics()
         self._producer = Producer(
             {**self.connection.librdkafka(), "partitioner": "murmur2_random", "enable.idempotence": True}
         )
+
+    def create_topics(self) -> None:
+        """Those that are not there."""
+        table = topic_table(self.topics, self.group, session_ttl_ms=6 * 3_600_000, splits=self.shadows)
+        ensure_topics(self.connection, table)
 
     def environment(self) -> dict[str, str]:
         """What a scorer is told."""

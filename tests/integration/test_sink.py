@@ -22,10 +22,11 @@ from schemas.messages.ranking import Ranking, decode_ranking, encode_ranking
 from stream_app.api.latest import Latest
 from stream_app.api.metrics import SinkMetrics
 from stream_app.api.redis_rows import RedisRows
-from stream_app.api.sink import Sink, group_of
+from stream_app.api.sink import EXIT_FAILED, Sink, group_of
 from stream_app.kafka.plain_consumer import plain_consumer
 from stream_app.settings import StreamSettings
 from stream_app.state.topic_identity import topic_ids
+from tests.admin import delete_topics
 from tests.committed import Offsets, instances
 from tests.conftest import REPOSITORY, KafkaUnderTest
 from tests.faults.scorers import PARTITIONS, Scorers, shop_rankings
@@ -305,3 +306,19 @@ def test_a_store_that_is_not_named_is_refused() -> None:
     )  # fmt: skip
     assert done.returncode == 2
     assert "stream-app sink redis://HOST:6379" in done.stderr
+
+
+def test_rankings_of_a_topic_that_was_created_anew_are_stored_from_its_beginning(sinks: Sinks) -> None:
+    """The new one has grown past the sink's offsets before it looks: it stored on from there."""
+    site, rankings = sinks.site, shop_rankings(110)
+    sink = sinks.start()
+    site.publish(rankings[:50])
+    sinks.wait_until_equal()
+    delete_topics(site.connection.librdkafka(), site.topics.rankings)
+    site.create_topics()
+    site.publish(rankings[50:])
+    assert sink.wait(PATIENCE) == EXIT_FAILED
+    assert f"the topic {site.topics.rankings} was deleted and created again" in sinks.log().read_text()
+    sinks.start()
+    expected = sinks.expected().items()
+    wait_until(lambda: expected <= sinks.server.rankings().items(), "all of the new one stored")

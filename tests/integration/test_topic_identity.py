@@ -1,15 +1,17 @@
-"""Topics that are deleted and created again on a real Kafka, and what a worker's start makes of it."""
+"""Topics that are deleted and created again on a real Kafka, and what a worker makes of it, running or at its start."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
 from schemas.kafka.topics import topic_table
 from stream_app.errors import StoreError
-from stream_app.state.topic_identity import check_identity, topic_ids
+from stream_app.state.topic_identity import check_identity, topic_ids, watch_identity
 from tests.admin import delete_topics, ensure_topics
 from tests.conftest import KafkaUnderTest
 from tests.integration.workers import Group
+from tests.patience import PATIENCE
 
 
 def test_topics_that_are_created_anew_are_other_topics(
@@ -41,6 +43,26 @@ def test_topics_that_are_created_anew_are_other_topics(
     create_anew(changelog)
     assert not started()
     assert started()
+
+
+async def test_a_topic_that_is_created_anew_is_noticed_though_the_new_one_has_grown(
+    kafka: KafkaUnderTest, topic_prefix: str
+) -> None:
+    """A worker read on at its offset: what lay before was never ranked, without a word."""
+    group, told = Group(kafka.bootstrap_servers, topic_prefix), list[BaseException]()
+    clicks = group.topics.clicks
+    [topic_id] = topic_ids(group.connection, [clicks]).values()
+    watching = asyncio.create_task(watch_identity(group.connection, clicks, topic_id, on_fatal=told.append, every=0.05))
+    await asyncio.sleep(0.5)
+    assert not watching.done()
+    await asyncio.to_thread(delete_topics, group.connection.librdkafka(), clicks)
+    await asyncio.sleep(0.5)
+    assert not watching.done()
+    specs = topic_table(group.topics, group.prefix, session_ttl_ms=group.session_ttl_ms)
+    await asyncio.to_thread(ensure_topics, group.connection, specs)
+    await asyncio.wait_for(watching, PATIENCE)
+    [error] = told
+    assert f"the topic {clicks} was deleted and created again while it was read" in str(error)
 
 
 async def test_a_topic_that_is_not_there_is_told(kafka: KafkaUnderTest, topic_prefix: str) -> None:

@@ -13,8 +13,11 @@ from aiokafka.structs import TopicPartition
 from confluent_kafka import Producer
 from faust.types import TP
 
+from schemas.kafka.topics import topic_table
 from schemas.messages.click import ClickLimits, decode_click
 from stream_app.serve.app import _QUEUED_FETCHES
+from stream_app.state.topic_identity import topic_ids
+from tests.admin import delete_topics, ensure_topics
 from tests.conftest import KafkaUnderTest
 from tests.integration.workers import BEGAN, SESSION_TIMEOUT, AppUnderTest, Group, contiguous, running, until
 from tests.patience import PATIENCE
@@ -323,3 +326,40 @@ async def test_a_slow_pipeline_stops_the_fetching(group: Group, tmp_path: Path) 
         hand.open.set()
         await until(lambda: len(hand.offsets(0)) == 410, "all of the backlog")
         assert contiguous(hand.offsets(0))
+
+
+async def test_clicks_of_a_topic_that_was_created_anew_are_read_from_its_beginning(
+    group: Group, tmp_path: Path
+) -> None:
+    """A worker that ran meanwhile has committed what it had of the old one, to the new one, which grew past that."""
+    clicks = group.topics.clicks
+
+    def clicks_id() -> str:
+        return topic_ids(group.connection, [clicks])[clicks]
+
+    def create_anew() -> None:
+        delete_topics(group.connection.librdkafka(), clicks)
+        ensure_topics(group.connection, topic_table(group.topics, group.prefix, session_ttl_ms=group.session_ttl_ms))
+
+    group.produce(50)
+    async with running(group.settings(tmp_path / "first"), by_hand=True) as worker:
+        worker.app.clicks_id = clicks_id()
+        await until(lambda: len(worker.hand.offsets(0)) == 50, "the clicks of the old one")
+        await asyncio.to_thread(create_anew)
+        for chunk in worker.hand.chunks(0):
+            worker.hand.acknowledge(chunk)
+    assert group.committed(0) == 50
+    group.produce(80, start=1000)
+
+    async def read(offsets: range) -> None:
+        async with running(group.settings(tmp_path / "second"), by_hand=True) as worker:
+            worker.app.clicks_id, hand = clicks_id(), worker.hand
+            await until(lambda: len(hand.offsets(0)) == len(offsets), "clicks", seen=lambda: hand.offsets(0)[:1])
+            assert hand.offsets(0) == list(offsets)
+            for chunk in hand.chunks(0):
+                hand.acknowledge(chunk)
+        assert group.committed(0) == offsets.stop
+
+    await read(range(80))
+    group.produce(10, start=2000)
+    await read(range(80, 90))

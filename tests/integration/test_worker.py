@@ -17,10 +17,12 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, Resourc
 
 from deploy.kafka.ports import free_port
 from schemas.messages.click import Click
+from schemas.messages.ranking import decode_ranking
 from tests.admin import create_topics, delete_topics, delete_topics_of
 from tests.committed import instances
 from tests.conftest import REPOSITORY, KafkaUnderTest
 from tests.faults.deployment import Deployment
+from tests.harness.clients import read_all
 from tests.integration.workers import BEGAN, ITEMS, Group, running, until
 from tests.patience import PATIENCE
 from tests.stream_process import StreamProcess
@@ -279,3 +281,35 @@ async def test_more_workers_than_partitions(kafka: KafkaUnderTest, topic_prefix:
             group.produce(20, partition=1, session="other")
             await until(lambda: (group.committed(0), group.committed(1)) == (20, 20), "all is answered")
         assert [error for worker in workers for error in worker.errors] == []
+
+
+def test_a_worker_whose_clicks_topic_is_created_anew_ends_and_every_click_of_the_new_one_is_ranked(
+    kafka: KafkaUnderTest, topic_prefix: str, tmp_path: Path
+) -> None:
+    """The new one has grown past its offsets before it looks: it read on there, and so did the next worker."""
+    deployment = deploy(kafka.bootstrap_servers, topic_prefix, tmp_path / "deployment")
+    config, topics = deployment.connection.librdkafka(), deployment.topics
+    deployment.announce(deployment.bundle("v1"))
+    old, new = some_clicks(1000)[:100], some_clicks(1000)[100:]
+    try:
+        worker = deployment.start_ready()
+        deployment.send(old)
+        deployment.wait_until_acknowledged()
+        delete_topics(config, topics.clicks)
+        deployment.create_topics()
+        deployment.send(new)
+        assert exit_code(worker) == EXIT_FAILED
+        assert f"the topic {topics.clicks} was deleted and created again while it was read" in worker.output()
+        ranked = deployment.records(topics.rankings)
+        assert ranked < len(old) + len(new), "it had passed over clicks"
+        refused = deployment.start()
+        assert exit_code(refused) == EXIT_REFUSED
+        assert f"delete the topic {deployment.changelog}" in " ".join(refused.output().split())
+        delete_topics(config, deployment.changelog)
+        deployment.create_topics()
+        deployment.start_ready()
+        deployment.wait(lambda: deployment.records(topics.rankings) >= ranked + len(new), "all of the new one ranked")
+        rankings = (decode_ranking(one.value) for one in read_all(kafka.bootstrap_servers, topics.rankings))
+        assert {ranking.click_timestamp for ranking in rankings} == {click.timestamp for click in old + new}
+    finally:
+        deployment.stop_all()

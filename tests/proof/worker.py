@@ -248,6 +248,9 @@ class _Consumer(ChunkConsumer):
         self.waits = super().may_be_expelled()
         return self.waits
 
+    def end_offset(self, tp: TP) -> int | None:
+        return None  # clicks are looked up at once
+
     def record_at(self, tp: TP, offset: int) -> Record | None:
         return self._clicks[offset]
 

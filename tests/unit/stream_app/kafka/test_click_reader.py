@@ -68,6 +68,7 @@ class FakeConsumer:
     leaders_end: int = 0
     epochs: dict[int, int] = field(default_factory=dict)
     """Of the records of the first partition, by offset: what is looked up."""
+    looked_up: list[int] = field(default_factory=list)
     silent: set[int] = field(default_factory=set)
     """Partitions whose leader does not answer a question for offsets."""
     closed: bool = False
@@ -78,6 +79,7 @@ class FakeConsumer:
         self.queue.clear()
 
     def look_up(self, offset: int) -> FakeMessage | None:
+        self.looked_up.append(offset)
         there = [at for at in sorted(self.epochs) if at >= offset]
         return FakeMessage(there[0], epoch=self.epochs[there[0]]) if there else None
 
@@ -200,6 +202,54 @@ async def test_clicks_are_read_on_from_where_a_later_leader_has_others(kafka: li
         lost = first != due
         assert reader.went_back == ({FIRST: first} if lost else {})
         assert ["brokers lost records" in line["event"] for line in logs] == [True] * lost
+    reader.close()
+
+
+async def test_a_leader_that_went_and_lost_nothing_costs_one_look_or_a_few_behind_the_mark_of_a_transaction(
+    kafka: list[FakeConsumer],
+) -> None:
+    """Each took a tenth of a second, and every partition of a worker that started after its brokers had some twenty."""
+    reader, consumer = reader_of(kafka)
+    consumer.begin, consumer.leaders_end = 0, 30_000
+    before, later = dict.fromkeys(range(20_000), 3), dict.fromkeys(range(20_000, 30_000), 5)
+    for mark, looks in ((None, [19_999]), (19_999, [19_999, 19_997, 19_998, 19_999])):
+        consumer.epochs = {offset: epoch for offset, epoch in (before | later).items() if offset != mark}
+        consumer.looked_up.clear()
+        await reader.assign({FIRST: 20_000}, {FIRST: 3})
+        consumer.queue.append(FakeMessage(20_000, epoch=5))
+        await reader.read()
+        await reader.read()
+        assert (consumer.looked_up, reader.went_back, consumer.assigned) == (looks, {}, [(0, 20_000)])
+    consumer.epochs = before | dict.fromkeys(range(777, 30_000), 5)
+    consumer.looked_up.clear()
+    await reader.assign({FIRST: 20_000}, {FIRST: 3})
+    consumer.queue.append(FakeMessage(20_000, epoch=5))
+    await reader.read()
+    await reader.read()
+    assert reader.went_back == {FIRST: 777}
+    assert len(consumer.looked_up) < 32
+    reader.close()
+
+
+async def test_others_are_read_between_two_looks_for_the_way_of_many_partitions(
+    kafka: list[FakeConsumer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the watchdog takes a worker that has to look for long for one that stands still, and so the next one."""
+    monkeypatch.setattr(click_reader, "_TURN_SECONDS", 0.0)
+    reader, consumer = reader_of(kafka)
+    third = TP("clicks", 2)
+    await reader.assign({FIRST: 5, SECOND: 6, third: 7})
+    consumer.begin, consumer.leaders_end = 30, 40
+    consumer.queue += [FakeMessage(5, tp, KafkaError._AUTO_OFFSET_RESET) for tp in (FIRST, SECOND)]
+    await reader.read()
+    await reader.read()
+    assert consumer.assigned == [(0, 30), (1, 6), (2, 7)]
+    reader._find_from += 60.0
+    consumer.queue.append(FakeMessage(7, third))
+    assert list(await reader.read()) == [third]
+    reader._find_from = 0.0
+    await reader.read()
+    assert consumer.assigned == [(0, 30), (1, 30), (2, 8)]
     reader.close()
 
 

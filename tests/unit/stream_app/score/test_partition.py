@@ -135,3 +135,14 @@ def test_only_what_was_not_counted_yet_is_lost(rows: LastRankings) -> None:
     assert (part.position, part.due, part.expired) == (25, 25, 5)
     part.pass_over(3)  # brokers lost what they had confirmed, and have as many again
     assert (part.position, part.expired) == (25, 5)
+
+
+def test_scores_that_were_not_published_when_brokers_lost_rankings_are_published_later(rows: LastRankings) -> None:
+    part = Partition(0, PartitionScores(0, ScoringRules()), rows, position=0, committed=0)
+    part.take([ranking(0, "s", "a"), ranking(1, "s", "b"), ranking(2, "t", "a")])
+    part.go_back(0, 1)
+    part.settle()  # as others are published
+    part.take([ranking(0, "s", "a"), moved(ranking(400_000, "u", "c"), 1)])  # of another window
+    assert sorted(score.rankings["model"] for score in part.published()) == [1, 3]
+    part.settle()
+    assert (part.published(), part.committed) == ([], 2)

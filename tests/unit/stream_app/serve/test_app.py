@@ -65,6 +65,8 @@ class FakeKafka:
     overdue: bool = False  # heartbeats
     clicks: dict[tuple[TP, int], Record] = field(default_factory=dict)
     looked_up: list[int] = field(default_factory=list)
+    looked_up_by: set[int] = field(default_factory=set)  # threads
+    end: int | None = None
     _unacked_messages: WeakSet[Any] = field(default_factory=WeakSet)  # Faust's stream looks at it
 
     def sending(self) -> Sending:
@@ -93,7 +95,11 @@ class FakeKafka:
 
     def record_at(self, tp: TP, offset: int) -> Record | None:
         self.looked_up.append(offset)
+        self.looked_up_by.add(threading.get_ident())
         return self.clicks.get((tp, offset))
+
+    def end_offset(self, _: TP) -> int | None:
+        return self.end
 
     def may_be_expelled(self) -> bool:
         return self.overdue
@@ -780,6 +786,25 @@ async def test_rows_ahead_of_a_chunk_are_redelivered_clicks_while_the_topic_has_
     assert [running.recent(one) for one in "stu"] == [("a", "b")] * 3
     assert running.kafka.acked == [5, 1, 3]
     assert running.kafka.looked_up == [4, 5]
+
+
+async def test_clicks_are_looked_up_beside_the_event_loop(running: Running) -> None:
+    """It would stand still with it while a leader is away: no page of health, no signal."""
+    for at in range(3):
+        await running.take(("s", "a"), at=at)
+        await running.ended()
+    computing, again = running.app.pipeline._computing, GENERATION + 1
+    computing._seconds_each = dict.fromkeys(computing._seconds_each, 1e-9)  # all calls are short
+    running.kafka.generation, running.kafka.end = again, 3
+    for at in range(1, 3):
+        await running.take(("s", "a"), at=at, generation=again)
+        await running.ended()
+    assert running.kafka.looked_up_by
+    assert threading.get_ident() not in running.kafka.looked_up_by
+    submitted = computing._last
+    await running.take(("s", "b"), at=3, generation=again)
+    await running.ended()
+    assert computing._last is submitted, "what is new is computed here"
 
 
 @pytest.mark.parametrize("what", ["owns", "sending"])
