@@ -8,9 +8,9 @@ and L high are weighted sums of the L rows:
     vertical     õ_k   = Σ_l G_k,l E[l]                                k = 1 .. m
     z = relu(W [o; õ] + b)                score of item i = W'_i · z + b'_i
 
-z is the query, W' the output table, b' the items' biases. As in the paper there is dropout (.5) before W, and an image
-that a short session does not fill is 0 above it. In the paper W' is a table of its own (`embedding=separate`). Items
-that are seldom clicked learn too little for two tables, so by default the rows of the image are those of W'.
+z is the query, W' the output table, b' the items' biases. As in the paper there is dropout before W (there .5), and an
+image that a short session does not fill is 0 above it. In the paper W' is a table of its own (`embedding=separate`).
+Items that are seldom clicked learn too little for two tables, so by default the rows of the image are those of W'.
 
 The paper's score is W'_i · [z; P_u] with a vector P_u of the user's. There is none here: sessions are anonymous, and
 most begin after training. Its loss for the next T items at once, "skips", is left out too: what is learned is the next
@@ -42,7 +42,7 @@ class CaserSettings(WindowSettings):
     horizontal: int = Field(16, ge=1, le=256, description="horizontal filters of each height from 1 to `last`")
     vertical: int = Field(4, ge=1, le=64, description="vertical filters")
     initial_spread: float = Field(0.1, gt=0, le=1, description="standard deviation of the items' rows before training")
-    dropout: float = Field(0.5, ge=0, lt=1, description="dropout of what the filters answer")
+    dropout: float = Field(0.7, ge=0, lt=1, description="dropout of what the filters answer")
 
     @model_validator(mode="after")
     def _window_holds_the_last(self) -> "CaserSettings":

@@ -33,7 +33,7 @@ class GffSettings(WindowSettings):
     """Settings of one GFF fit."""
 
     family: Literal["gff"] = "gff"
-    dropout: float = Field(0.2, ge=0, lt=1, description="dropout of the items' input rows; the paper has none")
+    dropout: float = Field(0.5, ge=0, lt=1, description="dropout of the items' input rows; the paper has none")
 
     def encoder(self) -> Encoder:
         return GffEncoder(self)

@@ -366,7 +366,7 @@ class WindowSettings(NetworkSettings):
     search: ClassVar[tuple[str, ...]] = (
         "learning_rate=0.001..0.02:log",
         "batch_size=32..128:32",
-        "dropout=0.0..0.5:0.05",
+        "dropout=0.0..0.7:0.05",
         "initial_spread=0.02..0.3:log",
     )
     ablations: ClassVar[tuple[Ablation, ...]] = (

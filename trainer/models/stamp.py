@@ -37,7 +37,7 @@ class StampSettings(WindowSettings):
     """Settings of one STAMP fit."""
 
     family: Literal["stamp"] = "stamp"
-    dropout: float = Field(0.2, ge=0, lt=1, description="dropout of the items' rows; the paper has none")
+    dropout: float = Field(0.35, ge=0, lt=1, description="dropout of the items' rows; the paper has none")
 
     def encoder(self) -> Encoder:
         return StampEncoder(self)
