@@ -42,7 +42,7 @@ class SrGnnSettings(WindowSettings):
 
     family: Literal["sr-gnn"] = "sr-gnn"
     steps: int = Field(1, ge=1, le=8, description="times that the nodes hear of their neighbours")
-    dropout: float = Field(0.5, ge=0, lt=1, description="dropout of the items' rows; the paper has none")
+    dropout: float = Field(0.65, ge=0, lt=1, description="dropout of the items' rows; the paper has none")
     initial_spread: float = Field(0.1, gt=0, le=1, description="standard deviation of the items' rows before training")
 
     def encoder(self) -> Encoder:
