@@ -177,26 +177,28 @@ async def _run(
     guard = Guard(tokens, api.rate_limit)
     app = application(endpoints, guard, metrics, api.cors_origins, page.routes(), tracing=tracing)
     server = Server(_server_config(app, api), watchers)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, lambda: setattr(server, "should_exit", True))
     registering = asyncio.create_task(_register(formats.clicks, fail))
-    same = None
-    if embedded is not None:
-        rankings, topic_id = settings.topics.rankings, embedded.topic_id
-        same = asyncio.create_task(watch_identity(settings.kafka, rankings, topic_id, on_fatal=fail))
+    same = asyncio.create_task(_watch(settings, embedded, fail))
     reader.start()
     clicks.start()
     try:
         await _serve(server, listener)
     finally:
         stopping.set()
-        if same is not None:
-            same.cancel()
+        same.cancel()
         await registering
         await asyncio.to_thread(reader.stop)
         await asyncio.to_thread(clicks.stop)
         await store.close()
     return EXIT_FAILED if failures else EXIT_OK
+
+
+async def _watch(
+    settings: StreamSettings, store: EmbeddedStore | None, on_fatal: Callable[[BaseException], None]
+) -> None:
+    """See that rankings are those of which this process keeps the positions, if it keeps any."""
+    if store is not None:
+        await watch_identity(settings.kafka, settings.topics.rankings, store.topic_id, on_fatal=on_fatal)
 
 
 async def _register(clicks: Codec, on_fatal: Callable[[BaseException], None]) -> None:
@@ -217,6 +219,8 @@ def _check_topics(settings: StreamSettings) -> None:
 
 
 async def _serve(server: Server, listener: socket.socket) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, lambda: setattr(server, "should_exit", True))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     while not server.started and not serving.done():
         await asyncio.sleep(0.01)
