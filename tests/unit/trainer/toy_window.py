@@ -53,7 +53,7 @@ class RunningMean(Mean):
 class Untied(Mean):
     """With input rows and queries of sizes of their own, and a bias of each item."""
 
-    tied: ClassVar[bool] = False
+    tied = False
     bias: ClassVar[bool] = True
 
     def __init__(self, settings: WindowSettings) -> None:
