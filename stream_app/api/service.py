@@ -198,7 +198,7 @@ async def _watch(
 ) -> None:
     """See that rankings are those of which this process keeps the positions, if it keeps any."""
     if store is not None:
-        await watch_identity(settings.kafka, settings.topics.rankings, store.topic_id, on_fatal=on_fatal)
+        await watch_identity(settings.kafka, {settings.topics.rankings: store.topic_id}, on_fatal=on_fatal)
 
 
 async def _register(clicks: Codec, on_fatal: Callable[[BaseException], None]) -> None:

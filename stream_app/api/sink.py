@@ -285,7 +285,7 @@ async def _run(settings: StreamSettings, url: str, tracing: "Tracing | None") ->
     web = Web(own.web_host, own.web_port, registry=metrics.registry, readiness=readiness, refresh=refresh)
     await web.start()
     log.info("health and metrics", url=f"http://{own.web_host}:{web.port}")
-    same = asyncio.create_task(watch_identity(settings.kafka, rankings, sink.topic_id, on_fatal=fail))
+    same = asyncio.create_task(watch_identity(settings.kafka, {rankings: sink.topic_id}, on_fatal=fail))
     try:
         await asyncio.to_thread(sink.run)
     except StoppedWaitingError as error:

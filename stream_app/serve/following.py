@@ -37,6 +37,7 @@ class TopicFollower(ABC):
     counted and told; what its key had before stays.
 
     Attributes:
+        topics: their names.
         waiting_for: what has not been read yet of what was there at the start; None once everything is.
     """
 
@@ -55,7 +56,7 @@ class TopicFollower(ABC):
             "queued.max.messages.kbytes": 16_384,  # of a million items that are read at the start
         }
         self.what = what
-        self._topics = topics
+        self.topics = topics
         self._metrics = metrics
         self._on_fatal = on_fatal
         self._stopping = threading.Event()
@@ -116,7 +117,7 @@ class TopicFollower(ABC):
 
     def _assign(self, consumer: Consumer) -> Unread | None:
         """Begin to read; None where it was told to stop before it could."""
-        for topic in self._topics:
+        for topic in self.topics:
             while not self._stopping.is_set():
                 try:
                     partitions = consumer.list_topics(topic, timeout=_METADATA_SECONDS).topics[topic].partitions
@@ -132,7 +133,7 @@ class TopicFollower(ABC):
                     )
                 self._wait(f"the topic {topic} does not exist; create it with `stream-app topics`")
                 self._stopping.wait(_RETRY_SECONDS)
-        starts = [TopicPartition(topic, 0, OFFSET_BEGINNING) for topic in self._topics]
+        starts = [TopicPartition(topic, 0, OFFSET_BEGINNING) for topic in self.topics]
         while not self._stopping.is_set():
             try:
                 unread = Unread.of(consumer, starts, timeout=_METADATA_SECONDS)

@@ -208,7 +208,7 @@ class Worker:
                 tables=tables_folder(data_dir),
             )
             self._member = settings.worker.group_instance_id or member_id(data_dir)
-            self._clicks_id = ids[clicks]
+            self._topic_ids = ids
         except OSError as error:
             raise StoreError(f"worker.data_dir {data_dir} cannot be written: {error}") from error
 
@@ -225,11 +225,12 @@ class Worker:
             formats=self._formats,
             tracing=self._tracing,
         )
-        app.clicks_id = self._clicks_id
+        app.clicks_id = self._topic_ids[app.clicks_topic]
         if self._shadows is not None:
             self._shadows.start()
         crashed = asyncio.create_task(self._watch_for_crash(app), name="crash watch")
-        watch = watch_identity(self._settings.kafka, app.clicks_topic, app.clicks_id, on_fatal=self.fail)
+        read: dict[str, str | None] = {topic: None for follower in self._followers for topic in follower.topics}
+        watch = watch_identity(self._settings.kafka, read | self._topic_ids, on_fatal=self.fail)
         same = asyncio.create_task(watch, name="topic watch")
         # Not awaited to its end: Faust's start only returns when all brokers are there.
         starting = asyncio.create_task(app.start(), name="faust start")

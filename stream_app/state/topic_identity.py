@@ -8,7 +8,7 @@ import asyncio
 import json
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -44,34 +44,39 @@ def topic_ids(connection: KafkaConnection, names: list[str]) -> dict[str, str]:
 
 async def watch_identity(
     connection: KafkaConnection,
-    name: str,
-    topic_id: str,
+    topics: Mapping[str, str | None],
     *,
     on_fatal: Callable[[BaseException], None],
     every: float = _LOOK_SECONDS,
 ) -> None:
-    """Tell `on_fatal` when a topic is no longer the one with this id, and end; look every few seconds.
+    """Tell `on_fatal` when a topic is no longer the one with its id, and end; look every few seconds.
 
     Whoever reads it may not notice: once the new one has grown as long as the old one was, there is a record at the
     offset that is to be read next, and those before it would never be read.
+
+    Args:
+        connection: to the brokers.
+        topics: by name, the id of the one that is read; None is the one that is there when it is first looked for.
+        on_fatal: told a StoreError.
+        every: so many seconds.
     """
     admin = AdminClient(connection.librdkafka(), logger=logging.getLogger("librdkafka"))
-    asked = TopicCollection([name])
+    known, asked = {name: topic_id for name, topic_id in topics.items() if topic_id}, TopicCollection(list(topics))
     while True:
-        await asyncio.sleep(every)
-        [described] = admin.describe_topics(asked, request_timeout=_TIMEOUT_SECONDS).values()
-        try:
-            now = str((await asyncio.wrap_future(described)).topic_id)
-        except KafkaException:  # Kafka is away, or the topic is, and whoever reads it tells so
-            continue
-        if now != topic_id:
-            on_fatal(
-                StoreError(
-                    f"the topic {name} was deleted and created again while it was read: some records of the new one "
-                    "were passed over. The next start reads it from its beginning, or says what to do first"
+        for name, described in admin.describe_topics(asked, request_timeout=_TIMEOUT_SECONDS).items():
+            try:
+                now = str((await asyncio.wrap_future(described)).topic_id)
+            except KafkaException:  # Kafka is away, or the topic is, and whoever reads it tells so
+                continue
+            if known.setdefault(name, now) != now:
+                on_fatal(
+                    StoreError(
+                        f"the topic {name} was deleted and created again while it was read: some records of the new "
+                        "one were passed over. The next start reads it from its beginning, or says what to do first"
+                    )
                 )
-            )
-            return
+                return
+        await asyncio.sleep(every)
 
 
 def check_identity(data_dir: Path, *, clicks: tuple[str, str], changelog: tuple[str, str], tables: Path) -> None:

@@ -20,10 +20,13 @@ from schemas.messages.item import Item, decode_item, encode_item
 from schemas.messages.ranking import Applied, Ranking, decode_ranking
 from schemas.messages.rule import Match, Rule, RuleAction, encode_rule
 from stream_app.core.state_codec import decode_state
+from stream_app.serve.worker import EXIT_FAILED
+from tests.admin import delete_topics
 from tests.conftest import REPOSITORY, KafkaUnderTest
 from tests.contract.tiny_model import TinyModel
 from tests.doc_pages import blocks
 from tests.faults.deployment import Deployment
+from tests.patience import PATIENCE
 
 ITEMS = tuple(f"item-{n}" for n in range(60))
 PUBLISHED = 20
@@ -265,6 +268,24 @@ def test_a_worker_waits_for_items_and_refuses_a_bundle_that_cannot_leave_any_out
     publish(shop, tmp_path, Item(item_id=ITEMS[0]))
     shop.announce(shop.bundle("v2"))
     shop.wait(lambda: (worker.ready() or {}).get("status") == "ready", "ready")
+
+
+def test_a_worker_whose_items_topic_is_created_anew_ends_and_the_next_one_offers_what_it_holds(
+    shop: Deployment, tmp_path: Path
+) -> None:
+    """It had read two records, and went on behind the second of the new topic: the first was never offered."""
+    publish(shop, tmp_path, *[Item(item_id=item_id) for item_id in ITEMS[:2]])
+    worker = shop.start_ready()
+    delete_topics(shop.connection.librdkafka(), shop.topics.items)
+    assert stream_app(shop, "topics").returncode == 0
+    publish(shop, tmp_path, *[Item(item_id=item_id) for item_id in ITEMS[10:40]])
+    assert worker.process.wait(PATIENCE) == EXIT_FAILED
+    assert f"the topic {shop.topics.items} was deleted and created again while it was read" in worker.output()
+    shop.start_ready()
+    shop.send(clicks()[:60])
+    shop.wait_until_acknowledged()
+    offered = {item.item_id for ranking in rankings(shop) for item in ranking.items}
+    assert offered == set(ITEMS[10:40])
 
 
 def test_the_items_command_reads_csv_and_json_lines(shop: Deployment, tmp_path: Path) -> None:

@@ -45,14 +45,16 @@ def test_topics_that_are_created_anew_are_other_topics(
     assert started()
 
 
+@pytest.mark.parametrize("known", [True, False], ids=["known", "first seen"])
 async def test_a_topic_that_is_created_anew_is_noticed_though_the_new_one_has_grown(
-    kafka: KafkaUnderTest, topic_prefix: str
+    kafka: KafkaUnderTest, topic_prefix: str, *, known: bool
 ) -> None:
-    """A worker read on at its offset: what lay before was never ranked, without a word."""
+    """A worker read on at its offset: what lay before was never ranked, or offered, without a word."""
     group, told = Group(kafka.bootstrap_servers, topic_prefix), list[BaseException]()
     clicks = group.topics.clicks
-    [topic_id] = topic_ids(group.connection, [clicks]).values()
-    watching = asyncio.create_task(watch_identity(group.connection, clicks, topic_id, on_fatal=told.append, every=0.05))
+    ids = topic_ids(group.connection, [clicks, group.changelog])
+    read = {**ids, f"{topic_prefix}-none": None, clicks: ids[clicks] if known else None}
+    watching = asyncio.create_task(watch_identity(group.connection, read, on_fatal=told.append, every=0.05))
     await asyncio.sleep(0.5)
     assert not watching.done()
     await asyncio.to_thread(delete_topics, group.connection.librdkafka(), clicks)
