@@ -209,15 +209,19 @@ def create_app(
 
     app.agent(clicks, name="rank-clicks")(rank_clicks)
 
-    async def tell_ready(*_: Any, **__: Any) -> None:
+    _end_rebalances(app, consumer)
+    return app
+
+
+def _end_rebalances(app: RecommenderApp, consumer: ChunkConsumer) -> None:
+    async def tell_and_tidy(*_: Any, **__: Any) -> None:
         mine = sorted(tp.partition for tp in consumer.assignment() if tp.topic == app.clicks_topic)
         log.info("tables recovered", partitions=mine, restored_records=app.sessions.restored)
         # What aiokafka fetched and did not hand over refers to itself: megabytes in a few objects, for which Python's
         # collector, which counts objects, did not come for hundreds of rebalances.
         gc.collect()
 
-    app.on_rebalance_complete.connect(tell_ready, weak=False)
-    return app
+    app.on_rebalance_complete.connect(tell_and_tidy, weak=False)
 
 
 def _click_spans(settings: StreamSettings, tracing: "Tracing | None") -> "ClickSpans | None":
