@@ -213,7 +213,7 @@ class Endpoints:
     async def click(self, request: Request) -> Response:
         """Put a click on its topic; with `wait`, answer with its ranking if it comes in time."""
         began = time.monotonic()
-        wait = _duration(request, "wait")
+        wait = _duration(request, "wait") or 0.0
         async with self._in_time():
             body = await _body(request, self._settings.clicks.limits.max_bytes)
         try:
@@ -261,7 +261,7 @@ class Endpoints:
         def told() -> list[dict[str, object]]:
             scores = self._board.scores()
             newest = max((score.window_start + score.window_ms for score in scores), default=0)
-            since = newest - round(last * 1000) if last else 0
+            since = 0 if last is None else newest - round(last * 1000)
             return [as_json(line, by) for line in lines(scores, by, since_ms=since)]
 
         return _json(await self.slowly(told))
@@ -351,11 +351,11 @@ async def _of_click(watch: Watch, partition: int, offset: int, seconds: float) -
         return None
 
 
-def _duration(request: Request, name: str) -> float:
-    """Seconds; 0 where the parameter is not given. Raises ProblemError."""
+def _duration(request: Request, name: str) -> float | None:
+    """Seconds; None where the parameter is not given. Raises ProblemError."""
     text = request.query_params.get(name)
     if text is None:
-        return 0.0
+        return None
     try:
         seconds = float(str(parse_duration(text)))
     except ValueError as error:

@@ -109,7 +109,7 @@ def print_scores(
         for partition in topic.partitions:
             scores += newest_scores(topic.history(partition), warn)
     newest = max((score.window_start + score.window_ms for score in scores), default=0)
-    found = lines(scores, by, since_ms=newest - last_ms if last_ms else 0)
+    found = lines(scores, by, since_ms=0 if last_ms is None else newest - last_ms)
     if json:
         print(msgspec.json.encode([as_json(line, by) for line in found]).decode())
     elif found:

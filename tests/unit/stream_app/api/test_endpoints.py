@@ -442,6 +442,7 @@ async def test_scores_may_be_of_the_last_hours_alone() -> None:
         [line] = json.loads((await ask(app, f"/v1/scores{last}")).body)
         told[last.removeprefix("?last=")] = line["predictions"] / SCORE.total.predictions
     assert told == {"": 3, "1ms": 1, f"{length}ms": 1, f"{length + 1}ms": 2, "6d": 3}
+    assert json.loads((await ask(app, "/v1/scores?last=0s")).body) == []
 
 
 async def test_the_model_that_serves_is_the_one_of_the_workers_alias() -> None:
