@@ -216,6 +216,9 @@ class ModelWatcher:
 
     def _attempt(self, pending: _Pending | None) -> _Pending | None:
         """Load what is announced, if it is due; returns what is still to be loaded."""
+        # All at once: a model that nobody waits for any more must not stay in memory beside the one that serves.
+        ended = [load for load in self._loads if load.ended.is_set()]
+        self._loads = [load for load in self._loads if load not in ended]
         if pending is None:
             self.is_settled = True
             if not self._live.is_loaded:
@@ -224,10 +227,8 @@ class ModelWatcher:
         serving = self._live.current
         if serving is not None and serving.version == pending.announcement.version:
             return None
-        for load in [load for load in self._loads if load.ended.is_set()]:
-            self._loads.remove(load)
-            if load.announcement == pending.announcement:
-                return self._outcome(load, pending)
+        if mine := [load for load in ended if load.announcement == pending.announcement]:
+            return self._outcome(max(mine, key=lambda load: load.model is not None), pending)
         return self._wait_or_begin(pending)
 
     def _wait_or_begin(self, pending: _Pending) -> _Pending:

@@ -489,6 +489,7 @@ def test_what_a_store_answers_too_late_does_not_replace_what_was_announced_since
 
     told = watched.follow(dead, END, IDLE, watched.announce("v1"), IDLE, answer, IDLE, IDLE)
     assert told.served == [None, "v1", "v1", "v1"]
+    assert told.watcher._loads == [], "a model that never serves stays in memory"
 
 
 def test_a_store_that_hangs_is_refused_at_its_deadline_and_asked_by_few_threads(
