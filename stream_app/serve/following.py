@@ -123,6 +123,7 @@ class TopicFollower(ABC):
                     partitions = consumer.list_topics(topic, timeout=_METADATA_SECONDS).topics[topic].partitions
                 except KafkaException as error:
                     self._wait(f"the brokers do not answer: {error.args[0].str()}")
+                    self._stopping.wait(_RETRY_SECONDS)  # a connection that is lost is told at once
                     continue
                 if len(partitions) == 1:
                     break
