@@ -124,9 +124,12 @@ class Shadows:
             self._stopping = True
             self._forget()
             self._changed.notify()
-        self._end()
+            process = self._process
+        if process is not None:
+            process.kill()  # or the thread waits for it to read
         if self._thread.ident is not None:
             self._thread.join(_END_SECONDS)
+        self._end()  # only now: the thread may have begun another meanwhile, and may have been writing
 
     def offer(self, topic: str, partition: int, now_ms: int, rows: Mapping[str, SessionState], clicks: Records) -> None:
         """Clicks that have been answered. Skipped, and counted, where too many wait already."""

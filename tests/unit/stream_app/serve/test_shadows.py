@@ -4,8 +4,10 @@ import fcntl
 import io
 import json
 import os
+import subprocess
 import sys
 import termios
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -236,3 +238,24 @@ def test_a_process_that_ends_is_started_again(tmp_path: Path, monkeypatch: pytes
 
     fed.until(again)
     fed.shadows.stop()
+
+
+def test_a_process_that_begins_while_the_worker_stops_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begins, begun, begin = threading.Event(), list[subprocess.Popen[bytes]](), subprocess.Popen
+
+    def begin_late(*arguments: Any, **more: Any) -> Any:
+        begins.set()
+        one.until(lambda: one.shadows._stopping)
+        time.sleep(0.1)  # who stops has looked for a process by now
+        begun.append(begin(*arguments, **more))
+        return begun[-1]
+
+    monkeypatch.setattr("stream_app.serve.shadows.subprocess.Popen", begin_late)
+    one = Fed(tmp_path)
+    one.shadows.want(True)
+    assert begins.wait(PATIENCE)
+    one.shadows.stop()
+    [process] = begun
+    ended = process.poll() is not None
+    process.kill()
+    assert ended
