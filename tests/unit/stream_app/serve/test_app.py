@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import Mock
 from weakref import WeakSet
 
 import pytest
@@ -163,7 +164,10 @@ class Running:
 
     @property
     def dropped(self) -> int:
-        return int(self.metrics.registry.get_sample_value("nextclick_dropped_chunks_total") or 0)
+        return self.count("dropped_chunks")
+
+    def count(self, name: str, **labels: str) -> int:
+        return int(self.metrics.registry.get_sample_value(f"nextclick_{name}_total", labels) or 0)
 
     async def ended(self) -> None:
         """Until every chunk is either durable or left to another worker."""
@@ -247,6 +251,22 @@ async def test_a_ranking_tells_the_type_of_its_click(running: Running) -> None:
     assert b'"type"' not in second  # not a byte more where no click has one
 
 
+async def test_a_ranking_tells_which_click_it_answers(running: Running) -> None:
+    click = Click("?", "a", timestamp=BEGAN, event_id="e7", type="cart", market="de")
+    await running.take(encode_click(click), at=10)
+    await running.ended()
+    [ranking] = map(decode_ranking, running.kafka.on_topic(RANKINGS))
+    told = Click(
+        ranking.session_id,
+        ranking.item_id,
+        timestamp=ranking.click_timestamp,
+        event_id=ranking.event_id,
+        type=ranking.type,
+        market=ranking.market,
+    )
+    assert told == click
+
+
 async def test_clicks_in_rankings_and_rows_out(running: Running) -> None:
     await running.take(("s", "a"), ("t", "b"), ("s", "c"), at=10)
     await running.ended()
@@ -259,6 +279,7 @@ async def test_clicks_in_rankings_and_rows_out(running: Running) -> None:
     assert {(one.source.topic, one.source.partition, one.model_version) for one in rankings} == {("clicks", 2, "v1")}
     assert (running.recent("s"), running.recent("t")) == (("a", "c"), ("b",))
     assert running.kafka.acked == [12]
+    assert (running.count("clicks"), running.count("rankings", reason="model")) == (3, 3)
 
 
 async def test_partitions_are_computed_together_and_kept_apart(running: Running) -> None:
@@ -307,6 +328,22 @@ async def test_what_waits_becomes_durable_together(running: Running) -> None:
     rows = [decode_state(row) for row in kafka.on_topic(CHANGELOG)]
     assert [(row.offset, row.recent) for row in rows] == [(0, ("a",)), (2, ("a", "b", "c")), (3, ("c",))]
     assert kafka.acked == [0, 1, 3]
+    assert running.count("rankings", reason="model") == 4
+
+
+async def test_what_becomes_durable_together_waits_for_the_rankings_of_all_of_it(running: Running) -> None:
+    kafka = running.kafka
+    kafka.held.add(RANKINGS)
+    for at, item in enumerate("abc"):
+        await running.take(("s", item), at=at)
+        await running.settle()
+    kafka.waiting.pop(0)()
+    kafka.waiting.pop(0)()  # of two clicks whose row is one, only the first one's
+    await running.settle()
+    assert (len(kafka.on_topic(CHANGELOG)), kafka.acked, running.recent("s")) == (1, [0], ("a",))
+    kafka.release()
+    await running.ended()
+    assert (running.recent("s"), kafka.acked) == (("a", "b", "c"), [0, 1, 2])
 
 
 async def test_the_newest_row_is_kept_until_it_is_stored_itself(running: Running) -> None:
@@ -719,6 +756,8 @@ async def test_sessions_whose_last_clicks_kafka_has_lost_begin_anew(running: Run
     await running.take(("v", "a"), at=90)
     await running.ended()
     running.kafka.clicks = {where: record for where, record in running.kafka.clicks.items() if where[1] < 50}
+    written = Mock(wraps=running.app.sessions.write)
+    running.app.sessions.write = written  # type: ignore[method-assign]
     with capture_logs() as logs:
         await running.take_chunks(running.chunk(*[(one, "c") for one in "tsuxt"], at=50, later=1000))
         await running.ended()
@@ -729,6 +768,8 @@ async def test_sessions_whose_last_clicks_kafka_has_lost_begin_anew(running: Run
     changelog = running.kafka.on_topic(CHANGELOG)
     assert changelog[4:6] == [None, None]
     assert None not in changelog[6:]
+    # Or the table takes the deletions for somebody else's records.
+    assert [call.kwargs["deleted"] for call in written.call_args_list] == [2]
     assert sorted(row_offset(row) for row in changelog[6:]) == [51, 52, 53, 54]
 
 
