@@ -7,6 +7,7 @@ the last hours of rankings again.
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -83,7 +84,8 @@ class LastRankings:
 
     def clear(self) -> None:
         """Forget all rows."""
-        self._db.close()
+        with suppress(Exception):  # what it cannot flush is to go in any case
+            self._db.close()
         self._make_anew()
 
     def close(self) -> None:
