@@ -31,7 +31,7 @@ from stream_app.core.plan import SourcedClick
 from stream_app.core.recommend import recommend
 from stream_app.core.session import SessionRules, SessionState
 from stream_app.core.state_codec import decode_state, row_offset
-from stream_app.errors import DeliveryError
+from stream_app.errors import DeliveryError, StalledError
 from stream_app.kafka.click_reader import Record
 from stream_app.kafka.transport import Chunk, ChunkConsumer, ChunkSchema, Fetch
 from stream_app.serve import settling
@@ -511,6 +511,20 @@ async def test_each_session_is_its_variants_and_is_rebuilt_when_that_changes(tmp
         }
 
 
+async def test_what_is_no_click_is_parked_once_however_many_models_serve(tmp_path: Path) -> None:
+    def split(live: LiveModel, metrics: Metrics) -> LiveSplit:
+        second = exact_model("v2", tuple("abcdef"), salt=5)
+        return LiveSplit("champion", live, lambda _, of: cast(ModelWatcher, Watcher(of, second)), metrics)
+
+    async with _running(tmp_path, split=split) as running:
+        variants = Variant("champion", 50.0), Variant("b", 50.0)
+        cast(LiveSplit, running.app.pipeline._live).put(Split(app_id="nextclick", variants=variants))
+        await running.take(b"{}", *[(f"s{n}", "a") for n in range(20)], at=0)
+        await running.ended()
+        assert {decode_ranking(value).variant for value in running.kafka.on_topic(RANKINGS)} == {"champion", "b"}
+        assert len(running.kafka.on_topic(REJECTED)) == 1
+
+
 FAULTS = {"fails": TinyFailing, "names items outside its vocabulary": TinyOutside}
 
 
@@ -848,6 +862,29 @@ async def test_clicks_are_looked_up_beside_the_event_loop(running: Running) -> N
     assert computing._last is submitted, "what is new is computed here"
 
 
+async def test_what_may_have_to_wait_for_room_is_sent_beside_the_event_loop(running: Running) -> None:
+    """It would stand still as long as Kafka confirms nothing."""
+    for at in range(3):
+        await running.take(("s", "a"), at=at)
+        await running.ended()
+    pipeline, here, sent_by = running.app.pipeline, threading.get_ident(), list[bool]()
+    computing, settling = pipeline._computing, pipeline._settling
+    computing._seconds_each = dict.fromkeys(computing._seconds_each, 1e-9)  # all calls are short
+    for sender, name in ((pipeline, "_compute"), (settling, "_send_changelogs")):
+        send = getattr(sender, name)
+
+        def noted(*arguments: Any, send: Any = send) -> None:
+            sent_by.append(threading.get_ident() == here)
+            send(*arguments)
+
+        setattr(sender, name, noted)
+    for may_wait in (False, True):
+        running.kafka.may_wait = may_wait
+        await running.take(("s", "a"), at=running.taken)
+        await running.ended()
+    assert sent_by == [True, True, False, False]
+
+
 @pytest.mark.parametrize("what", ["owns", "sending"])
 async def test_what_is_taken_when_something_raises_is_not_in_flight_for_ever(tmp_path: Path, what: str) -> None:
     """Or a rebalance, and a stop, would wait for it."""
@@ -877,6 +914,28 @@ async def test_a_stop_can_be_given_up_while_a_call_does_not_end(tmp_path: Path) 
         assert not stopping.done()  # and we got here
         reads.leave.set()
         await stopping
+
+
+async def test_an_agent_that_is_cancelled_while_clicks_wait_for_room_ends_the_worker(tmp_path: Path) -> None:
+    """Faust starts it anew with the clicks behind those, and a stop must not wait for what nobody holds."""
+    async with _running(tmp_path, chunk_clicks=1, chunks_in_flight=1) as running:
+        pipeline, kafka = running.app.pipeline, running.kafka
+        kafka.held.add(RANKINGS)
+        await running.take(("s", "a"), at=0)
+        await running.settle()
+        lost, behind = (running.chunk(("s", item), at=at) for at, item in enumerate("bc", start=1))
+        waiting = asyncio.create_task(pipeline.submit(Fetch([(lost, cast(Any, None))])))
+        await _until_idle(asyncio.get_running_loop())
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        assert pipeline.in_flight.chunks == 1
+        kafka.release()
+        await running.ended()
+        await pipeline.submit(Fetch([(behind, cast(Any, None))]))
+        async with asyncio.timeout(PATIENCE):
+            await pipeline.drained()
+        assert [type(error) for error in running.fatal] == [StalledError]
+        assert (kafka.acked, running.recent("s")) == ([0], ("a",))
 
 
 async def test_a_chunk_of_an_earlier_generation_leaves_no_trace(running: Running) -> None:
