@@ -375,6 +375,19 @@ async def test_a_thread_waits_where_clicks_are_few_and_its_click_is_not_lost_wit
     reader.close()
 
 
+async def test_a_click_that_a_thread_waited_for_and_those_behind_it_are_no_more_than_asked_for(
+    kafka: list[FakeConsumer],
+) -> None:
+    reader, consumer = reader_of(kafka, most=3)
+    await reader.assign({FIRST: 0})
+    reading = asyncio.create_task(reader.read())
+    assert await asyncio.to_thread(consumer.polled.wait, PATIENCE)
+    consumer.queue += [FakeMessage(at) for at in range(5)]
+    consumer.answer.set()
+    assert [record.offset for record in (await reading)[FIRST]] == [0, 1, 2]
+    reader.close()
+
+
 async def test_partitions_change_only_when_the_thread_has_ended_and_its_click_is_forgotten(
     kafka: list[FakeConsumer],
 ) -> None:
@@ -427,6 +440,15 @@ async def test_the_end_of_a_partition_as_it_was_last_told(kafka: list[FakeConsum
     assert (reader.end_offset(FIRST), reader.end_offset(SECOND)) == (12, None)
     reader.close()
     assert reader.end_offset(FIRST) is None, "somebody asks for the lag while the worker stops"
+
+
+async def test_what_stands_behind_an_offset_is_not_the_record_at_it(kafka: list[FakeConsumer]) -> None:
+    """A row whose click is gone would be taken for that of a later one."""
+    reader, consumer = reader_of(kafka)
+    consumer.epochs = {5: 0, 7: 0}
+    found = [reader.record_at(FIRST, offset) for offset in (5, 6, 7, 8)]
+    assert [one and one.offset for one in found] == [5, None, 7, None]
+    reader.close()
 
 
 async def test_a_record_is_waited_for_as_long_as_an_outage_may_last(kafka: list[FakeConsumer]) -> None:
