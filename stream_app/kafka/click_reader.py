@@ -419,7 +419,8 @@ class ClickReader:
         error = message.error()
         if error.code() == KafkaError._PARTITION_EOF:
             if tp is not None and tp not in self._astray:  # else clicks before it are to be read again
-                self._found.add(tp)
+                if tp not in self._unchecked:  # else the end alone does not tell that what lies before it is the same
+                    self._found.add(tp)
                 begin, end = self._next[tp], message.offset()
                 if begin is not None and begin < end:
                     self._pass_over(tp, begin, end)

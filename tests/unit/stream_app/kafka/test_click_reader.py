@@ -270,6 +270,23 @@ async def test_the_first_click_of_a_later_leader_is_looked_at(kafka: list[FakeCo
     reader.close()
 
 
+async def test_a_worker_that_starts_at_the_end_goes_back_once_a_click_tells_that_others_lie_before_it(
+    kafka: list[FakeConsumer],
+) -> None:
+    """As many have come as were lost. None of them is on its way, so there is no reason to end."""
+    reader, consumer = reader_of(kafka)
+    consumer.begin, consumer.leaders_end = 0, 51
+    consumer.epochs = {**dict.fromkeys(range(41), 3), **dict.fromkeys(range(41, 51), 5)}
+    await reader.assign({FIRST: 50}, {FIRST: 3})
+    consumer.queue.append(FakeMessage(50, FIRST, KafkaError._PARTITION_EOF))
+    assert await reader.read() == {}
+    consumer.queue.append(FakeMessage(50, epoch=5))
+    assert await reader.read() == {}
+    assert await reader.read() == {}
+    assert (reader.went_back, consumer.assigned) == ({FIRST: 41}, [(0, 41)])
+    reader.close()
+
+
 async def test_an_end_behind_clicks_that_are_to_be_read_again_passes_none_of_them_over(
     kafka: list[FakeConsumer],
 ) -> None:
