@@ -1,9 +1,11 @@
 """Announcements in, served versions out."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fsspec
@@ -14,7 +16,7 @@ from fsspec.spec import AbstractFileSystem
 
 from schemas.bundle.files import manifest_digest, open_bundle
 from schemas.errors import BundleError
-from schemas.messages.announcement import ModelAnnouncement, encode_announcement
+from schemas.messages.announcement import ModelAnnouncement, decode_announcement, encode_announcement
 from stream_app.serve import hot_swap
 from stream_app.serve.hot_swap import LiveModel, ModelWatcher
 from stream_app.serve.metrics import Metrics
@@ -216,6 +218,18 @@ def test_a_first_model_and_a_swap(watched: Watched) -> None:
     assert watched.metrics.registry.get_sample_value("nextclick_model_info", {"version": "v1"}) is None
     assert watched.live.current is not None
     assert watched.live.current.k == 4  # no more than is published
+    age = time.time() - watched.live.current.manifest.created_at / 1000
+    assert watched.count("nextclick_model_age_seconds") == pytest.approx(age, abs=PATIENCE)
+
+
+def test_the_model_that_metrics_tell_of_is_no_variants(watched: Watched) -> None:
+    watched.bundle("v1")
+    watched.bundle("v2", seed=1)
+    watched.follow(watched.announce("v1"), END, IDLE)
+    watched.is_variant = True
+    assert watched.follow(watched.announce("v2"), END, IDLE).served == ["v2"]
+    serving = [watched.metrics.registry.get_sample_value("nextclick_model_info", {"version": v}) for v in ("v1", "v2")]
+    assert serving == [1, None]
 
 
 def test_a_bundle_is_tried_elsewhere_first_if_memory_is_limited(watched: Watched) -> None:
@@ -246,6 +260,13 @@ def test_a_model_that_ranks_too_few_items_is_refused(watched: Watched) -> None:
     assert told.served == ["v1", "v1"]
     assert watched.count("nextclick_refused_bundles_total") == 1
     assert "worker.published asks for 4" in told.waited_for[-1]
+
+
+def test_a_model_that_ranks_as_many_items_as_are_published_or_all_it_has_is_served(watched: Watched) -> None:
+    watched.bundle("v1", k=4)
+    TinyModel(items=("a", "b", "c"), k=3, recent_size=6).write(watched.registry, "v2")
+    told = watched.follow(watched.announce("v1"), END, IDLE, watched.announce("v2"), IDLE)
+    assert told.served == ["v1", "v2"]
 
 
 def test_a_model_without_rows_of_items_is_refused_where_they_are_compared(watched: Watched) -> None:
@@ -388,6 +409,7 @@ def test_what_is_no_announcement_is_refused(watched: Watched, content: bytes) ->
 def test_why_there_is_no_model_is_still_told_later(watched: Watched) -> None:
     told = watched.follow(watched.announce("v1"), END, IDLE, IDLE, IDLE)
     assert told.served == [None] * 3
+    assert told.settled == [True] * 3  # a split does not wait for a variant that may never have a model
     assert all(reason.startswith("v1 was refused: ") for reason in told.waited_for)
 
 
@@ -402,6 +424,21 @@ def test_a_store_that_was_away_is_asked_again(watched: Watched) -> None:
     told = watched.follow(announced, END, IDLE, IDLE, come_back, IDLE)
     assert told.served == [None, None, "v1"]
     assert watched.count("nextclick_refused_bundles_total") == 1
+
+
+def test_a_store_is_asked_again_after_a_second_and_by_and_by_once_a_minute(watched: Watched) -> None:
+    watcher = watched.follow(END).watcher
+    watched.monkeypatch.setattr(hot_swap, "_RETRY_SECONDS", 1.0)
+    watched.monkeypatch.setattr(hot_swap, "time", SimpleNamespace(monotonic=lambda: 100.0))
+    announced = watched.announce("v1")
+    pending = hot_swap._Pending(decode_announcement(announced.content or b"", announced.key()))
+    pauses = []
+    for _ in range(8):
+        pending = watcher._refuse(pending, "it is away")
+        pauses.append(pending.due - 100.0)
+        assert watcher._attempt(pending) is pending
+        assert watcher._loads == []
+    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]
 
 
 def test_a_newer_announcement_takes_the_place_of_a_refused_one(watched: Watched) -> None:
