@@ -145,6 +145,7 @@ class ClickReader:
 
     Attributes:
         reads: how often somebody asked for clicks.
+        looks_up: how many `record_at` wait for Kafka now.
         passed: by partition, offsets from one up to below another, behind the last click that was read, at which there
             is none: marks of transactions, clicks of aborted ones, and what retention removed before it was read.
         epochs: by partition, the epoch of the leader that appended the last click that was read; before there is one,
@@ -193,7 +194,7 @@ class ClickReader:
         self._pace = Pace()
         self._looks = 0  # in vain, since there was a click
         self._first: asyncio.Future[Message | None] | None = None  # what the thread waits for
-        self.reads = 0
+        self.reads = self.looks_up = 0
         self.passed: dict[TP, tuple[int, int]] = {}
         self.epochs: dict[TP, int] = {}
         self.went_back: dict[TP, int] = {}
@@ -334,11 +335,14 @@ class ClickReader:
         return None if end == _UNKNOWN else int(end)
 
     def record_at(self, tp: TP, offset: int) -> Record | None:
-        """The record at an offset, None if there is none. From any thread. Raises ClicksUnreadableError."""
+        """The record at an offset, None if there is none. From one thread. Raises ClicksUnreadableError."""
+        self.looks_up += 1
         try:
             found = self._first_from(tp.topic, tp.partition, offset, seconds=self._patience)
         except KafkaException as error:
             raise ClicksUnreadableError(f"{tp.topic} cannot be read: {error.args[0].str()}") from error
+        finally:
+            self.looks_up -= 1
         return None if found is None or found.offset() != offset else self._record(found)
 
     async def read(self) -> dict[TP, list[Record]]:

@@ -324,7 +324,10 @@ class Worker:
             return True
         app, worker = self._app, self._settings.worker
         assert app is not None, "only a worker that serves has something to wait for"
-        silent = cast(ChunkConsumer, app.consumer).seconds_since_heartbeat()
+        consumer = cast(ChunkConsumer, app.consumer)
+        if consumer.reader.looks_up:
+            return True  # it gives up by itself
+        silent = consumer.seconds_since_heartbeat()
         return worker.session_timeout < silent < worker.delivery_timeout
 
     def _recovery_progress(self) -> Hashable | None:

@@ -472,8 +472,16 @@ async def test_a_record_is_waited_for_as_long_as_an_outage_may_last(kafka: list[
     """After a rebalance that an outage follows, the worker ended with an error after ten seconds of it."""
     reader, consumer = reader_of(kafka)
     consumer.silent = {FIRST.partition}
+    waits, ask = list[int](), reader._first_from
+
+    def asked(*arguments: Any, **more: Any) -> Any:
+        waits.append(reader.looks_up)
+        return ask(*arguments, **more)
+
+    reader._first_from = asked  # type: ignore[assignment]
     with pytest.raises(ClicksUnreadableError, match="no answer for 300 s"):
         reader.record_at(FIRST, 7)
+    assert (waits, reader.looks_up) == ([1], 0)  # the watchdog looks at it
     reader.close()
 
 

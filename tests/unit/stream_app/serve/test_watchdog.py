@@ -142,12 +142,19 @@ def test_a_deadline_ends_a_process_whose_loop_hangs_and_a_cancelled_one_does_not
 
 
 @pytest.mark.parametrize(
-    ("unconfirmed", "silent", "waits"),
-    [(0, 3.0, False), (1, 3.0, True), (0, 20.0, True), (0, 301.0, False), (0, math.inf, False)],
+    ("unconfirmed", "looks_up", "silent", "waits"),
+    [
+        (0, 0, 3.0, False),
+        (1, 0, 3.0, True),
+        (0, 1, 3.0, True),  # the leader of one partition is away, the group's coordinator is not
+        (0, 0, 20.0, True),
+        (0, 0, 301.0, False),
+        (0, 0, math.inf, False),
+    ],
 )
 @pytest.mark.parametrize("recovered", [True, False])
 def test_a_worker_that_waits_for_kafka_has_not_stalled_until_an_outage_is_too_long(
-    *, unconfirmed: int, silent: float, waits: bool, recovered: bool
+    *, unconfirmed: int, looks_up: int, silent: float, waits: bool, recovered: bool
 ) -> None:
     """Nor while it restores its tables, of which the brokers give no more then."""
     worker: Any = object.__new__(Worker)
@@ -158,7 +165,7 @@ def test_a_worker_that_waits_for_kafka_has_not_stalled_until_an_outage_is_too_lo
         sessions=SimpleNamespace(restored=5),
         rebalancing_count=1,
         pipeline=SimpleNamespace(in_flight=SimpleNamespace(chunks=2, finished=7)),
-        consumer=SimpleNamespace(seconds_since_heartbeat=lambda: silent),
+        consumer=SimpleNamespace(seconds_since_heartbeat=lambda: silent, reader=SimpleNamespace(looks_up=looks_up)),
     )
     assert worker._chunk_progress() == (None if waits else 7)
     assert worker._recovery_progress() == (None if waits or recovered else (5, 1))
