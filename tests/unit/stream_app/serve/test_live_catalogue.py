@@ -1,5 +1,7 @@
 """The follower of items and rules, on records that a test makes."""
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ from schemas.messages.item import Item, encode_item
 from schemas.messages.ranking import Applied
 from schemas.messages.rule import encode_rule
 from stream_app.core.catalogue import Catalogue
+from stream_app.core.diversity import DiversityRules
 from stream_app.serve.live_catalogue import CatalogueFollower, LiveCatalogue
 from stream_app.serve.metrics import Metrics
 from tests.unit.models import exact_model
@@ -26,12 +29,14 @@ class Record:
         return lambda: self._fields[name]
 
 
-def following(*, attributes: tuple[str, ...] = ()) -> tuple[CatalogueFollower, LiveCatalogue, Catalogue, Metrics]:
+def following(
+    *, attributes: tuple[str, ...] = (), items: str | None = "items"
+) -> tuple[CatalogueFollower, LiveCatalogue, Catalogue, Metrics]:
     catalogue, metrics = Catalogue(attributes=attributes), Metrics()
     live = LiveCatalogue(catalogue)
     follower = CatalogueFollower(
         consumer_config={},
-        items_topic="items",
+        items_topic=items,
         rules_topic="rules",
         live=live,
         metrics=metrics,
@@ -96,6 +101,31 @@ def test_another_model_is_offered_its_own_items_prepared_or_not() -> None:
     assert live.offered(MODEL, {None}, 0).by_market[None].popular(3)[0] == []
     assert live.offered(other, {None}, 0).by_market[None].popular(3)[0] == [0]
     assert live.offered(MODEL, {None}, 0).by_market[None].popular(3)[0] == []
+
+
+def test_a_worker_waits_for_items_where_there_must_be_any() -> None:
+    rule = Record("rules", 0, RULE.rule_id.encode(), encode_rule(RULE))
+    follower, _, _, _ = following(attributes=("brand",))
+    take_in(follower, rule)
+    assert "holds no item; publish them with `stream-app items`" in (follower._missing() or "")
+    take_in(follower, item("a", 0))
+    assert follower._missing() is None
+    follower, _, _, _ = following(attributes=("brand",), items=None)
+    assert follower._missing() is None
+    take_in(follower, rule)
+    assert follower._missing() is None
+
+
+@pytest.mark.parametrize("prepared", [True, False])
+def test_what_is_known_of_a_model_goes_with_it_and_has_the_rules_of_diversity(prepared: bool) -> None:
+    live, model = LiveCatalogue(Catalogue(), DiversityRules(max_per_category=2)), exact_model("v1", ("a", "b"))
+    if prepared:
+        live.prepare(model, 0)
+    assert live.offered(model, {None}, 0).by_market[None].diversity is not None
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
 
 
 def test_times_pass_without_a_record() -> None:

@@ -95,6 +95,18 @@ def test_a_variant_serves_as_soon_as_its_model_is_there_and_as_long_as_the_split
     one.take_in(None)
     assert [other.runs for other in one.watchers] == [False, False]
     assert one.serve() == [("v1", None)]
+    assert one.metrics.registry.get_sample_value("nextclick_variant_share", {"variant": "c"}) is None
+    one.take_in(split(champion=90, b=10))  # what it was is not what is announced now
+    assert [other.runs for other in one.watchers] == [False, False, True]
+    assert one.serve() == [("v1", "champion")]
+    one.follower.stop()
+    assert [other.runs for other in one.watchers] == [False, False, False]
+
+
+def test_sessions_are_drawn_by_the_salt_of_their_split() -> None:
+    one = Following()
+    one.take_in(encode_split(Split(app_id="shop", variants=(Variant("champion", 50.0), Variant("b", 50.0)), salt="x")))
+    assert one.live.serving().salt == "x"
 
 
 def test_a_shadow_serves_nobody_and_is_another_process_to_follow() -> None:
