@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import itertools
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -280,6 +281,17 @@ async def test_clicks_in_rankings_and_rows_out(running: Running) -> None:
     assert (running.recent("s"), running.recent("t")) == (("a", "c"), ("b",))
     assert running.kafka.acked == [12]
     assert (running.count("clicks"), running.count("rankings", reason="model")) == (3, 3)
+
+
+async def test_the_wait_of_a_click_is_counted_from_the_time_of_its_record(running: Running) -> None:
+    chunk = running.chunk(("s", "a"), at=10)
+    came = time.time() - 5.0
+    chunk.records = [replace(record, timestamp=int(came * 1000)) for record in chunk.records]
+    await running.take_chunks(chunk)
+    await running.ended()
+    waited = running.metrics.registry.get_sample_value("nextclick_end_to_end_seconds_sum")
+    assert waited is not None
+    assert 5.0 <= waited <= time.time() - came + 0.001
 
 
 async def test_partitions_are_computed_together_and_kept_apart(running: Running) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -89,7 +90,10 @@ async def test_delivered_when_every_record_is_confirmed_in_whatever_order() -> N
     producer.confirm(2, at=12)
     producer.confirm(0, at=10)
     assert await is_waiting(batch)
+    assert batch.finished_at == 0
+    began = time.time()
     producer.confirm(1, at=11)
+    assert batch.finished_at >= began
     assert await batch.delivered() == 12
     assert await batch.delivered() == 12  # whoever asks later is told as well
 
