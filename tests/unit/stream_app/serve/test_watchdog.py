@@ -109,6 +109,25 @@ def test_a_probe_that_fails_ends_the_worker() -> None:
     assert ended.code == EXIT_STALLED
 
 
+@pytest.mark.parametrize(("ticks", "end"), [([1.0] * 40, 12.0), ([1.0] * 8 + [500.0] + [1.0] * 40, 519.0)])
+def test_a_process_that_was_frozen_has_its_time_to_move_again(
+    monkeypatch: pytest.MonkeyPatch, ticks: list[float], end: float
+) -> None:
+    """Nothing could have moved meanwhile; one that only stands still has not been frozen."""
+    now, ended = [0.0], list[tuple[int, float]]()
+    watchdog = Watchdog([Probe("chunks", lambda: "stuck")], timeout=10.0, end=lambda code: ended.append((code, now[0])))
+
+    def wait(_: float) -> bool:
+        now[0] += ticks.pop(0)
+        return False
+
+    monkeypatch.setattr(watchdog._stopping, "wait", wait)
+    monkeypatch.setattr("stream_app.serve.watchdog.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("stream_app.serve.watchdog.faulthandler.dump_traceback", lambda **_: None)
+    watchdog._watch()
+    assert ended == [(EXIT_STALLED, end)]
+
+
 def test_a_watchdog_that_was_stopped_ends_nothing() -> None:
     ended = Ended()
     seen = threading.Event()
