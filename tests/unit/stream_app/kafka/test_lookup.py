@@ -23,11 +23,14 @@ def first_of(monkeypatch: pytest.MonkeyPatch, *codes: int | None, ends: Sequence
         "poll.side_effect": chain(told, repeat(None)),
         "get_watermark_offsets.side_effect": [(0, end) for end in ends],
     })  # fmt: skip
-    monkeypatch.setattr(lookup, "Consumer", lambda *_, **__: consumer)
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(lookup, "Consumer", lambda config, **__: asked.update(config) or consumer)
     try:
-        found = lookup.first_from({}, "clicks", 0, LOOKED_UP, seconds=0.05)
+        found = lookup.first_from({"client.rack": "zone-b"}, "clicks", 0, LOOKED_UP, seconds=0.05)
     finally:
         consumer.close.assert_called_once()
+        # Of the leader, and of no other record than asked for.
+        assert (asked["client.rack"], asked["auto.offset.reset"]) == ("", "error")
     return None if found is None else told.index(found)
 
 
@@ -37,6 +40,11 @@ def test_a_leader_is_waited_for_and_where_there_is_none_it_is_told(monkeypatch: 
     assert first_of(monkeypatch, away, KafkaError._PARTITION_EOF, ends=[LOOKED_UP]) is None
     with pytest.raises(KafkaException, match="no answer from its leader"):
         first_of(monkeypatch, away)
+
+
+@pytest.mark.parametrize("code", [KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE])
+def test_behind_the_end_there_is_no_record(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    assert first_of(monkeypatch, code) is None
 
 
 def test_a_leader_that_is_new_is_asked_for_its_end_before_a_record_counts_as_lost(
