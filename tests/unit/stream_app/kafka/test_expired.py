@@ -26,5 +26,7 @@ def test_what_is_told_of_a_partition_from_20_to_40(due: int | None, at: int | No
     with capture_logs() as logs:
         assert oldest_left(consumer, "rankings", 3, due, at=at) == (20, 40)
     assert [told is not None and told in line["event"] for line in logs] == ([] if told is None else [True])
+    gone = [(line["first"], line["last"], line["offsets"]) for line in logs if "last" in line]
+    assert gone == ([(10, 19, 10)] if told == "retention removed them" else [])
     [[assigned]] = consumer.incremental_assign.call_args.args
     assert (assigned.partition, assigned.offset) == (3, 20)
