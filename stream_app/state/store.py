@@ -124,13 +124,21 @@ class SessionStore(rocksdb.Store):
 
     @contextmanager
     def _marking_damage(self, partition: int) -> Iterator[None]:
-        """Damage that shows in service ends the worker, since only a start restores; that start must know of it."""
+        """Damage that shows in service ends the worker, since only a start restores; that start must know of it.
+
+        So does all else that RocksDB says: StoreError.
+        """
         try:
             yield
         except Exception as error:
             path = self.partition_path(partition)
-            if not is_damage(error, path):
+            if type(error) is not Exception:  # what RocksDB says comes as just that
                 raise
+            if not is_damage(error, path):
+                raise StoreError(
+                    f"the local store {path} cannot be used: {error}. Is there room on its disk, and may this user "
+                    f"write to it?"
+                ) from error
             mark(path, str(error))
             raise StoreError(
                 f"the local store {path} is damaged: {error}. The next start sets it aside and restores the partition "

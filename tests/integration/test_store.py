@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from stream_app.serve.delivery import Delivery, producer_config
 from stream_app.serve.hot_swap import LiveModel
 from stream_app.serve.metrics import Metrics
 from stream_app.settings import StreamSettings, WorkerSettings
+from stream_app.state import damage
 from stream_app.state.store import SessionStore
 from tests.conftest import REPOSITORY
 
@@ -198,3 +200,19 @@ def test_a_full_disk_is_not_taken_for_another_worker(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "another worker" not in str(told.value)
+
+
+def test_a_disk_that_is_full_in_service_is_told_with_the_folder(tmp_path: Path) -> None:
+    """Not as damage: nothing is to be set aside, there is to be room."""
+    store = open_store(tmp_path)
+    store.write_rows(0, {b"s": row(1)}, 1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        with pytest.raises(StoreError, match=r"the local store .*sessions-0\.db cannot be used: .*File too large"):
+            store.write_rows(0, {b"s": row(2)}, 2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert damage.known_damage(store.partition_path(0)) is None
+    with suppress(Exception):  # RocksDB takes nothing more
+        store._db_for_partition(0).close()
