@@ -1,6 +1,7 @@
 """What a consumer counts as done, and as its own; what it does on a real Kafka is in the integration tests."""
 
 from collections import defaultdict
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -93,6 +94,25 @@ def test_what_was_passed_over_is_done_with_the_click_before_it(settled: int | No
     consumer.reader.passed = {CLICKS: (5, 8)}
     consumer._settled = {} if settled is None else {CLICKS: settled}
     assert consumer.settled(CLICKS) == done
+
+
+async def test_clicks_that_are_read_again_count_as_done_no_more() -> None:
+    """Kafka had lost what was acknowledged: a commit that stays behind those that came since would lose these."""
+
+    async def nothing(*_: Any) -> dict[TP, Any]:
+        return {}
+
+    consumer, second = consumer_of(), TP("clicks", 1)
+    consumer.app.tables = SimpleNamespace(actives_ready=True)
+    consumer.app.pipeline = SimpleNamespace(wants_more=nothing)
+    consumer._thread.reading = nullcontext
+    consumer.reader = SimpleNamespace(read=nothing, went_back={CLICKS: 41}, passed={second: (5, 8)})
+    consumer._settled, consumer._committed_offset = {CLICKS: 50, second: 5}, {CLICKS: 50, second: 5}
+    assert await consumer._fetch({CLICKS, second}, 0.1) == {}
+    assert consumer.reader.went_back == {}
+    assert consumer._filter_committable_offsets(consumer._filter_tps_with_pending_acks()) == {CLICKS: 41, second: 8}
+    assert acknowledge(consumer, 41, 42)
+    assert consumer.settled(CLICKS) == 43
 
 
 @pytest.mark.parametrize(
