@@ -1,5 +1,6 @@
 """What a consumer counts as done, and as its own; what it does on a real Kafka is in the integration tests."""
 
+import asyncio
 from collections import defaultdict
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -154,6 +155,29 @@ def test_clicks_that_are_read_again_in_shorter_chunks_are_not_dropped() -> None:
     read = _ReadOffsets("clicks")
     read[CLICKS] = read[CHANGELOG] = 9
     assert (read[CLICKS], read[CHANGELOG]) == (None, 9)
+
+
+async def test_a_generation_begins_when_the_fetch_of_the_last_one_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its clicks would come behind the seek, and the position of the next fetch behind them."""
+    happened: list[str] = []
+
+    async def prepare(_: str) -> None:
+        happened.append("read anew")
+
+    async def assigned(*_: Any) -> None:
+        happened.append("assigned")
+
+    monkeypatch.setattr("faust.transport.consumer.Consumer.on_partitions_assigned", assigned)
+    consumer = consumer_of()
+    consumer.reader = SimpleNamespace(prepare=prepare)
+    consumer._no_fetch = asyncio.Event()
+    beginning = asyncio.create_task(consumer.on_partitions_assigned({CLICKS}, GENERATION + 1))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert happened == []
+    consumer._no_fetch.set()
+    await beginning
+    assert happened == ["read anew", "assigned"]
 
 
 @pytest.mark.parametrize("leaves", [True, False])

@@ -1,5 +1,6 @@
 """A data folder: one process at a time, and nobody else's to look into."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,18 @@ def test_a_folder_is_made_for_its_user_and_their_group_alone(tmp_path: Path) -> 
     with pytest.raises(StoreError, match=r"give each process a worker\.data_dir of its own"):
         DataLock(tmp_path / "state" / "a")
     lock.release()
+
+
+def test_who_is_refused_is_told_which_process_has_the_folder_and_keeps_nothing_of_it(tmp_path: Path) -> None:
+    (tmp_path / "worker.lock").write_text("12345678901234567890")  # of one that was killed
+    lock = DataLock(tmp_path)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(3):
+        with pytest.raises(StoreError, match=rf"^the process {os.getpid()} is using {tmp_path}:"):
+            DataLock(tmp_path)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    lock.release()
+    DataLock(tmp_path).release()
 
 
 def test_a_folder_that_is_there_keeps_its_mode(tmp_path: Path) -> None:
