@@ -88,6 +88,16 @@ def test_damage_that_shows_in_service_is_told_and_the_next_start_begins_anew(fol
     assert (store.positions, store.row(b"s")) == ({}, None)
 
 
+def test_damage_that_only_rocksdb_finds_when_it_opens_the_store(folder: Folder) -> None:
+    folder.open().write({b"s": b"1"}, {0: 10})
+    folder.close()
+    (folder.path / "CURRENT").write_text("MANIFEST-999999\n")  # a list of files that is not there
+    store = folder.open()
+    assert (store.positions, store.row(b"s")) == ({}, None)
+    store.write({b"s": b"2"}, {0: 11})
+    assert folder.again().row(b"s") == b"2"
+
+
 def test_a_full_disk_is_no_damage(folder: Folder) -> None:
     store = folder.open()
     store.write({b"s": b"1"}, {0: 10})
