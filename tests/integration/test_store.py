@@ -181,12 +181,18 @@ def test_a_restored_row_never_goes_back(tmp_path: Path) -> None:
     store._db_for_partition(0).close()
 
 
+def set_aside_of(store: SessionStore) -> Path:
+    path: Path = store.partition_path(0)
+    return path.with_name(f"{path.name}.damaged")
+
+
 def test_a_store_that_is_open_elsewhere_is_refused(tmp_path: Path) -> None:
     first, second = open_store(tmp_path), open_store(tmp_path)
     first.write_rows(0, {b"s": row(1)}, 1)
     with pytest.raises(StoreError, match=r"Is another worker using the same worker\.data_dir"):
         second.rows(0, [b"s"])
     assert first.rows(0, [b"s"]) == [row(1)]
+    assert not set_aside_of(first).exists()
     first._db_for_partition(0).close()
 
 
@@ -200,6 +206,7 @@ def test_a_full_disk_is_not_taken_for_another_worker(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "another worker" not in str(told.value)
+    assert not set_aside_of(store).exists(), "it would take up as much space again"
 
 
 def test_a_disk_that_is_full_in_service_is_told_with_the_folder(tmp_path: Path) -> None:
