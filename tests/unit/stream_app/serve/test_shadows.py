@@ -18,11 +18,14 @@ import pytest
 from confluent_kafka import Producer
 
 from schemas.messages.click import Click
+from schemas.messages.item import Item
 from schemas.messages.ranking import decode_ranking
+from stream_app.core.catalogue import Catalogue
 from stream_app.core.plan import SourcedClick, SourcedForget
 from stream_app.core.recommend import rank, recommend
 from stream_app.core.session import SessionRules, SessionState
 from stream_app.serve import shadows as feeding
+from stream_app.serve.live_catalogue import LiveCatalogue
 from stream_app.serve.metrics import Metrics
 from stream_app.serve.serving import Records, Serves
 from stream_app.serve.shadow_process import ShadowModels, ShadowRanker, run
@@ -103,6 +106,23 @@ def test_a_shadow_ranks_from_what_rows_remember_and_says_which_click_came_before
     assert {(one.source.topic, one.source.partition, one.market) for one in rankings} == {("clicks", 2, "de")}
     seen = [(one.source.offset, one.follows, tuple(item.score for item in one.items)) for one in rankings]
     assert seen == expected
+
+
+def test_a_shadow_shows_only_what_may_be_shown() -> None:
+    catalogue, producer = Catalogue(), FakeProducer()
+    catalogue.put_items([(item_id, Item(item_id=item_id)) for item_id in "be"])
+    ranker = ShadowRanker(cast(Producer, producer), "rankings.shadow", RULES, LiveCatalogue(catalogue))
+    run(pipe_of(batch_of("clicks", 0, 0, {}, [click(0)])), ranker, cast(ShadowModels, Models()), lambda: True)
+    [(_, _, value)] = producer.sent
+    assert sorted(item.item_id for item in decode_ranking(value or b"").items) == ["b", "e"]
+
+
+def test_what_comes_before_items_are_read_or_is_cut_short_is_passed_over() -> None:
+    batch, producer = batch_of("clicks", 0, 0, {}, [click(0)]), FakeProducer()
+    ranker, models = ShadowRanker(cast(Producer, producer), "rankings.shadow", RULES), cast(ShadowModels, Models())
+    run(pipe_of(batch), ranker, models, lambda: False)
+    run(io.BytesIO(pipe_of(batch).read()[:-1]), ranker, models, lambda: True)  # the worker was killed meanwhile
+    assert producer.sent == []
 
 
 def test_a_shadow_that_fails_keeps_no_other_from_ranking_and_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
