@@ -40,21 +40,25 @@ def test_parts_that_go_on_together_keep_all_that_either_waits_for_and_the_newest
 
 def test_clicks_from_the_end_on_that_a_partition_had_are_not_redelivered() -> None:
     partition = Partition(generation=1, ended_at=5)
-    assert part(partition, 4, 5, item="a").may_be_redelivered
-    assert not part(partition, 5, item="b").may_be_redelivered
+    first, later = part(partition, 4, 5, item="a"), part(partition, 6, item="b")
+    assert not later.may_be_redelivered
+    first.join(later)
+    assert first.may_be_redelivered
+    assert not part(partition, 5, item="c").may_be_redelivered
 
 
 async def test_more_clicks_than_fit_have_room_alone_and_all_others_wait() -> None:
     in_flight = InFlight(Metrics(), on_fatal=lambda _: None)
     assert in_flight.has_room(9, most=8)
-    first = part(Partition(generation=1), *range(6), item="a")
-    in_flight.moved(+1)
+    few, many = part(Partition(generation=1), 0, item="a"), part(Partition(generation=1), *range(1, 6), item="b")
+    in_flight.moved(+2)
     in_flight.clicks += 6
     assert in_flight.has_room(2, most=8)
-    assert not in_flight.has_room(3, most=8)
-    waiting = asyncio.create_task(in_flight.wait_for_room(3, most=8))
-    await asyncio.sleep(0)
-    in_flight.ended([first])
+    waiting = asyncio.create_task(in_flight.wait_for_room(4, most=8))
+    for ends in (few, many):
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        in_flight.ended([ends])
     await waiting
     assert (in_flight.chunks, in_flight.clicks) == (0, 0)
 
