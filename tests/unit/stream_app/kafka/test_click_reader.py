@@ -141,6 +141,7 @@ async def test_clicks_by_partition_in_order_and_never_more_than_asked_for(kafka:
     assert {tp: [record.offset for record in records] for tp, records in found.items()} == {FIRST: [5, 6], SECOND: [0]}
     assert found[FIRST][0] == Record(5, 1_700_000_000_005, 1, b"s", b"5")
     assert [record.offset for record in (await reader.read())[FIRST]] == [7]
+    assert reader.reads == 2  # the watchdog of an idle worker looks at it
     reader.close()
 
 

@@ -106,6 +106,7 @@ def test_another_model_is_offered_its_own_items_prepared_or_not() -> None:
 def test_a_worker_waits_for_items_where_there_must_be_any() -> None:
     rule = Record("rules", 0, RULE.rule_id.encode(), encode_rule(RULE))
     follower, _, _, _ = following(attributes=("brand",))
+    assert follower._missing() is not None  # nothing at all has come
     take_in(follower, rule)
     assert "holds no item; publish them with `stream-app items`" in (follower._missing() or "")
     take_in(follower, item("a", 0))
