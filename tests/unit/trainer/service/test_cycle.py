@@ -11,7 +11,8 @@ from deploy.demo.shop import Shop, ShopSettings
 from schemas.config.settings import TopicSettings
 from schemas.messages.click import Click
 from tests.unit.announcements import TopicInMemory
-from trainer.errors import AnnounceError, LeaseError
+from tests.unit.trainer.service.outages import store_is_away
+from trainer.errors import AnnounceError, LeaseError, RegistryError
 from trainer.service.champion import Championship
 from trainer.service.click_log import ClickLogFolder, Rows, TopicIdentity
 from trainer.service.cycle import Cycle
@@ -102,6 +103,20 @@ def test_a_champion_of_shorter_lists_is_judged_by_them(trainer: Trainer, refit: 
     assert metrics["gate"]["k"] == 7
     assert "recall@7" in metrics["champion"]
     assert "recall@10" not in metrics["champion"]  # of which it has no list
+
+
+def test_a_champion_whose_store_is_away_keeps_its_place(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An outage of a second is no reason to announce a model that was compared with nothing."""
+    trainer.collect(history(200, until=NOW))
+    first = trainer.cycle().run().version
+    trainer.collect(history(200, until=NOW + 86_400_000))
+    with monkeypatch.context() as outage:
+        store_is_away(outage, f"{first}/rank.onnx")
+        with pytest.raises(RegistryError, match="out of reach"):
+            trainer.cycle().run()
+    assert [one.version for one in trainer.topic.log] == [first]
+    second = trainer.registry.get(trainer.cycle().run().version or "")
+    assert second.manifest.metrics["champion"]["version"] == first
 
 
 def test_a_catalogue_of_fewer_items_than_gate_k_is_judged(trainer: Trainer) -> None:
