@@ -146,7 +146,11 @@ class Cycle:
         check_parity(result.weights, candidate, trained, memory=result.memory)
         gate_k = self._gate_k(champion)
         evaluated = self._evaluate(
-            candidate, self._counted_alike(standing, champion, split), self._predecessors(champion), split, gate_k
+            candidate,
+            self._counted_alike(standing, champion, split),
+            self._predecessors(champion, gate_k),
+            split,
+            gate_k,
         )
         verdict = judge(evaluated, self._rules(gate_k))
         if champion is not None and gate_k < settings.gate_k:
@@ -295,8 +299,8 @@ class Cycle:
         model, sessions = refreshed(trained, split.train)
         return stage(self._staging, model, sessions, version=champion.version)
 
-    def _predecessors(self, champion: Model | None) -> list[Model]:
-        """The best of the champions before, as far as they are still published."""
+    def _predecessors(self, champion: Model | None, gate_k: int) -> list[Model]:
+        """The best of the champions before, as far as they are still published and can be judged at this k."""
         found: list[Model] = []
         for version in self._rivals(None if champion is None else champion.manifest):
             model = self._registry.find_readable(version)
@@ -308,8 +312,11 @@ class Cycle:
             except BundleError as error:
                 log.warning("a predecessor cannot be opened, so nothing is compared with it", error=str(error))
                 continue
-            if opened.k > self._settings.gate_k:
+            places = _certain_places(opened)
+            if places is None or places >= gate_k:
                 found.append(opened)
+            else:
+                log.info("a predecessor's lists are too short, so nothing is compared with it", version=version)
         return found
 
     def _rivals(self, champion: Manifest | None) -> list[str]:

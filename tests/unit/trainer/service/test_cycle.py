@@ -127,6 +127,18 @@ def test_a_catalogue_of_fewer_items_than_gate_k_is_judged(trainer: Trainer) -> N
     assert result.outcome == "announced"
 
 
+def test_predecessors_of_a_catalogue_of_fewer_items_than_gate_k_are_judged(trainer: Trainer) -> None:
+    """They list all that there is. Without them quality would sink cycle by cycle."""
+    versions = []
+    for day in range(3):
+        clicks = history(200, until=NOW + day * 86_400_000)
+        trainer.collect([replace(click, item_id=f"item-{at % 9}") for at, click in enumerate(clicks)])
+        versions.append(trainer.cycle(gate_k=20).run().version)
+    judged = trainer.registry.get(versions[-1] or "").manifest.metrics
+    assert judged["champion"]["version"] == versions[1]
+    assert list(judged["predecessors"]) == versions[:1]
+
+
 def test_a_model_of_another_kind_that_is_newer_makes_no_cycle_train_anew(trainer: Trainer) -> None:
     trainer.collect(history(200, until=NOW))
     made = trainer.cycle().run()
