@@ -227,7 +227,8 @@ class Cycle:
         standing = self._championship.standing()
         last = self._last_of_a_cycle()
         if last is not None and _was_left_unannounced(last, standing, self._trained):
-            announcement = self._championship.promote(last, "passed the gate; announced later")
+            why = "passed the gate; announced later"
+            announcement = self._championship.promote(last, why, instead_of=standing.champion)
             log.info("announced a model that had passed the gate before", version=announcement.version)
             return announcement
         if standing.champion is None and standing.entries and not self._told:

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from deploy.demo.shop import Shop, ShopSettings
 from schemas.config.settings import TopicSettings
+from schemas.messages.announcement import ModelAnnouncement
 from schemas.messages.click import Click
 from tests.unit.announcements import TopicInMemory
 from tests.unit.trainer.service.outages import store_is_away
@@ -238,6 +239,23 @@ def test_a_trainer_whose_lease_is_taken_during_training_publishes_nothing(
         cycle.run()
     assert trainer.registry.store.list() == {}
     assert trainer.topic.log == []
+
+
+def test_a_model_that_is_promoted_by_hand_during_the_first_cycle_stays(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first cycle's model was compared with no champion, for there was none."""
+    trainer.collect(history(200, until=NOW))
+    by_hand = ModelAnnouncement("champion", "v1", "elsewhere/v1", "0" * 64, NOW, "by hand")
+
+    def promoted_meanwhile(*arguments: Any) -> Any:
+        trainer.topic.announce(by_hand)
+        return stage(*arguments)
+
+    monkeypatch.setattr("trainer.service.cycle.stage", promoted_meanwhile)
+    with pytest.raises(RegistryError, match="v1 has become the champion meanwhile; nothing is announced"):
+        trainer.cycle().run()
+    assert trainer.topic.log == [by_hand]
 
 
 def test_a_work_folder_that_holds_other_things_keeps_them(trainer: Trainer) -> None:
