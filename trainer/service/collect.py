@@ -171,6 +171,9 @@ class Collector:
         began = time.monotonic()
         while not done():
             self._look_around()
+            overdue = time.monotonic() - self._flushed_at >= self._flush_seconds
+            if self._buffered >= self._flush_clicks or overdue:
+                self._flush()  # before more is read: what a full disk does not take stays in memory
             messages = self._consumer.consume(_BATCH, _POLL_SECONDS)
             if not self._have_schemas(messages):
                 break
@@ -182,9 +185,6 @@ class Collector:
                     self._on_error(error, message)
             if messages:
                 self._on_records(len(messages))
-            overdue = time.monotonic() - self._flushed_at >= self._flush_seconds
-            if self._buffered >= self._flush_clicks or overdue:
-                self._flush()
         self._flush()
         collected = Collected(self._clicks, dict(self._rejected), self._lost, self._files, time.monotonic() - began)
         self._clicks = self._lost = self._files = 0
