@@ -28,12 +28,13 @@ from trainer.evaluation.significance import judge as judge_ranks
 from trainer.export.bundle import read_network
 from trainer.export.parity import check_parity
 from trainer.memory.terms import SessionMemory
+from trainer.memory.trained import TrainedModel
 from trainer.models.base import Network
 from trainer.models.settings import LearnedSettings
 from trainer.service.champion import Championship, Standing
 from trainer.service.click_log import ClickLogFolder, LogState
 from trainer.service.gate import Evaluated, GateRules, best_rivals, gate_record, judge
-from trainer.service.publish import Provenance, publish, stage, staging_of
+from trainer.service.publish import CANDIDATE, Provenance, publish, stage, staging_of
 from trainer.service.registry import PublishedModel, Registry
 from trainer.service.settings import TrainerRoot
 from trainer.service.window import Seen, Window, hold_out, window_of
@@ -142,7 +143,7 @@ class Cycle:
             held_out=len(split.test), new_sessions=new, started_from=started_from,
         )  # fmt: skip
         result, trained = self._fit("training", split.train, start), split.train
-        candidate = stage(self._staging, result, trained)
+        candidate = self._stage(result, trained)
         check_parity(result.weights, candidate, trained, memory=result.memory)
         gate_k = self._gate_k(champion)
         evaluated = self._evaluate(
@@ -176,6 +177,9 @@ class Cycle:
         self._championship.promote(model, why, instead_of=standing.champion)  # it was judged against no other
         return CycleResult("announced", verdict.reasons, model.version)
 
+    def _stage(self, model: TrainedModel, sessions: SessionSet, *, version: str = CANDIDATE) -> Model:
+        return stage(self._staging, model, sessions, version=version, threads=self._settings.threads)
+
     def _provenance(
         self, window: Window, standing: Standing, split: _Split, started_from: str | None, *, refitted: bool
     ) -> Provenance:
@@ -199,11 +203,11 @@ class Cycle:
         challenger = (result.network, result.item_ids) if from_it else None
         # Its memory's weights stay: they must not be learned from the sessions that it was judged by.
         again = self._fit("refitting", whole, challenger, result.memory)
-        candidate = stage(self._staging, again, whole)
+        candidate = self._stage(again, whole)
         check_parity(again.weights, candidate, whole, memory=again.memory)
         if self._is_sound(candidate, split, evaluated.challenger.metrics, gate_k):
             return again, whole
-        stage(self._staging, result, split.train)
+        self._stage(result, split.train)
         return None
 
     def tidy(self) -> None:
@@ -298,7 +302,7 @@ class Cycle:
             log.warning("the champion cannot be counted anew, so it is compared as it is", error=str(error))
             return champion
         model, sessions = refreshed(trained, split.train)
-        return stage(self._staging, model, sessions, version=champion.version)
+        return self._stage(model, sessions, version=champion.version)
 
     def _predecessors(self, champion: Model | None, gate_k: int) -> list[Model]:
         """The best of the champions before, as far as they are still published and can be judged at this k."""

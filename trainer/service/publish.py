@@ -59,14 +59,16 @@ class Counted:
     topic_id: str
 
 
-def stage(staging: Path, model: TrainedModel, sessions: SessionSet, *, version: str = CANDIDATE) -> Model:
+def stage(
+    staging: Path, model: TrainedModel, sessions: SessionSet, *, version: str = CANDIDATE, threads: int = 1
+) -> Model:
     """Write a model as a bundle without a name and open it: what is evaluated is what would be served.
 
     Raises BundleError. `staging` is a scratch folder; an earlier candidate there is removed.
     """
     shutil.rmtree(staging / version, ignore_errors=True)
     folder = save_bundle(staging, version, model, popularity=sessions.support(), training={}, metrics={}, created_at=0)
-    return open_bundle(folder)
+    return open_bundle(folder, threads=threads)
 
 
 def publish(

@@ -8,6 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from deploy.demo.shop import Shop, ShopSettings
+from schemas.bundle.files import open_bundle
 from schemas.config.settings import TopicSettings
 from schemas.messages.announcement import ModelAnnouncement
 from schemas.messages.click import Click
@@ -128,6 +129,20 @@ def test_a_catalogue_of_fewer_items_than_gate_k_is_judged(trainer: Trainer) -> N
     assert result.outcome == "announced"
 
 
+def test_all_models_are_evaluated_with_as_many_threads(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The challenger, which is evaluated in each cycle, had one, whatever trainer.threads says."""
+    used: list[int] = []
+
+    def opened(folder: Path, *, threads: int = 1) -> Any:
+        used.append(threads)
+        return open_bundle(folder, threads=threads)
+
+    monkeypatch.setattr("trainer.service.publish.open_bundle", opened)
+    trainer.collect(history(200, until=NOW))
+    trainer.cycle(threads=2, refit=True).run()
+    assert used == [2, 2]  # before the refit and after it
+
+
 def test_predecessors_of_a_catalogue_of_fewer_items_than_gate_k_are_judged(trainer: Trainer) -> None:
     """They list all that there is. Without them quality would sink cycle by cycle."""
     versions = []
@@ -230,9 +245,9 @@ def test_a_trainer_whose_lease_is_taken_during_training_publishes_nothing(
     trainer.collect(history(200, until=NOW))
     cycle = trainer.cycle()
 
-    def taken_meanwhile(*arguments: Any) -> Any:
+    def taken_meanwhile(*arguments: Any, **options: Any) -> Any:
         trainer.allowed = False
-        return stage(*arguments)
+        return stage(*arguments, **options)
 
     monkeypatch.setattr("trainer.service.cycle.stage", taken_meanwhile)
     with pytest.raises(LeaseError):
@@ -248,9 +263,9 @@ def test_a_model_that_is_promoted_by_hand_during_the_first_cycle_stays(
     trainer.collect(history(200, until=NOW))
     by_hand = ModelAnnouncement("champion", "v1", "elsewhere/v1", "0" * 64, NOW, "by hand")
 
-    def promoted_meanwhile(*arguments: Any) -> Any:
+    def promoted_meanwhile(*arguments: Any, **options: Any) -> Any:
         trainer.topic.announce(by_hand)
-        return stage(*arguments)
+        return stage(*arguments, **options)
 
     monkeypatch.setattr("trainer.service.cycle.stage", promoted_meanwhile)
     with pytest.raises(RegistryError, match="v1 has become the champion meanwhile; nothing is announced"):
