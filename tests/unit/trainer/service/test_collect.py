@@ -1,6 +1,7 @@
 """What a collector does when its next offset is not there."""
 
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,12 @@ from structlog.testing import capture_logs
 
 from schemas.config.settings import KafkaConnection
 from schemas.messages.click import Click, ClickLimits, encode_click
+from tests.unit.trainer.service.test_click_log import put
 from trainer.errors import ClickLogError
-from trainer.service.click_log import ClickLogFolder, TopicIdentity
-from trainer.service.collect import Collector, _Partition
+from trainer.service.assembly import collect
+from trainer.service.click_log import ClickLogFolder, LogFile, TopicIdentity
+from trainer.service.collect import Collected, Collector, _Partition
+from trainer.service.settings import TrainerRoot, TrainerSettings
 
 
 class Assigned:
@@ -112,3 +116,36 @@ def test_a_full_disk_makes_nobody_read_on(tmp_path: Path, monkeypatch: pytest.Mo
         assert consumer.offset == 6
     collected = collector.collect_until(lambda: consumer.offset >= 9)
     assert (collected.clicks, ClickLogFolder(tmp_path).scan().next_offsets) == (9, {0: 9})
+
+
+class Played(Collector):
+    """Without Kafka; it has nothing to write, but often."""
+
+    def __enter__(self) -> "Played":
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def collect_to_end(self, stop: Callable[[], bool] = lambda: False) -> Collected:
+        return Collected()
+
+    def collect_until(self, stop: Callable[[], bool]) -> Collected:
+        for _ in range(20):
+            self._flush()
+        return Collected()
+
+
+@pytest.mark.parametrize("once", [True, False])
+def test_who_collects_alone_joins_small_files_and_removes_old_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, once: bool
+) -> None:
+    """`trainer run` does it after a cycle; a log that `trainer collect` alone keeps grew for ever."""
+    monkeypatch.setattr("trainer.service.assembly.Collector", Played)
+    log = ClickLogFolder(tmp_path)
+    for first in range(0, 40, 2):
+        put(log, 0, first, first + 1)
+    day = 86_400_000
+    put(log, 0, 40, 40, time=2 * day)
+    settings = TrainerSettings(log_dir=tmp_path, window=day / 1000, log_keep=day / 1000)
+    collect(TrainerRoot(trainer=settings), once=once, stopping=lambda: False)
+    assert log.scan().files == (LogFile(0, 40, 40),)
