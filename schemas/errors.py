@@ -7,6 +7,7 @@
     │   └── AnnouncementError              a model announcement
     ├── BundleError                        a model bundle cannot be written, found, trusted or run
     │   ├── BundleExistsError              a bundle of that version is already there
+    │   ├── BundleAwayError                its files cannot be reached, which says nothing of the bundle: it may pass
     │   └── NoAnswerError                  a graph fails on what it is asked, or returns what is no answer
     ├── VocabularyError (ValueError)       item ids that are no vocabulary
     ├── ClickFileError (ValueError)        a file of clicks that cannot be used
@@ -39,6 +40,10 @@ class BundleError(SchemaError):
 
 class BundleExistsError(BundleError):
     """A bundle is immutable: its version can be written once."""
+
+
+class BundleAwayError(BundleError):
+    """A bundle's files cannot be read now: a store that does not answer, a disk with errors. Trying again may help."""
 
 
 class NoAnswerError(BundleError):

@@ -21,7 +21,7 @@ import fsspec
 
 from schemas.bundle.manifest import FILES, MANIFEST, SIGNATURE, BundleLimits, Manifest, decode_manifest
 from schemas.bundle.signature import SIGNATURE_BYTES, TrustedKeys
-from schemas.errors import BundleError
+from schemas.errors import BundleAwayError, BundleError
 
 CACHED_BUNDLES: Final = 4
 """How many bundles a cache keeps: the one in service, the one before it to roll back to, and some for other workers."""
@@ -85,7 +85,7 @@ def _begin_of(folder: Path, name: str, most: int) -> bytes:
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):  # a link, a socket, a folder
             raise BundleError(f"{name}: is no plain file in {folder}") from error
-        raise BundleError(f"{name}: cannot be read: {error}") from error
+        raise BundleAwayError(f"{name}: cannot be read: {error}") from error
 
 
 def check_manifest_sha256(data: bytes, expected: str | None) -> str:
@@ -185,7 +185,7 @@ def fetch(
     except BundleError:
         raise
     except Exception as error:  # every object store has errors of its own
-        raise BundleError(f"{uri}: cannot be fetched: {type(error).__name__}: {error}") from error
+        raise BundleAwayError(f"{uri}: cannot be fetched: {type(error).__name__}: {error}") from error
     return target
 
 

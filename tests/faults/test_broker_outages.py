@@ -25,6 +25,7 @@ from tests.integration.trainer_deployment import Deployment as TrainerDeployment
 from tests.integration.workers import BEGAN, Group, running, until
 from tests.patience import PATIENCE
 from tests.torn_log import tear
+from trainer.data.click_log_lock import keeping_files
 from trainer.service import outage
 from trainer.service.assembly import registry_of
 from trainer.service.click_log import ClickLogFolder
@@ -229,9 +230,12 @@ def clicks(first: int, last: int) -> Iterator[Click]:
 
 
 def await_offsets(trainer: TrainerDeployment, count: int, process: "subprocess.Popen[str]") -> None:
-    while sum(ClickLogFolder(trainer.log_dir).scan().next_offsets.values()) < count:
+    reached = 0
+    while reached < count:
         assert process.poll() is None, process.communicate()
         time.sleep(0.1)
+        with keeping_files(trainer.log_dir):  # the collector joins them now and then
+            reached = sum(ClickLogFolder(trainer.log_dir).scan().next_offsets.values())
 
 
 async def test_each_click_that_is_there_is_ranked_after_kafka_lost_some(

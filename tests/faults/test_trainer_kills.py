@@ -16,6 +16,7 @@ from schemas.bundle.files import open_bundle
 from schemas.messages.click import Click
 from tests.conftest import KafkaUnderTest
 from tests.integration.trainer_deployment import Deployment
+from trainer.data.click_log_lock import keeping_files
 from trainer.service.assembly import registry_of
 from trainer.service.click_log import ClickLogFolder
 
@@ -44,6 +45,12 @@ def steady_clicks(stop: threading.Event) -> Iterator[Click]:
         stop.wait(0.05)
 
 
+def collected_to(deployment: Deployment) -> int:
+    """How many offsets the log holds; the collector may be joining its files."""
+    with keeping_files(deployment.log_dir):
+        return sum(ClickLogFolder(deployment.log_dir).scan().next_offsets.values())
+
+
 def test_the_log_holds_every_offset_once_however_often_the_collector_dies(deployment: Deployment) -> None:
     moments = random.Random(20_251_122)
     stop = threading.Event()
@@ -57,15 +64,13 @@ def test_the_log_holds_every_offset_once_however_often_the_collector_dies(deploy
             process = deployment.start("collect", **often)
             try:
                 # Into its work, and a random moment further: among flushes that follow each other at once.
-                before = len(list(deployment.log_dir.glob("*.parquet")))
-                while len(list(deployment.log_dir.glob("*.parquet"))) <= before:
+                while collected_to(deployment) <= positions[-1]:
                     assert process.poll() is None, process.communicate()
                     time.sleep(0.005)
                 time.sleep(moments.uniform(0.0, 0.4))
             finally:
                 end(process)
-            folder = ClickLogFolder(deployment.log_dir)
-            positions.append(sum(folder.scan().next_offsets.values()))
+            positions.append(collected_to(deployment))
     finally:
         stop.set()
         producer.join()

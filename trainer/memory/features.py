@@ -4,7 +4,7 @@ Shapes: P predictions, N touched pairs of a prediction and an item, F weights; o
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from trainer.data.lanes import follow
 from trainer.data.sessions import SessionSet
-from trainer.data.targets import target_weights
+from trainer.data.targets import target_weights, targets
 from trainer.memory.tables import ItemTable
 from trainer.memory.terms import PLACES, SCALES, place_of, table_rows
 from trainer.models.base import SessionModel
@@ -59,20 +59,33 @@ class Predictions:
         most: int = PREDICTIONS,
         weight_of_type: Mapping[str, float] = MappingProxyType({}),
     ) -> "Predictions":
-        """Of the newest sessions that make ``most`` predictions together, in the network's vocabulary."""
-        from_newest = np.cumsum((sessions.lengths - 1)[::-1])[::-1]
-        sessions = sessions.select(from_newest <= max(most, int(from_newest[-1])))
+        """Of the newest sessions that make ``most`` predictions together, in the network's vocabulary.
+
+        A click that weighs nothing as a target is no prediction: the newest may all be such.
+        """
+        weights = target_weights(sessions, weight_of_type)
+        counts = targets(sessions) if weights is None else targets(sessions) & (weights > 0)  # bool[clicks]
+        of_session = np.add.reduceat(counts.astype(np.int64), sessions.offsets[:-1])
+        from_newest = np.cumsum(of_session[::-1])[::-1]
+        newest = int(from_newest[of_session > 0].min())  # it may be longer than that
+        chosen = (of_session > 0) & (from_newest <= max(most, newest))
+        counts, sessions = counts[np.repeat(chosen, sessions.lengths)], sessions.select(chosen)
         weights = target_weights(sessions, weight_of_type)
         state: object = None
         parts: list[tuple[Tensor, ...]] = []
         for lanes in follow(sessions):
             state = network.advance(state if parts else network.start(len(lanes.position)), lanes)
-            view = map(torch.from_numpy, lanes.recent(recent_size))
             target = lanes.position + 1
-            parts.append((network.queries(state, lanes), *view, torch.from_numpy(sessions.items[target])))
+            view = map(torch.from_numpy, lanes.recent(recent_size))
+            columns = [network.queries(state, lanes), *view, torch.from_numpy(sessions.items[target])]
             if weights is not None:
-                parts[-1] = (*parts[-1], torch.from_numpy(weights[target]))
-        return cls(*(torch.cat(part) for part in zip(*parts, strict=True)))
+                columns.append(torch.from_numpy(weights[target]))
+            kept = torch.from_numpy(counts[target])
+            parts.append(tuple(column[kept] for column in columns))
+        found = cls(*(torch.cat(part) for part in zip(*parts, strict=True)))
+        if found.weights is None or len(found) == sessions.transitions:
+            return found
+        return replace(found, weights=found.weights / found.weights.mean())  # of those that are left, 1 on average
 
     def chunk(self, first: int, size: int) -> "Predictions":
         part = slice(first, first + size)

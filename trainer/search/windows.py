@@ -28,6 +28,7 @@ from schemas.errors import ClickFileError
 from trainer.data.datasets import read_sessions
 from trainer.data.options import DataOptions
 from trainer.data.sessions import SessionSet, encode, joined, vocabulary_of
+from trainer.data.targets import weighing
 from trainer.errors import TooFewSessionsError
 from trainer.evaluation.baselines import BaselineSpec
 from trainer.evaluation.protocol import (
@@ -184,7 +185,7 @@ class FamilyLearner:
     def _memory(self, before: FitResult, past: Sequence[SessionSet]) -> SessionMemory:
         """Its weights, from the newest window and the network that has not learned from it."""
         newest = encode(past[-1], before.item_ids)
-        if newest.transitions < LEAST_PREDICTIONS:
+        if weighing(newest, self._settings.weight_of_type) < LEAST_PREDICTIONS:
             return before.memory
         older = encode(joined(past[:-1]), before.item_ids)
         return memory_beside(before.weights, newest, older, self._settings, progress=self._progress)

@@ -73,8 +73,13 @@ def collector_of(
     folder: ClickLogFolder,
     on_records: Callable[[int], None] = lambda _: None,
     stopping: Callable[[], bool] = lambda: False,
+    *,
+    tidies: bool = False,
 ) -> Collector:
-    """Of all that `trainer.collect_partitions` names, or a member of `trainer.collect_group`."""
+    """Of all that `trainer.collect_partitions` names, or a member of `trainer.collect_group`.
+
+    With `tidies` it joins and removes old files itself, which a trainer does elsewhere; a member always does.
+    """
     settings = root.trainer
     arguments = root.kafka, root.topics.clicks, folder
     options: dict[str, Any] = {
@@ -87,7 +92,9 @@ def collector_of(
     if settings.collect_group:
         group = f"{root.topics.prefix}{settings.collect_group}"
         return GroupCollector(*arguments, group=group, log_keep=settings.log_keep, **options)
-    return Collector(*arguments, group=root.group, partitions=settings.collect_partitions, **options)
+    log_keep = settings.log_keep if tidies else None
+    partitions = settings.collect_partitions
+    return Collector(*arguments, group=root.group, partitions=partitions, log_keep=log_keep, **options)
 
 
 def collect(
@@ -101,6 +108,11 @@ def collect(
     folder = ClickLogFolder(root.trainer.log_dir)
     with (
         folder.shared() if root.trainer.collect_group else folder.locked(),
-        collector_of(root, folder, on_records, stopping) as collector,
+        collector_of(root, folder, on_records, stopping, tidies=True) as collector,
     ):
-        return collector.collect_to_end(stopping) if once else collector.collect_until(stopping)
+        if not once:
+            return collector.collect_until(stopping)
+        collected = collector.collect_to_end(stopping)
+        if not stopping():
+            collector.tidy()  # else nobody would, where this is a job of every hour
+        return collected

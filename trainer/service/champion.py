@@ -7,7 +7,8 @@ the next command finds the entry newer than the topic's last announcement and dr
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from enum import Enum
+from typing import Any, Final, Literal, Protocol
 
 import structlog
 
@@ -24,6 +25,17 @@ HISTORY_KEPT = 200
 
 PREDECESSORS_KEPT = 3
 """Of each alias, to roll back to."""
+
+
+class _Anyone(Enum):
+    ANYONE = "anyone"
+
+
+ANYONE: Final = _Anyone.ANYONE
+"""Whoever is champion is replaced."""
+
+Replaced = ModelAnnouncement | Literal[_Anyone.ANYONE] | None
+"""The champion that a decision was about; None where there was none."""
 
 
 class Announcements(Protocol):
@@ -99,7 +111,7 @@ class Championship:
         model: PublishedModel,
         why: str,
         *,
-        instead_of: ModelAnnouncement | None = None,
+        instead_of: Replaced = ANYONE,
         evidence: dict[str, Any] | None = None,
     ) -> ModelAnnouncement:
         """Verify a version as a worker would and announce it. Raises BundleError, AnnounceError and RegistryError.
@@ -111,9 +123,7 @@ class Championship:
         _check_still(standing, instead_of)
         return self._announce(model, "promoted", why, standing, evidence)
 
-    def refresh(
-        self, model: PublishedModel, why: str, *, instead_of: ModelAnnouncement | None = None
-    ) -> ModelAnnouncement:
+    def refresh(self, model: PublishedModel, why: str, *, instead_of: Replaced = ANYONE) -> ModelAnnouncement:
         """The same for the champion itself, refreshed: it takes the champion's place, which is no predecessor."""
         self._registry.open(model)
         standing = self.standing()
@@ -124,7 +134,7 @@ class Championship:
         self,
         why: str = "",
         *,
-        instead_of: ModelAnnouncement | None = None,
+        instead_of: Replaced = ANYONE,
         evidence: dict[str, Any] | None = None,
     ) -> ModelAnnouncement:
         """Announce the nearest predecessor of the champion that can still be served; `instead_of` as for `promote`."""
@@ -144,7 +154,7 @@ class Championship:
             if model is None:
                 log.warning("a predecessor is not published any more, so it is passed over", version=version)
                 continue
-            if instead_of is not None:  # to verify a predecessor may have taken minutes
+            if instead_of is not ANYONE:  # to verify a predecessor may have taken minutes
                 _check_still(self.standing(), instead_of)
             told = f"rolled back from {standing.champion.version}{f': {why}' if why else ''}"
             return self._announce(model, "rolled-back", told, standing, evidence)
@@ -189,8 +199,11 @@ class Championship:
         return announcement
 
 
-def _check_still(standing: Standing, expected: ModelAnnouncement | None) -> None:
+def _check_still(standing: Standing, expected: Replaced) -> None:
     """Raise RegistryError when another announcement counts than the one that a decision was about."""
-    if expected is not None and standing.champion != expected:
-        now = standing.champion.version if standing.champion else "nobody"
-        raise RegistryError(f"{expected.version} is no longer the champion, {now} is; nothing is announced")
+    if expected is ANYONE or standing.champion == expected:
+        return
+    now = standing.champion.version if standing.champion else "nobody"
+    if expected is None:
+        raise RegistryError(f"{now} has become the champion meanwhile; nothing is announced")
+    raise RegistryError(f"{expected.version} is no longer the champion, {now} is; nothing is announced")

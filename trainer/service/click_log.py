@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TextIO
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -227,6 +229,18 @@ class ClickLogFolder:
     def newest_timestamp(self, file: LogFile) -> int | None:
         """Event time of a file's newest click, from the file's own statistics; None for a file without clicks."""
         return newest_timestamp(self._open(file).metadata)
+
+    def times(self, file: LogFile) -> npt.NDArray[np.int64]:
+        """Event times of a file's clicks, in the order of their offsets. Raises ClickLogError."""
+        opened = self._open(file)
+        try:
+            column = opened.read(columns=["timestamp"])["timestamp"]
+        except (pa.ArrowException, OSError) as error:
+            raise self._unreadable(file, error) from error
+        if column.null_count:
+            raise self._unreadable(file, "its column timestamp has rows without a value")
+        found: npt.NDArray[np.int64] = column.to_numpy()
+        return found
 
     def count(self, file: LogFile) -> int:
         """How many clicks a file holds."""

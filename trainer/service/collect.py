@@ -39,6 +39,8 @@ log = structlog.get_logger(__name__)
 _BATCH: Final = 10_000
 _POLL_SECONDS: Final = 0.2
 _TIMEOUT_SECONDS: Final = 30.0
+_TIDY_FLUSHES: Final = 16
+"""As many small files of a partition as are joined at least."""
 
 
 @dataclass(frozen=True)
@@ -98,12 +100,14 @@ class Collector:
         limits: ClickLimits,
         flush_clicks: int,
         flush_seconds: float,
+        log_keep: float | None = None,
         on_records: Callable[[int], None] = lambda _: None,
         formats: Formats = PLAIN,
     ) -> None:
         """`partitions` are those that are collected, all of them if none is named. Limits and formats are the worker's.
 
-        `on_records` hears the number of records read since it last heard.
+        `log_keep` in seconds: see `ClickLogFolder.tidy`, which is done now and then; None: whoever trains from the log
+        does it. `on_records` hears the number of records read since it last heard.
         """
         self._connection = connection
         self._topic = topic
@@ -112,6 +116,8 @@ class Collector:
         self._limits = limits
         self._flush_clicks = flush_clicks
         self._flush_seconds = flush_seconds
+        self._log_keep = log_keep
+        self._flushes = 0
         self._on_records = on_records
         self._schemas, self._decode_click = formats.clicks, formats.decode_click
         self._wanted = partitions
@@ -171,6 +177,9 @@ class Collector:
         began = time.monotonic()
         while not done():
             self._look_around()
+            overdue = time.monotonic() - self._flushed_at >= self._flush_seconds
+            if self._buffered >= self._flush_clicks or overdue:
+                self._flush()  # before more is read: what a full disk does not take stays in memory
             messages = self._consumer.consume(_BATCH, _POLL_SECONDS)
             if not self._have_schemas(messages):
                 break
@@ -182,9 +191,6 @@ class Collector:
                     self._on_error(error, message)
             if messages:
                 self._on_records(len(messages))
-            overdue = time.monotonic() - self._flushed_at >= self._flush_seconds
-            if self._buffered >= self._flush_clicks or overdue:
-                self._flush()
         self._flush()
         collected = Collected(self._clicks, dict(self._rejected), self._lost, self._files, time.monotonic() - began)
         self._clicks = self._lost = self._files = 0
@@ -251,6 +257,14 @@ class Collector:
             partition.flushed()
         self._buffered = 0
         self._flushed_at = time.monotonic()
+        self._flushes += 1
+        if self._flushes % _TIDY_FLUSHES == 0:
+            self.tidy()
+
+    def tidy(self) -> None:
+        """Join small files and remove old ones, if that is ours to do."""
+        if self._log_keep is not None:
+            self._folder.tidy(self._log_keep)
 
     def _on_error(self, error: KafkaError, message: Message) -> None:
         code, partition = error.code(), self._partitions.get(message.partition())

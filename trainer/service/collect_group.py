@@ -19,8 +19,6 @@ from trainer.service.collect import Collected, Collector
 
 log = structlog.get_logger(__name__)
 
-_TIDY_FLUSHES: Final = 16
-"""As many small files of a partition as are joined at least."""
 _PAUSE_SECONDS: Final = 0.2
 
 
@@ -28,16 +26,14 @@ class GroupCollector(Collector):
     """A member of the group. Use as a context manager, inside `folder.shared()`."""
 
     def __init__(self, *arguments: Any, log_keep: float, **options: Any) -> None:
-        """As a `Collector`, of whatever the group gives it. `log_keep` in seconds: see `ClickLogFolder.tidy`."""
-        super().__init__(*arguments, **options)
-        self._log_keep = log_keep
+        """As a `Collector`, of whatever the group gives it. It tidies up what it holds itself."""
+        super().__init__(*arguments, log_keep=log_keep, **options)
         self._log: ClickLogFolder = self._folder
         self._claims: dict[int, TextIO] = {}
         # Of what is claimed at the time: whatever else lies there is another member's, to join and to remove, too.
         self._folder = ClickLogFolder(self._log.folder, self._claims.keys())
         self._awaited: set[int] = set()
         self._joined = self._ending = False
-        self._flushes = 0
 
     def __exit__(self, *_: object) -> None:
         self._ending = True  # what is not written yet is read by the next owner
@@ -60,12 +56,6 @@ class GroupCollector(Collector):
 
     def _has_reached(self, targets: Mapping[int, int]) -> bool:
         return self._joined and not self._awaited and super()._has_reached(targets)
-
-    def _flush(self) -> None:
-        super()._flush()
-        self._flushes += 1
-        if self._flushes % _TIDY_FLUSHES == 0:
-            self._folder.tidy(self._log_keep)
 
     def _on_assign(self, _: Consumer, partitions: Iterable[TopicPartition]) -> None:
         self._joined = True

@@ -28,12 +28,13 @@ from trainer.evaluation.significance import judge as judge_ranks
 from trainer.export.bundle import read_network
 from trainer.export.parity import check_parity
 from trainer.memory.terms import SessionMemory
+from trainer.memory.trained import TrainedModel
 from trainer.models.base import Network
 from trainer.models.settings import LearnedSettings
 from trainer.service.champion import Championship, Standing
 from trainer.service.click_log import ClickLogFolder, LogState
 from trainer.service.gate import Evaluated, GateRules, best_rivals, gate_record, judge
-from trainer.service.publish import Provenance, publish, stage, staging_of
+from trainer.service.publish import CANDIDATE, Provenance, publish, stage, staging_of
 from trainer.service.registry import PublishedModel, Registry
 from trainer.service.settings import TrainerRoot
 from trainer.service.window import Seen, Window, hold_out, window_of
@@ -119,7 +120,7 @@ class Cycle:
 
     def _make_a_challenger(self, collected: LogState) -> CycleResult:
         settings = self._settings
-        last = _last_of_a_cycle(self._registry.versions())
+        last = self._last_of_a_cycle()
         standing = self._championship.standing()
         champion = self._champion(standing)
         window = window_of(self._root, self._folder, collected, last=_seen(last), champion=_seen(champion))
@@ -136,16 +137,21 @@ class Cycle:
             reason = f"{split.test.transitions} predictions to judge by, {settings.gate_predictions} are needed"
             return CycleResult("skipped", (f"{reason} (trainer.gate_predictions)",))
         start = self._start(standing, champion)
+        started_from = champion.version if champion and start else None
         log.info(
             "training", sessions=len(split.train), clicks=split.train.clicks, items=len(split.train.item_ids),
-            held_out=len(split.test), new_sessions=new, started_from=champion.version if champion and start else None,
+            held_out=len(split.test), new_sessions=new, started_from=started_from,
         )  # fmt: skip
         result, trained = self._fit("training", split.train, start), split.train
-        candidate = stage(self._staging, result, trained)
+        candidate = self._stage(result, trained)
         check_parity(result.weights, candidate, trained, memory=result.memory)
         gate_k = self._gate_k(champion)
         evaluated = self._evaluate(
-            candidate, self._counted_alike(standing, champion, split), self._predecessors(champion), split, gate_k
+            candidate,
+            self._counted_alike(standing, champion, split),
+            self._predecessors(champion, gate_k),
+            split,
+            gate_k,
         )
         verdict = judge(evaluated, self._rules(gate_k))
         if champion is not None and gate_k < settings.gate_k:
@@ -162,14 +168,7 @@ class Cycle:
             trained,
             evaluated=evaluated,
             gate=gate_record(evaluated, verdict, gate_k),
-            provenance=Provenance(
-                positions=window.positions,
-                topic_id=window.topic_id,
-                started_from=champion.version if champion and start else None,
-                champion=standing.champion.version if standing.champion else None,
-                holdout=split.test,
-                refitted=again is not None,
-            ),
+            provenance=self._provenance(window, standing, split, started_from, refitted=again is not None),
         )
         if not verdict.passed:
             return CycleResult("refused", verdict.reasons, model.version)
@@ -177,6 +176,22 @@ class Cycle:
         why = "passed the gate: " + "; ".join(verdict.reasons)
         self._championship.promote(model, why, instead_of=standing.champion)  # it was judged against no other
         return CycleResult("announced", verdict.reasons, model.version)
+
+    def _stage(self, model: TrainedModel, sessions: SessionSet, *, version: str = CANDIDATE) -> Model:
+        return stage(self._staging, model, sessions, version=version, threads=self._settings.threads)
+
+    def _provenance(
+        self, window: Window, standing: Standing, split: _Split, started_from: str | None, *, refitted: bool
+    ) -> Provenance:
+        return Provenance(
+            alias=self._championship.alias,
+            positions=window.positions,
+            topic_id=window.topic_id,
+            started_from=started_from,
+            champion=standing.champion.version if standing.champion else None,
+            holdout=split.test,
+            refitted=refitted,
+        )
 
     def _refit(
         self, window: Window, split: _Split, result: FitResult, evaluated: Evaluated, gate_k: int
@@ -188,20 +203,20 @@ class Cycle:
         challenger = (result.network, result.item_ids) if from_it else None
         # Its memory's weights stay: they must not be learned from the sessions that it was judged by.
         again = self._fit("refitting", whole, challenger, result.memory)
-        candidate = stage(self._staging, again, whole)
+        candidate = self._stage(again, whole)
         check_parity(again.weights, candidate, whole, memory=again.memory)
         if self._is_sound(candidate, split, evaluated.challenger.metrics, gate_k):
             return again, whole
-        stage(self._staging, result, split.train)
+        self._stage(result, split.train)
         return None
 
     def tidy(self) -> None:
         """Remove versions and log files that are kept no longer, and join small log files."""
         self._may_write()
-        champion = self._championship.standing().champion
-        published = self._registry.find_readable(champion.version) if champion else None
-        rivals = self._rivals(published.manifest if published else None)
-        protected = {*self._championship.protected(), *rivals}
+        protected = self._championship.protected()
+        for announced in self._championship.announced().values():  # a trainer of another alias has rivals, too
+            published = self._registry.find_readable(announced.version)
+            protected.update(self._rivals(published.manifest if published else None))
         for version in self._registry.prune(keep=self._settings.keep_versions, protected=protected):
             log.info("removed an old version", version=version)
         if not self._settings.collect_group:  # else each collector does it for what it writes
@@ -214,9 +229,10 @@ class Cycle:
         for name in self._registry.remove_leftovers():
             log.info("removed what was left half-published", name=name)
         standing = self._championship.standing()
-        last = _last_of_a_cycle(self._registry.versions())
+        last = self._last_of_a_cycle()
         if last is not None and _was_left_unannounced(last, standing, self._trained):
-            announcement = self._championship.promote(last, "passed the gate; announced later")
+            why = "passed the gate; announced later"
+            announcement = self._championship.promote(last, why, instead_of=standing.champion)
             log.info("announced a model that had passed the gate before", version=announcement.version)
             return announcement
         if standing.champion is None and standing.entries and not self._told:
@@ -226,6 +242,19 @@ class Cycle:
                 "a version with `trainer promote`",
                 last=standing.line[-1],
             )
+        return None
+
+    def _last_of_a_cycle(self) -> PublishedModel | None:
+        """The newest version that our cycles made from the click log.
+
+        `trainer fit` may have put others beside it, and so may a trainer of another alias, which has a click log, a
+        champion and a gate of its own. A version of before aliases were noted counts as ours.
+        """
+        ours = self._championship.alias
+        for model in reversed(self._registry.versions()):
+            training = model.manifest.training
+            if not model.refreshed and "positions" in training and training.get("alias", ours) == ours:
+                return model
         return None
 
     def _trained(self, version: str) -> str:
@@ -273,10 +302,10 @@ class Cycle:
             log.warning("the champion cannot be counted anew, so it is compared as it is", error=str(error))
             return champion
         model, sessions = refreshed(trained, split.train)
-        return stage(self._staging, model, sessions, version=champion.version)
+        return self._stage(model, sessions, version=champion.version)
 
-    def _predecessors(self, champion: Model | None) -> list[Model]:
-        """The best of the champions before, as far as they are still published."""
+    def _predecessors(self, champion: Model | None, gate_k: int) -> list[Model]:
+        """The best of the champions before, as far as they are still published and can be judged at this k."""
         found: list[Model] = []
         for version in self._rivals(None if champion is None else champion.manifest):
             model = self._registry.find_readable(version)
@@ -288,8 +317,11 @@ class Cycle:
             except BundleError as error:
                 log.warning("a predecessor cannot be opened, so nothing is compared with it", error=str(error))
                 continue
-            if opened.k > self._settings.gate_k:
+            places = _certain_places(opened)
+            if places is None or places >= gate_k:
                 found.append(opened)
+            else:
+                log.info("a predecessor's lists are too short, so nothing is compared with it", version=version)
         return found
 
     def _rivals(self, champion: Manifest | None) -> list[str]:
@@ -428,12 +460,6 @@ def _certain_places(model: Model) -> int | None:
 def _seen(model: PublishedModel | Model | None) -> Seen:
     """Which clicks it was trained on."""
     return Seen() if model is None else Seen.by(model.manifest)
-
-
-def _last_of_a_cycle(versions: Sequence[PublishedModel]) -> PublishedModel | None:
-    """The newest version that was made from the click log: `trainer fit` may have put others beside it."""
-    trained = (model for model in reversed(versions) if not model.refreshed)
-    return next((model for model in trained if "positions" in model.manifest.training), None)
 
 
 def _was_left_unannounced(newest: PublishedModel, standing: Standing, trained: Callable[[str], str]) -> bool:

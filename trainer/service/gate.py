@@ -119,11 +119,19 @@ def best_rivals(metrics: dict[str, Any], k: int) -> list[str]:
     They are the predecessors that its own challenger is compared with. Empty for a model that did not pass: whoever
     announced it all the same wants it to be judged by itself.
     """
-    if not metrics.get("gate", {}).get("passed"):
+    gate = metrics.get("gate", {})
+    if not gate.get("passed"):
         return []
     champion = metrics.get("champion")
     found = {**metrics.get("predecessors", {}), **({champion["version"]: champion} if champion else {})}
-    return sorted(found, key=lambda version: -float(found[version].get(f"recall@{k}", 0.0)))
+    # Their k was another where a champion's lists were shorter, or the setting has changed since.
+    k_then = gate.get("k", k)
+
+    def recall(version: str) -> float:
+        of = found[version]
+        return float(of.get(f"recall@{k}", of.get(f"recall@{k_then}", 0.0)))
+
+    return sorted(found, key=lambda version: -recall(version))
 
 
 def _record(ahead: Difference) -> dict[str, Any]:

@@ -32,6 +32,10 @@ _FEWEST_WINDOWS: Final = 6
 _FEWEST_PREDICTIONS: Final = 30
 """Fewer windows, or windows of fewer predictions, do not tell how much windows differ."""
 _DRIFT_MS: Final = 3_600_000
+_GRACE_MS: Final = 3 * 3_600_000
+"""After its watch a champion can still be rolled back for so long: the registry, or Kafka, may have been away."""
+_WINDOW_MS: Final = 3_600_000
+"""More than a window of scores, of which the first one of a reference may have begun before it."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,11 @@ class GuardRules:
     watch_ms: int = 86_400_000
     max_unknown: float = 0.3
     min_online: float = 0.5
+
+    @property
+    def keep_ms(self) -> int:
+        """How far before the newest window scores are kept: a champion is compared with its whole reference or not."""
+        return self.reference_ms + self.watch_ms + _GRACE_MS + _WINDOW_MS
 
 
 @dataclass(frozen=True)
@@ -145,6 +154,9 @@ def _against_predecessor(
     keep: Action = "keep"
     if champion.predecessor is None:
         return Decision(keep, champion.version, ("the champion replaced nothing that it could be compared with",))
+    if max((score.window_start for score in scores), default=0) > champion.announced_at + rules.watch_ms + _GRACE_MS:
+        # From here on its reference is forgotten window by window: what is left is another hour of the day.
+        return Decision(keep, champion.version, ("the champion was compared for guard.watch, and stays",))
     since = champion.announced_at - rules.reference_ms
     before = [
         score

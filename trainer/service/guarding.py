@@ -31,7 +31,6 @@ from trainer.service.split import SplitTopic, moved
 
 log = structlog.get_logger(__name__)
 
-_KEPT_BEYOND_MS: Final = 3_600_000
 _RETRY_SECONDS: Final = 60.0
 
 
@@ -69,14 +68,13 @@ def guard(
     if settings.metrics_port is not None:
         start_http_server(settings.metrics_port, settings.metrics_host, registry=metrics.registry)
     rules = rules_of(settings)
-    keep_ms = rules.watch_ms + rules.reference_ms + _KEPT_BEYOND_MS
     with ExitStack() as held:
         held.enter_context(suppress(StopRequested))
         lease = None
         if not dry_run:
             lease = Lease(registry.store, root.trainer.model_alias, registry.writer, guards=True, stopping=stopping)
             held.enter_context(lease)
-        topic = held.enter_context(ScoresTopic(root.kafka, root.topics.scores, group=root.group, keep_ms=keep_ms))
+        topic = held.enter_context(ScoresTopic(root.kafka, root.topics.scores, group=root.group, keep_ms=rules.keep_ms))
         guard = _Guard(
             topic, championship_of(root, registry), registry, rules, metrics=metrics, split=split_topic_of(root)
         )

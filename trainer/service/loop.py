@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -94,9 +94,11 @@ class _Trainer:
     stopping: Callable[[], bool]
 
     def collect_and(self, work: Work) -> CycleResult:
-        return waiting_out(
-            lambda: _collect_and_run(self.folder, self.collector, work, self.cycle.tidy, self.stopping), self.stopping
-        )
+        result = waiting_out(lambda: _collect_and_run(self.folder, self.collector, work, self.stopping), self.stopping)
+        # Apart from it: what is done and told is not done again because Kafka goes away afterwards.
+        with suppress(StopRequested):
+            waiting_out(self.cycle.tidy, self.stopping)
+        return result
 
     def wait(self, due: float, *, refresh_every: float) -> None:
         """Collect until then, and refresh; what fails is tried again by the next one, and the cycle decides whether
@@ -151,7 +153,6 @@ def _collect_and_run(
     folder: ClickLogFolder,
     collector: Collector | OthersCollect,
     work: Work,
-    tidy: Callable[[], None],
     stopping: Callable[[], bool],
 ) -> CycleResult:
     _tell_collected(collector.collect_to_end(stopping))
@@ -166,7 +167,6 @@ def _collect_and_run(
         f"{work.name} {result.outcome}", version=result.version, reasons=list(result.reasons),
         seconds=round(time.monotonic() - began, 1),
     )  # fmt: skip
-    tidy()
     return result
 
 

@@ -29,6 +29,8 @@ _NAMED_BEFORE: Final = 2000
 class Provenance:
     """Where a model comes from, for its manifest."""
 
+    alias: str
+    """Of the trainer that made it: one of another alias may publish in the same registry."""
     positions: Mapping[int, int]
     """For each partition of the clicks topic, the offset after the last that is in the window."""
     topic_id: str
@@ -57,14 +59,16 @@ class Counted:
     topic_id: str
 
 
-def stage(staging: Path, model: TrainedModel, sessions: SessionSet, *, version: str = CANDIDATE) -> Model:
+def stage(
+    staging: Path, model: TrainedModel, sessions: SessionSet, *, version: str = CANDIDATE, threads: int = 1
+) -> Model:
     """Write a model as a bundle without a name and open it: what is evaluated is what would be served.
 
     Raises BundleError. `staging` is a scratch folder; an earlier candidate there is removed.
     """
     shutil.rmtree(staging / version, ignore_errors=True)
     folder = save_bundle(staging, version, model, popularity=sessions.support(), training={}, metrics={}, created_at=0)
-    return open_bundle(folder)
+    return open_bundle(folder, threads=threads)
 
 
 def publish(
@@ -83,6 +87,7 @@ def publish(
     Raises BundleError and RegistryError.
     """
     training = training_record(result, sessions) | {
+        "alias": provenance.alias,
         "positions": _by_partition(provenance.positions),
         "topic_id": provenance.topic_id,
         "started_from": provenance.started_from,

@@ -74,7 +74,7 @@ class Refresh:
                 f"the window holds {len(sessions):,} sessions and the champion has counted {before:,}: it would know "
                 "less than now; a refresh needs half as many"
             )
-        candidate = stage(self._staging, model, sessions)
+        candidate = stage(self._staging, model, sessions, threads=self._root.trainer.threads)
         check_parity(model.weights, candidate, sessions, memory=model.memory)
         counted = Counted(len(trained.item_ids), window.positions, window.topic_id)
         self._may_write()

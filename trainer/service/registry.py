@@ -13,7 +13,8 @@ Only the files that a bundle has go, by name, and then the folder if nothing els
 
 import time
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -26,7 +27,7 @@ from schemas.bundle.files import BundleFiles, Model, manifest_digest, open_bundl
 from schemas.bundle.manifest import FILES, MANIFEST, SIGNATURE, BundleLimits, Manifest, decode_manifest
 from schemas.bundle.signature import SigningKey, TrustedKeys
 from schemas.bundle.store import check_manifest_sha256, sha256
-from schemas.errors import AnnouncementError, BundleError
+from schemas.errors import AnnouncementError, BundleAwayError, BundleError
 from schemas.messages.announcement import ModelAnnouncement, decode_announcement, encode_announcement, is_version
 from trainer.errors import RegistryError
 from trainer.service.history import Entry
@@ -127,32 +128,35 @@ class Registry:
 
     def open(self, model: PublishedModel, *, threads: int = 1) -> Model:
         """The model as a worker would open it: verified to the last file. Raises BundleError."""
-        return open_bundle(
-            model.uri,
-            manifest_sha256=model.manifest_sha256,
-            trusted=self._trusted,
-            cache_dir=self._cache_dir,
-            threads=threads,
-        )
+        with _within_reach():
+            return open_bundle(
+                model.uri,
+                manifest_sha256=model.manifest_sha256,
+                trusted=self._trusted,
+                cache_dir=self._cache_dir,
+                threads=threads,
+            )
 
     def open_announced(self, announcement: ModelAnnouncement, *, threads: int = 1) -> Model:
         """The same for an announced model, which may lie elsewhere. Raises BundleError."""
-        return open_bundle(
-            announcement.uri,
-            manifest_sha256=announcement.manifest_sha256,
-            trusted=self._trusted,
-            cache_dir=self._cache_dir,
-            threads=threads,
-        )
+        with _within_reach():
+            return open_bundle(
+                announcement.uri,
+                manifest_sha256=announcement.manifest_sha256,
+                trusted=self._trusted,
+                cache_dir=self._cache_dir,
+                threads=threads,
+            )
 
     def read_announced(self, announcement: ModelAnnouncement) -> BundleFiles:
         """The files of an announced model, which may lie elsewhere. Raises BundleError."""
-        return read_bundle(
-            announcement.uri,
-            manifest_sha256=announcement.manifest_sha256,
-            trusted=self._trusted,
-            cache_dir=self._cache_dir,
-        )
+        with _within_reach():
+            return read_bundle(
+                announcement.uri,
+                manifest_sha256=announcement.manifest_sha256,
+                trusted=self._trusted,
+                cache_dir=self._cache_dir,
+            )
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
@@ -318,6 +322,15 @@ def refreshes_before(manifest: Manifest) -> list[str]:
     refreshed = manifest.training.get("refreshed")
     before = refreshed.get("before") if isinstance(refreshed, dict) else None
     return [version for version in before if isinstance(version, str)] if isinstance(before, list) else []
+
+
+@contextmanager
+def _within_reach() -> Iterator[None]:
+    """RegistryError where a model's files cannot be reached: it may be a good one, that serves in every worker."""
+    try:
+        yield
+    except BundleAwayError as error:
+        raise RegistryError(f"a model is out of reach: {error}") from error
 
 
 def _now_ms() -> int:

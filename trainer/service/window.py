@@ -22,6 +22,7 @@ from trainer.service.settings import TrainerRoot
 log = structlog.get_logger(__name__)
 
 Flags = npt.NDArray[np.bool_]
+Times = npt.NDArray[np.int64]
 Positions = Mapping[int, int]
 """For each partition of the clicks topic, the offset after the last that a model was trained on."""
 
@@ -132,7 +133,7 @@ def read_window(
     limit = max(newest.values()) - window_ms if window_ms else 0
     newest = {file: time for file, time in newest.items() if time >= limit}
     counts = {file: folder.count(file) for file in newest}
-    taken = _newest_clicks(newest, counts, window_clicks)
+    taken = _newest_clicks(folder, newest, counts, window_clicks)
     topic_id = folder.topic_of(state.files[-1]).topic_id
     clicks, after_last, after_champion = _read(folder, taken, topic_id, last, champion)
     left_out = sum(counts.values()) - len(clicks)
@@ -177,15 +178,48 @@ def hold_out(window: Window, *, share: float, most: int) -> tuple[SessionSet, Se
 
 
 def _newest_clicks(
-    newest: Mapping[LogFile, int], counts: Mapping[LogFile, int], most: int | None
+    folder: ClickLogFolder, newest: Mapping[LogFile, int], counts: Mapping[LogFile, int], most: int | None
 ) -> dict[LogFile, int]:
-    """How many clicks to read of which files, in the files' order: the newest files whole, a part of the last one."""
-    room = sum(counts.values()) if most is None else most
+    """How many clicks to read of which files, in the files' order: of too many the newest, in whichever files.
+
+    A file may span weeks, as files are joined, and another partition's the same weeks.
+    """
+    if most is None or sum(counts.values()) <= most:
+        return {file: counts[file] for file in sorted(counts) if counts[file]}
+    oldest = _time_of_newest(folder, newest, most)
+    later: dict[LogFile, int] = {}
+    as_old: dict[LogFile, int] = {}
+    for file in sorted(file for file in newest if newest[file] >= oldest):
+        times = folder.times(file)
+        later[file], as_old[file] = int((times > oldest).sum()), int((times == oldest).sum())
+    room = most - sum(later.values())
     taken: dict[LogFile, int] = {}
-    for file in sorted(newest, key=lambda file: (newest[file], file), reverse=True):
-        taken[file] = min(counts[file], room)
-        room -= taken[file]
-    return {file: taken[file] for file in sorted(taken) if taken[file]}
+    for file, count in later.items():
+        same = min(as_old[file], room)
+        taken[file] = count + same
+        room -= same
+    return {file: count for file, count in taken.items() if count}
+
+
+def _time_of_newest(folder: ClickLogFolder, newest: Mapping[LogFile, int], most: int) -> int:
+    """The time of the `most`-th newest click. About twice as many times are held at once, and not the log's."""
+    kept: Times = np.empty(0, np.int64)
+    more: list[Times] = []
+    oldest: int | None = None  # of those kept, once they are enough
+    for file in sorted(newest, key=lambda file: newest[file], reverse=True):
+        if oldest is not None and newest[file] <= oldest:
+            break  # and so are all files from here on
+        more.append(folder.times(file))
+        if sum(map(len, more)) >= most:
+            kept, more = _latest(np.concatenate([kept, *more]), most), []
+            oldest = int(kept.min())
+    return int(_latest(np.concatenate([kept, *more]), most).min())
+
+
+def _latest(times: Times, most: int) -> Times:
+    if len(times) > most:
+        times.partition(len(times) - most)
+    return times[-most:].copy()
 
 
 def _read(

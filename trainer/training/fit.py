@@ -141,6 +141,11 @@ def _fit_one(
         mean: Network | None = None
         saved = checkpoints.load(checkpoint, identity, training.weights.with_tensors) if checkpoint else None
         if saved is not None:
+            if len(saved.epochs) > settings.epochs:
+                raise checkpoints.CheckpointError(
+                    f"{checkpoint}: is of a run of {len(saved.epochs)} epochs, and epochs={settings.epochs} is asked "
+                    "for; ask for as many or more, or name another file"
+                )
             training.restore(saved)
             epochs, best, mean = list(saved.epochs), saved.best, saved.mean
             progress(sum(epoch.transitions for epoch in epochs))

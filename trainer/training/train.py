@@ -147,4 +147,7 @@ def _hold_out(sessions: SessionSet, settings: TrainingSettings) -> tuple[Session
     except TooFewSessionsError:
         return None
     older, newest = encode(older, item_ids), encode(newest, item_ids)
-    return (older, newest) if weighing(newest, settings.weight_of_type) >= LEAST_PREDICTIONS else None
+    weights = settings.weight_of_type
+    if weighing(newest, weights) < LEAST_PREDICTIONS or not weighing(older, weights):
+        return None
+    return older, newest

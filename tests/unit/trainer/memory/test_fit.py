@@ -105,6 +105,18 @@ def test_predictions_have_the_weights_of_their_targets() -> None:
     assert Predictions.of(network(), sessions, RECENT, weight_of_type={"purchase": 3.0}).weights is None
 
 
+def test_what_weighs_nothing_is_no_prediction() -> None:
+    """Purchases are few, and the newest thousands of clicks may hold none: the weights were learned from nothing."""
+    sessions = sessions_of([[0, 1, 2], [3, 4, 8], *[[0, 1]] * 20], items=ITEMS)
+    rare = replace(sessions, types=(sessions.items == 8).astype(np.int32), type_names=("view", "purchase"))
+    found = Predictions.of(network(), rare, RECENT, most=4, weight_of_type={"view": 0.0})
+    assert found.weights is not None
+    assert (found.targets.tolist(), found.weights.tolist()) == ([8], [1.0])
+    assert found.recent[0, :2].tolist() == [4, 3]
+    fitted = fit_memory(network(), rare, {}, repeat=True, recent_size=RECENT, weight_of_type={"view": 0.0})
+    assert fitted.repeat is not None
+
+
 def test_the_likelihood_itself_is_convex() -> None:
     _, _, touched = problem()
     objective = objective_of(touched, 0.0)

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import itertools
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -410,6 +411,33 @@ def test_of_too_many_clicks_the_newest_are_read(log: ClickLogFolder) -> None:
     assert read(6) == ([["y", "z"], ["y", "z"], ["x", "z"]], 2)
     assert read(4) == ([["y", "z"], ["x", "z"]], 4)
     assert read(2) == ([["x", "z"]], 6)
+
+
+@pytest.mark.parametrize("clicks", [1, 5, 20, 33, 40, 79])
+def test_of_too_many_clicks_the_newest_are_read_of_all_partitions(log: ClickLogFolder, clicks: int) -> None:
+    """Files that were joined span weeks: the one with the newest click used up the room for all others' newest."""
+    for partition in range(4):
+        times = [(f"s{partition}-{at // 4}", "x", 4 * at + partition) for at in range(20)]
+        write_sessions(log, partition, 0, times[:15])
+        write_sessions(log, partition, 15, times[15:])
+    window = read_window(
+        log, log.scan(), window_ms=0, idle_gap_ms=MINUTE, last=Seen(), champion=Seen(), window_clicks=clicks
+    )
+    assert window is not None
+    assert window.left_out == 80 - clicks
+    # Sessions of four clicks, each of its partition; one that is cut to a single click teaches nothing.
+    lengths = Counter((time // 4 // 4, time % 4) for time in range(80 - clicks, 80))
+    assert sorted(window.sessions.lengths.tolist()) == sorted(length for length in lengths.values() if length > 1)
+
+
+def test_of_too_many_clicks_of_one_time_no_more_are_read(log: ClickLogFolder) -> None:
+    for partition in range(2):
+        write_sessions(log, partition, 0, [(f"s{partition}", "x", 7)] * 10)
+    window = read_window(
+        log, log.scan(), window_ms=0, idle_gap_ms=MINUTE, last=Seen(), champion=Seen(), window_clicks=13
+    )
+    assert window is not None
+    assert (window.left_out, sorted(window.sessions.lengths.tolist())) == (7, [3, 10])
 
 
 def test_a_robots_session_counts_with_its_newest_clicks(log: ClickLogFolder) -> None:

@@ -1,5 +1,6 @@
 """A cycle over a click log and a registry on the disk, and a models topic in memory: what it judges by and leaves."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +8,13 @@ import pytest
 from msgspec.structs import replace
 
 from deploy.demo.shop import Shop, ShopSettings
+from schemas.bundle.files import open_bundle
 from schemas.config.settings import TopicSettings
+from schemas.messages.announcement import ModelAnnouncement
 from schemas.messages.click import Click
 from tests.unit.announcements import TopicInMemory
-from trainer.errors import AnnounceError, LeaseError
+from tests.unit.trainer.service.outages import store_is_away
+from trainer.errors import AnnounceError, LeaseError, RegistryError
 from trainer.service.champion import Championship
 from trainer.service.click_log import ClickLogFolder, Rows, TopicIdentity
 from trainer.service.cycle import Cycle
@@ -30,7 +34,7 @@ class Trainer:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.log = ClickLogFolder(folder / "log")
-        self.log.folder.mkdir()
+        self.log.folder.mkdir(parents=True)
         self.topic = TopicInMemory()
         self.registry = Registry(str(folder / "registry"), cache_dir=folder / "work" / "cache", writer="0" * 32)
         self.allowed = True
@@ -103,12 +107,52 @@ def test_a_champion_of_shorter_lists_is_judged_by_them(trainer: Trainer, refit: 
     assert "recall@10" not in metrics["champion"]  # of which it has no list
 
 
+def test_a_champion_whose_store_is_away_keeps_its_place(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An outage of a second is no reason to announce a model that was compared with nothing."""
+    trainer.collect(history(200, until=NOW))
+    first = trainer.cycle().run().version
+    trainer.collect(history(200, until=NOW + 86_400_000))
+    with monkeypatch.context() as outage:
+        store_is_away(outage, f"{first}/rank.onnx")
+        with pytest.raises(RegistryError, match="out of reach"):
+            trainer.cycle().run()
+    assert [one.version for one in trainer.topic.log] == [first]
+    second = trainer.registry.get(trainer.cycle().run().version or "")
+    assert second.manifest.metrics["champion"]["version"] == first
+
+
 def test_a_catalogue_of_fewer_items_than_gate_k_is_judged(trainer: Trainer) -> None:
     few = [click for click in history(400, until=NOW) if int(click.item_id.encode()[-1]) % 4 == 0]
     assert len({click.item_id for click in few}) < 100
     trainer.collect(few)
     result = trainer.cycle({"list_length": 101}, gate_k=100).run()
     assert result.outcome == "announced"
+
+
+def test_all_models_are_evaluated_with_as_many_threads(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The challenger, which is evaluated in each cycle, had one, whatever trainer.threads says."""
+    used: list[int] = []
+
+    def opened(folder: Path, *, threads: int = 1) -> Any:
+        used.append(threads)
+        return open_bundle(folder, threads=threads)
+
+    monkeypatch.setattr("trainer.service.publish.open_bundle", opened)
+    trainer.collect(history(200, until=NOW))
+    trainer.cycle(threads=2, refit=True).run()
+    assert used == [2, 2]  # before the refit and after it
+
+
+def test_predecessors_of_a_catalogue_of_fewer_items_than_gate_k_are_judged(trainer: Trainer) -> None:
+    """They list all that there is. Without them quality would sink cycle by cycle."""
+    versions = []
+    for day in range(3):
+        clicks = history(200, until=NOW + day * 86_400_000)
+        trainer.collect([replace(click, item_id=f"item-{at % 9}") for at, click in enumerate(clicks)])
+        versions.append(trainer.cycle(gate_k=20).run().version)
+    judged = trainer.registry.get(versions[-1] or "").manifest.metrics
+    assert judged["champion"]["version"] == versions[1]
+    assert list(judged["predecessors"]) == versions[:1]
 
 
 def test_a_model_of_another_kind_that_is_newer_makes_no_cycle_train_anew(trainer: Trainer) -> None:
@@ -132,6 +176,38 @@ def test_a_clock_that_is_set_back_makes_no_cycle_train_anew(trainer: Trainer, mo
         assert trainer.cycle().run().outcome == "announced"
     assert [one.version for one in trainer.registry.versions()] == [one.version for one in trainer.topic.log]
     assert trainer.cycle().run().outcome == "skipped"
+
+
+def test_trainers_of_two_aliases_share_a_registry_and_nothing_else(trainer: Trainer) -> None:
+    """The newest version may be the other's: it is not announced unjudged, and its clicks are still new to us."""
+    other = Trainer(trainer.folder / "other")
+    other.registry = Registry(trainer.registry.url, cache_dir=other.folder / "cache", writer="1" * 32)
+    other.topic = TopicInMemory("canary")
+    for day in range(2):
+        made = []
+        for one in (trainer, other):
+            one.collect(history(200, until=NOW + day * 86_400_000))
+            made.append(one.cycle(model_alias=one.topic.alias).run())
+        assert [(result.outcome, "later" in str(result.reasons)) for result in made] == [("announced", False)] * 2
+        assert made[0].version != made[1].version
+    assert [len(one.topic.log) for one in (trainer, other)] == [2, 2]
+
+
+def test_a_rival_of_the_champion_of_another_alias_is_kept(trainer: Trainer) -> None:
+    trainer.collect(history(200, until=NOW))
+    first = trainer.cycle().run().version or ""
+    path, old = f"{first}/manifest.json", "20250101T000000000Z-00000000"
+    manifest = json.loads(trainer.registry.store.read(path) or b"")
+    for name in manifest["files"]:
+        trainer.registry.store.write(f"{old}/{name}", trainer.registry.store.read(f"{first}/{name}") or b"")
+    theirs = json.dumps(manifest | {"version": old, "created_at": 1}).encode()
+    trainer.registry.store.write(f"{old}/manifest.json", theirs)
+    manifest["metrics"]["predecessors"] = {old: {"recall@20": 1.0}}
+    trainer.registry.store.write(path, json.dumps(manifest).encode())
+    (champion,) = trainer.topic.log
+    trainer.topic.log = [replace(champion, alias="canary")]
+    trainer.cycle(keep_versions=1).tidy()
+    assert [model.version for model in trainer.registry.versions()] == [old, first]
 
 
 def test_what_could_not_be_announced_is_announced_by_the_next_cycle(trainer: Trainer) -> None:
@@ -169,15 +245,32 @@ def test_a_trainer_whose_lease_is_taken_during_training_publishes_nothing(
     trainer.collect(history(200, until=NOW))
     cycle = trainer.cycle()
 
-    def taken_meanwhile(*arguments: Any) -> Any:
+    def taken_meanwhile(*arguments: Any, **options: Any) -> Any:
         trainer.allowed = False
-        return stage(*arguments)
+        return stage(*arguments, **options)
 
     monkeypatch.setattr("trainer.service.cycle.stage", taken_meanwhile)
     with pytest.raises(LeaseError):
         cycle.run()
     assert trainer.registry.store.list() == {}
     assert trainer.topic.log == []
+
+
+def test_a_model_that_is_promoted_by_hand_during_the_first_cycle_stays(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first cycle's model was compared with no champion, for there was none."""
+    trainer.collect(history(200, until=NOW))
+    by_hand = ModelAnnouncement("champion", "v1", "elsewhere/v1", "0" * 64, NOW, "by hand")
+
+    def promoted_meanwhile(*arguments: Any, **options: Any) -> Any:
+        trainer.topic.announce(by_hand)
+        return stage(*arguments, **options)
+
+    monkeypatch.setattr("trainer.service.cycle.stage", promoted_meanwhile)
+    with pytest.raises(RegistryError, match="v1 has become the champion meanwhile; nothing is announced"):
+        trainer.cycle().run()
+    assert trainer.topic.log == [by_hand]
 
 
 def test_a_work_folder_that_holds_other_things_keeps_them(trainer: Trainer) -> None:

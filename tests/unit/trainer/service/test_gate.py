@@ -124,6 +124,17 @@ def test_the_best_of_those_that_a_champion_was_judged_against_are_rivals_of_the_
     assert best_rivals(manifest_metrics(sides, passed=False), 20) == []  # announced by hand, whatever was before
 
 
+def test_rivals_that_were_judged_at_another_k_come_best_first_too() -> None:
+    """The champion's lists were shorter, or trainer.gate_k was another: what counts is cut after the best few."""
+    found = {"v-1": 0.4, "v-2": 0.3}
+    metrics = {
+        "gate": {"passed": True, "k": 11},
+        "champion": {"version": "v0", "recall@11": 0.5},
+        "predecessors": {version: {"recall@11": recall} for version, recall in found.items()},
+    }
+    assert best_rivals(metrics, 20) == ["v0", "v-1", "v-2"]
+
+
 def a_day(predictions: int, worse: float, seed: int) -> tuple[int, float]:
     """24 cycles whose challengers are `worse` than the champion of the hour: how many passed, and what is served then.
 

@@ -118,6 +118,18 @@ def test_only_the_reference_before_and_the_watch_after_count() -> None:
     assert evidence["compared_with"]["sessions"] == 2400
 
 
+def test_a_champion_is_never_compared_with_a_part_of_its_reference() -> None:
+    """Scores are forgotten after a day and some hours: the best half hour of what was before was left."""
+    evening = [0.3] * 18 + [0.5] * 6
+    found = [
+        *scores("old", evening, start=ANNOUNCED - 2 * HOUR),
+        *scores("new", 0.35, start=ANNOUNCED, windows=30 * 12, sessions=50),
+    ]
+    for newest in range(ANNOUNCED, ANNOUNCED + 30 * HOUR, HOUR // 2):
+        known = [one for one in found if newest - RULES.keep_ms <= one.window_start <= newest]
+        assert decide(known, CHAMPION, (), RULES).action == "keep", (newest - ANNOUNCED) / HOUR
+
+
 def test_a_champion_that_replaced_nothing_or_was_returned_to_is_not_compared() -> None:
     decision = decide([*before(), *scores("new", 0.1, start=ANNOUNCED)], Watched("new", ANNOUNCED), (), RULES)
     assert decision.action == "keep"

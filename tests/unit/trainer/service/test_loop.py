@@ -1,6 +1,6 @@
 """The loop of `trainer run` with cycles and a collector that are played: what is a failure, and what is waited out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ class Played:
         self.answers = {
             "cycle": iter(cycles), "collect": iter(collecting), "between": iter(between), "refresh": iter(refreshes),
         }  # fmt: skip
+        self.tidying: Iterator[Any] = iter(())
         self.told: list[str] = []
         self.logs: list[Any] = []
 
@@ -57,7 +58,9 @@ class Played:
         self._answer("cycle")
         return SKIPPED
 
-    def tidy(self) -> None: ...
+    def tidy(self) -> None:
+        if (answer := next(self.tidying, None)) is not None:
+            raise answer
 
     def _answer(self, what: str) -> None:
         self.told.append(what)
@@ -90,9 +93,11 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Playe
 
     def run(
         cycles: list[Any], collecting: Sequence[Any] = (), between: Sequence[Any] = (), *, once: bool = False,
-        refreshes: Sequence[Any] = (), refreshing: bool = False, stop_at: int = 0, **settings: Any,
+        refreshes: Sequence[Any] = (), tidying: Sequence[Any] = (), refreshing: bool = False, stop_at: int = 0,
+        **settings: Any,
     ) -> Played:  # fmt: skip
         played = Played(cycles, list(collecting), list(between), refreshes)
+        played.tidying = iter(tidying)
         monkeypatch.setattr(service, "collector_of", lambda *_, **__: played)
         monkeypatch.setattr(service, "Cycle", lambda *_, **__: played)
         monkeypatch.setattr(service, "Refresh", lambda *_, **__: PlayedRefresh(played))
@@ -189,6 +194,12 @@ def test_an_outage_when_a_cycle_is_due_is_waited_out(play: Callable[..., Played]
     # At the announcement, too: the next try finds what was published, and announces it.
     played = play(cycles=[AWAY, AWAY, None], max_failures=1)
     assert played.told[:6] == ["collect", "cycle"] * 3
+
+
+def test_an_outage_behind_a_cycle_has_it_not_done_again(play: Callable[..., Played]) -> None:
+    """`--once` would tell of the second one, which finds nothing new, and not of what was announced."""
+    played = play(cycles=[], tidying=[AWAY, AWAY], once=True)
+    assert played.told == ["collect", "cycle"]
 
 
 def test_an_outage_of_hours_is_a_failure(play: Callable[..., Played], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """The registry in a local folder and in an object store: whole versions or none, whenever the writer dies."""
 
+import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from schemas.messages.announcement import ModelAnnouncement, version_name
 from tests.bundle_keys import new_keys
 from tests.contract.tiny_model import TinyModel, TinyNone, TinyWindow
 from tests.unit.announcements import TopicInMemory
+from tests.unit.trainer.service.outages import store_is_away
 from trainer.errors import AnnounceError, RegistryError
 from trainer.service.champion import Championship
 from trainer.service.history import Entry
@@ -400,6 +402,24 @@ def test_a_predecessor_that_is_gone_is_passed_over(
         championship.promote(registry.get(version), "test")
     registry.remove("B")
     assert championship.roll_back().version == "A"
+
+
+def test_a_predecessor_whose_store_is_away_is_not_passed_over(
+    championship: Championship,
+    registry: Registry,
+    topic: TopicInMemory,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for version in ("A", "B", "C"):
+        championship.promote(registry.get(version), "test")
+    shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+    with monkeypatch.context() as outage:
+        store_is_away(outage, "B/rank.onnx")
+        with pytest.raises(RegistryError, match="out of reach"):
+            championship.roll_back()
+    assert told(topic) == "A B C"
+    assert championship.roll_back().version == "B"
 
 
 def test_an_announcement_by_hand_becomes_history(

@@ -122,6 +122,17 @@ def test_a_finished_run_is_not_trained_again_and_can_be_made_longer(tmp_path: Pa
     assert_same_run(longer, fit(SESSIONS, settings))
 
 
+def test_a_run_that_went_further_than_is_asked_for_is_refused(tmp_path: Path) -> None:
+    """Its weights are those of more epochs than the settings, and so the manifest, would say."""
+    path = tmp_path / "checkpoint.safetensors"
+    settings = Gru4RecSettings.parse(SMALL)
+    fit(SESSIONS, settings, checkpoint=path)
+    before = path.read_bytes()
+    with pytest.raises(CheckpointError, match=r"of a run of 4 epochs, and epochs=3 is asked for"):
+        fit(SESSIONS, settings.model_copy(update={"epochs": 3}), checkpoint=path)
+    assert path.read_bytes() == before
+
+
 def test_a_warm_start_is_part_of_the_run(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.safetensors"
     settings = Gru4RecSettings.parse(SMALL)

@@ -1,6 +1,6 @@
 """Which sessions a model's parts are learned from, and what the settings leave out."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -103,6 +103,16 @@ def test_too_few_sessions_leave_the_memory_out() -> None:
     assert train(few, settings()).memory == NO_MEMORY
     assert transitions_to_learn(few, settings()) == 0
     assert learn_memory(random_sessions(1, items=20), settings()) == NO_MEMORY
+
+
+def test_a_type_of_click_that_is_new_leaves_the_memory_out() -> None:
+    """All purchases are among the newest sessions, that its weights would be learned from: the rest teaches nothing."""
+    bought = replace(
+        SESSIONS, types=(SESSIONS.session_of_click() >= 240).astype(np.int32), type_names=("view", "purchase")
+    )
+    chosen = settings(target_weights="view=0,purchase=1")
+    assert transitions_to_learn(bought, chosen) == 0
+    assert learn_memory(bought, chosen) == NO_MEMORY
 
 
 def test_progress_hears_of_every_transition() -> None:
