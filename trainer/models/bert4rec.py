@@ -41,6 +41,8 @@ class HidingSettings(AttentionSettings):
         "last_rate=0.0..1.0:0.05",
     )
 
+    # A step learns from the hidden clicks alone, a causal family's from all: half as many.
+    epochs: int = Field(20, ge=1, le=10_000)
     mask_rate: float = Field(0.4, gt=0, le=1, description="share of a session's clicks that are hidden in a step")
     last_rate: float = Field(
         0.2, ge=0, le=1, description="share of the sessions of a step of which the last click alone is hidden"
