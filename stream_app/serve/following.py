@@ -12,6 +12,7 @@ from typing import Any, Final
 import structlog
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from schemas.kafka.absent import why_absent
 from schemas.kafka.unread import Unread
 from schemas.messages.refused import RecordRefusedError
 from stream_app.errors import StreamError
@@ -120,19 +121,19 @@ class TopicFollower(ABC):
         for topic in self.topics:
             while not self._stopping.is_set():
                 try:
-                    partitions = consumer.list_topics(topic, timeout=_METADATA_SECONDS).topics[topic].partitions
+                    found = consumer.list_topics(topic, timeout=_METADATA_SECONDS).topics[topic]
                 except KafkaException as error:
                     self._wait(f"the brokers do not answer: {error.args[0].str()}")
                     self._stopping.wait(_RETRY_SECONDS)  # a connection that is lost is told at once
                     continue
-                if len(partitions) == 1:
+                if len(found.partitions) == 1:
                     break
-                if partitions:
+                if found.partitions:
                     raise FollowedTopicError(
-                        f"topic {topic} has {len(partitions)} partitions and must have 1, so that its records have one "
-                        "order: delete it, run `stream-app topics` and publish its records again"
+                        f"topic {topic} has {len(found.partitions)} partitions and must have 1, so that its records "
+                        "have one order: delete it, run `stream-app topics` and publish its records again"
                     )
-                self._wait(f"the topic {topic} does not exist; create it with `stream-app topics`")
+                self._wait(why_absent(topic, found.error))
                 self._stopping.wait(_RETRY_SECONDS)
         starts = [TopicPartition(topic, 0, OFFSET_BEGINNING) for topic in self.topics]
         while not self._stopping.is_set():

@@ -21,6 +21,7 @@ from schemas.bundle.signature import TrustedKeys
 from schemas.bundle.store import lies_within
 from schemas.bundle.trial import try_bundle
 from schemas.errors import AnnouncementError, BundleError
+from schemas.kafka.absent import why_absent
 from schemas.kafka.unread import Unread
 from schemas.messages.announcement import ModelAnnouncement, decode_announcement
 from stream_app.serve.live_catalogue import LiveCatalogue
@@ -262,7 +263,7 @@ class ModelWatcher:
             if topic.error is None and starts:
                 consumer.assign(starts)
                 return unread
-            self._wait(f"the topic {self._topic} does not exist; create it with `stream-app topics`")
+            self._wait(why_absent(self._topic, topic.error))
             self._stopping.wait(1.0)
         return None
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from schemas.config.settings import KafkaConnection
+from schemas.kafka.absent import why_absent
 from schemas.kafka.unread import Unread
 from trainer.errors import AnnounceError, KafkaAwayError, NoTopicError
 from trainer.service.outage import is_away
@@ -104,11 +105,8 @@ class CompactedTopic:
             time.sleep(_POLL_SECONDS)
 
     def _unusable(self, error: KafkaError | None) -> AnnounceError:
-        if error is None or error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
-            return NoTopicError(f"the topic {self.name} does not exist; create it with `stream-app topics`")
-        if error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
-            # What brokers say of a topic that does not exist, too, to who may not see topics.
-            return NoTopicError(f"the topic {self.name} does not exist, or this login has no right to it")
+        if error is None or error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.TOPIC_AUTHORIZATION_FAILED):
+            return NoTopicError(why_absent(self.name, error))
         return (KafkaAwayError if is_away(error) else AnnounceError)(
             f"the topic {self.name} at {self._connection.bootstrap_servers}: {error.str()}; is Kafka running, and "
             "are the settings in [kafka] right?"

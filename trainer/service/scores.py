@@ -10,6 +10,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 
 from schemas.config.settings import KafkaConnection
 from schemas.errors import MessageError
+from schemas.kafka.absent import why_absent
 from schemas.kafka.unread import Unread
 from schemas.messages.score import Score, decode_score
 from trainer.errors import CollectError, KafkaAwayError
@@ -73,7 +74,7 @@ class ScoresTopic:
             kind = KafkaAwayError if is_away(error.args[0]) else CollectError
             raise kind(f"Kafka does not answer: {error.args[0].str()}") from error
         if found.error is not None:
-            raise CollectError(f"the topic {self._topic} does not exist; create it with `stream-app topics`")
+            raise CollectError(why_absent(self._topic, found.error))
         self._consumer.assign(starts)
         return unread
 

@@ -103,7 +103,7 @@ class Story:
 
     def list_topics(self, topic: str, **_: Any) -> Any:
         return SimpleNamespace(
-            topics={topic: SimpleNamespace(partitions=dict.fromkeys(range(self._next(self.topics))))}
+            topics={topic: SimpleNamespace(partitions=dict.fromkeys(range(self._next(self.topics))), error=None)}
         )
 
     def get_watermark_offsets(self, *_: Any, **__: Any) -> tuple[int, int]:

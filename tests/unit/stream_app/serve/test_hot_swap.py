@@ -452,11 +452,12 @@ def test_brokers_and_topics_that_are_away_are_waited_for(watched: Watched) -> No
     topics = [
         KafkaException(KafkaError(KafkaError._TRANSPORT)),
         metadata(partitions=0, error=KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART)),
+        metadata(partitions=0, error=KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED)),
         metadata(),
     ]
     told = watched.follow(AWAY, IDLE, watched.announce("v1"), AWAY, END, IDLE, AWAY, IDLE, topics=topics)
     assert told.served == [None, "v1", "v1"]
-    assert told.waited_for[0] == "the topic models does not exist; create it with `stream-app topics`"
+    assert told.waited_for[0] == "the topic models does not exist, or this login has no right to it"
     assert watched.fatal == []
 
 
