@@ -120,7 +120,7 @@ class Cycle:
 
     def _make_a_challenger(self, collected: LogState) -> CycleResult:
         settings = self._settings
-        last = self._last_of_a_cycle()
+        last = _last_of_a_cycle(self._registry.versions())
         standing = self._championship.standing()
         champion = self._champion(standing)
         window = window_of(self._root, self._folder, collected, last=_seen(last), champion=_seen(champion))
@@ -137,10 +137,9 @@ class Cycle:
             reason = f"{split.test.transitions} predictions to judge by, {settings.gate_predictions} are needed"
             return CycleResult("skipped", (f"{reason} (trainer.gate_predictions)",))
         start = self._start(standing, champion)
-        started_from = champion.version if champion and start else None
         log.info(
             "training", sessions=len(split.train), clicks=split.train.clicks, items=len(split.train.item_ids),
-            held_out=len(split.test), new_sessions=new, started_from=started_from,
+            held_out=len(split.test), new_sessions=new, started_from=champion.version if champion and start else None,
         )  # fmt: skip
         result, trained = self._fit("training", split.train, start), split.train
         candidate = self._stage(result, trained)
@@ -168,7 +167,14 @@ class Cycle:
             trained,
             evaluated=evaluated,
             gate=gate_record(evaluated, verdict, gate_k),
-            provenance=self._provenance(window, standing, split, started_from, refitted=again is not None),
+            provenance=Provenance(
+                positions=window.positions,
+                topic_id=window.topic_id,
+                started_from=champion.version if champion and start else None,
+                champion=standing.champion.version if standing.champion else None,
+                holdout=split.test,
+                refitted=again is not None,
+            ),
         )
         if not verdict.passed:
             return CycleResult("refused", verdict.reasons, model.version)
@@ -179,19 +185,6 @@ class Cycle:
 
     def _stage(self, model: TrainedModel, sessions: SessionSet, *, version: str = CANDIDATE) -> Model:
         return stage(self._staging, model, sessions, version=version, threads=self._settings.threads)
-
-    def _provenance(
-        self, window: Window, standing: Standing, split: _Split, started_from: str | None, *, refitted: bool
-    ) -> Provenance:
-        return Provenance(
-            alias=self._championship.alias,
-            positions=window.positions,
-            topic_id=window.topic_id,
-            started_from=started_from,
-            champion=standing.champion.version if standing.champion else None,
-            holdout=split.test,
-            refitted=refitted,
-        )
 
     def _refit(
         self, window: Window, split: _Split, result: FitResult, evaluated: Evaluated, gate_k: int
@@ -213,10 +206,10 @@ class Cycle:
     def tidy(self) -> None:
         """Remove versions and log files that are kept no longer, and join small log files."""
         self._may_write()
-        protected = self._championship.protected()
-        for announced in self._championship.announced().values():  # a trainer of another alias has rivals, too
-            published = self._registry.find_readable(announced.version)
-            protected.update(self._rivals(published.manifest if published else None))
+        champion = self._championship.standing().champion
+        published = self._registry.find_readable(champion.version) if champion else None
+        rivals = self._rivals(published.manifest if published else None)
+        protected = {*self._championship.protected(), *rivals}
         for version in self._registry.prune(keep=self._settings.keep_versions, protected=protected):
             log.info("removed an old version", version=version)
         if not self._settings.collect_group:  # else each collector does it for what it writes
@@ -229,7 +222,7 @@ class Cycle:
         for name in self._registry.remove_leftovers():
             log.info("removed what was left half-published", name=name)
         standing = self._championship.standing()
-        last = self._last_of_a_cycle()
+        last = _last_of_a_cycle(self._registry.versions())
         if last is not None and _was_left_unannounced(last, standing, self._trained):
             why = "passed the gate; announced later"
             announcement = self._championship.promote(last, why, instead_of=standing.champion)
@@ -242,19 +235,6 @@ class Cycle:
                 "a version with `trainer promote`",
                 last=standing.line[-1],
             )
-        return None
-
-    def _last_of_a_cycle(self) -> PublishedModel | None:
-        """The newest version that our cycles made from the click log.
-
-        `trainer fit` may have put others beside it, and so may a trainer of another alias, which has a click log, a
-        champion and a gate of its own. A version of before aliases were noted counts as ours.
-        """
-        ours = self._championship.alias
-        for model in reversed(self._registry.versions()):
-            training = model.manifest.training
-            if not model.refreshed and "positions" in training and training.get("alias", ours) == ours:
-                return model
         return None
 
     def _trained(self, version: str) -> str:
@@ -460,6 +440,12 @@ def _certain_places(model: Model) -> int | None:
 def _seen(model: PublishedModel | Model | None) -> Seen:
     """Which clicks it was trained on."""
     return Seen() if model is None else Seen.by(model.manifest)
+
+
+def _last_of_a_cycle(versions: Sequence[PublishedModel]) -> PublishedModel | None:
+    """The newest version that was made from the click log: `trainer fit` may have put others beside it."""
+    trained = (model for model in reversed(versions) if not model.refreshed)
+    return next((model for model in trained if "positions" in model.manifest.training), None)
 
 
 def _was_left_unannounced(newest: PublishedModel, standing: Standing, trained: Callable[[str], str]) -> bool:
