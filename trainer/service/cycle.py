@@ -167,13 +167,8 @@ class Cycle:
             trained,
             evaluated=evaluated,
             gate=gate_record(evaluated, verdict, gate_k),
-            provenance=Provenance(
-                positions=window.positions,
-                topic_id=window.topic_id,
-                started_from=champion.version if champion and start else None,
-                champion=standing.champion.version if standing.champion else None,
-                holdout=split.test,
-                refitted=again is not None,
+            provenance=self._provenance(
+                window, standing, split, champion if start else None, refitted=again is not None
             ),
         )
         if not verdict.passed:
@@ -185,6 +180,18 @@ class Cycle:
 
     def _stage(self, model: TrainedModel, sessions: SessionSet, *, version: str = CANDIDATE) -> Model:
         return stage(self._staging, model, sessions, version=version, threads=self._settings.threads)
+
+    def _provenance(
+        self, window: Window, standing: Standing, split: _Split, start: Model | None, *, refitted: bool
+    ) -> Provenance:
+        return Provenance(
+            positions=window.positions,
+            topic_id=window.topic_id,
+            started_from=start.version if start else None,
+            champion=standing.champion.version if standing.champion else None,
+            holdout=split.test,
+            refitted=refitted,
+        )
 
     def _refit(
         self, window: Window, split: _Split, result: FitResult, evaluated: Evaluated, gate_k: int
