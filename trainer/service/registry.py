@@ -127,22 +127,18 @@ class Registry:
         return found
 
     def open(self, model: PublishedModel, *, threads: int = 1) -> Model:
-        """The model as a worker would open it: verified to the last file. Raises BundleError."""
-        with _within_reach():
-            return open_bundle(
-                model.uri,
-                manifest_sha256=model.manifest_sha256,
-                trusted=self._trusted,
-                cache_dir=self._cache_dir,
-                threads=threads,
-            )
+        """The model as a worker would open it: verified to the last file. Raises BundleError and RegistryError."""
+        return self._open(model.uri, model.manifest_sha256, threads)
 
     def open_announced(self, announcement: ModelAnnouncement, *, threads: int = 1) -> Model:
-        """The same for an announced model, which may lie elsewhere. Raises BundleError."""
+        """The same for an announced model, which may lie elsewhere."""
+        return self._open(announcement.uri, announcement.manifest_sha256, threads)
+
+    def _open(self, uri: str, manifest_sha256: str, threads: int) -> Model:
         with _within_reach():
             return open_bundle(
-                announcement.uri,
-                manifest_sha256=announcement.manifest_sha256,
+                uri,
+                manifest_sha256=manifest_sha256,
                 trusted=self._trusted,
                 cache_dir=self._cache_dir,
                 threads=threads,
