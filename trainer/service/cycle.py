@@ -17,7 +17,7 @@ import structlog
 from schemas.bundle.files import Model
 from schemas.bundle.manifest import Manifest
 from schemas.errors import BundleError
-from schemas.messages.announcement import ModelAnnouncement
+from schemas.messages.announcement import CHAMPION, ModelAnnouncement
 from trainer.data.sessions import SessionSet, encode, vocabulary_of
 from trainer.data.targets import missing_types, target_weights
 from trainer.errors import NonFiniteScoresError, TooFewSessionsError
@@ -120,9 +120,11 @@ class Cycle:
 
     def _make_a_challenger(self, collected: LogState) -> CycleResult:
         settings = self._settings
-        last = _last_of_a_cycle(self._registry.versions())
+        last = self._last_of_a_cycle()
         standing = self._championship.standing()
-        champion = self._champion(standing)
+        # The first model of another alias is for a canary: visitors get it only if it is no worse than what serves.
+        to_beat = standing.champion or self._championship.announced().get(CHAMPION)
+        champion = self._open(to_beat)
         window = window_of(self._root, self._folder, collected, last=_seen(last), champion=_seen(champion))
         if window is None:
             return CycleResult("skipped", ("the click log holds no clicks yet",))
@@ -136,7 +138,7 @@ class Cycle:
         if champion is not None and split.test.transitions < settings.gate_predictions:
             reason = f"{split.test.transitions} predictions to judge by, {settings.gate_predictions} are needed"
             return CycleResult("skipped", (f"{reason} (trainer.gate_predictions)",))
-        start = self._start(standing, champion)
+        start = self._start(to_beat, champion)
         log.info(
             "training", sessions=len(split.train), clicks=split.train.clicks, items=len(split.train.item_ids),
             held_out=len(split.test), new_sessions=new, started_from=champion.version if champion and start else None,
@@ -147,7 +149,7 @@ class Cycle:
         gate_k = self._gate_k(champion)
         evaluated = self._evaluate(
             candidate,
-            self._counted_alike(standing, champion, split),
+            self._counted_alike(to_beat, champion, split),
             self._predecessors(champion, gate_k),
             split,
             gate_k,
@@ -185,6 +187,7 @@ class Cycle:
         self, window: Window, standing: Standing, split: _Split, start: Model | None, *, refitted: bool
     ) -> Provenance:
         return Provenance(
+            alias=self._championship.alias,
             positions=window.positions,
             topic_id=window.topic_id,
             started_from=start.version if start else None,
@@ -213,10 +216,10 @@ class Cycle:
     def tidy(self) -> None:
         """Remove versions and log files that are kept no longer, and join small log files."""
         self._may_write()
-        champion = self._championship.standing().champion
-        published = self._registry.find_readable(champion.version) if champion else None
-        rivals = self._rivals(published.manifest if published else None)
-        protected = {*self._championship.protected(), *rivals}
+        protected = self._championship.protected()
+        for announced in self._championship.announced().values():  # a trainer of another alias has rivals, too
+            published = self._registry.find_readable(announced.version)
+            protected.update(self._rivals(published.manifest if published else None))
         for version in self._registry.prune(keep=self._settings.keep_versions, protected=protected):
             log.info("removed an old version", version=version)
         if not self._settings.collect_group:  # else each collector does it for what it writes
@@ -229,7 +232,7 @@ class Cycle:
         for name in self._registry.remove_leftovers():
             log.info("removed what was left half-published", name=name)
         standing = self._championship.standing()
-        last = _last_of_a_cycle(self._registry.versions())
+        last = self._last_of_a_cycle()
         if last is not None and _was_left_unannounced(last, standing, self._trained):
             why = "passed the gate; announced later"
             announcement = self._championship.promote(last, why, instead_of=standing.champion)
@@ -242,6 +245,19 @@ class Cycle:
                 "a version with `trainer promote`",
                 last=standing.line[-1],
             )
+        return None
+
+    def _last_of_a_cycle(self) -> PublishedModel | None:
+        """The newest version that our cycles made from the click log.
+
+        `trainer fit` may have put others beside it, and so may a trainer of another alias, which has a click log, a
+        champion and a gate of its own. A version of before aliases were noted counts as ours.
+        """
+        ours = self._championship.alias
+        for model in reversed(self._registry.versions()):
+            training = model.manifest.training
+            if not model.refreshed and "positions" in training and training.get("alias", ours) == ours:
+                return model
         return None
 
     def _trained(self, version: str) -> str:
@@ -266,25 +282,27 @@ class Cycle:
             raise TooFewSessionsError("no session has two clicks on items of the catalogue: lower trainer.min_support")
         return known
 
-    def _champion(self, standing: Standing) -> Model | None:
-        if standing.champion is None:
+    def _open(self, to_beat: ModelAnnouncement | None) -> Model | None:
+        if to_beat is None:
             return None
         try:
-            return self._registry.open_announced(standing.champion, threads=self._settings.threads)
+            return self._registry.open_announced(to_beat, threads=self._settings.threads)
         except BundleError as error:
             # A worker that starts now could not serve it either: it must not keep its place for that.
             log.error("the champion cannot be opened, so nothing is compared with it", error=str(error))
             return None
 
-    def _counted_alike(self, standing: Standing, champion: Model | None, split: _Split) -> Model | None:
+    def _counted_alike(
+        self, announced: ModelAnnouncement | None, champion: Model | None, split: _Split
+    ) -> Model | None:
         """A champion that was refreshed, as it would be had it counted what the challenger has learned from.
 
         It may have counted the very sessions that are held out, and would look better than it is.
         """
-        if champion is None or standing.champion is None or champion.manifest.states_of is None:
+        if champion is None or announced is None or champion.manifest.states_of is None:
             return champion
         try:
-            trained = as_trained(self._registry.read_announced(standing.champion))
+            trained = as_trained(self._registry.read_announced(announced))
         except BundleError as error:
             log.warning("the champion cannot be counted anew, so it is compared as it is", error=str(error))
             return champion
@@ -316,13 +334,13 @@ class Cycle:
         settings = self._settings
         return best_rivals(champion.metrics, settings.gate_k)[: settings.gate_predecessors] if champion else []
 
-    def _start(self, standing: Standing, champion: Model | None) -> Start | None:
-        if champion is None or standing.champion is None or not self._settings.warm_start:
+    def _start(self, announced: ModelAnnouncement | None, champion: Model | None) -> Start | None:
+        if champion is None or announced is None or not self._settings.warm_start:
             return None
         if champion.encoder == "none" or not isinstance(self._settings.training, LearnedSettings):
             return None  # what counts is no start, and starts from nothing
         try:
-            weights = read_network(self._registry.read_announced(standing.champion))
+            weights = read_network(self._registry.read_announced(announced))
         except BundleError as error:
             # It serves, and is judged; that nothing can start from it must end no cycle.
             log.warning("no warm start: the champion holds no network that is known here", error=str(error))
@@ -447,12 +465,6 @@ def _certain_places(model: Model) -> int | None:
 def _seen(model: PublishedModel | Model | None) -> Seen:
     """Which clicks it was trained on."""
     return Seen() if model is None else Seen.by(model.manifest)
-
-
-def _last_of_a_cycle(versions: Sequence[PublishedModel]) -> PublishedModel | None:
-    """The newest version that was made from the click log: `trainer fit` may have put others beside it."""
-    trained = (model for model in reversed(versions) if not model.refreshed)
-    return next((model for model in trained if "positions" in model.manifest.training), None)
 
 
 def _was_left_unannounced(newest: PublishedModel, standing: Standing, trained: Callable[[str], str]) -> bool:

@@ -29,6 +29,8 @@ _NAMED_BEFORE: Final = 2000
 class Provenance:
     """Where a model comes from, for its manifest."""
 
+    alias: str
+    """Of the trainer that made it: one of another alias may publish in the same registry."""
     positions: Mapping[int, int]
     """For each partition of the clicks topic, the offset after the last that is in the window."""
     topic_id: str
@@ -85,6 +87,7 @@ def publish(
     Raises BundleError and RegistryError.
     """
     training = training_record(result, sessions) | {
+        "alias": provenance.alias,
         "positions": _by_partition(provenance.positions),
         "topic_id": provenance.topic_id,
         "started_from": provenance.started_from,

@@ -1,5 +1,6 @@
 """A cycle over a click log and a registry on the disk, and a models topic in memory: what it judges by and leaves."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ class Trainer:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.log = ClickLogFolder(folder / "log")
-        self.log.folder.mkdir()
+        self.log.folder.mkdir(parents=True)
         self.topic = TopicInMemory()
         self.registry = Registry(str(folder / "registry"), cache_dir=folder / "work" / "cache", writer="0" * 32)
         self.allowed = True
@@ -175,6 +176,52 @@ def test_a_clock_that_is_set_back_makes_no_cycle_train_anew(trainer: Trainer, mo
         assert trainer.cycle().run().outcome == "announced"
     assert [one.version for one in trainer.registry.versions()] == [one.version for one in trainer.topic.log]
     assert trainer.cycle().run().outcome == "skipped"
+
+
+def test_trainers_of_two_aliases_share_a_registry_and_nothing_else(trainer: Trainer) -> None:
+    """The newest version may be the other's: it is not announced unjudged, and its clicks are still new to us."""
+    other = Trainer(trainer.folder / "other")
+    other.registry = Registry(trainer.registry.url, cache_dir=other.folder / "cache", writer="1" * 32)
+    other.topic = TopicInMemory("canary")
+    for day in range(2):
+        made = []
+        for one in (trainer, other):
+            one.collect(history(200, until=NOW + day * 86_400_000))
+            made.append(one.cycle(model_alias=one.topic.alias).run())
+        assert [(result.outcome, "later" in str(result.reasons)) for result in made] == [("announced", False)] * 2
+        assert made[0].version != made[1].version
+    assert [len(one.topic.log) for one in (trainer, other)] == [2, 2]
+
+
+def test_the_first_model_of_another_alias_is_judged_against_the_champion(trainer: Trainer) -> None:
+    """Else a canary's trainer trains at once, on what the champion knows already, and visitors get it unjudged."""
+    trainer.collect(history(200, until=NOW))
+    champion = trainer.cycle().run().version
+    trainer.topic.alias = "challenger"
+    assert trainer.cycle(model_alias="challenger").run().outcome == "skipped"
+    trainer.collect(history(200, until=NOW + 86_400_000))
+    made = trainer.cycle(model_alias="challenger").run()
+    assert made.outcome == "announced"
+    manifest = trainer.registry.get(made.version or "").manifest
+    assert manifest.metrics["champion"]["version"] == manifest.training["started_from"] == champion
+    assert [announced.alias for announced in trainer.topic.log] == ["champion", "challenger"]
+
+
+def test_a_rival_of_the_champion_of_another_alias_is_kept(trainer: Trainer) -> None:
+    trainer.collect(history(200, until=NOW))
+    first = trainer.cycle().run().version or ""
+    path, old = f"{first}/manifest.json", "20250101T000000000Z-00000000"
+    manifest = json.loads(trainer.registry.store.read(path) or b"")
+    for name in manifest["files"]:
+        trainer.registry.store.write(f"{old}/{name}", trainer.registry.store.read(f"{first}/{name}") or b"")
+    theirs = json.dumps(manifest | {"version": old, "created_at": 1}).encode()
+    trainer.registry.store.write(f"{old}/manifest.json", theirs)
+    manifest["metrics"]["predecessors"] = {old: {"recall@20": 1.0}}
+    trainer.registry.store.write(path, json.dumps(manifest).encode())
+    (champion,) = trainer.topic.log
+    trainer.topic.log = [replace(champion, alias="canary")]
+    trainer.cycle(keep_versions=1).tidy()
+    assert [model.version for model in trainer.registry.versions()] == [old, first]
 
 
 def test_what_could_not_be_announced_is_announced_by_the_next_cycle(trainer: Trainer) -> None:
