@@ -15,7 +15,6 @@ KAFKA_BOOTSTRAP_SERVERS (for `kafka.bootstrap_servers` alone), default. Anything
 
 import difflib
 import json
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +37,7 @@ from schemas.config.settings_keys import (
     section_of,
     variable_of,
 )
+from schemas.config.toml import parse_toml
 from schemas.errors import SettingsError
 from schemas.kafka.connection import KafkaConnection, Section, TopicSettings
 from schemas.masking import MASK, masked
@@ -178,15 +178,12 @@ def _config_file(config: Path | None, environ: Mapping[str, str]) -> Path | None
 
 def _parse(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        return parse_toml(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError(
             f"{file}: cannot be read ({error.strerror}); name another with --config or {CONFIG_VARIABLE}"
         ) from error
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # TOML's and UTF-8's are of the first kind, numbers of 4,301 digits too
+    except ValueError as error:  # UTF-8's is one, too
         raise SettingsError(f"{file}: not TOML: {error}") from error
 
 

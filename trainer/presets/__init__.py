@@ -8,7 +8,6 @@ these. A preset of data has a log as several papers prepare it, and figures of s
 ours of the same family, however it was trained; ``differs`` says what else is not the same.
 """
 
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +17,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from schemas.config.toml import parse_toml
 from trainer.errors import PresetError, TrainingSettingsError
 from trainer.models.settings import TrainingSettings, assignments_of, flattened
 
@@ -140,11 +140,15 @@ def chosen_settings(preset: str | None, assignments: Iterable[str] | None) -> Tr
 
 def _parse(name: str, text: str, where: str) -> Preset:
     try:
-        file = _File.model_validate(tomllib.loads(text))
+        tables = parse_toml(text)
+    except ValueError as error:
+        raise PresetError(f"{where}: not TOML: {error}") from error
+    try:
+        file = _File.model_validate(tables)
         preset = Preset(name, file.title, file.source, file.data, file.settings, file.published, file.differs)
         for changes in ({}, *(published.settings for published in file.published)):
             TrainingSettings.parse({**file.settings, **changes})
-    except (tomllib.TOMLDecodeError, TrainingSettingsError) as error:
+    except TrainingSettingsError as error:
         raise PresetError(f"{where}: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]

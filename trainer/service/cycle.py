@@ -132,12 +132,9 @@ class Cycle:
         if new < needed:
             return CycleResult("skipped", (f"{new} new sessions, a cycle needs {needed} (trainer.min_new_sessions)",))
         try:
-            split = self._split(window)
+            split = self._split(window, needed=0 if champion is None else settings.gate_predictions)
         except TooFewSessionsError as error:
             return CycleResult("skipped", (str(error),))
-        if champion is not None and split.test.transitions < settings.gate_predictions:
-            reason = f"{split.test.transitions} predictions to judge by, {settings.gate_predictions} are needed"
-            return CycleResult("skipped", (f"{reason} (trainer.gate_predictions)",))
         start = self._start(to_beat, champion)
         log.info(
             "training", sessions=len(split.train), clicks=split.train.clicks, items=len(split.train.item_ids),
@@ -265,7 +262,8 @@ class Cycle:
         model = self._registry.find_readable(version)
         return version if model is None else model.manifest.states_of or version
 
-    def _split(self, window: Window) -> _Split:
+    def _split(self, window: Window, *, needed: int) -> _Split:
+        """With as many predictions to judge by as are needed. Raises TooFewSessionsError."""
         everything = vocabulary_of(window.sessions)
         older, newest = hold_out(window, share=self._settings.holdout, most=self._settings.holdout_sessions)
         known = self._known(older)
@@ -273,7 +271,12 @@ class Cycle:
         target_weights(known, weights)  # there is something to predict
         if missing := missing_types(known, weights):
             log.warning("target_weights names types that no click of the window has", types=missing)
-        return _Split(known, encode(newest, everything), encode(older, everything))
+        split = _Split(known, encode(newest, everything), encode(older, everything))
+        if (found := split.test.transitions) < needed:
+            raise TooFewSessionsError(
+                f"{found} predictions to judge by, {needed} are needed (trainer.gate_predictions)"
+            )
+        return split
 
     def _known(self, sessions: SessionSet) -> SessionSet:
         """The sessions in the catalogue that they make."""

@@ -116,7 +116,8 @@ def test_a_preset_of_several_families_is_a_file_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("title = a", r"mine\.toml: .*line 1"),
+        ("title = a", r"mine\.toml: not TOML: .*line 1"),
+        (f"title = 0x{'f' * 5000}", r"mine\.toml: not TOML: an integer of more"),
         ('title = "a"\nsource = "b"\n', "mine.toml: settings: .*required"),
         ('title = "a"\nsource = "b"\nsize = 3\n[settings]\n', "mine.toml: size: .*not permitted"),
         ('title = "a"\nsource = "b"\n[settings]\nepochs = 0\n', "mine.toml: epochs=0"),

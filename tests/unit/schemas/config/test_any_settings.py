@@ -17,40 +17,14 @@ from schemas.config.settings import RootSettings, describe_json, load_settings
 from schemas.config.settings_keys import dotted_keys, variable_of
 from schemas.errors import SettingsError
 from stream_app.settings import StreamSettings
+from tests.unit.toml_values import texts, values
 from trainer.commands.settings import settings_of
 from trainer.errors import TrainerError
-from trainer.models.registry import FAMILIES
 from trainer.service.guarding import rules_of
 from trainer.service.settings import TrainerRoot
 
 KEYS = {"stream-app": dotted_keys(StreamSettings), "trainer": dotted_keys(TrainerRoot)}
 NAMES = sorted(KEYS)
-
-texts = st.one_of(
-    st.text(max_size=12),
-    st.sampled_from(
-        ["", " ", "0", "-1", "1e400", "nan", "inf", "9" * 30, "9" * 5000, "5m", "1e9d", "true", "a,b", "\0"]
-    ),
-    st.sampled_from(
-        ["s3://u:p@h/x", "http://[", "[]", "[1", '["a"]', "{}", "[" * 5000, "localhost:9092", "a b", "é" * 300]
-    ),
-    st.sampled_from(["champion", "SASL_SSL", "json", "clicks", "*", "redis://h:99999", "0.0.0.0", *FAMILIES]),
-)
-values = st.recursive(
-    texts.map(lambda text: json.dumps(text, ensure_ascii=False))
-    | st.integers().map(str)
-    | st.floats().map(str)
-    | st.sampled_from(
-        ["true", "false", "0", "1", "nan", "-inf", "9" * 5000, f"0x{'f' * 5000}", "2024-01-01", "07:00:00"]
-    ),
-    lambda inner: (
-        st.lists(inner, max_size=3).map(lambda parts: f"[{', '.join(parts)}]")
-        | st.dictionaries(st.sampled_from(["a", "view", "port"]), inner, max_size=2).map(
-            lambda table: f"{{{', '.join(f'{name} = {value}' for name, value in table.items())}}}"
-        )
-    ),
-    max_leaves=4,
-)
 
 
 @st.composite

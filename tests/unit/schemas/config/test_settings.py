@@ -149,6 +149,7 @@ def test_the_environment_speaks_every_type() -> None:
         ("worker = 5", {}, r"worker \(file .*\): must be a table, \[worker\]"),
         ("[worker]\nweb = 5", {}, r"worker\.web \(file .*\): must be a table, \[worker\.web\]"),
         ("[worker", {}, "bad.toml: not TOML"),
+        (f"[trainer.training]\nfamily = [0x{'f' * 5000}]", {}, "bad.toml: not TOML: an integer of more than 64 bits"),
         ("", {"NEXTCLICK_WORKER__LOG_FROMAT": "json"}, "did you mean NEXTCLICK_WORKER__LOG_FORMAT"),
         ("", {"NEXTCLICK_WORKER_LOG_FORMAT": "json"}, "did you mean NEXTCLICK_WORKER__LOG_FORMAT"),
         ("", {"NEXTCLICK_WORKER": "x"}, "environment NEXTCLICK_WORKER: no such setting"),
