@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from schemas.errors import SettingsError
 from trainer.commands.settings import Config, Json, logged_settings_of
 from trainer.commands.stopping import stopping_on_signals
 
@@ -32,6 +33,12 @@ def run(
             "trainer.log_format": log_format,
         },
     )
+    settings = root.trainer
+    if not once and settings.refresh_every >= settings.every:
+        raise SettingsError(
+            f"trainer.refresh_every is {settings.refresh_every:g} s: no refresh fits between two cycles, which are "
+            f"{settings.every:g} s apart (trainer.every); take less, or 0 for none"
+        )
     # After the settings: torch takes seconds to import, and a mistake must be answered at once.
     from trainer.service.loop import run as serve
 

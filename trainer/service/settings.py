@@ -55,7 +55,10 @@ class TrainerSettings(LogSettings):
 
     every: Duration = Field(default=3600.0, gt=0, description="Time from the start of one cycle to the next.")
     refresh_every: Duration = Field(
-        default=0.0, ge=0, description="How often `trainer run` refreshes the champion between two cycles; 0: never."
+        default=0.0,
+        ge=0,
+        description="How often `trainer run` refreshes the champion between two cycles, so less than `every`; "
+        "0: never.",
     )
     min_new_sessions: int = Field(
         default=500, ge=0, description="A cycle needs this many sessions that the last model has not seen."

@@ -41,3 +41,16 @@ def test_it_refreshes_again_and_again_until_sigterm(
     assert [what for what in played.told if what != "between"] == ["collect", "refresh"] * 3
     assert [line["event"] for line in logs].count("next refresh") == 3
     assert capsys.readouterr().out == '{"outcome":"skipped","reasons":["nothing new"],"version":null}\n'
+
+
+def test_a_trainer_that_would_never_refresh_refuses_to_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("trainer.commands.settings.configure_logs", lambda *_, **__: None)  # pytest's
+    monkeypatch.setenv("NEXTCLICK_TRAINER__REFRESH_EVERY", "1h")
+    monkeypatch.setattr("sys.argv", ["trainer", "run"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "no refresh fits between two cycles, which are 3600 s apart (trainer.every)" in capsys.readouterr().err
