@@ -38,6 +38,7 @@ from opentelemetry.util.re import parse_env_headers
 from requests import Request
 from requests.exceptions import InvalidHeader, InvalidURL, RequestException
 
+from schemas.kafka.record_headers import headers_of
 from schemas.messages.headers import TRACE, Headers, trace_of
 from schemas.messages.source import Source
 from stream_app.errors import TelemetryError
@@ -109,7 +110,7 @@ class Tracing:
     def processed(self, records: Sequence[Message], *, group: str, began_ns: int) -> None:
         """Records that were worked on together since `began_ns`, and are done now; spans of those that are sampled."""
         for record in records:
-            headers = trace_of(record.headers())
+            headers = trace_of(headers_of(record))
             if headers and is_sampled(headers) and (parent := context_of(headers)) is not None:
                 source = Source(record.topic(), record.partition(), record.offset())
                 self.process(source, parent, group=group, began_ns=began_ns).end()

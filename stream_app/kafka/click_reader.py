@@ -21,6 +21,7 @@ import structlog
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 from faust.types import TP
 
+from schemas.kafka.record_headers import headers_of
 from schemas.messages.headers import Headers, trace_of
 from stream_app.errors import StreamError
 from stream_app.kafka.lookup import first_from
@@ -416,7 +417,7 @@ class ClickReader:
 
     def _record(self, message: Message) -> Record:
         kind, timestamp = message.timestamp()
-        trace = trace_of(message.headers()) if self._traces else None
+        trace = trace_of(headers_of(message)) if self._traces else None
         return Record(message.offset(), timestamp, kind - 1, message.key(), message.value(), trace)
 
     def _told(self, message: Message, tp: TP | None) -> None:

@@ -10,6 +10,7 @@ The overridden methods are private to faust-streaming, which is why its version 
 import asyncio
 import logging
 import math
+import re
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence, Set
@@ -35,6 +36,7 @@ _REST_SECONDS = 1.0
 # A rebalance waits for the fetch under way, and a fetch at most so long for a record.
 _LONGEST_FETCH_SECONDS = 0.1
 _OF_TOPIC = " is the leader epoch of topic "
+_NOTED = re.compile(rf"(?P<epoch>-?[0-9]{{1,9}}){_OF_TOPIC}(?P<topic>.*)", re.ASCII | re.DOTALL)
 
 
 def now() -> float:
@@ -186,9 +188,10 @@ class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
         coordinator = self._ensure_consumer()._coordinator
         asked = [driver.ensure_aiokafka_TP(tp) for tp in partitions]
         committed = await self.call_thread(coordinator.fetch_committed_offsets, asked)
-        noted = {TP(*tp): (one.metadata or "").partition(_OF_TOPIC) for tp, one in committed.items()}
-        epochs = {tp: int(epoch) for tp, (epoch, said, topic) in noted.items() if said and topic == self.app.clicks_id}
-        return epochs, {tp for tp, (_, said, _) in noted.items() if said} - epochs.keys()
+        noted = {TP(*tp): _NOTED.fullmatch(one.metadata or "") for tp, one in committed.items()}
+        ours = {tp: found for tp, found in noted.items() if found}  # what others committed for the group says nothing
+        epochs = {tp: int(found["epoch"]) for tp, found in ours.items() if found["topic"] == self.app.clicks_id}
+        return epochs, ours.keys() - epochs.keys()
 
     def _observe_heartbeats(self) -> None:
         coordinator = self._ensure_consumer()._coordinator

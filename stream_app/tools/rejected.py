@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from schemas.errors import MessageError
+from schemas.kafka.record_headers import headers_of
 from schemas.messages.headers import RESENT
 from schemas.messages.rejected import KEPT_BYTES, RejectedClick, decode_rejected
 from stream_app.errors import StreamError
@@ -124,7 +125,7 @@ class RejectedTopic:
 
     def _parked(self, message: Message, warn: Callable[[str], None]) -> Parked | None:
         place = message.partition(), message.offset()
-        mark = dict(message.headers() or ()).get(RESENT) if message.value() is None else None
+        mark = dict(headers_of(message)).get(RESENT) if message.value() is None else None
         if mark is not None and (offset := mark.rpartition(b"/")[2]).isdigit():
             self.resent.add((place[0], int(offset)))
             return None

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kafka import KafkaProducer
 
 from deploy.demo.oracle import read_topic
+from schemas.kafka.record_headers import headers_of
 from schemas.messages.click import Click, encode_click
 from schemas.messages.rejected import decode_rejected
 from stream_app.errors import DeliveryError, StalledError
@@ -130,6 +132,28 @@ async def test_rankings_and_rejected_records_tell_of_themselves_in_headers(group
         "__streams.errors.partition": b"0",
         "__streams.errors.offset": b"2",
     }
+
+
+class NoText(str):
+    """A header's name as clients write it that know bytes alone."""
+
+    def encode(self, *_: object) -> bytes:
+        return b"\xff\xfe"
+
+
+async def test_a_click_with_a_header_whose_name_is_no_utf_8_is_ranked(group: Group, tmp_path: Path) -> None:
+    producer = KafkaProducer(bootstrap_servers=group.connection.bootstrap_servers)
+    headers = [("traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"), (NoText("x"), b"")]
+    click = encode_click(Click("s", ITEMS[0], BEGAN))
+    producer.send(group.topics.clicks, click, b"s", headers=headers, partition=0).get(PATIENCE)
+    producer.close()
+    async with running(group.settings(tmp_path, headers=True)) as worker:
+        await until(lambda: bool(worker.errors) or group.committed() == 1, "it is acknowledged")
+        assert worker.errors == []
+    [ranking] = read_topic(group.connection.librdkafka(), group.topics.rankings)
+    assert [name for name, _ in ranking.headers() or ()] == ["content-type", "nextclick-model"]
+    [record] = read_topic(group.connection.librdkafka(), group.topics.clicks)
+    assert [headers_of(record), headers_of(record)] == [(), ()]
 
 
 async def test_one_trace_from_the_producer_of_a_click_to_the_consumer_of_its_ranking(

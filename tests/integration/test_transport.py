@@ -328,6 +328,18 @@ async def test_a_slow_pipeline_stops_the_fetching(group: Group, tmp_path: Path) 
         assert contiguous(hand.offsets(0))
 
 
+@pytest.mark.parametrize(
+    "noted", ["by hand", "x is the leader epoch of topic t", f"{'9' * 4000} is the leader epoch of topic t"]
+)
+async def test_what_others_note_beside_an_offset_says_nothing(group: Group, tmp_path: Path, noted: str) -> None:
+    group.produce(5)
+    group.commit(0, 2, noted)
+    async with running(group.settings(tmp_path), by_hand=True) as worker:
+        worker.app.clicks_id = "t"
+        await until(lambda: bool(worker.errors) or len(worker.hand.offsets(0)) == 3, "the clicks behind it")
+        assert (worker.errors, worker.hand.offsets(0)) == ([], [2, 3, 4])
+
+
 async def test_clicks_of_a_topic_that_was_created_anew_are_read_from_its_beginning(
     group: Group, tmp_path: Path
 ) -> None:

@@ -115,11 +115,13 @@ class Group:
         offset = self._offsets.committed(self.topics.clicks, PARTITIONS)[partition]
         return None if offset < 0 else offset
 
-    def commit(self, partition: int, offset: int) -> None:
+    def commit(self, partition: int, offset: int, metadata: str = "") -> None:
         """As if the group had acknowledged all below an offset; nobody may be in it."""
         consumer = Consumer({**self.connection.librdkafka(), "group.id": self.prefix})
         try:
-            consumer.commit(offsets=[TopicPartition(self.topics.clicks, partition, offset)], asynchronous=False)
+            consumer.commit(
+                offsets=[TopicPartition(self.topics.clicks, partition, offset, metadata)], asynchronous=False
+            )
         finally:
             consumer.close()
 
