@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.bundle.operators import LOOPS, SERVED
+from schemas.bundle.operators import COMPLETE, LOOPS, SERVED
 from schemas.errors import BundleError
 
 _MAX_DEPTH: Final = 64
@@ -43,7 +43,7 @@ _REFUSED: Final = {
 }
 _DIMS, _DATA_TYPE, _FLOAT_DATA, _INT32_DATA, _NAME, _RAW_DATA, _DOUBLE_DATA = 1, 2, 4, 5, 8, 9, 10
 _EXTERNAL_DATA, _DATA_LOCATION = 13, 14
-_OP_TYPE, _DOMAIN = 4, 7  # of a NodeProto
+_INPUT, _OP_TYPE, _DOMAIN = 1, 4, 7  # of a NodeProto
 _ONE_FLOAT, _FLOATS = 2, 7  # of an AttributeProto
 _STANDARD: Final = (b"", b"ai.onnx")
 _FLOAT, _FLOAT16, _DOUBLE, _BFLOAT16 = 1, 10, 11, 16
@@ -134,7 +134,7 @@ class _File:
         if depth > _MAX_DEPTH:
             raise self._refused("nested too deep")
         children = _CHILDREN[kind]
-        called: dict[int, list[bytes]] = {_DOMAIN: [], _OP_TYPE: []}
+        called: dict[int, list[bytes]] = {_INPUT: [], _DOMAIN: [], _OP_TYPE: []}
         for number, value in self.fields(message):
             if (problem := _REFUSED.get((kind, number))) is not None:
                 raise self._refused(f"{problem}; a graph that is served has none")
@@ -149,9 +149,9 @@ class _File:
                 yield value
             else:
                 yield from self.tensors(value, child, depth + 1)
-        self._check_operator(called[_DOMAIN], called[_OP_TYPE])
+        self._check_operator(called[_DOMAIN], called[_OP_TYPE], called[_INPUT])
 
-    def _check_operator(self, domains: list[bytes], names: list[bytes]) -> None:
+    def _check_operator(self, domains: list[bytes], names: list[bytes], inputs: list[bytes]) -> None:
         for domain in domains:
             if domain not in _STANDARD:
                 raise self._refused(f"has operators of {domain.decode(errors='replace')!r}; use ONNX's own alone")
@@ -161,6 +161,8 @@ class _File:
                 raise self._refused(f"has the operator {told}; a graph that is served has no loops")
             if name not in SERVED:
                 raise self._refused(f"has the operator {told!r}, which is none of those that are served")
+            if name in COMPLETE and b"" in inputs:
+                raise self._refused(f"has the operator {told} with an input that is left out; name all that it takes")
 
     def _check_attribute(self, numbers: memoryview) -> None:
         """Of an operator, as a constant's; they may come one by one, so an infinity cannot be told from a mask's."""

@@ -36,3 +36,5 @@ SERVED: Final = frozenset(
 )  # fmt: skip
 """By name, as a file has them."""
 LOOPS: Final = frozenset((b"Loop", b"Scan", b"SequenceMap"))
+COMPLETE: Final = frozenset(b"Concat Einsum LayerNormalization Max Mean Min Sum".split())
+"""Those without an input that may be left out, by the standard, or else by ONNX Runtime 1.31: it ends its process."""

@@ -407,7 +407,10 @@ def open_graph(
     if threads == 1:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return ort.InferenceSession(graph, sess_options=options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(graph, sess_options=options, providers=["CPUExecutionProvider"])
+        for end in (*session.get_inputs(), *session.get_outputs(), *session.get_overridable_initializers()):
+            _ = end.name, end.type, end.shape  # bytes that are no text show only now
+        return session
     except Exception as error:  # ONNX Runtime's errors share no base class of their own
         raise BundleError(f"{name}: ONNX Runtime cannot load it: {error}") from error
 

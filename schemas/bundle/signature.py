@@ -70,6 +70,7 @@ def trusted_keys(paths: Sequence[Path]) -> TrustedKeys | None:
     """The keys of `bundles.trusted_keys`, None without any. Raises SettingsError for a file that cannot be used."""
     if not paths:
         return None
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
@@ -78,7 +79,7 @@ def trusted_keys(paths: Sequence[Path]) -> TrustedKeys | None:
         data = _read("bundles.trusted_keys", path, _NOT_OF_A_PUBLIC, "chmod go-w")
         try:
             key = load_pem_public_key(data)
-        except ValueError as error:
+        except (ValueError, UnsupportedAlgorithm) as error:  # the other: of a kind or curve that it does not know
             raise SettingsError(f"bundles.trusted_keys: {path} holds no public key in PEM: {error}") from error
         if not isinstance(key, Ed25519PublicKey):
             raise SettingsError(f"bundles.trusted_keys: {path} holds a key that is not Ed25519")
@@ -88,6 +89,7 @@ def trusted_keys(paths: Sequence[Path]) -> TrustedKeys | None:
 
 def signing_key(path: Path) -> SigningKey:
     """The key of `trainer.signing_key`. Raises SettingsError for a file that cannot be used or that others may read."""
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
@@ -96,7 +98,7 @@ def signing_key(path: Path) -> SigningKey:
         key = load_pem_private_key(data, password=None)
     except TypeError as error:
         raise SettingsError(f"trainer.signing_key: {path} is encrypted; use a key without a password") from error
-    except ValueError as error:
+    except (ValueError, UnsupportedAlgorithm) as error:
         # The library's message is left out: it must not tell what a secret file holds.
         raise SettingsError(f"trainer.signing_key: {path} holds no private key in PEM") from error
     if not isinstance(key, Ed25519PrivateKey):

@@ -2,6 +2,7 @@
 
 import base64
 import logging
+import re
 import ssl
 import time
 
@@ -15,6 +16,9 @@ from schemas.config.settings import KafkaConnection
 from stream_app.errors import StreamError
 
 _EXPIRY_MARGIN_SECONDS = 30.0
+_LONGEST_SECONDS = 86_400.0
+"""A token is asked for anew after that, however long it says that it lasts."""
+_TOKEN = re.compile(r"[\x20-\x7e]+")
 
 
 class TokenError(StreamError, KafkaConnectionError):
@@ -58,8 +62,14 @@ class ClientCredentialsToken(AbstractTokenProvider):
             ):
                 answer.raise_for_status()
                 body = await answer.json()
-                return str(body["access_token"]), float(body.get("expires_in", 0))
-        except (aiohttp.ClientError, TimeoutError, KeyError, TypeError, ValueError) as error:
+                token, lifetime = body["access_token"], float(body.get("expires_in", 0))
+                if not isinstance(token, str) or not _TOKEN.fullmatch(token):
+                    raise ValueError("its access_token is no token (RFC 6749, A.12)")
+                return token, min(lifetime, _LONGEST_SECONDS)
+        except (
+            aiohttp.ClientError, TimeoutError, LookupError, TypeError, ValueError, ArithmeticError, AttributeError,
+            RecursionError,
+        ) as error:  # fmt: skip
             raise TokenError(
                 f"no token from kafka.oauth_token_endpoint {self._endpoint}: {type(error).__name__}: {error}"
             ) from error

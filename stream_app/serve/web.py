@@ -1,9 +1,12 @@
 """Health and metrics over HTTP."""
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.log import server_logger
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 
@@ -28,16 +31,16 @@ class Web:
         self._registry = registry
         self._readiness = readiness
         self._refresh = refresh
-        self._runner: web.AppRunner | None = None
+        self._runner: web.ServerRunner | None = None
+        self._pages = {"/livez": self._live, "/readyz": self._ready, "/metrics": self._metrics}
         self.port = port
 
     async def start(self) -> None:
         """Listen. Raises OSError when the port is taken."""
-        app = web.Application()
-        app.add_routes(
-            [web.get("/livez", self._live), web.get("/readyz", self._ready), web.get("/metrics", self._metrics)]
-        )
-        self._runner = web.AppRunner(app, access_log=None)
+        server_logger.addFilter(_calmly)
+        # No `web.Application`: it fails at what a client may expect (RFC 9110, 10.1.1), before we are asked.
+        server = web.Server(self._answer, access_log=None, auto_decompress=False)  # no body is read
+        self._runner = web.ServerRunner(server)
         await self._runner.setup()
         await web.TCPSite(self._runner, self._host, self._asked_port).start()
         self.port = self._runner.addresses[0][1]
@@ -47,10 +50,18 @@ class Web:
         if self._runner is not None:
             await self._runner.cleanup()
 
-    async def _live(self, _: web.Request) -> web.Response:
+    async def _answer(self, request: web.BaseRequest) -> web.Response:
+        page = self._pages.get(request.path)
+        if page is None:
+            return web.Response(text="404: Not Found", status=404)
+        if request.method not in ("GET", "HEAD"):
+            return web.Response(text="405: Method Not Allowed", status=405, headers={"Allow": "GET,HEAD"})
+        return page()
+
+    def _live(self) -> web.Response:
         return web.json_response({"status": "alive"})
 
-    async def _ready(self, _: web.Request) -> web.Response:
+    def _ready(self) -> web.Response:
         state = self._readiness()
         ready = all(problem is None for problem in state.values())
         body: dict[str, Any] = {
@@ -59,6 +70,18 @@ class Web:
         }
         return web.json_response(body, status=200 if ready else 503)
 
-    async def _metrics(self, _: web.Request) -> web.Response:
+    def _metrics(self) -> web.Response:
         self._refresh()
         return web.Response(body=generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+def _calmly(record: logging.LogRecord) -> bool:
+    """Make aiohttp's error with a traceback a warning where a client sent what is no HTTP, for which it gets a 400.
+
+    Whoever reaches the port would fill the log, and the traceback quotes the request with all that it holds.
+    """
+    error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
+    if isinstance(error, HttpProcessingError | web.RequestPayloadError):
+        record.levelno, record.levelname = logging.WARNING, logging.getLevelName(logging.WARNING)
+        record.msg, record.args, record.exc_info = "a request is refused: it is no HTTP", (), None
+    return True

@@ -22,6 +22,7 @@ log = structlog.get_logger(__name__)
 
 _POSITIONS: Final = b"position\xff"
 """No session's id: it is not UTF-8."""
+_MOST_OFFSET: Final = 1 << 63
 
 
 class LastRankings:
@@ -40,12 +41,18 @@ class LastRankings:
         if damage is None:
             try:
                 self._db = open_database(path, options, cache)
-                self.positions = self._read_positions()
+                told = self._db.get(_POSITIONS)
             except Exception as error:
                 if not is_damage(error, path):
                     hint = f". Is another process using the same {setting}?" if is_held(error) else ""
                     raise StoreError(f"RocksDB does not open {path}: {error}{hint}") from error
                 damage = str(error)
+            else:
+                try:
+                    self.positions = _positions_of(told or b"", topic_id)
+                except (ValueError, RecursionError) as error:
+                    damage = f"how far it was read is not to be read from it: {error}"
+                    self._db.close()
         if damage is not None:
             log.error("a store of last rankings is damaged and is made anew", path=str(path), error=damage)
             self._make_anew()
@@ -104,14 +111,21 @@ class LastRankings:
             raise StoreError(f"RocksDB does not open {self._path}: {error}") from error
         self.positions = {}
 
-    def _read_positions(self) -> dict[int, int]:
-        told = self._db.get(_POSITIONS)
-        topic_id, _, positions = (told or b"").decode().partition(" ")
-        found = json.loads(positions) if topic_id == self._topic_id else None
-        # A number alone: of a version that kept one partition a store.
-        return {int(number): offset for number, offset in found.items()} if isinstance(found, dict) else {}
-
     def _failed(self, error: Exception) -> StoreError:
         if is_damage(error, self._path):
             mark(self._path, str(error))
         return StoreError(f"the store {self._path} cannot be used: {error}; the next start makes a damaged one anew")
+
+
+def _positions_of(told: bytes, topic_id: str) -> dict[int, int]:
+    """As a store tells them; none where they are of another topic. Raises ValueError, and RecursionError."""
+    of_topic, _, positions = told.decode().partition(" ")
+    found = json.loads(positions) if of_topic == topic_id else {}
+    if isinstance(found, int):  # of a version that kept one partition a store
+        return {}
+    known = {int(number): offset for number, offset in found.items()} if isinstance(found, dict) else {}
+    if not isinstance(found, dict) or not all(
+        type(one) is int and 0 <= one < _MOST_OFFSET for pair in known.items() for one in pair
+    ):
+        raise ValueError(f"its positions are {positions[:100]}")
+    return known

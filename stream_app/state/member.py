@@ -5,6 +5,7 @@ keeps its partitions for the dead worker until the session timeout has passed.
 """
 
 import json
+import re
 import uuid
 from pathlib import Path
 from typing import Final
@@ -12,6 +13,7 @@ from typing import Final
 from schemas import durable
 
 _FILE: Final = "member.json"
+_ID: Final = re.compile("[0-9a-f]{32}")
 
 
 def member_id(data_dir: Path) -> str:
@@ -23,9 +25,9 @@ def member_id(data_dir: Path) -> str:
     file, folder = data_dir / _FILE, data_dir.stat().st_ino
     try:
         known = json.loads(file.read_bytes())
-        if known["folder"] == folder:
+        if known["folder"] == folder and _ID.fullmatch(known["id"]):
             return str(known["id"])
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
         pass
     made = uuid.uuid4().hex
     durable.replace(file, json.dumps({"id": made, "folder": folder}).encode())

@@ -1,11 +1,12 @@
 """The RocksDB side of the sessions table: one database a partition, multi-get, one write batch a chunk."""
 
 import logging
+import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import rocksdict
 import structlog
@@ -17,6 +18,13 @@ from stream_app.state.damage import is_damage, is_held, known_damage, mark, set_
 from stream_app.state.database import StoreOptions, block_cache, open_database
 
 log = structlog.get_logger(__name__)
+
+
+_OFFSET: Final = re.compile(rb"\d{1,18}")
+
+
+class _UnreadableOffsetError(Exception):
+    """Nobody knows which part of the changelog a store has."""
 
 
 class SessionStore(rocksdb.Store):
@@ -101,7 +109,7 @@ class SessionStore(rocksdb.Store):
             try:
                 db = self._open(path)
             except Exception as error:
-                if not is_damage(error, path):
+                if not (isinstance(error, _UnreadableOffsetError) or is_damage(error, path)):
                     raise
                 damage = damage or str(error)
             else:
@@ -147,7 +155,10 @@ class SessionStore(rocksdb.Store):
 
     def _open(self, path: Path) -> Any:
         db = open_database(path, self._store_options, self._cache)
-        db.get(self.offset_key)  # a store of which not even this can be read is damaged; here that can be mended
+        covered = db.get(self.offset_key)  # a store of which not even this can be read is damaged; here it is mended
+        if covered is not None and _OFFSET.fullmatch(covered) is None:
+            db.close()
+            raise _UnreadableOffsetError(f"the changelog offset that it covers is {covered[:40]!r}")
         return db
 
     def _db_for_partition(self, partition: int) -> Any:

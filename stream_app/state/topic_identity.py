@@ -123,7 +123,7 @@ def _read(file: Path) -> dict[str, str] | None:
     """The ids in the file; None if it is damaged."""
     try:
         ids = json.loads(file.read_bytes())
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     known = isinstance(ids, dict) and all(isinstance(ids.get(topic), str) for topic in ("clicks", "changelog"))
     return ids if known else None

@@ -189,7 +189,7 @@ def _home() -> str:
 def _decode(data: bytes | None) -> _Held | None:
     try:
         return msgspec.json.decode(data or b"", type=_Held)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 

@@ -234,7 +234,7 @@ class Registry:
             return None  # a writer was killed before its first word
         try:
             found = msgspec.json.decode(data or b"", type=_Unfinished)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             self._tell(f"{_UNFINISHED}/{name}", f"is no entry of ours: {error}")
             return None
         if name != f"{found.version}.json" or not is_version(found.version):

@@ -129,7 +129,7 @@ def load(path: Path, identity: str, network_of: Callable[[dict[str, Tensor]], Ne
         )
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise CheckpointError(f"{path}: no whole checkpoint ({error}); remove it to start over") from error
 
 

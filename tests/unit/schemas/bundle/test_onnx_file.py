@@ -115,6 +115,14 @@ def test_operators_that_others_may_not_have_and_loops_are_refused(operator: str,
     check(file(ITEMS, node=helper.make_node("GRU", ["x", "w", "r"], ["y"], domain="ai.onnx", hidden_size=3)))
 
 
+@pytest.mark.parametrize("operator", ["Concat", "Einsum", "LayerNormalization", "Max", "Mean", "Min", "Sum"])
+def test_an_input_that_is_left_out_is_refused_where_onnx_runtime_would_end_the_process(operator: str) -> None:
+    check(file(ITEMS, node=helper.make_node(operator, ["x", "x"], ["y"])))
+    with pytest.raises(BundleError, match=rf"^rank\.onnx: has the operator {operator} with an input that is left out"):
+        check(file(ITEMS, node=helper.make_node(operator, ["x", "", "x"], ["y"])))
+    check(file(ITEMS, node=helper.make_node("GRU", ["x", "w", "r", "", "", "h"], ["y"], hidden_size=3)))
+
+
 @pytest.mark.parametrize(
     ("attribute", "served"),
     [

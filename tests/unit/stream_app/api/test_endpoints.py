@@ -102,13 +102,17 @@ async def ask(
     method: str = "GET",
     headers: Sequence[tuple[bytes, bytes]] = (),
     content_type: bytes = b"application/json",
+    only: Sequence[tuple[bytes, bytes]] | None = None,
 ) -> Answer:
-    """One request, without a server; `slowly`: its body never comes; `leaves`: nor does all of it."""
+    """One request, without a server; `slowly`: its body never comes; `leaves`: nor does all of it.
+
+    `only` are all of its headers, in place of the usual ones.
+    """
     path, _, query = path.partition("?")
     scope = {
         "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1",
         "method": method if body is None else "POST", "scheme": "http", "path": path, "query_string": query.encode(),
-        "headers": [(b"host", b"localhost"), (b"content-type", content_type), *headers],
+        "headers": [(b"host", b"localhost"), (b"content-type", content_type), *headers] if only is None else [*only],
         "client": ("127.0.0.1", 1),
     }  # fmt: skip
     sent = [] if sent is None else sent

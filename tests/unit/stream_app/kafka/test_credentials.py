@@ -177,6 +177,10 @@ async def test_event_loops_of_two_clients_share_a_provider(endpoint: TokenEndpoi
         lambda: web.json_response(["token"]),
         lambda: web.json_response({"access_token": "t", "expires_in": None}),
         lambda: web.json_response({"access_token": "t", "expires_in": "soon"}),
+        lambda: web.json_response({"access_token": "t", "expires_in": 10**400}),
+        lambda: web.json_response({"access_token": None, "expires_in": 300}),
+        lambda: web.json_response({"access_token": "t\x01auth=", "expires_in": 300}),
+        lambda: web.Response(text="[" * 20_000, content_type="application/json"),
     ],
 )
 async def test_no_token_names_the_setting_and_hides_the_secret(endpoint: TokenEndpoint, answer: Any) -> None:

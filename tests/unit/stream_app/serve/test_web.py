@@ -8,6 +8,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Gauge
 
 from stream_app.serve.web import Web
+from tests.odd_requests import send
 
 
 @dataclass
@@ -67,6 +68,24 @@ async def test_metrics_are_fresh(served: Served) -> None:
 async def test_nothing_else_is_shown(served: Served) -> None:
     for path in ("/", "/tables/", "/router/", "/metrics/x"):
         assert (await served.get(path))[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("sent", "statuses", "warnings"),
+    [
+        (b"GET /livez HTTP/1.1\r\nHost: h\r\nExpect: \xff\r\n\r\n", [200], 0),
+        (b"GET / HTTP/1.1\r\nHost: h\r\nExpect: \xff\r\n\r\n", [404], 0),
+        (b"POST /livez HTTP/1.1\r\nHost: h\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\nab", [405], 0),
+        (b"GET /livez HTTP/1.1\r\nAuthorization: Bearer secret\r\nX\r\n\r\n", [400], 1),
+    ],
+    ids=["expectation", "of no page", "encoding", "no HTTP"],
+)
+async def test_what_a_client_does_wrong_is_no_error_of_the_process(
+    served: Served, caplog: pytest.LogCaptureFixture, sent: bytes, statuses: list[int], warnings: int
+) -> None:
+    assert await send(served.web.port, sent) == statuses
+    assert [(record.levelname, record.exc_info) for record in caplog.records] == [("WARNING", None)] * warnings
+    assert "secret" not in caplog.text
 
 
 async def test_a_taken_port_is_an_error(served: Served) -> None:
