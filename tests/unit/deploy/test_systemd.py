@@ -17,6 +17,7 @@ from trainer.service.settings import TrainerRoot
 
 UNITS: Final = sorted((REPOSITORY / "deploy" / "systemd").glob("*.service"))
 PROGRAMS: Final = "/opt/nextclick/bin/"
+_COMMANDS: Final = ("ExecStart", "ExecStartPre", "ExecStartPost", "ExecReload", "ExecStop", "ExecStopPost")
 
 
 def lines(unit: Path, key: str) -> list[str]:
@@ -64,3 +65,19 @@ def test_no_two_processes_of_a_machine_want_one_port() -> None:
 def test_a_worker_has_the_time_that_it_may_take_to_stop() -> None:
     (unit,) = [one for one in UNITS if "worker" in one.name]
     assert float(lines(unit, "TimeoutStopSec")[0]) > 2 * worker._STOP_SECONDS
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
+def test_a_process_may_do_no_more_than_it_needs(unit: Path) -> None:
+    """As docs/security.md has it. A key that stands twice is no key of one value: the last one would count."""
+    told = {
+        "CapabilityBoundingSet": "",  # none at all; without the key, all
+        "NoNewPrivileges": "yes",
+        "UMask": "0027",
+        "ProtectSystem": "strict",
+    }
+    assert {key: lines(unit, key) for key in told} == {key: [value] for key, value in told.items()}
+    (user,) = lines(unit, "User")
+    assert user not in ("", "root", "0")
+    assert not lines(unit, "AmbientCapabilities")
+    assert not any(command[:1] in ("+", "!") for key in _COMMANDS for command in lines(unit, key)), "runs as root"
