@@ -233,10 +233,8 @@ class ClickLogFolder:
     def times(self, file: LogFile) -> npt.NDArray[np.int64]:
         """Event times of a file's clicks, in the order of their offsets. Raises ClickLogError."""
         opened = self._open(file)
-        try:
+        with self._reading(file):
             column = opened.read(columns=["timestamp"])["timestamp"]
-        except (pa.ArrowException, OSError) as error:
-            raise self._unreadable(file, error) from error
         if column.null_count:
             raise self._unreadable(file, "its column timestamp has rows without a value")
         found: npt.NDArray[np.int64] = column.to_numpy()
@@ -254,11 +252,9 @@ class ClickLogFolder:
         Raises ClickLogError.
         """
         opened = self._open(file, encoded=encoded)
-        try:
+        with self._reading(file):
             table = opened.read(columns=SCHEMA.names)
             table.validate(full=True)  # texts that are no UTF-8
-        except (pa.ArrowException, OSError) as error:
-            raise self._unreadable(file, error) from error
         if empty := [name for name in _ALWAYS if table[name].null_count]:
             raise self._unreadable(file, f"its column {empty[0]} has rows without a value")
         return table if "type" in table.schema.names else table.append_column(_TYPE, pa.nulls(len(table), _TYPE.type))
@@ -397,16 +393,24 @@ class ClickLogFolder:
 
     def _open(self, file: LogFile, *, encoded: bool = False) -> Any:
         ids = ["session_id", "item_id"] if encoded else None
-        try:
+        with self._reading(file):
             # A flipped byte would be another item, or another time.
             opened = pq.ParquetFile(self.folder / file.name, read_dictionary=ids, page_checksum_verification=True)
             found = _columns(opened.schema_arrow)
-        except (pa.ArrowException, OSError) as error:
-            raise self._unreadable(file, error) from error
         if found not in (_columns(SCHEMA), _columns(SCHEMA)[:-1]):
             columns = ", ".join(f"{name} {kind}" for name, kind in found)
             raise self._unreadable(file, f"its columns are {columns[:200] or 'none'}, not those of a click log")
         return opened
+
+    @contextmanager
+    def _reading(self, file: LogFile) -> Iterator[None]:
+        """Of damaged bytes pyarrow raises Python's own errors as well, such as UnicodeDecodeError."""
+        try:
+            yield
+        except MemoryError:
+            raise  # says nothing of the file
+        except Exception as error:
+            raise self._unreadable(file, error) from error
 
     def _unreadable(self, file: LogFile, error: Exception | str) -> ClickLogError:
         return ClickLogError(

@@ -71,6 +71,14 @@ def test_any_bytes_in_a_file_are_read_or_refused(folder: ClickLogFolder, data: s
     check(folder)
 
 
+def test_a_column_whose_name_is_no_utf_8_is_refused(folder: ClickLogFolder) -> None:
+    alone(folder)
+    path = written(folder, CLICKS)
+    path.write_bytes(path.read_bytes().replace(b"session_id", b"sess\x80on_id"))
+    with pytest.raises(ClickLogError, match="cannot be read: 'utf-8' codec"):
+        folder.newest_timestamp(LogFile.of_name(path.name))  # type: ignore[arg-type]
+
+
 COLUMNS: dict[str, st.SearchStrategy[Any]] = {
     "text": st.lists(st.none() | st.text(max_size=4), max_size=5).map(lambda some: pa.array(some, pa.string())),
     "bytes": st.lists(st.binary(max_size=3), max_size=5).map(
