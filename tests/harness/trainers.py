@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -187,7 +186,6 @@ class Trainer(Command):
 
     def is_whole(self) -> None:
         """Its log has each click of the topic once; what is published and announced is whole."""
-        system = self._system
         self.note_recoveries()
         self.end()
         # Nothing is trained any more; what kills left is removed, and what they kept from the topic is announced.
@@ -197,22 +195,31 @@ class Trainer(Command):
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert last.returncode == 0, last.stderr[-2000:]
-        expected = Counter(
-            (one.partition, one.offset)
-            for one in read_all(system.broker.direct, system.clicks)
-            if click_of(one.key, one.value) is not None
-        )
-        found: Counter[tuple[int, int]] = Counter()
+        self._has_each_click_once()
+        self._has_whole_models()
+
+    def _has_each_click_once(self) -> None:
+        system, expected = self._system, dict[str, list[tuple[str, str, int]]]()
+        for one in read_all(system.broker.direct, system.clicks):
+            if (click := click_of(one.key, one.value)) is not None:
+                expected[f"{one.partition}@{one.offset}"] = [(click.session_id, click.item_id, click.timestamp)]
+        found: dict[str, list[tuple[str, str, int]]] = {}
         for path in self._clicks.glob("*.parquet"):
             partition = int(path.name.split("-")[1].removeprefix("p"))
-            found.update((partition, offset) for offset in pq.ParquetFile(path).read()["offset"].to_pylist())
-        compare(system, f"clicks of the {self._name}", _by_text(expected), lambda: _by_text(found))
+            for row in pq.ParquetFile(path).read().to_pylist():
+                click_there = row["session_id"], row["item_id"], row["timestamp"]
+                found.setdefault(f"{partition}@{row['offset']}", []).append(click_there)
+        compare(system, f"clicks of the {self._name}", expected, lambda: found)
+
+    def _has_whole_models(self) -> None:
+        """Each version opens, and the newest that passed the gate is announced, as it was published."""
         versions = [path for path in self.registry.iterdir() if not path.name.startswith("_")]
         opened = {path.name: _opened(str(path)) for path in versions}
-        announced = {
-            told["version"]: _opened(told["uri"], told["manifest_sha256"]) for told in self.announced(self.ALIAS)[-1:]
-        }
-        compare(system, "models", {name: name for name in opened}, lambda: opened | announced)
+        passed = [name for _, name in sorted(filter(None, map(_passed, versions)))]
+        told = self.announced(self.ALIAS)
+        announced = _opened(told[-1]["uri"], told[-1]["manifest_sha256"]) if told else "none"
+        expected = {name: name for name in opened} | {"announced": passed[-1] if passed else "none"}
+        compare(self._system, "models", expected if opened else {}, lambda: opened | {"announced": announced})
 
 
 class Guard(Command):
@@ -232,18 +239,29 @@ class Guard(Command):
 
     def split_is_over(self) -> bool:
         """Whether the topic of splits says so."""
-        *_, last = read_all(self._system.broker.direct, f"{self._system.name}-splits")
-        return last.value is None
+        records = read_all(self._system.broker.direct, f"{self._system.name}-splits")
+        own = [one.value for one in records if one.key == self._system.name.encode()]
+        return bool(own) and own[-1] is None
 
     def has_decided(self, better: Path) -> None:
-        """It announced the better model once, and ended the split."""
-        expected = {"announced": [better.name], "the split is over": True}
+        """It announced the better model once, which is champion, and ended the split."""
+        expected = {"announced": [better.name], "champion": better.name, "the split is over": True}
 
         def found() -> dict[str, Any]:
-            by_it = [told["version"] for told in self.announced("champion") if told.get("evidence")]
-            return {"announced": by_it, "the split is over": self.split_is_over()}
+            return self._announced_by_it() | {"the split is over": self.split_is_over()}
 
         compare(self._system, "guard", expected, found)
+
+    def has_rolled_back(self, good: Path) -> None:
+        """It announced the model of before once, which is champion."""
+        compare(self._system, "guard", {"announced": [good.name], "champion": good.name}, self._announced_by_it)
+
+    def _announced_by_it(self) -> dict[str, Any]:
+        told = self.announced("champion")
+        return {
+            "announced": [one["version"] for one in told if one.get("evidence")],
+            "champion": told[-1]["version"] if told else None,
+        }
 
 
 class Disk:
@@ -286,5 +304,11 @@ def _opened(uri: str, manifest_sha256: str | None = None) -> str:
         return str(error)
 
 
-def _by_text(expected: Counter[tuple[int, int]]) -> dict[str, int]:
-    return {f"{partition}@{offset}": count for (partition, offset), count in expected.items()}
+def _passed(version: Path) -> tuple[int, str] | None:
+    """When a version was made, and its name, if it passed the gate."""
+    try:
+        manifest = json.loads((version / "manifest.json").read_bytes())
+        passed = manifest["metrics"]["gate"]["passed"]
+        return (manifest["created_at"], version.name) if passed else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # half of one, or damaged: then it does not open, either
