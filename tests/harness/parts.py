@@ -21,6 +21,7 @@ from tests.patience import PATIENCE
 from tests.recount import counted, recount
 
 SCORE: Final = ("score",)
+API: Final = ("api",)
 SCORE_SETTINGS: Final = {
     "NEXTCLICK_SCORES__WINDOW": "10s",
     "NEXTCLICK_SCORES__INTERVAL": "0.1",

@@ -85,10 +85,13 @@ class _Popular(TinyNone):
         return np.broadcast_to(1 / np.arange(1, shape[-1] + 1), shape).astype(np.float32)
 
 
+_MANY: Final = (*KNOWN, *(f"other-{n}" for n in range(100_000)))
+"""A model of so many is slow to load and to rank."""
 KINDS: Final[dict[str, Callable[[int], TinyModel]]] = {
     "gru": lambda seed: _Gru(items=KNOWN, layers=2, hidden_size=12, k=25, recent_size=8, seed=seed),
     "window": lambda seed: TinyWindow(items=KNOWN, hidden_size=8, k=25, window=12, seed=seed),
     "counts": lambda seed: TinyNone(items=KNOWN[:200], k=25, seed=seed),
+    "large": lambda seed: _Gru(items=_MANY, layers=2, hidden_size=64, k=25, recent_size=8, seed=seed),
     "popular": lambda seed: _Popular(items=KNOWN, k=25, seed=seed),
 }
 
@@ -248,12 +251,12 @@ class System:
         self.history.note("model", version=path.name, path=str(path))
         return path
 
-    def announce(self, path: Path, *, alias: str = "champion") -> None:
-        """As `trainer promote` does it."""
+    def announce(self, path: Path, *, alias: str = "champion", uri: str | None = None) -> None:
+        """As `trainer promote` does it; `uri` is where workers get it from, if not from its folder."""
         told = {
             "alias": alias,
             "version": path.name,
-            "uri": str(path),
+            "uri": uri or str(path),
             "manifest_sha256": hashlib.sha256((path / "manifest.json").read_bytes()).hexdigest(),
             "announced_at": int(time.time() * 1000),
             "why": "the harness",
@@ -363,6 +366,16 @@ class System:
         worker.process.terminate()
         code = worker.process.wait(PATIENCE)
         assert code == 0, f"worker {name} exited {code}, see {worker.log}"
+
+    def logged(self, name: str, event: str, version: str) -> bool:
+        """Whether a worker has logged an event that names a version."""
+        told = [f'"event": "{event}'.encode(), f'"version": "{version}"'.encode()]
+        lines = (self.folder / f"worker-{name}.log").read_bytes().splitlines()
+        return any(all(one in line for one in told) for line in lines)
+
+    def serves(self, path: Path, name: str = "a") -> None:
+        """Wait until a worker has a bundle in service."""
+        self.wait(lambda: self.logged(name, "model in service", path.name), f"worker {name} serves {path.name}")
 
     def freeze(self, name: str = "a", *, expelled: bool = True) -> None:
         """SIGSTOP."""

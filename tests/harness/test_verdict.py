@@ -111,7 +111,7 @@ def test_a_model_that_never_ranked_is_not_opened(right: Lines) -> None:
     assert dict(judge([*right, damaged]).found) == {}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", sorted({*KINDS} - {"large"}))
 def test_nothing_is_found_where_all_is_right(tmp_path: Path, kind: str) -> None:
     verdict = judge(made(tmp_path, kind))
     assert dict(verdict.found) == {}

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from schemas.bundle.files import open_bundle
 from schemas.errors import BundleError
+from schemas.messages.score import decode_score
 from tests.harness.clients import read_all
 from tests.harness.oracle import click_of
 from tests.harness.parts import compare
@@ -226,6 +227,8 @@ class Guard(Command):
     """Judges the models of a system by its scores."""
 
     words = ("guard",)
+    SESSIONS: Final = 250
+    """With scores of fewer it decides nothing."""
 
     def __init__(self, system: System) -> None:
         told = {
@@ -233,9 +236,22 @@ class Guard(Command):
             "TRAINER__WORK_DIR": str(system.folder / "guard-work"),
             "TRAINER__LOG_FORMAT": "json",
             "GUARD__EVERY": "1s",
-            "GUARD__MIN_SESSIONS": "250",
+            "GUARD__MIN_SESSIONS": str(self.SESSIONS),
         }
         super().__init__(system, "guard", told)
+
+    def promotes(self, path: Path, why: str) -> None:
+        """Somebody announces a bundle with `trainer promote`: so it is in the history, and can be returned to."""
+        self._system.did("announced", version=path.name)
+        command = [sys.executable, "-m", "trainer", "promote", path.name, "--why", why]
+        done = subprocess.run(command, env=self.environment(), capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+
+    def scored_sessions(self, path: Path) -> int:
+        """How many sessions there are scores of, of a bundle."""
+        records = read_all(self._system.broker.direct, f"{self._system.name}-scores")
+        newest = {one.key: decode_score(one.value) for one in records}
+        return sum(score.sessions for score in newest.values() if score.model_version == path.name)
 
     def split_is_over(self) -> bool:
         """Whether the topic of splits says so."""

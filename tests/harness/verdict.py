@@ -13,6 +13,8 @@ Position = tuple[int, int]
 """Partition and offset of a click."""
 CHANGELOG: Final = "changelog"
 SLOW_SECONDS: Final = 1.0
+LONG_SESSION: Final = 1_000
+"""Clicks of a session that is told of: no visitor of the shop has so many."""
 _SHOWN: Final = 5
 _ALONE: Final = (("champion", 100),)
 
@@ -207,6 +209,9 @@ def judge(history: Iterable[Mapping[str, Any]]) -> Verdict:
         verdict.found["incomplete history"].append("it has no end")
     last = _replay(read, verdict)
     _judge_last_rows(read, verdict, last)
+    longest = max((row.clicks for rows in last.values() for row in rows), default=0)
+    if longest >= LONG_SESSION:
+        verdict.actions["clicks of one session"] = longest
     _judge_what_arrived(read, verdict)
     _judge_catalogue(read, verdict)
     _judge_variants(read, verdict)
