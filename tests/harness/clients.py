@@ -61,12 +61,6 @@ def bot(rng: random.Random, items: Sequence[str], name: str = "bot") -> Iterator
         yield record(name, rng.choice(items), now + n, event=None)
 
 
-def mixed(rng: random.Random, *streams: Iterator[Record]) -> Iterator[Record]:
-    """From the streams by chance."""
-    while True:
-        yield next(rng.choice(streams))
-
-
 def record(session_id: str, item_id: str, timestamp: int, *, event: str | None) -> Record:
     """A click as docs/messages.md has it."""
     click = {"session_id": session_id, "item_id": item_id, "timestamp": timestamp}
@@ -102,6 +96,7 @@ class Sender:
     Attributes:
         records: those that are still to be sent, once it is stopped.
         per_second: how many.
+        sent: how many were.
     """
 
     def __init__(
@@ -120,7 +115,7 @@ class Sender:
         self.records, self.per_second = records, per_second
         self._stopped = threading.Event()
         self._failed: list[BaseException] = []
-        self._sent, self._name = 0, next(_senders)
+        self.sent, self._name = 0, next(_senders)
         self._producer = KafkaProducer(
             bootstrap_servers=bootstrap,
             acks="all",
@@ -146,15 +141,15 @@ class Sender:
                 self._producer.close()
         if self._failed:
             raise self._failed[0]
-        return self._sent
+        return self.sent
 
     def _paced(self) -> Iterator[tuple[str, Record]]:
         began = time.monotonic()
         for key, value in self.records:
-            self._sent += 1
-            yield f"{self._name}.{self._sent}", (key, value)
-            if self._sent % _TOGETHER == 0:
-                self._stopped.wait(began + self._sent / self.per_second - time.monotonic())
+            self.sent += 1
+            yield f"{self._name}.{self.sent}", (key, value)
+            if self.sent % _TOGETHER == 0:
+                self._stopped.wait(began + self.sent / self.per_second - time.monotonic())
             if self._stopped.is_set():
                 return
 

@@ -8,8 +8,7 @@ Each line has `at`, seconds since the run began, and `what`:
     acknowledged  event, partition, offset: Kafka has confirmed it
     received      partition, offset, ranking: a record of the rankings topic, as a consumer saw it
     nemesis       action, and what it was done to. `unclean`: so many workers had no chance to finish their clicks.
-                  `expelled`: another worker may have got its partitions while it lived. `healed`: from here on it
-                  should get better
+                  `healed`: from here on it should get better
     click         partition, offset, key, value: a record of the clicks topic, as it was there at the end
     rejected      partition, offset: the source of a record of the topic of rejected clicks
     catalogue     topic, offset, key, value: a record of `items` or `rules`
@@ -18,6 +17,8 @@ Each line has `at`, seconds since the run began, and `what`:
     row           where, partition, offset, key, row: a record of the changelog (null deletes a row), or of a RocksDB
     covered       where, partition, offset: what a RocksDB says of itself
     committed     partition, offset, end: the group's acknowledgement, and the end of the clicks topic
+    in_flight     partition, first, below: from one click to below another, a worker that lived may have had them when
+                  another one may have got its partitions
     expired       partition, first, below: clicks from one offset, not acknowledged yet, to below another were removed
     lost          partition, offset, rows, newest: Kafka lost the clicks from this offset on. The rows in the changelog
                   that name such a click, as key and row, and which of them are the newest of their sessions

@@ -7,6 +7,7 @@ import argparse
 import datetime
 import logging
 import random
+import subprocess
 import sys
 import tempfile
 import time
@@ -18,7 +19,7 @@ from pathlib import Path
 from tests.harness.clients import shop
 from tests.harness.history import History, lines
 from tests.harness.scenarios import SCENARIOS, Scenario
-from tests.harness.system import ITEMS, Broker, System
+from tests.harness.system import ITEMS, REPOSITORY, Broker, System
 from tests.harness.times import figures
 from tests.harness.verdict import Verdict, judge
 
@@ -44,14 +45,21 @@ def run(
     return judge(lines(history.path))
 
 
-def row(name: str, verdict: Verdict, took: float) -> str:
-    """Of the table in docs/proof.md."""
+def commit() -> str:
+    """Of this code, with a + where something differs from it; empty outside of a clone."""
+    command = ["git", "-C", str(REPOSITORY), "describe", "--always", "--exclude=*", "--abbrev=7", "--dirty=+"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def row(name: str, verdict: Verdict, took: float, ran: str) -> str:
+    """Of the table in docs/proof.md; `ran` says when, with which rate and seed, and at which commit."""
     done = ", ".join(
-        f"{count} {action}" for action, count in verdict.actions.most_common() if action != "announced" or count > 1
+        f"{count:,} {action}" for action, count in verdict.actions.most_common() if action != "announced" or count > 1
     )
     came = "kept" if not verdict.found else "**" + ", ".join(sorted(verdict.found)) + "**"
     repeats = f"{verdict.repeats} of {verdict.may_repeat}"
-    return f"| {name} | {verdict.clicks:,} | {done} | {took:.0f} s | {verdict.recovery:.1f} s | {repeats} | {came} |"
+    cells = [f"`{name}`", ran, SCENARIOS[name].what, f"{verdict.clicks:,}", done]
+    return f"| {' | '.join([*cells, f'{took:.0f} s', f'{verdict.recovery:.1f} s', repeats, came])} |"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -66,7 +74,9 @@ def main(arguments: Sequence[str]) -> int:
     told = parser.parse_args(arguments)
     logging.getLogger("kafka").setLevel(logging.CRITICAL)  # brokers that are away are no news here
     folder = told.folder or Path(tempfile.mkdtemp(prefix="nextclick-matrix-"))
-    print(f"{datetime.date.today()}  seed {told.seed}  {told.rate:g} clicks/s  {folder}", flush=True)
+    today = datetime.date.today()
+    ran = f"{today:%-d %b}, {told.rate:g}, seed {told.seed}, {commit()}".removesuffix(", ")
+    print(f"{today}  seed {told.seed}  {told.rate:g} clicks/s  {folder}", flush=True)
     broken, until = False, time.monotonic() + told.minutes * 60
     with ExitStack() as stack:
         brokers: dict[int, Broker] = {}
@@ -92,7 +102,7 @@ def main(arguments: Sequence[str]) -> int:
                 if not isinstance(error, AssertionError):  # which says it all
                     traceback.print_exc()
                 continue
-            print(row(name, verdict, time.monotonic() - began), flush=True)
+            print(row(name, verdict, time.monotonic() - began, ran), flush=True)
             if scenario.timed:
                 logs = (folder / name).glob("worker-*.log")
                 print(*figures(lines(folder / name / "history.jsonl"), logs), sep="\n", flush=True)

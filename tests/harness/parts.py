@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from tests.patience import PATIENCE
 from tests.recount import counted, recount
 
 SCORE: Final = ("score",)
+API: Final = ("api",)
 SCORE_SETTINGS: Final = {
     "NEXTCLICK_SCORES__WINDOW": "10s",
     "NEXTCLICK_SCORES__INTERVAL": "0.1",
@@ -27,8 +29,11 @@ SCORE_SETTINGS: Final = {
     "NEXTCLICK_SCORES__LOG_FORMAT": "json",
 }
 _IDLE_GAP_MS: Final = 30 * 60 * 1000
-_ASKED: Final = 50
+_ASKED: Final = 200
 """Sessions of which the API is asked for the latest ranking."""
+_NOBODY: Final = "nobody"
+"""A session that has no ranking."""
+_MISSING: Final = "nothing"
 
 
 def compare(system: System, name: str, expected: Any, found: Callable[[], Any]) -> None:
@@ -37,8 +42,10 @@ def compare(system: System, name: str, expected: Any, found: Callable[[], Any]) 
     while (last := found()) != expected and time.monotonic() < deadline:
         system.tend()
         time.sleep(0.5)
-    differ = sorted(key for key in expected.keys() | last.keys() if expected.get(key) != last.get(key))
-    told = [f"{key}: {last.get(key)} in place of {expected.get(key)}" for key in differ[:5]]
+    # What is None is there: it is not what a missing key is.
+    pairs = {key: (last.get(key, _MISSING), expected.get(key, _MISSING)) for key in expected.keys() | last.keys()}
+    differ = sorted(key for key, (one, other) in pairs.items() if one != other)
+    told = [f"{key}: {pairs[key][0]} in place of {pairs[key][1]}" for key in differ[:5]]
     system.history.note("part", name=name, compared=len(expected), wrong=len(differ), told=told)
 
 
@@ -101,12 +108,18 @@ def latest(system: System) -> dict[str, bytes]:
 
 
 def api_answers(port: int, sessions: list[str]) -> dict[str, bytes]:
-    """The latest rankings of sessions, by the API."""
+    """The latest rankings of sessions, by the API; where it gives none, the status, or why it does not answer."""
     url = f"http://127.0.0.1:{port}/v1/sessions"
     answers = {}
     for session in sessions:
-        with urllib.request.urlopen(f"{url}/{session}/ranking", timeout=PATIENCE) as answer:
-            answers[session] = answer.read()
+        try:
+            with urllib.request.urlopen(f"{url}/{session}/ranking", timeout=PATIENCE) as answer:
+                answers[session] = answer.read()
+        except urllib.error.HTTPError as refused:
+            with refused:
+                answers[session] = str(refused.code).encode()
+        except OSError as error:  # it is being started anew
+            answers[session] = str(error).encode()
     return answers
 
 
@@ -114,5 +127,13 @@ def store_equals_the_topic(system: System, store: Store) -> None:
     """Redis has the latest ranking of each session, and the API gives it."""
     expected = latest(system)
     compare(system, "store", expected, store.rankings)
+    api_equals_the_topic(system)
+
+
+def api_equals_the_topic(system: System) -> None:
+    """The API gives the latest ranking of each session that is asked for, and none of one that has none."""
+    expected = latest(system)
     asked = {session: expected[session] for session in system.rng.sample(sorted(expected), min(_ASKED, len(expected)))}
+    if asked:
+        asked[_NOBODY] = b"404"
     compare(system, "API", asked, lambda: api_answers(system.workers["api"].port, list(asked)))

@@ -113,7 +113,14 @@ SCENARIOS: Final[dict[str, Scenario]] = {
         by_hand=True,
     ),
     "bad-bundles": Scenario(models.refused_bundles, "damaged bundles are announced, and kill -9"),
-    "bot": Scenario(workers.killed, "half of all clicks are of one session, and kill -9", records=clicks.with_a_bot),
+    "slow-bundles": Scenario(
+        models.slow_bundles,
+        "bundles that come late from a store that drips, are refused at their deadline, overtaken by another one, or "
+        "slow to load and to rank, and kill -9",
+    ),
+    "bot": Scenario(
+        clicks.killed_beside_a_bot, "half of all clicks are of one session, and kill -9", records=clicks.with_a_bot
+    ),
     "transactions": Scenario(workers.killed, "clicks in transactions, a third aborted, and kill -9", transactions=True),
     "open-transactions": Scenario(clicks.open_transactions, "transactions stay open for seconds, and kill -9"),
     "compression": Scenario(clicks.compressed, "gzip, snappy, lz4 and zstd, of clicks and of rankings, and kill -9"),
@@ -125,6 +132,9 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     ),
     "scores": Scenario(parts.scorer_killed, "kill -9 of worker and scorer, whose data folder is deleted as well"),
     "sink": Scenario(parts.sink_killed, "kill -9 of worker and sink, and of its Redis, which forgets all"),
+    "api": Scenario(
+        parts.api_killed, "kill -9 of worker and API, whose data folder is deleted as well, and which is frozen"
+    ),
     "readers-outage": Scenario(
         parts.readers_without_a_broker, "kill -9 of the broker, while scorer, sink and API read as well"
     ),
@@ -134,6 +144,12 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     "guard": Scenario(
         parts.guard_killed,
         "kill -9 of worker, scorer and guard, also between its promotion of the better model and the end of the split",
+        records=clicks.of_now,
+        by_hand=True,
+    ),
+    "guard-rollback": Scenario(
+        parts.guard_rolls_back,
+        "a worse model is announced, and kill -9 of worker, scorer and guard until the guard has rolled it back",
         records=clicks.of_now,
         by_hand=True,
     ),

@@ -21,6 +21,7 @@ from typing import Any, Final, Self
 
 import numpy as np
 import rocksdict
+from confluent_kafka import ConsumerGroupState, KafkaException
 from confluent_kafka.admin import AdminClient
 from kafka import KafkaProducer
 from numpy.typing import NDArray
@@ -84,10 +85,13 @@ class _Popular(TinyNone):
         return np.broadcast_to(1 / np.arange(1, shape[-1] + 1), shape).astype(np.float32)
 
 
+_MANY: Final = (*KNOWN, *(f"other-{n}" for n in range(100_000)))
+"""A model of so many is slow to load and to rank."""
 KINDS: Final[dict[str, Callable[[int], TinyModel]]] = {
     "gru": lambda seed: _Gru(items=KNOWN, layers=2, hidden_size=12, k=25, recent_size=8, seed=seed),
     "window": lambda seed: TinyWindow(items=KNOWN, hidden_size=8, k=25, window=12, seed=seed),
     "counts": lambda seed: TinyNone(items=KNOWN[:200], k=25, seed=seed),
+    "large": lambda seed: _Gru(items=_MANY, layers=2, hidden_size=64, k=25, recent_size=8, seed=seed),
     "popular": lambda seed: _Popular(items=KNOWN, k=25, seed=seed),
 }
 
@@ -203,6 +207,8 @@ class System:
     at_rest: list[Callable[[], None]] = field(default_factory=list)
     """Called when all workers have stopped; compares what other parts came to."""
     closing: ExitStack = field(default_factory=ExitStack)
+    _unsure: dict[int, int] = field(default_factory=dict)
+    """Partitions whose worker may be replaced while it lives, and the first click that was not acknowledged before."""
     _begins: dict[str, dict[int, int]] = field(default_factory=dict)
     """By topic, where its partitions begin, if that has moved: the history has what was before."""
 
@@ -245,12 +251,12 @@ class System:
         self.history.note("model", version=path.name, path=str(path))
         return path
 
-    def announce(self, path: Path, *, alias: str = "champion") -> None:
-        """As `trainer promote` does it."""
+    def announce(self, path: Path, *, alias: str = "champion", uri: str | None = None) -> None:
+        """As `trainer promote` does it; `uri` is where workers get it from, if not from its folder."""
         told = {
             "alias": alias,
             "version": path.name,
-            "uri": str(path),
+            "uri": uri or str(path),
             "manifest_sha256": hashlib.sha256((path / "manifest.json").read_bytes()).hexdigest(),
             "announced_at": int(time.time() * 1000),
             "why": "the harness",
@@ -361,10 +367,23 @@ class System:
         code = worker.process.wait(PATIENCE)
         assert code == 0, f"worker {name} exited {code}, see {worker.log}"
 
+    def logged(self, name: str, event: str, version: str) -> bool:
+        """Whether a worker has logged an event that names a version."""
+        told = [f'"event": "{event}'.encode(), f'"version": "{version}"'.encode()]
+        lines = (self.folder / f"worker-{name}.log").read_bytes().splitlines()
+        return any(all(one in line for one in told) for line in lines)
+
+    def serves(self, path: Path, name: str = "a") -> None:
+        """Wait until a worker has a bundle in service."""
+        self.wait(lambda: self.logged(name, "model in service", path.name), f"worker {name} serves {path.name}")
+
     def freeze(self, name: str = "a", *, expelled: bool = True) -> None:
         """SIGSTOP."""
-        self.did("frozen", worker=name, expelled=expelled, unclean=int(expelled))
+        if expelled:
+            self._may_be_replaced(name)
+        self.did("frozen", worker=name, unclean=int(expelled))
         self.workers[name].process.send_signal(signal.SIGSTOP)
+        self._reads_no_more()  # what comes from now on, it does not know of
 
     def thaw(self, name: str = "a") -> None:
         """SIGCONT."""
@@ -377,7 +396,9 @@ class System:
         """Hold what proxied workers and the brokers, or some of them, send each other."""
         gates = tuple(gates)
         cut = tuple(range(self.broker.size) if brokers is None else brokers)
-        self.did("cut", gates=gates, brokers=cut, expelled=expelled, unclean=int(expelled))
+        if expelled:
+            self._may_be_replaced(*self._proxied())
+        self.did("cut", gates=gates, brokers=cut, unclean=int(expelled))
         for one in cut:
             self.broker.links[one].hold(gates)
 
@@ -392,21 +413,64 @@ class System:
         self.did("healed", healed=True)
         for link in self.broker.links:
             link.heal()
+        self._reads_no_more()
+
+    def _of_the_group(self) -> list[str]:
+        return [name for name, worker in self.workers.items() if worker.command == WORKER]
+
+    def _proxied(self) -> list[str]:
+        proxied = ("NEXTCLICK_KAFKA__BOOTSTRAP_SERVERS", self.broker.proxied)
+        return [name for name, worker in self.workers.items() if proxied in worker.settings.items()]
+
+    def _may_be_replaced(self, *names: str) -> None:
+        """From now on others may get the partitions of these workers, which live."""
+        acknowledged = committed(self.broker.direct, self.name, self.clicks)
+        for partition in set().union(*map(self.partitions, names)):
+            self._unsure.setdefault(partition, acknowledged[partition][0])
+
+    def _reads_no_more(self) -> None:
+        """Whoever may have been replaced has nothing in flight but what the topic has by now."""
+        ends = end_offsets(self.broker.direct, self.clicks) if self._unsure else {}
+        for partition, first in self._unsure.items():
+            self.history.note("in_flight", partition=partition, first=first, below=ends[partition])
+        self._unsure.clear()
+
+    def partitions(self, worker: str) -> set[int]:
+        """Of the clicks, those that Kafka has given to a worker; all of them where it does not say."""
+        own = json.loads((self.data(worker) / "member.json").read_bytes())["id"]
+        try:
+            group = self._group()
+        except KafkaException:  # its coordinator has just moved
+            return set(range(PARTITIONS))
+        if group.state != ConsumerGroupState.STABLE:
+            return set(range(PARTITIONS))
+        return {
+            one.partition
+            for member in group.members
+            if member.group_instance_id == own
+            for one in member.assignment.topic_partitions
+            if one.topic == self.clicks
+        }
+
+    def _group(self) -> Any:
+        admin = AdminClient({"bootstrap.servers": self.broker.direct})
+        return admin.describe_consumer_groups([self.name], request_timeout=PATIENCE)[self.name].result()
 
     def coordinator(self) -> int:
         """The broker that keeps the workers' group."""
-        admin = AdminClient({"bootstrap.servers": self.broker.direct})
-        described = admin.describe_consumer_groups([self.name], request_timeout=PATIENCE)[self.name].result()
-        return int(described.coordinator.id)
+        return int(self._group().coordinator.id)
 
     def broker_down(self, broker: int = 0, *, kill: bool) -> None:
         """SIGKILL or SIGTERM to a broker; workers that wait too long end by themselves."""
-        self.did("broker killed" if kill else "broker stopped", broker=broker, expelled=True)
+        if not self._unsure:  # else it may be gone already
+            self._may_be_replaced(*self._of_the_group())
+        self.did("broker killed" if kill else "broker stopped", broker=broker)
         (self.broker.kafka.kill_broker if kill else self.broker.kafka.stop_broker)(broker)
 
     def broker_disk_full(self, most: int) -> None:
         """No file of the only broker may grow beyond so many bytes; it may end by that."""
-        self.did("broker's disk full", expelled=True)
+        self._may_be_replaced(*self._of_the_group())
+        self.did("broker's disk full")
         own = str(self.broker.kafka.data_dir)
         [broker] = [pid for pid in children_named("java") if own in Path(f"/proc/{pid}/cmdline").read_text()]
         limit_files(broker, most)
@@ -415,6 +479,7 @@ class System:
         """Start it again."""
         self.broker.kafka.start_broker(broker)
         self.did("broker started", broker=broker, healed=True)
+        self._reads_no_more()
 
     # -- what topics and the group lose -------------------------------------------------------------------------------
 
@@ -611,7 +676,7 @@ class System:
         """Send no more, wait until all is acknowledged, and stop all workers: last one that had all partitions."""
         for sender in self.senders:
             sender.stop()
-        names = [name for name, worker in self.workers.items() if worker.command == WORKER]
+        names = self._of_the_group()
         if not names:
             names = ["a"]
             self.start_ready("a")

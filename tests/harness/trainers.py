@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 
 from schemas.bundle.files import open_bundle
 from schemas.errors import BundleError
+from schemas.messages.score import decode_score
 from tests.harness.clients import read_all
 from tests.harness.oracle import click_of
 from tests.harness.parts import compare
@@ -187,7 +187,6 @@ class Trainer(Command):
 
     def is_whole(self) -> None:
         """Its log has each click of the topic once; what is published and announced is whole."""
-        system = self._system
         self.note_recoveries()
         self.end()
         # Nothing is trained any more; what kills left is removed, and what they kept from the topic is announced.
@@ -197,28 +196,39 @@ class Trainer(Command):
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert last.returncode == 0, last.stderr[-2000:]
-        expected = Counter(
-            (one.partition, one.offset)
-            for one in read_all(system.broker.direct, system.clicks)
-            if click_of(one.key, one.value) is not None
-        )
-        found: Counter[tuple[int, int]] = Counter()
+        self._has_each_click_once()
+        self._has_whole_models()
+
+    def _has_each_click_once(self) -> None:
+        system, expected = self._system, dict[str, list[tuple[str, str, int]]]()
+        for one in read_all(system.broker.direct, system.clicks):
+            if (click := click_of(one.key, one.value)) is not None:
+                expected[f"{one.partition}@{one.offset}"] = [(click.session_id, click.item_id, click.timestamp)]
+        found: dict[str, list[tuple[str, str, int]]] = {}
         for path in self._clicks.glob("*.parquet"):
             partition = int(path.name.split("-")[1].removeprefix("p"))
-            found.update((partition, offset) for offset in pq.ParquetFile(path).read()["offset"].to_pylist())
-        compare(system, f"clicks of the {self._name}", _by_text(expected), lambda: _by_text(found))
+            for row in pq.ParquetFile(path).read().to_pylist():
+                click_there = row["session_id"], row["item_id"], row["timestamp"]
+                found.setdefault(f"{partition}@{row['offset']}", []).append(click_there)
+        compare(system, f"clicks of the {self._name}", expected, lambda: found)
+
+    def _has_whole_models(self) -> None:
+        """Each version opens, and the newest that passed the gate is announced, as it was published."""
         versions = [path for path in self.registry.iterdir() if not path.name.startswith("_")]
         opened = {path.name: _opened(str(path)) for path in versions}
-        announced = {
-            told["version"]: _opened(told["uri"], told["manifest_sha256"]) for told in self.announced(self.ALIAS)[-1:]
-        }
-        compare(system, "models", {name: name for name in opened}, lambda: opened | announced)
+        passed = [name for _, name in sorted(filter(None, map(_passed, versions)))]
+        told = self.announced(self.ALIAS)
+        announced = _opened(told[-1]["uri"], told[-1]["manifest_sha256"]) if told else "none"
+        expected = {name: name for name in opened} | {"announced": passed[-1] if passed else "none"}
+        compare(self._system, "models", expected if opened else {}, lambda: opened | {"announced": announced})
 
 
 class Guard(Command):
     """Judges the models of a system by its scores."""
 
     words = ("guard",)
+    SESSIONS: Final = 250
+    """With scores of fewer it decides nothing."""
 
     def __init__(self, system: System) -> None:
         told = {
@@ -226,24 +236,48 @@ class Guard(Command):
             "TRAINER__WORK_DIR": str(system.folder / "guard-work"),
             "TRAINER__LOG_FORMAT": "json",
             "GUARD__EVERY": "1s",
-            "GUARD__MIN_SESSIONS": "250",
+            "GUARD__MIN_SESSIONS": str(self.SESSIONS),
         }
         super().__init__(system, "guard", told)
 
+    def promotes(self, path: Path, why: str) -> None:
+        """Somebody announces a bundle with `trainer promote`: so it is in the history, and can be returned to."""
+        self._system.did("announced", version=path.name)
+        command = [sys.executable, "-m", "trainer", "promote", path.name, "--why", why]
+        done = subprocess.run(command, env=self.environment(), capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+
+    def scored_sessions(self, path: Path) -> int:
+        """How many sessions there are scores of, of a bundle."""
+        records = read_all(self._system.broker.direct, f"{self._system.name}-scores")
+        newest = {one.key: decode_score(one.value) for one in records}
+        return sum(score.sessions for score in newest.values() if score.model_version == path.name)
+
     def split_is_over(self) -> bool:
         """Whether the topic of splits says so."""
-        *_, last = read_all(self._system.broker.direct, f"{self._system.name}-splits")
-        return last.value is None
+        records = read_all(self._system.broker.direct, f"{self._system.name}-splits")
+        own = [one.value for one in records if one.key == self._system.name.encode()]
+        return bool(own) and own[-1] is None
 
     def has_decided(self, better: Path) -> None:
-        """It announced the better model once, and ended the split."""
-        expected = {"announced": [better.name], "the split is over": True}
+        """It announced the better model once, which is champion, and ended the split."""
+        expected = {"announced": [better.name], "champion": better.name, "the split is over": True}
 
         def found() -> dict[str, Any]:
-            by_it = [told["version"] for told in self.announced("champion") if told.get("evidence")]
-            return {"announced": by_it, "the split is over": self.split_is_over()}
+            return self._announced_by_it() | {"the split is over": self.split_is_over()}
 
         compare(self._system, "guard", expected, found)
+
+    def has_rolled_back(self, good: Path) -> None:
+        """It announced the model of before once, which is champion."""
+        compare(self._system, "guard", {"announced": [good.name], "champion": good.name}, self._announced_by_it)
+
+    def _announced_by_it(self) -> dict[str, Any]:
+        told = self.announced("champion")
+        return {
+            "announced": [one["version"] for one in told if one.get("evidence")],
+            "champion": told[-1]["version"] if told else None,
+        }
 
 
 class Disk:
@@ -286,5 +320,11 @@ def _opened(uri: str, manifest_sha256: str | None = None) -> str:
         return str(error)
 
 
-def _by_text(expected: Counter[tuple[int, int]]) -> dict[str, int]:
-    return {f"{partition}@{offset}": count for (partition, offset), count in expected.items()}
+def _passed(version: Path) -> tuple[int, str] | None:
+    """When a version was made, and its name, if it passed the gate."""
+    try:
+        manifest = json.loads((version / "manifest.json").read_bytes())
+        passed = manifest["metrics"]["gate"]["passed"]
+        return (manifest["created_at"], version.name) if passed else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # half of one, or damaged: then it does not open, either

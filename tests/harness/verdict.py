@@ -13,6 +13,8 @@ Position = tuple[int, int]
 """Partition and offset of a click."""
 CHANGELOG: Final = "changelog"
 SLOW_SECONDS: Final = 1.0
+LONG_SESSION: Final = 1_000
+"""Clicks of a session that is told of: no visitor of the shop has so many."""
 _SHOWN: Final = 5
 _ALONE: Final = (("champion", 100),)
 
@@ -87,6 +89,8 @@ class _Read:
     committed: list[tuple[int, int, int]] = field(default_factory=list)
     expired: list[tuple[int, int, int]] = field(default_factory=list)
     told: Counter[int] = field(default_factory=Counter)
+    in_flight: list[tuple[int, int, int]] = field(default_factory=list)
+    """Clicks that a worker may have had when another may have replaced it: partition, first, and one behind them."""
     parts: list[Mapping[str, Any]] = field(default_factory=list)
     catalogue: Catalogue = field(default_factory=Catalogue)
     splits: list[Sequence[tuple[str, int]]] = field(default_factory=lambda: [()])
@@ -173,6 +177,9 @@ class _Read:
     def _expired(self, line: Mapping[str, Any]) -> None:
         self.expired.append((line["partition"], line["first"], line["below"]))
 
+    def _in_flight(self, line: Mapping[str, Any]) -> None:
+        self.in_flight.append((line["partition"], line["first"], line["below"]))
+
     def _told(self, line: Mapping[str, Any]) -> None:
         self.told[line["partition"]] += line["expired"]
 
@@ -202,6 +209,9 @@ def judge(history: Iterable[Mapping[str, Any]]) -> Verdict:
         verdict.found["incomplete history"].append("it has no end")
     last = _replay(read, verdict)
     _judge_last_rows(read, verdict, last)
+    longest = max((row.clicks for rows in last.values() for row in rows), default=0)
+    if longest >= LONG_SESSION:
+        verdict.actions["clicks of one session"] = longest
     _judge_what_arrived(read, verdict)
     _judge_catalogue(read, verdict)
     _judge_variants(read, verdict)
@@ -406,15 +416,24 @@ def _judge_variants(read: _Read, verdict: Verdict) -> None:
 
 
 def _judge_order(read: _Read, verdict: Verdict) -> None:
-    """A session's rankings come in the order of its clicks, but for repeats and what an expelled worker sent."""
-    if any(line.get("expelled") for line in read.nemesis):
-        return
+    """A session's rankings come in the order of its clicks, but for repeats and what an expelled worker sent.
+
+    What is promised less (docs/guarantees.md, the frozen worker): a worker that is frozen, cut off or without a broker
+    may still send rankings of what it had in flight when another one has its partitions. Its successor ranks the same
+    clicks, so either's may come first, and behind those of later clicks. Clicks of partitions that it did not have,
+    those that were acknowledged before and those that came when it read no more must be in order in every run.
+    """
     newest: dict[str, Position] = {}
     for session_id, position in read.order:
         before = newest.setdefault(session_id, position)
-        if position < before:
+        if position < before and not _was_in_flight(position, read):
             verdict.found["out of order"].append(f"{session_id}: {position} came behind {before}")
         newest[session_id] = max(before, position)
+
+
+def _was_in_flight(position: Position, read: _Read) -> bool:
+    partition, offset = position
+    return any(its == partition and first <= offset < below for its, first, below in read.in_flight)
 
 
 def _judge_repeats(read: _Read, verdict: Verdict) -> None:

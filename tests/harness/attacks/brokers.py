@@ -2,11 +2,15 @@
 
 import shutil
 from collections.abc import Callable
+from typing import Final
 
 from tests.faults.proxy import ALL
 from tests.harness.attacks.rounds import BEYOND, FEW, FULL_SECONDS, SMALL, Attack, rounds
 from tests.harness.clients import leaders, move_leaders_back, set_committed
 from tests.harness.system import System
+
+_DELAYS: Final = (0.01, 0.1, 0.3)
+"""Seconds."""
 
 
 def cut(*ways: str) -> Attack:
@@ -14,7 +18,7 @@ def cut(*ways: str) -> Attack:
 
     def attack(system: System, seconds: float) -> None:
         system.start_ready("b")
-        for number in rounds(seconds):
+        for number in rounds(seconds, least=max(2, len(ways))):
             way = ways[number % len(ways)]
             system.clicks_pass(FEW)
             system.cut([gate for gate in ALL if way in (*gate, "both")])
@@ -27,8 +31,8 @@ def cut(*ways: str) -> Attack:
 
 def slow(system: System, seconds: float) -> None:
     system.start_ready("b")
-    for number in rounds(seconds):
-        system.slow((0.01, 0.1, 0.3)[number % 3])
+    for number in rounds(seconds, least=len(_DELAYS)):
+        system.slow(_DELAYS[number % len(_DELAYS)])
         system.sleep(8)
         system.slow(0)
         system.clicks_pass(FEW)
@@ -40,7 +44,7 @@ def down(*, kill: bool, seconds: float = 2.0) -> Attack:
 
     def attack(system: System, seconds: float) -> None:
         brokers = sorted(system.broker.kafka.running_brokers)
-        for number in rounds(seconds, least=1):
+        for number in rounds(seconds, least=len(brokers)):
             one = brokers[number % len(brokers)]
             system.clicks_pass(FEW)
             system.broker_down(one, kill=kill)

@@ -7,7 +7,8 @@ from typing import Final
 from kafka import KafkaProducer
 
 from tests.harness.attacks.rounds import FEW, rounds
-from tests.harness.clients import Record, bot, mixed, record, shop
+from tests.harness.attacks.workers import killed
+from tests.harness.clients import Record, bot, record, shop
 from tests.harness.system import ITEMS, System
 
 COMPRESSIONS: Final = ("gzip", "snappy", "lz4", "zstd")
@@ -34,7 +35,7 @@ def open_transactions(system: System, seconds: float) -> None:
 
 
 def compressed(system: System, seconds: float) -> None:
-    for number in rounds(seconds):
+    for number in rounds(seconds, least=len(COMPRESSIONS)):
         kind = COMPRESSIONS[number % len(COMPRESSIONS)]
         sender = system.load(shop(system.rng, ITEMS, name=kind), per_second=200, compression=kind)
         system.clicks_pass(FEW)
@@ -66,7 +67,15 @@ def invalid_records(system: System) -> Iterator[Record]:
 
 def with_a_bot(system: System) -> Iterator[Record]:
     """Half of all clicks are of one session."""
-    return mixed(system.rng, shop(system.rng, ITEMS), bot(system.rng, ITEMS))
+    for pair in zip(shop(system.rng, ITEMS), bot(system.rng, ITEMS), strict=True):
+        yield from pair
+
+
+def killed_beside_a_bot(system: System, seconds: float) -> None:
+    """Until half of all clicks that the rate and the time come to are the bot's, however slow the machine is."""
+    sender = system.senders[0]
+    killed(system, seconds)
+    system.wait(lambda: sender.sent >= sender.per_second * seconds, "all clicks are sent")
 
 
 def of_now(system: System) -> Iterator[Record]:

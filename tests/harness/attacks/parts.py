@@ -1,15 +1,24 @@
-"""On the parts beside the workers: scorer, sink, trainer."""
+"""On the parts beside the workers: scorer, sink, API, trainer, guard."""
 
 import shutil
 from functools import partial
 from typing import Any
 
 from tests.harness.attacks.rounds import FEW, FULL_SECONDS, SMALL, rounds
-from tests.harness.parts import SCORE, SCORE_SETTINGS, Store, scores_equal_a_recount, store_equals_the_topic
+from tests.harness.parts import (
+    API,
+    SCORE,
+    SCORE_SETTINGS,
+    Store,
+    api_equals_the_topic,
+    scores_equal_a_recount,
+    store_equals_the_topic,
+)
 from tests.harness.system import System
 from tests.harness.trainers import PHASES, Disk, Guard, Trainer
 
 _ENDS = "next cycle"
+_BY_THE_GUARD = "announced by the guard"
 
 
 def scorer_killed(system: System, seconds: float) -> None:
@@ -60,7 +69,7 @@ def _with_a_store(system: System) -> tuple[Store, dict[str, tuple[str, ...]]]:
     store = Store(system.folder)
     system.closing.callback(store.close)
     system.settings |= {"NEXTCLICK_API__STORE_URL": store.url, "NEXTCLICK_SINK__SESSION_TIMEOUT": "6"}
-    parts: dict[str, tuple[str, ...]] = {"sink": ("sink", store.url), "api": ("api",)}
+    parts: dict[str, tuple[str, ...]] = {"sink": ("sink", store.url), "api": API}
     for name, command in parts.items():
         system.start_ready(name, command=command)
     return store, parts
@@ -139,7 +148,7 @@ def guard_killed(system: System, seconds: float) -> None:
         guard.start()
         system.kill()
         system.start_ready()
-    guard.waits(lambda: guard.told("announced by the guard", since=0), "sure")
+    guard.waits(lambda: guard.told(_BY_THE_GUARD, since=0), "sure")
     guard.kill("guard killed (split not ended)")
     guard.start()
     system.kill("scorer")
@@ -148,6 +157,61 @@ def guard_killed(system: System, seconds: float) -> None:
     system.note_split(0)
     system.clicks_pass(FEW)
     system.at_rest.append(partial(guard.has_decided, better))
+
+
+def guard_rolls_back(system: System, seconds: float) -> None:
+    """A worse model is announced, which opens as any other; all are killed until the better one serves again."""
+    system.settings |= SCORE_SETTINGS
+    good, worse = system.bundle("popular"), system.bundle("gru")
+    guard = Guard(system)
+    guard.promotes(good, "the better one")
+    system.kill()
+    system.start_ready()
+    system.start_ready("scorer", command=SCORE)
+    system.serves(good)
+    system.wait(lambda: guard.scored_sessions(good) >= 2 * guard.SESSIONS, "there are scores to compare with")
+    guard.start()
+    guard.promotes(worse, "it passed every check")
+    system.serves(worse)
+    for _ in rounds(seconds, least=1):
+        system.clicks_pass(FEW)
+        guard.kill("guard killed")
+        guard.start()
+        system.kill()
+        system.start_ready()
+    while not guard.told(_BY_THE_GUARD, since=0):
+        guard.waits(lambda: True, "at work")  # or started anew
+        system.kill()
+        system.kill("scorer")
+        system.start_ready("scorer", command=SCORE)
+        system.start_ready()
+        system.clicks_pass(4 * FEW)
+    system.kill()  # before it has the announcement in service
+    guard.kill("guard killed (rolled back)")
+    guard.start()
+    system.start_ready()
+    system.clicks_pass(FEW)
+    system.at_rest.append(partial(guard.has_rolled_back, good))
+
+
+def api_killed(system: System, seconds: float) -> None:
+    """The API with a RocksDB of its own; its last round finds no folder."""
+    system.start_ready("api", command=API)
+    for number in rounds(seconds, least=3):
+        system.clicks_pass(FEW)
+        if number % 3 == 1:
+            system.freeze("api", expelled=False)
+            system.clicks_pass(FEW)
+            system.thaw("api")
+            continue
+        system.kill("api")
+        if number % 3 == 2:
+            system.did("data deleted", worker="api")
+            shutil.rmtree(system.data("api"))
+        system.kill()
+        system.start_ready()
+        system.start_ready("api", command=API)
+    system.at_rest.append(partial(api_equals_the_topic, system))
 
 
 def _trainer(system: System, **told: Any) -> Trainer:
