@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 import msgspec
 from confluent_kafka import KafkaException, Message, Producer
@@ -102,15 +102,29 @@ def _lines(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             if path.suffix == ".csv":
-                reader = csv.DictReader(file)
-                for row in reader:
-                    yield reader.line_num, _of_row(path, reader.line_num, row)
+                yield from _csv(path, file)
                 return
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     yield number, _of_json(path, number, line)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise CatalogueFileError(f"{path}: cannot be read: {error}") from error
+
+
+def _csv(path: Path, file: TextIO) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    reader = csv.DictReader(file, strict=True)  # else a quote that is never closed swallows the rest of the file
+    begins = 1
+    try:
+        _ = reader.fieldnames  # reads the header
+        begins = reader.line_num + 1
+        for row in reader:
+            yield reader.line_num, _of_row(path, reader.line_num, row)
+            begins = reader.line_num + 1
+    except csv.Error as error:
+        raise CatalogueFileError(
+            f"{path}: line {begins}: {error}; is a quote not closed, or not doubled within quotes? "
+            "Nothing was published"
+        ) from error
 
 
 def _of_json(path: Path, number: int, line: str) -> Mapping[str, Any]:

@@ -65,3 +65,18 @@ def test_any_table_is_read_or_refused(folder: Path, content: bytes) -> None:
     path = folder / "file.csv"
     path.write_bytes(content)
     check(path, ITEMS)
+
+
+@pytest.mark.parametrize("last", ["", 'b,"on two\nlines"\n'], ids=["to the end", "to the next quote"])
+def test_a_quote_that_is_never_closed_swallows_no_items(folder: Path, last: str) -> None:
+    """With `--complete` those that it swallowed would be published as gone."""
+    path = folder / "file.csv"
+    path.write_text('item_id,title\na,"55 inch tv\n' + "".join(f"c{n},x\n" for n in range(20)) + last)
+    with pytest.raises(CatalogueFileError, match=r"line 2: .*is a quote not closed.* Nothing was published"):
+        list(_lines(path))
+
+
+def test_quotes_as_the_format_has_them_are_read(folder: Path) -> None:
+    path = folder / "file.csv"
+    path.write_text('item_id,title\na,"a ""55 inch"" tv,\nblack"\nb,55" tv\n')
+    assert [fields["attributes"]["title"] for _, fields in _lines(path)] == ['a "55 inch" tv,\nblack', '55" tv']
