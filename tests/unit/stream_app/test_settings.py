@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from schemas.config.settings import RootSettings, load_settings
 from schemas.errors import SettingsError
-from schemas.messages.click import ClickLimits
+from schemas.messages.click import ClickLimits, ClickRejectedError, decode_click
 from stream_app.settings import StreamSettings, WorkerSettings
 from trainer.service.settings import TrainerRoot
 
@@ -94,6 +94,15 @@ def test_refused(key: str, value: object) -> None:
 def test_both_programs_refuse_the_same_rules_of_clicks(program: type[RootSettings], key: str, value: object) -> None:
     with pytest.raises(SettingsError, match=rf"clicks\.{key}"):
         load_settings(program, config=None, environ={}, overrides={f"clicks.{key}": value})
+
+
+@pytest.mark.parametrize("program", [StreamSettings, TrainerRoot])
+def test_both_programs_take_the_oldest_click_from_the_settings(program: type[RootSettings]) -> None:
+    settings: Any = load_settings(program, config=None, environ={}, overrides={"clicks.min_timestamp": 1_000})
+    limits: ClickLimits = settings.clicks.limits
+    assert decode_click(b"s", b'{"session_id":"s","item_id":"a","timestamp":1000}', now_ms=2_000, limits=limits)
+    with pytest.raises(ClickRejectedError, match="timestamp"):
+        decode_click(b"s", b'{"session_id":"s","item_id":"a","timestamp":999}', now_ms=2_000, limits=limits)
 
 
 @pytest.mark.parametrize("table", ["worker", "trainer"])

@@ -1009,6 +1009,15 @@ async def test_nothing_goes_on_while_another_worker_may_have_the_partition(
     assert (running.recent("s"), kafka.acked) == ((("a",), [0]) if still_owned else (None, []))
 
 
+async def test_what_cannot_be_parked_is_not_acknowledged_and_ends_the_worker(running: Running) -> None:
+    running.kafka.lost.add(REJECTED)
+    await running.take(("s", "a"), b"{}", at=0)
+    await running.take(("t", "b"), at=2)
+    await running.app.pipeline.drained()
+    assert (running.kafka.acked, running.recent("s"), running.recent("t")) == ([], None, None)
+    assert [type(error) for error in running.fatal] == [DeliveryError]
+
+
 @pytest.mark.parametrize("topic", [RANKINGS, CHANGELOG])
 async def test_nothing_behind_a_chunk_that_failed_is_acknowledged(running: Running, topic: str) -> None:
     """Or the commit of a later chunk would be a commit of the failed one."""

@@ -33,6 +33,12 @@ def here() -> int:
     return threading.get_ident()
 
 
+async def a_few_turns() -> None:
+    """Of the loop: whatever may begin has begun."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
 def held() -> tuple[Callable[[], None], threading.Event, threading.Event]:
     """A call that begins, and goes on when it is told to."""
     began, go_on = threading.Event(), threading.Event()
@@ -102,6 +108,7 @@ async def test_a_short_call_waits_for_the_long_one_before_it(turns: Turns) -> No
     first = asyncio.ensure_future(turns.run("write", 1, long, may_wait=False))
     await asyncio.to_thread(began.wait, PATIENCE)
     second = asyncio.ensure_future(turns.run("rank", 1, lambda: order.append("short"), may_wait=False))
+    await a_few_turns()
     assert order == []  # it would have run by now, had it not to wait
     go_on.set()
     await asyncio.gather(first, second)
@@ -114,10 +121,11 @@ async def test_who_stops_waiting_does_not_let_the_next_call_in(turns: Turns) -> 
     first = asyncio.ensure_future(turns.run("write", 1, long, may_wait=False))
     await asyncio.to_thread(began.wait, PATIENCE)
     impatient = asyncio.ensure_future(turns.run("write", 1, here, may_wait=False))
-    await asyncio.sleep(0)
+    await a_few_turns()
     impatient.cancel()
     await asyncio.gather(impatient, return_exceptions=True)
     third = asyncio.ensure_future(turns.run("rank", 1, here, may_wait=False))
+    await a_few_turns()
     assert not third.done()  # a short call is done when it may begin
     go_on.set()
     await first
