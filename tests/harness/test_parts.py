@@ -309,6 +309,8 @@ def guarded(topics: Topics) -> Topics:
     """It has promoted v1, and ended the split."""
     topics["shop-models"] = [BY_HAND, announced("b", "v1"), announced("champion", "v1", evidence={"e": 1})]
     topics["shop-splits"] = [one("shop", b"50"), one("shop", None)]
+    ranked = [("v0", 0), ("v0", 1), ("v1", 0), ("v1", 1)]
+    topics["shop-rankings"] = [one("s", json.dumps({"model_version": version}).encode(), p) for version, p in ranked]
     return topics
 
 
@@ -341,7 +343,13 @@ def begun_a_split_again(its: Topics) -> None:
     its["shop-splits"].append(one("shop", b"50"))
 
 
-WRONG = [announced_nothing, announced_twice, announced_the_other, announced_without_saying_why]
+def another_model_ranks_last(its: Topics) -> None:
+    its["shop-rankings"].pop()
+
+
+WRONG = [
+    announced_nothing, announced_twice, announced_the_other, announced_without_saying_why, another_model_ranks_last
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("plant", [*WRONG, left_the_split, ended_the_split_of_another, begun_a_split_again])

@@ -261,22 +261,23 @@ class Guard(Command):
 
     def has_decided(self, better: Path) -> None:
         """It announced the better model once, which is champion, and ended the split."""
-        expected = {"announced": [better.name], "champion": better.name, "the split is over": True}
-
-        def found() -> dict[str, Any]:
-            return self._announced_by_it() | {"the split is over": self.split_is_over()}
-
-        compare(self._system, "guard", expected, found)
+        expected = _serves_alone(better) | {"the split is over": True}
+        compare(self._system, "guard", expected, lambda: self._came_to() | {"the split is over": self.split_is_over()})
 
     def has_rolled_back(self, good: Path) -> None:
         """It announced the model of before once, which is champion."""
-        compare(self._system, "guard", {"announced": [good.name], "champion": good.name}, self._announced_by_it)
+        compare(self._system, "guard", _serves_alone(good), self._came_to)
 
-    def _announced_by_it(self) -> dict[str, Any]:
+    def _came_to(self) -> dict[str, Any]:
         told = self.announced("champion")
+        ranked = {
+            one.partition: json.loads(one.value)["model_version"]
+            for one in read_all(self._system.broker.direct, self._system.rankings)
+        }
         return {
             "announced": [one["version"] for one in told if one.get("evidence")],
             "champion": told[-1]["version"] if told else None,
+            "ranks last": sorted({*ranked.values()}),
         }
 
 
@@ -318,6 +319,10 @@ def _opened(uri: str, manifest_sha256: str | None = None) -> str:
         return open_bundle(uri, manifest_sha256=manifest_sha256).version
     except BundleError as error:
         return str(error)
+
+
+def _serves_alone(bundle: Path) -> dict[str, Any]:
+    return {"announced": [bundle.name], "champion": bundle.name, "ranks last": [bundle.name]}
 
 
 def _passed(version: Path) -> tuple[int, str] | None:

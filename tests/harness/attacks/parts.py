@@ -195,7 +195,7 @@ def guard_rolls_back(system: System, seconds: float) -> None:
 
 
 def api_killed(system: System, seconds: float) -> None:
-    """The API with a RocksDB of its own; its last round finds no folder."""
+    """The API with a RocksDB of its own is killed, frozen, and killed and finds no folder, in turns."""
     system.start_ready("api", command=API)
     for number in rounds(seconds, least=3):
         system.clicks_pass(FEW)
