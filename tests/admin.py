@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Final
 
 from confluent_kafka import TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
 
 from schemas.kafka import admin
 from tests.patience import PATIENCE
@@ -30,6 +30,17 @@ def create_topics(config: Mapping[str, Any], *topics: NewTopic) -> None:
     _await(client.create_topics(list(topics), operation_timeout=PATIENCE, request_timeout=PATIENCE))
     while not {topic.topic for topic in topics} <= client.list_topics(timeout=PATIENCE).topics.keys():
         time.sleep(_LOOK_SECONDS)
+
+
+def alter_topic(config: Mapping[str, Any], topic: str, **changes: str) -> None:
+    """Change its configuration, names with underscores for dots."""
+    entries = [
+        ConfigEntry(name.replace("_", "."), value, incremental_operation=AlterConfigOpType.SET)
+        for name, value in changes.items()
+    ]
+    client = AdminClient(dict(config))
+    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries)
+    _await(client.incremental_alter_configs([resource], request_timeout=PATIENCE))
 
 
 def delete_topics(config: Mapping[str, Any], *names: str) -> None:

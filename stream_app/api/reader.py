@@ -16,6 +16,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 from schemas.config.settings import TopicSettings
 from schemas.errors import StoppedWaitingError
 from schemas.formats.codec import Codec
+from schemas.kafka.absent import not_listed
 from schemas.kafka.unread import Unread
 from schemas.kafka.watermarks import offsets_for_times, watermarks
 from stream_app.api.board import Board
@@ -144,7 +145,7 @@ class Reader:
         topic, store = self._topics.rankings, self._store
         numbers = self._partitions(topic)
         if not numbers:
-            raise ReadError(f"there is no topic {topic}; `stream-app topics` creates it")
+            raise ReadError(not_listed(topic))
         if store is None:
             return [TopicPartition(topic, number, self._end(number)) for number in numbers]
         if not store.positions:

@@ -8,6 +8,7 @@ from aiokafka.partitioner import murmur2
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from schemas.config.settings import KafkaConnection
+from schemas.kafka.absent import not_listed
 from schemas.kafka.unread import Unread
 from schemas.kafka.watermarks import offsets_for_times, watermarks
 from stream_app.errors import StreamError
@@ -46,10 +47,7 @@ class PlainConsumer:
                 "in [kafka] right?"
             ) from error
         if found is None or not found.partitions:
-            raise ReadError(
-                f"there is no topic {self.topic} at {self._servers}; `stream-app topics` creates it, `stream-app "
-                "settings` shows the names in use"
-            )
+            raise ReadError(not_listed(self.topic, self._servers))
         return sorted(found.partitions)
 
     def ends(self, partitions: Sequence[int]) -> dict[int, int]:

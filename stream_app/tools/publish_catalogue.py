@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final, TextIO
 
 import msgspec
-from confluent_kafka import KafkaException, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from rich.console import Console
 
 from schemas.messages.item import Item, decode_item, encode_item
@@ -88,11 +88,11 @@ def publish_file(path: Path, settings: StreamSettings, kind: Kind, *, complete: 
             records |= dict.fromkeys(missing)
     began = time.monotonic()
     with out.status(f"publishing {len(records):,} {kind.name}"):
-        unconfirmed = _send(settings, topic, kind, iter(records.items()))
+        unconfirmed, reasons = _send(settings, topic, kind, iter(records.items()))
     seconds = time.monotonic() - began
     text = f"{len(records) - gone:,} {kind.name} on {topic}, {gone:,} gone, in {seconds:.1f} s"
     if unconfirmed:
-        text += f"; {unconfirmed:,} records NOT confirmed"
+        text += f"; {unconfirmed:,} records NOT confirmed: {', '.join(reasons)}"
     out.print(text, markup=False, highlight=False)
     return 1 if unconfirmed else 0
 
@@ -159,8 +159,8 @@ def _of_row(path: Path, number: int, row: Mapping[str | None, Any]) -> Mapping[s
     return fields | {"attributes": attributes}
 
 
-def _send(settings: StreamSettings, topic: str, kind: Kind, records: Iterator[Record]) -> int:
-    """How many were not confirmed."""
+def _send(settings: StreamSettings, topic: str, kind: Kind, records: Iterator[Record]) -> tuple[int, list[str]]:
+    """How many were not confirmed, and why."""
     config = producer_config(
         settings.kafka.librdkafka(),
         client_id=f"{settings.app_id}-{kind.name}",
@@ -168,11 +168,14 @@ def _send(settings: StreamSettings, topic: str, kind: Kind, records: Iterator[Re
         timeout_ms=int(settings.worker.delivery_timeout * 1000),
         compression=settings.worker.compression,
     )
-    unconfirmed = 0
+    unconfirmed, reasons = 0, set[str]()
 
-    def confirm(error: Any, _: Message) -> None:
+    def confirm(error: KafkaError | None, _: Message) -> None:
         nonlocal unconfirmed
-        unconfirmed -= error is None
+        if error is None:
+            unconfirmed -= 1
+        else:
+            reasons.add(error.str())
 
     producer = Producer({**config, "error_cb": lambda _: None, "log_level": 0})
     for key, value in records:
@@ -188,4 +191,4 @@ def _send(settings: StreamSettings, topic: str, kind: Kind, records: Iterator[Re
                 break
         producer.poll(0)
     producer.flush()
-    return unconfirmed
+    return unconfirmed, sorted(reasons)

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from schemas.click_files.options import ReadOptions
 from schemas.formats.codec import Codec, formats_of
+from schemas.kafka.absent import not_listed
 from schemas.messages.click import Click, encode_click
 from stream_app.errors import StreamError
 from stream_app.serve.delivery import producer_config
@@ -287,7 +288,7 @@ def _producer(settings: StreamSettings, topic: str) -> Producer:
             "[kafka] right?"
         ) from error
     if topic not in topics:
-        raise ReplayError(f"there is no topic {topic} at {servers}; `stream-app topics` creates the clicks topic")
+        raise ReplayError(not_listed(topic, servers))
     return producer
 
 

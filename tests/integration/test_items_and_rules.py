@@ -21,7 +21,7 @@ from schemas.messages.ranking import Applied, Ranking, decode_ranking
 from schemas.messages.rule import Match, Rule, RuleAction, encode_rule
 from stream_app.core.state_codec import decode_state
 from stream_app.serve.worker import EXIT_FAILED
-from tests.admin import delete_topics
+from tests.admin import alter_topic, delete_topics
 from tests.conftest import REPOSITORY, KafkaUnderTest
 from tests.contract.tiny_model import TinyModel
 from tests.doc_pages import blocks
@@ -351,3 +351,11 @@ def test_a_file_with_a_bad_line_is_not_published(
     assert done.returncode == 2
     assert problem in done.stderr
     assert shop.records(shop.topics.items) == 0
+
+
+def test_a_record_that_the_broker_refuses_is_told_with_its_reason(shop: Deployment, tmp_path: Path) -> None:
+    (tmp_path / "items.jsonl").write_text(json.dumps({"item_id": "a", "attributes": {"title": "x" * 3_000}}) + "\n")
+    alter_topic(shop.connection.librdkafka(), shop.topics.items, max_message_bytes="1000")
+    done = stream_app(shop, "items", str(tmp_path / "items.jsonl"))
+    assert done.returncode == 1
+    assert "1 records NOT confirmed: Broker: Message size too large" in " ".join(done.stdout.split())

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, cast
 
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 from faust.types import Message
 
 from schemas.config.settings import KafkaConnection, TopicSettings
@@ -25,7 +24,7 @@ from stream_app.serve.metrics import Metrics
 from stream_app.serve.pipeline import Pipeline
 from stream_app.settings import StreamSettings, WorkerSettings
 from stream_app.tracing import Tracing
-from tests.admin import delete_records, ensure_topics
+from tests.admin import alter_topic, delete_records, ensure_topics
 from tests.committed import Offsets
 from tests.patience import PATIENCE
 from tests.unit.models import exact_model
@@ -131,14 +130,7 @@ class Group:
 
     def alter(self, topic: str, **config: str) -> None:
         """Change a topic's configuration, names with underscores for dots."""
-        entries = [
-            ConfigEntry(name.replace("_", "."), value, incremental_operation=AlterConfigOpType.SET)
-            for name, value in config.items()
-        ]
-        admin = AdminClient(self.connection.librdkafka())
-        resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries)
-        for altered in admin.incremental_alter_configs([resource], request_timeout=PATIENCE).values():
-            altered.result(PATIENCE)
+        alter_topic(self.connection.librdkafka(), topic, **config)
 
     def delete_records(self, topic: str, before: int, partition: int = 0) -> None:
         """Delete the beginning of a partition, as retention does."""
