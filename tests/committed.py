@@ -7,6 +7,7 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from schemas.kafka.watermarks import watermarks
 from tests.patience import PATIENCE
 
 _COORDINATOR_AWAY = (
@@ -50,6 +51,6 @@ class Offsets:
     def marks(self, topic: str) -> dict[int, tuple[int, int]]:
         """First offset and end offset of each partition."""
         return {
-            partition: self._consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=PATIENCE)
+            partition: watermarks(self._consumer, TopicPartition(topic, partition), timeout=PATIENCE)
             for partition in sorted(self._consumer.list_topics(topic, timeout=PATIENCE).topics[topic].partitions)
         }

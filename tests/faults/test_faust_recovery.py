@@ -23,6 +23,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import NewTopic
 
 from deploy.kafka import LocalKafka
+from schemas.kafka.watermarks import watermarks
 from tests.admin import create_topics, delete_records, delete_topics
 from tests.conftest import REPOSITORY, KafkaUnderTest
 from tests.patience import PATIENCE
@@ -177,7 +178,7 @@ class Topics:
         consumer = Consumer(self.connection | {"group.id": "ends"})
         try:
             return {
-                p: consumer.get_watermark_offsets(TopicPartition(self.changelog, p), timeout=PATIENCE)[1]
+                p: watermarks(consumer, TopicPartition(self.changelog, p), timeout=PATIENCE)[1]
                 for p in range(PARTITIONS)
             }
         finally:
