@@ -11,16 +11,18 @@ positions:
 In training some items of the whole session are hidden, and the query in the place of each is to find it. To serve, one
 more place is put behind the last click, hidden: its query is the session's.
 
-As that place is the last of a session, in a share of the sessions of a step the last click alone is hidden, which the
-paper does too. The norms of the input and of the query are in the authors' code.
+That place has nothing behind it. So in a share of the sessions of a step one click alone is hidden, and what follows it
+is cut off. The norms of the input and of the query are in the authors' code.
 
-What differs from the paper: only clicks that are to be predicted are hidden, so never the first of a session; every
-step draws anew what is hidden, in place of ten copies of each session drawn once; no bias of an item; the loss is the
-trainer's, on all items or a sample of them.
+What differs from the paper: such a click is any that is to be predicted, where the paper takes each session's last, so
+prefixes of a session are learned as they are served; only clicks that are to be predicted are hidden, so never the
+first of a session; every step draws anew what is hidden, in place of ten copies of each session drawn once; no bias of
+an item; the loss is the trainer's, on all items or a sample of them.
 
 Shapes: B sessions of T clicks, D units, N hidden items.
 """
 
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
@@ -45,7 +47,7 @@ class HidingSettings(AttentionSettings):
     epochs: int = Field(20, ge=1, le=10_000)
     mask_rate: float = Field(0.4, gt=0, le=1, description="share of a session's clicks that are hidden in a step")
     last_rate: float = Field(
-        0.2, ge=0, le=1, description="share of the sessions of a step of which the last click alone is hidden"
+        0.2, ge=0, le=1, description="share of a step's sessions that end at a hidden click, which may be any"
     )
 
 
@@ -73,7 +75,7 @@ class Bert4Rec(Encoder):
         return self.query(self.layers.last(x, length + 1))  # [B, D]
 
     def loss(self, clicks: Clicks, tables: ItemTables, ranking: Ranking) -> Tensor:
-        hidden = drawn_to_hide(clicks.target, self.mask_rate, self.last_rate)  # bool[B, T]
+        clicks, hidden = drawn_to_hide(clicks, self.mask_rate, self.last_rate)  # bool[B, T]
         rows = embedding(clicks.items.clamp(min=0), tables.input)  # [B, T, D]
         x = self.at_positions(rows.where(~hidden[:, :, None], self.mask))  # [B, T, D]
         found = self.query(self.layers(x, clicks.length)[hidden])  # [N, D]
@@ -95,16 +97,22 @@ def hidden_behind(rows: Tensor, length: Tensor, mask: Tensor) -> Tensor:
     return torch.where(behind[:, :, None], mask, longer)
 
 
-def drawn_to_hide(target: Tensor, rate: float, last_rate: float) -> Tensor:
-    """Which of the clicks to predict, bool[B, T], a step hides: bool[B, T], one of each session at least.
+def drawn_to_hide(clicks: Clicks, rate: float, last_rate: float) -> tuple[Clicks, Tensor]:
+    """What a step shows of the sessions, and which of these clicks it hides: bool[B, T], one of each session at least.
 
-    Each with this probability; in a share ``last_rate`` of the sessions, and where none is drawn, the last alone.
+    Each that is to be predicted with this probability. In a share ``last_rate`` of the sessions, and where none is
+    drawn, one of them alone, and what follows it is not shown.
     """
-    behind = target.flip(1).cumsum(1).flip(1)  # int64[B, T], those to predict from here on
-    last = target & (behind == 1)  # bool[B, T]
-    hidden = target & (torch.rand(target.shape, device=target.device) < rate)  # bool[B, T]
-    alone = (torch.rand(len(target), 1, device=target.device) < last_rate) | ~hidden.any(1, keepdim=True)  # [B, 1]
-    return torch.where(alone, last, hidden)
+    target, device = clicks.target, clicks.target.device
+    one = torch.rand(target.shape, device=device).where(target, -1.0).argmax(1)  # int64[B], any one to predict
+    hidden = target & (torch.rand(target.shape, device=device) < rate)  # bool[B, T]
+    alone = (torch.rand(len(target), device=device) < last_rate) | ~hidden.any(1)  # bool[B]
+    length = torch.where(alone & target.any(1), one + 1, clicks.length)  # int64[B]
+    places = torch.arange(target.shape[1], device=device)  # [T]
+    shown = places < length[:, None]  # bool[B, T]
+    last = target & (places == length[:, None] - 1)  # bool[B, T]
+    cut = replace(clicks, items=clicks.items.where(shown, -1), length=length, target=target & shown)
+    return cut, torch.where(alone[:, None], last, hidden)
 
 
 class Bert4RecSettings(HidingSettings):
@@ -116,7 +124,7 @@ class Bert4RecSettings(HidingSettings):
     dropout: float = Field(0.1, ge=0, lt=1, description="dropout of rows, attention and layers")
     mask_rate: float = Field(0.2, gt=0, le=1, description="share of a session's clicks that are hidden in a step")
     last_rate: float = Field(
-        0.05, ge=0, le=1, description="share of the sessions of a step of which the last click alone is hidden"
+        0.05, ge=0, le=1, description="share of a step's sessions that end at a hidden click, which may be any"
     )
 
     def encoder(self) -> Bert4Rec:

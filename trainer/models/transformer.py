@@ -19,8 +19,8 @@ query · O_i:
 
 What differs from the paper: rows are of items alone, without features beside them; generator and discriminator of rtd
 are one body; hidden clicks of plm are drawn one by one, not in spans; never the first click of a session is hidden;
-a share of the sessions (``last_rate``) has the last click alone hidden; GPT-2's gelu is exact. A pair that is not in
-the paper's table 2 is refused.
+a share of the sessions (``last_rate``) ends at a hidden click, as in BERT4Rec's file; GPT-2's gelu is exact. A pair
+that is not in the paper's table 2 is refused.
 
 Shapes: B sessions of T clicks, D units, N hidden items, C columns.
 """
@@ -71,7 +71,7 @@ class Masked(Encoder):
         return self.body.last(hidden_behind(rows, length, self.mask), length + 1)  # [B, D]
 
     def loss(self, clicks: Clicks, tables: ItemTables, ranking: Ranking) -> Tensor:
-        hidden = drawn_to_hide(clicks.target, self.mask_rate, self.last_rate)  # bool[B, T]
+        clicks, hidden = drawn_to_hide(clicks, self.mask_rate, self.last_rate)  # bool[B, T]
         rows = embedding(clicks.items.clamp(min=0), tables.input)  # [B, T, D]
         return ranking(self.found(rows, hidden, clicks), clicks.items[hidden], clicks.weights(hidden))
 
@@ -122,8 +122,8 @@ class Replaced(Masked):
         self.detect = nn.Linear(settings.hidden_size, 1)
 
     def loss(self, clicks: Clicks, tables: ItemTables, ranking: Ranking) -> Tensor:
+        clicks, hidden = drawn_to_hide(clicks, self.mask_rate, self.last_rate)  # bool[B, T]
         items, real = clicks.items, valid(clicks.items)  # [B, T]
-        hidden = drawn_to_hide(clicks.target, self.mask_rate, self.last_rate)  # bool[B, T]
         rows = embedding(items.clamp(min=0), tables.input)  # [B, T, D]
         queries = self.found(rows, hidden, clicks)  # [N, D]
         with torch.no_grad():
