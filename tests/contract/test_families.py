@@ -12,7 +12,7 @@ import pytest
 import torch
 from pydantic import BaseModel
 
-from schemas.bundle.files import open_bundle, read_bundle
+from schemas.bundle.files import Model, open_bundle, read_bundle
 from schemas.config.settings_keys import section_of
 from schemas.errors import BundleError
 from stream_app.core.session import SessionRules
@@ -28,6 +28,7 @@ from trainer.export.encoders import encoder_graph
 from trainer.export.parity import check_parity
 from trainer.models.registry import FAMILIES, settings_class
 from trainer.models.settings import LearnedSettings, NetworkSettings, TrainingSettings, WindowSettings
+from trainer.models.transformer import PAIRS
 from trainer.models.window import WindowNetwork
 from trainer.training.fit import FitResult
 from trainer.training.networks import initial_network
@@ -86,9 +87,21 @@ def saved(folder: Path, result: FitResult, settings: dict[str, Any] | None = Non
 
 @pytest.mark.parametrize("family", [*FAMILIES, *MIXED])
 def test_a_family_is_trained_exported_judged_and_served_alike(bundle_of: Callable[[str], Path], family: str) -> None:
-    result = trained(family)
+    assert_alike(trained(family), open_bundle(bundle_of(family)), family)
+
+
+OTHER_PAIRS = [(name, by) for name, some in PAIRS.items() for by in some if (name, by) != ("xlnet", "mlm")]
+
+
+@pytest.mark.parametrize(("architecture", "objective"), OTHER_PAIRS)
+def test_so_is_each_pair_of_a_transformer(tmp_path: Path, architecture: str, objective: str) -> None:
+    settings = settings_of("transformer", memory="all", architecture=architecture, objective=objective)
+    result = train(LEARNED, settings)
+    assert_alike(result, open_bundle(saved(tmp_path, result)), "transformer")
+
+
+def assert_alike(result: FitResult, model: Model, family: str) -> None:
     assert result.memory
-    model = open_bundle(bundle_of(family))
     assert model.manifest.family == family
     assert check_parity(result.weights, model, NEWER, memory=result.memory) > 100
     # Torch and the bundle; then the bundle in the evaluation and in the worker: longer than the window and than rows,
