@@ -1,4 +1,4 @@
-"""One scenario of the matrix, another each day; `make matrix` runs all of them, and longer."""
+"""Some scenarios of the matrix, others each day; `make matrix` runs all of them, and longer."""
 
 import datetime
 import gc
@@ -23,6 +23,9 @@ LONG = {
 }  # fmt: skip
 QUICK = sorted(name for name, one in SCENARIOS.items() if name not in LONG and not one.by_hand and one.brokers == 1)
 
+EACH_DAY = 4
+"""About a tenth of all, in two minutes."""
+
 
 @pytest.fixture
 def left_connections() -> Iterator[None]:
@@ -34,9 +37,10 @@ def left_connections() -> Iterator[None]:
 @pytest.mark.kafka
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 @pytest.mark.usefixtures("left_connections")
-def test_the_scenario_of_the_day(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", range(EACH_DAY))
+def test_the_scenarios_of_the_day(tmp_path: Path, number: int) -> None:
     today = datetime.date.today().toordinal()
-    name = QUICK[today % len(QUICK)]
+    name = QUICK[(today * EACH_DAY + number) % len(QUICK)]
     with Broker(tmp_path / "broker") as broker:
         verdict = run(name, SCENARIOS[name], broker, tmp_path / name, seconds=5, seed=today, rate=300)
     assert not verdict.found, f"{name}, seed {today}:\n{verdict}"
