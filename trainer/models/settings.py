@@ -126,6 +126,11 @@ class TrainingSettings(BaseModel):
     seed: int = Field(42, ge=0, lt=2**63)
 
     @property
+    def searched(self) -> tuple[str, ...]:
+        """Of `search`, what has an effect with these settings."""
+        return self.search
+
+    @property
     def weight_of_type(self) -> Mapping[str, float]:
         """What ``target_weights`` says, by type."""
         parts = (part.rpartition("=") for part in self.target_weights.split(",") if part)

@@ -33,7 +33,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, dropout, embedding
 
-from trainer.models.attention import SPREAD, Sight, sight, sight_from
+from trainer.models.attention import SPREAD, AttentionSettings, Sight, sight, sight_from
 from trainer.models.base import Clicks, Encoder, ItemTables, Ranking, valid
 from trainer.models.bert4rec import HidingSettings, drawn_to_hide, hidden_behind
 from trainer.models.settings import canonical
@@ -188,6 +188,10 @@ class TransformerSettings(HidingSettings):
                 f"({_WHY[self.architecture]}): set objective={' or '.join(known)}, or leave it out"
             )
         return self
+
+    @property
+    def searched(self) -> tuple[str, ...]:
+        return AttentionSettings.search if self.objective == "clm" else self.search  # which hides nothing
 
     def encoder(self) -> Encoder:
         return _ENCODERS[self.objective](self)

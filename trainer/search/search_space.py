@@ -95,7 +95,7 @@ def model_space(settings: TrainingSettings, losses: Collection[object]) -> tuple
     ``losses`` are those that are tried; where there are none, it is the settings' own.
     """
     if not isinstance(settings, LearnedSettings):
-        return parse_dimensions(settings.search)
+        return parse_dimensions(settings.searched)
     return tuple(
         replace(one, name=f"{table}.{one.name}" if table else one.name)
         for table, part in settings.parts.items()
@@ -105,7 +105,7 @@ def model_space(settings: TrainingSettings, losses: Collection[object]) -> tuple
 
 def _network_space(settings: NetworkSettings, losses: Collection[object]) -> tuple[Dimension, ...]:
     return (
-        *parse_dimensions(settings.search),
+        *parse_dimensions(settings.searched),
         *((_SAMPLES,) if settings.n_sample else ()),
         *(_BPR_MAX if "bpr-max" in losses else ()),
     )

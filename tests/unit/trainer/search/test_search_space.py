@@ -131,6 +131,14 @@ def test_every_family_has_a_space_whose_ends_it_can_have(family: str) -> None:
             assert TrainingSettings.parse({"family": family, name: value}).model_dump()[name] == value
 
 
+def test_what_has_no_effect_is_not_searched() -> None:
+    causal, masked = (
+        {one.name for one in model_search({}, ["family=transformer", f"objective={by}"], [], seed=1).dimensions}
+        for by in ("clm", "mlm")
+    )
+    assert masked - causal == {"mask_rate", "last_rate"}
+
+
 def test_a_family_is_not_searched() -> None:
     with pytest.raises(TrainingSettingsError, match="--search family"):
         model_search({}, [], ["family=stamp|narm"], seed=1)
