@@ -119,6 +119,18 @@ class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
             self.last_heartbeat = now()  # `last_at_rest` stays: nobody has confirmed anything yet
         await super().subscribe(topics)
 
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """Wait for the worker's own thread, but not beyond a stop.
+
+        That thread asks this one in turn. A stop cancels its question or leaves it without an answer, and aiokafka
+        waited for that before it left the group: a worker that stopped in a rebalance took a minute and stayed in it.
+        """
+        await self.wait(super().on_partitions_revoked(revoked))
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        """As `on_partitions_revoked`."""
+        await self.wait(super().on_partitions_assigned(assigned, generation_id))
+
     async def on_thread_stop(self) -> None:
         """Leave the group on a stop that was asked for: others take the partitions over at once.
 

@@ -4,6 +4,7 @@ The chunks come out of a real Faust app into the test's hands, which acknowledge
 """
 
 import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from schemas.messages.click import ClickLimits, decode_click
 from stream_app.serve.app import _QUEUED_FETCHES
 from stream_app.state.topic_identity import topic_ids
 from tests.admin import delete_topics, ensure_topics
+from tests.committed import instances
 from tests.conftest import KafkaUnderTest
 from tests.integration.workers import BEGAN, SESSION_TIMEOUT, AppUnderTest, Group, contiguous, running, until
 from tests.patience import PATIENCE
@@ -284,6 +286,32 @@ async def test_a_rebalance_waits_for_chunks_in_flight_and_commits_them(group: Gr
         await rebalance
         assert group.committed() == 10
         assert hand.chunks(0, worker.generation) == []
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["asked before it stops", "asked when it has stopped"])
+async def test_a_worker_that_stops_in_the_middle_of_a_rebalance_leaves_its_group(
+    group: Group, tmp_path: Path, late: bool
+) -> None:
+    """A rebalance asks the consumer's thread, which answers nothing any more: it was cancelled, or waited for ever."""
+    async with running(group.settings(tmp_path), by_hand=True) as worker:
+        await worker.ready()
+        thread, asked = worker.consumer._thread, threading.Event()
+
+        async def ask_late(*_: TP) -> Any:
+            asked.set()
+            while not thread.method_queue._stopped.is_set():
+                await asyncio.sleep(0.01)
+            return await thread.call_thread(asyncio.sleep, 0)
+
+        async def answer_never(*_: TP) -> Any:
+            asked.set()
+            await asyncio.Event().wait()
+
+        thread.__dict__.update({"highwaters": ask_late} if late else {"_highwaters": answer_never})
+        thread.thread_loop.call_soon_threadsafe(thread._ensure_consumer()._coordinator.request_rejoin)
+        await until(asked.is_set, "a rebalance under way")
+    assert thread._shutdown.is_set()
+    assert instances(group.connection.librdkafka(), group.prefix) == set()
 
 
 async def test_a_partition_whose_position_is_being_sought_does_not_end_the_consumer(
