@@ -8,6 +8,8 @@ import importlib
 import subprocess
 import sys
 
+from bench import avx2
+
 BENCHMARKS = (
     "pipeline",
     "latency",
@@ -50,6 +52,8 @@ def main(names: list[str]) -> None:
     known = (*BENCHMARKS, *EXTRA)
     for unknown in (name for name in names if name not in known):
         sys.exit(f"no benchmark {unknown!r}; there are {', '.join(known)}")
+    if avx2.wanted() and not avx2.hidden():
+        sys.exit(avx2.again(names))
     if len(names) == 1:
         importlib.import_module(f"bench.{names[0]}").main()
         return

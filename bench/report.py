@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
+from bench import avx2
+
 console = Console(stderr=True)
 
 
@@ -59,7 +61,8 @@ def machine() -> str:
         lines = cpuinfo.read_text().splitlines()
         model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
         flags = next((line.split() for line in lines if line.startswith("flags")), [])
-        model += "".join(f" {flag}" for flag in ("avx2", "avx512f", "avx512_vnni") if flag in flags)
+        seen = ("avx2",) if avx2.hidden() else ("avx2", "avx512f", "avx512_vnni")
+        model += "".join(f" {flag}" for flag in seen if flag in flags)
         memory = f", {os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB"
     slow = f", workers on {share} of one core" if (share := os.environ.get("CORE_SHARE")) else ""
     return f"{os.cpu_count()} cores, {model}{memory}, Python {platform.python_version()}{slow}"

@@ -3,8 +3,7 @@
     CORE_SHARE=0.4 python -m bench latency
 
 The worker is kept to one core and gets that share of it, in periods so short that it looks slower rather than paused.
-What makes an old processor slow beside its clock is not emulated: ONNX Runtime chooses its products by the processor,
-and has no switch for AVX-512 and VNNI.
+What an old processor lacks beside that, `bench.avx2` hides.
 """
 
 import os
