@@ -12,6 +12,7 @@ import pytest
 import torch
 from pydantic import BaseModel
 
+from schemas.bundle.checks import check_answers
 from schemas.bundle.files import Model, open_bundle, read_bundle
 from schemas.config.settings_keys import section_of
 from schemas.errors import BundleError
@@ -23,9 +24,10 @@ from trainer.data.lanes import follow
 from trainer.errors import TrainingSettingsError
 from trainer.evaluation.model_scorer import ModelScorer
 from trainer.evaluation.protocol import NetworkScorer, evaluate, ranks_of
-from trainer.export.bundle import read_network, save_bundle
+from trainer.export.bundle import golden_of, read_network, save_bundle
 from trainer.export.encoders import encoder_graph
 from trainer.export.parity import check_parity
+from trainer.memory.terms import NO_MEMORY
 from trainer.models.registry import FAMILIES, settings_class
 from trainer.models.settings import LearnedSettings, NetworkSettings, TrainingSettings, WindowSettings
 from trainer.models.transformer import PAIRS
@@ -119,6 +121,17 @@ def assert_alike(result: FitResult, model: Model, family: str) -> None:
     # Equal scores count against the target in the evaluation, and have no order in a list.
     assert (answered[listed] <= judged[listed]).all()
     assert (answered == judged).mean() > (0.9 if result.epochs else 0)
+
+
+@pytest.mark.parametrize("position", [0, 7, 8, 19])
+def test_a_bundle_of_another_position_anywhere_in_its_window_is_refused(tmp_path: Path, position: int) -> None:
+    result = train(LEARNED, settings_of("sasrec", window=20, memory="none"))
+    golden = golden_of(result.network, NO_MEMORY, k=30, recent_size=1, seed=0)
+    with torch.no_grad():
+        result.network.tensors()["encoder.positions"][position] = torch.linspace(-1, 1, 8)
+    model = open_bundle(saved(tmp_path, result))
+    with pytest.raises(BundleError, match=r"encode\.onnx: its answer to golden\.json"):
+        check_answers(model, golden)
 
 
 @pytest.mark.parametrize(

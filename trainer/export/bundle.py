@@ -35,8 +35,9 @@ from trainer.memory.trained import TrainedModel
 from trainer.models.base import Network, SessionModel
 from trainer.models.counting import RowModel
 from trainer.models.settings import TrainingSettings
+from trainer.models.window import WindowNetwork
 
-_GOLDEN_SESSIONS, _GOLDEN_CLICKS = 4, 8
+_GOLDEN_SESSIONS, _GOLDEN_CLICKS, _MOST_GOLDEN_CLICKS = 4, 8, 40
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,10 @@ def export(
 
 def golden_of(network: SessionModel, memory: SessionMemory, *, k: int, recent_size: int, seed: int) -> Golden:
     """A few made-up sessions and the answers of the network itself (not of the graphs) to them."""
-    item_index = _golden_sessions(network.items, memory, np.random.default_rng(seed))  # [T, B]
-    clicks, lanes = item_index.shape
+    # Two clicks more than the model looks back on, so that what it sees of a session moves on.
+    looks_back = max(network.window if isinstance(network, WindowNetwork) else 0, recent_size)
+    clicks, lanes = min(max(looks_back + 2, _GOLDEN_CLICKS), _MOST_GOLDEN_CLICKS), _GOLDEN_SESSIONS
+    item_index = _golden_sessions(network.items, memory, np.random.default_rng(seed), clicks)  # [T, B]
     recent, counts, length = recent_items(item_index, recent_size)
     starts = np.arange(lanes) * clicks
     walked = SessionSet(item_index.T.reshape(-1), np.append(starts, lanes * clicks), (), starts, timed=False)
@@ -117,15 +120,15 @@ def golden_of(network: SessionModel, memory: SessionMemory, *, k: int, recent_si
     )
 
 
-def _golden_sessions(items: int, memory: SessionMemory, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+def _golden_sessions(items: int, memory: SessionMemory, rng: np.random.Generator, clicks: int) -> npt.NDArray[np.int64]:
     """int64[clicks, sessions]: at random, but with a memory often along its tables, and back to an earlier item."""
-    sessions = rng.integers(items, size=(_GOLDEN_CLICKS, _GOLDEN_SESSIONS))
+    sessions = rng.integers(items, size=(clicks, _GOLDEN_SESSIONS))
     tables = [term.table for term in memory.tables.values()]
     for table in tables:
         filled = np.flatnonzero(np.diff(table.starts))
         if len(filled):
             sessions[0] = rng.choice(filled, size=_GOLDEN_SESSIONS)
-    for click in range(1, _GOLDEN_CLICKS if memory else 0):
+    for click in range(1, clicks if memory else 0):
         for session in range(_GOLDEN_SESSIONS):
             related = [table.row(int(sessions[click - 1, session])) for table in tables]
             choice = int(rng.integers(3))
