@@ -291,6 +291,7 @@ class Cycle:
         try:
             return self._registry.open_announced(to_beat, threads=self._settings.threads)
         except BundleError as error:
+            self._registry.check_mounted(to_beat)
             # A worker that starts now could not serve it either: it must not keep its place for that.
             log.error("the champion cannot be opened, so nothing is compared with it", error=str(error))
             return None

@@ -144,6 +144,18 @@ class Registry:
                 threads=threads,
             )
 
+    def check_mounted(self, announcement: ModelAnnouncement) -> None:
+        """Raise RegistryError where nothing is left of the registry in which this model was announced.
+
+        So looks a folder whose file system is not mounted: what is published into it is gone once it is.
+        """
+        if announcement.uri.startswith(f"{self.url}/") and not self.aliases() and not self.versions():
+            raise RegistryError(
+                f"{self.url}: holds no model and no history, but {announcement.version} was announced there: is its "
+                "file system mounted? Where it was emptied on purpose, make its first model by hand: trainer fit, "
+                "trainer promote"
+            )
+
     def read_announced(self, announcement: ModelAnnouncement) -> BundleFiles:
         """The files of an announced model, which may lie elsewhere. Raises BundleError."""
         with _within_reach():

@@ -1,6 +1,7 @@
 """A cycle over a click log and a registry on the disk, and a models topic in memory: what it judges by and leaves."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,29 @@ def test_a_champion_whose_store_is_away_keeps_its_place(trainer: Trainer, monkey
     assert [one.version for one in trainer.topic.log] == [first]
     second = trainer.registry.get(trainer.cycle().run().version or "")
     assert second.manifest.metrics["champion"]["version"] == first
+
+
+def test_a_registry_that_is_not_mounted_gets_no_model(trainer: Trainer) -> None:
+    """It looked as if the champion had been removed: the next model was compared with nothing, and gone with the mount.
+
+    Where somebody emptied it, a model that is promoted by hand is the first one.
+    """
+    trainer.collect(history(200, until=NOW))
+    first = trainer.cycle().run().version
+    trainer.collect(history(200, until=NOW + 86_400_000))
+    mounted, away = trainer.folder / "registry", trainer.folder / "elsewhere"
+    mounted.rename(away)
+    mounted.mkdir()
+    with pytest.raises(RegistryError, match="is its file system mounted"):
+        trainer.cycle().run()
+    assert [one.version for one in trainer.topic.log] == [first]
+
+    shutil.copytree(away / (first or ""), mounted / "by-hand")
+    manifest = mounted / "by-hand" / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes().replace((first or "").encode(), b"by-hand"))
+    Championship(trainer.registry, trainer.topic).promote(trainer.registry.get("by-hand"), "emptied on purpose")
+    second = trainer.registry.get(trainer.cycle().run().version or "")
+    assert second.manifest.metrics["champion"]["version"] == "by-hand"
 
 
 def test_a_catalogue_of_fewer_items_than_gate_k_is_judged(trainer: Trainer) -> None:
