@@ -152,7 +152,9 @@ class ModelWatcher:
         catalogue: LiveCatalogue | None = None,
         rows: bool = False,
         is_variant: bool = False,
+        incarnation: Callable[[], int] = lambda: 0,
     ) -> None:
+        """`incarnation` is another number once the topic has been created anew."""
         self._config = dict(consumer_config)
         self._topic = topic
         self._alias = alias
@@ -172,6 +174,7 @@ class ModelWatcher:
         self._catalogue = catalogue
         self._rows = rows  # whether models have to have item rows
         self._is_variant = is_variant
+        self._incarnation = incarnation
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="model-watcher", daemon=True)
         self.waiting_for = "the models topic has not been read yet"
@@ -195,11 +198,14 @@ class ModelWatcher:
 
     def _follow(self) -> None:
         consumer = Consumer(self._config, logger=logging.getLogger("librdkafka"))
+        reads = -1
+        unread: Unread | None = None
+        pending: _Pending | None = None
         try:
-            if (unread := self._assign(consumer)) is None:
-                return
-            pending: _Pending | None = None
             while not self._stopping.is_set():
+                if (now := self._incarnation()) != reads:  # at the start, and of a new topic what lay below the offset
+                    reads, unread = now, self._assign(consumer)
+                    continue
                 message = consumer.poll(_POLL_SECONDS)
                 if message is not None and unread:
                     unread.take(message)

@@ -82,7 +82,15 @@ class Worker:
         )
         consumer_config = settings.kafka.plain_consumer(settings.app_id, client_id, to_the_end=True)
         self._catalogue, follower = catalogue_of(settings, consumer_config, self._metrics, self.fail)
-        watch = watch_of(settings, consumer_config, self._metrics, self.fail, catalogue=self._catalogue)
+        self._models_topics = 1  # of that name, one after the other, since the start
+        watch = watch_of(
+            settings,
+            consumer_config,
+            self._metrics,
+            self.fail,
+            catalogue=self._catalogue,
+            incarnation=lambda: self._models_topics,
+        )
         self._watcher = watch(alias=worker.model_alias, live=self._live, cache_dir=worker.data_dir / "bundles")
         self._followers: list[TopicFollower] = [] if follower is None else [follower]
         self._split: LiveSplit | None = None
@@ -230,7 +238,13 @@ class Worker:
             self._shadows.start()
         crashed = asyncio.create_task(self._watch_for_crash(app), name="crash watch")
         read: dict[str, str | None] = {topic: None for follower in self._followers for topic in follower.topics}
-        watch = watch_identity(self._settings.kafka, read | self._topic_ids, on_fatal=self.fail)
+        models = self._settings.topics.models
+        watch = watch_identity(
+            self._settings.kafka,
+            read | self._topic_ids | {models: None},
+            on_fatal=self.fail,
+            begins_anew={models: self._read_models_anew},
+        )
         same = asyncio.create_task(watch, name="topic watch")
         # Not awaited to its end: Faust's start only returns when all brokers are there.
         starting = asyncio.create_task(app.start(), name="faust start")
@@ -265,6 +279,9 @@ class Worker:
             await asyncio.to_thread(follower.stop)
         if self._shadows is not None:
             await asyncio.to_thread(self._shadows.stop)
+
+    def _read_models_anew(self) -> None:
+        self._models_topics += 1
 
     def _on_started(self, starting: "asyncio.Task[None]") -> None:
         if starting.cancelled():
@@ -370,6 +387,7 @@ def watch_of(
     on_fatal: Callable[[BaseException], None],
     *,
     catalogue: LiveCatalogue | None,
+    incarnation: Callable[[], int] = lambda: 1,
 ) -> "partial[ModelWatcher]":
     """What makes a watcher, but for its alias, its model and its folder."""
     worker = settings.worker
@@ -389,6 +407,7 @@ def watch_of(
         on_fatal=on_fatal,
         catalogue=catalogue,
         rows=worker.mmr_lambda < 1,
+        incarnation=incarnation,
     )
 
 

@@ -10,6 +10,7 @@ import logging
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 import structlog
@@ -47,6 +48,7 @@ async def watch_identity(
     topics: Mapping[str, str | None],
     *,
     on_fatal: Callable[[BaseException], None],
+    begins_anew: Mapping[str, Callable[[], None]] = MappingProxyType({}),
     every: float = _LOOK_SECONDS,
 ) -> None:
     """Tell `on_fatal` when a topic is no longer the one with its id, and end; look every few seconds.
@@ -58,6 +60,7 @@ async def watch_identity(
         connection: to the brokers.
         topics: by name, the id of the one that is read; None is the one that is there when it is first looked for.
         on_fatal: told a StoreError.
+        begins_anew: in place of that, for topics whose reader can begin again while it runs.
         every: so many seconds.
     """
     admin = AdminClient(connection.librdkafka(), logger=logging.getLogger("librdkafka"))
@@ -69,6 +72,11 @@ async def watch_identity(
             except KafkaException:  # Kafka is away, or the topic is, and whoever reads it tells so
                 continue
             if known.setdefault(name, now) != now:
+                if (begin := begins_anew.get(name)) is not None:
+                    log.warning("the topic was deleted and created again; it is read from its beginning", topic=name)
+                    known[name] = now
+                    begin()
+                    continue
                 on_fatal(
                     StoreError(
                         f"the topic {name} was deleted and created again while it was read: some records of the new "

@@ -71,3 +71,21 @@ async def test_a_topic_that_is_not_there_is_told(kafka: KafkaUnderTest, topic_pr
     group = Group(kafka.bootstrap_servers, topic_prefix)
     with pytest.raises(StoreError, match=rf"do not describe the topics {topic_prefix}-none"):
         topic_ids(group.connection, [f"{topic_prefix}-none"])
+
+
+async def test_a_topic_whose_reader_can_begin_again_ends_nobody(kafka: KafkaUnderTest, topic_prefix: str) -> None:
+    group, told = Group(kafka.bootstrap_servers, topic_prefix), list[BaseException]()
+    models, begun = group.topics.models, asyncio.Semaphore(0)
+    ids = await asyncio.to_thread(topic_ids, group.connection, [models])
+    watch = watch_identity(
+        group.connection, dict(ids), on_fatal=told.append, begins_anew={models: begun.release}, every=0.05
+    )
+    watching = asyncio.create_task(watch)
+    for _ in range(2):
+        await asyncio.to_thread(delete_topics, group.connection.librdkafka(), models)
+        specs = topic_table(group.topics, group.prefix, session_ttl_ms=group.session_ttl_ms)
+        await asyncio.to_thread(ensure_topics, group.connection, specs)
+        await asyncio.wait_for(begun.acquire(), PATIENCE)
+    assert not watching.done()
+    assert told == []
+    watching.cancel()

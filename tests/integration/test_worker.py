@@ -313,3 +313,21 @@ def test_a_worker_whose_clicks_topic_is_created_anew_ends_and_every_click_of_the
         assert {ranking.click_timestamp for ranking in rankings} == {click.timestamp for click in old + new}
     finally:
         deployment.stop_all()
+
+
+def test_a_worker_whose_models_topic_is_created_anew_serves_on_and_takes_what_is_announced_there(
+    kafka: KafkaUnderTest, topic_prefix: str, tmp_path: Path
+) -> None:
+    """The first announcement of the new one lies below the offset that is to be read next."""
+    deployment = deploy(kafka.bootstrap_servers, topic_prefix, tmp_path / "deployment")
+    deployment.announce(deployment.bundle("v1"))
+    second = deployment.bundle("v2")
+    try:
+        worker = deployment.start_ready()
+        delete_topics(deployment.connection.librdkafka(), deployment.topics.models)
+        deployment.create_topics()
+        deployment.announce(second)
+        deployment.wait(lambda: worker.metric("nextclick_swaps_total") == 2, "it serves v2", PATIENCE)
+        assert worker.process.poll() is None
+    finally:
+        deployment.stop_all()

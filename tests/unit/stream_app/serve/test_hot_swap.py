@@ -155,6 +155,7 @@ class Watched:
     bundle_memory_mb: int = 0
     rows: bool = False
     is_variant: bool = False
+    incarnation: Callable[[], int] = lambda: 1
 
     def bundle(self, version: str, seed: int = 0, k: int = 5, recent_size: int = 6) -> Path:
         return TinyModel(seed=seed, k=k, recent_size=recent_size).write(self.registry, version)
@@ -183,6 +184,7 @@ class Watched:
             on_fatal=self.fatal.append,
             rows=self.rows,
             is_variant=self.is_variant,
+            incarnation=self.incarnation,
         )
         told = FakeConsumer(watcher, self.live, list(story), list(topics or [metadata()]))
         self.monkeypatch.setattr(hot_swap, "Consumer", lambda *_, **__: told)
@@ -206,6 +208,17 @@ def test_nothing_announced(watched: Watched) -> None:
     assert told.settled == [True]  # nothing is on its way
     assert told.waited_for == ["no 'champion' is announced on the topic models"]
     assert not watched.live.is_loaded
+
+
+def test_a_topic_that_is_created_anew_is_read_from_its_beginning_while_the_model_serves(watched: Watched) -> None:
+    watched.bundle("v1")
+    watched.bundle("v2", seed=1)
+    watched.incarnation = lambda: 2 if watched.live.is_loaded else 1
+    story = watched.announce("v1"), END, IDLE, IDLE, watched.announce("v2"), END, IDLE
+    asked = [metadata(), metadata()]
+    told = watched.follow(*story, topics=asked)
+    assert told.metadata == []
+    assert told.served == ["v1", "v1", "v2"]
 
 
 def test_a_first_model_and_a_swap(watched: Watched) -> None:
