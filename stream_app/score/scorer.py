@@ -80,7 +80,7 @@ class Scorer:
         self._shadows, self._stopping = shadows, stopping
         formats = formats_of(settings.schema_registry, settings.topics, rankings=self._rankings, stopping=stopping)
         self._codec = formats.rankings
-        self._topic_id = topic_id
+        self.topic_id = topic_id
         self._group = group = group_of(settings.app_id, shadows=shadows)
         scores = settings.scores
         self._rules = ScoringRules(
@@ -115,6 +115,7 @@ class Scorer:
         self._score_partitions = 1
         self._failing_since: float | None = None
         self._broken = False
+        self._failure: BaseException | None = None
         self.assigned = False
 
     def run(self) -> None:
@@ -134,9 +135,15 @@ class Scorer:
             self._consumer.close()
             self._drop(list(self._partitions))
 
+    def fail(self, error: BaseException) -> None:
+        """End because of `error`, without publishing what was counted; from any thread."""
+        self._failure = error
+
     def _count_until_told_to_stop(self) -> None:
         due = shown = 0.0
         while not self._stopping():
+            if self._failure is not None:
+                raise self._failure
             self._take(self._consumer.consume(_BATCH, _POLL_SECONDS))
             now = time.monotonic()
             if now >= due or sum(part.unsettled for part in self._partitions.values()) > _MOST_UNSETTLED:
@@ -183,7 +190,7 @@ class Scorer:
     def _commit(self, moved: Sequence[Partition]) -> bool:
         """One transaction; False where it was aborted and is to be tried again. Raises DeliveryError."""
         producer = self._producer
-        offsets = [TopicPartition(self._rankings, part.number, part.position) for part in moved]
+        offsets = [TopicPartition(self._rankings, part.number, part.position, self.topic_id) for part in moved]
         try:
             producer.begin_transaction()
             for part in moved:
@@ -291,13 +298,17 @@ class Scorer:
         at = TopicPartition(topic, number)
         low, high = watermarks(self._consumer, at, timeout=_ANSWER_SECONDS)
         [told] = self._consumer.committed([at], timeout=_ANSWER_SECONDS)
+        folder = scores_dir(self._settings, shadows=self._shadows) / _STORE_FOLDER / str(number)
+        rows = LastRankings(folder, self.topic_id, self._store_options, self._cache, setting="scores.data_dir")
+        # Kafka forgets the offsets of a topic that is deleted, and who reads on may have noted others since.
+        if anew := told.metadata != self.topic_id if told.metadata else rows.was_of_another_topic:
+            log.warning("the topic of rankings was created anew; it is counted from its beginning", partition=number)
+            told = TopicPartition(topic, number)
         committed = told.offset if low <= told.offset <= high else low
         expired = low - told.offset if 0 <= told.offset < low else 0
         if expired:
             tell_expired(topic, number, told.offset, low)
         known = known_scores(self._settings.kafka, published, number, self._rules, shadows=self._shadows)
-        folder = scores_dir(self._settings, shadows=self._shadows) / _STORE_FOLDER / str(number)
-        rows = LastRankings(folder, self._topic_id, self._store_options, self._cache, setting="scores.data_dir")
         position = rows.positions.get(number)
         if position is None or not low <= position <= committed:
             rows.clear()
@@ -306,6 +317,8 @@ class Scorer:
         if told.offset > high:
             tell_lost(topic, number, told.offset, high)
             scores.go_back(high)
+        elif anew:
+            scores.go_back(low)
         # From where the group was, though it is gone: the next commit says that it was told of.
         was = committed - expired
         return Partition(number, scores, rows, position=position, committed=was, expired=expired, codec=self._codec)

@@ -18,7 +18,7 @@ from stream_app.serve.web import Web
 from stream_app.settings import StreamSettings
 from stream_app.state.data_lock import DataLock
 from stream_app.state.member import member_id
-from stream_app.state.topic_identity import topic_ids
+from stream_app.state.topic_identity import topic_ids, watch_identity
 
 log = structlog.get_logger(__name__)
 
@@ -49,6 +49,8 @@ async def run_scorer(settings: StreamSettings, *, shadows: bool = False) -> int:
     web = Web(scores.web_host, scores.web_port, registry=metrics.registry, readiness=readiness, refresh=lambda: None)
     await web.start()
     log.info("health and metrics", url=f"http://{scores.web_host}:{web.port}")
+    read = {rankings_topic(settings, shadows=shadows): scorer.topic_id}
+    same = asyncio.create_task(watch_identity(settings.kafka, read, on_fatal=scorer.fail))
     try:
         await asyncio.to_thread(scorer.run)
     except StoppedWaitingError as error:
@@ -57,6 +59,7 @@ async def run_scorer(settings: StreamSettings, *, shadows: bool = False) -> int:
         failure = str(error)
         log.error("the scorer cannot go on", error=failure, kind=type(error).__name__)
     finally:
+        same.cancel()
         await web.stop()
     return EXIT_OK if failure is None else EXIT_FAILED
 

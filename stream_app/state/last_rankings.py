@@ -30,9 +30,11 @@ class LastRankings:
 
     Attributes:
         positions: of each partition, the offset of the first ranking that is not in the rows; empty in an empty store.
+        was_of_another_topic: whether it was when it was opened.
     """
 
     positions: dict[int, int]
+    was_of_another_topic: bool = False
 
     def __init__(self, path: Path, topic_id: str, options: StoreOptions, cache: Any, *, setting: str) -> None:
         self._path, self._topic_id = path, topic_id
@@ -50,6 +52,7 @@ class LastRankings:
             else:
                 try:
                     self.positions = _positions_of(told or b"", topic_id)
+                    self.was_of_another_topic = told is not None and not told.startswith(f"{topic_id} ".encode())
                 except (ValueError, RecursionError) as error:
                     damage = f"how far it was read is not to be read from it: {error}"
                     self._db.close()

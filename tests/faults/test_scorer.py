@@ -13,6 +13,7 @@ import pytest
 
 from stream_app.score.scorer import group_of
 from stream_app.score.service import EXIT_FAILED
+from tests.admin import delete_topics
 from tests.committed import Offsets, instances
 from tests.conftest import KafkaUnderTest
 from tests.faults.scorers import PARTITIONS, Scorers, shop_rankings
@@ -129,3 +130,30 @@ def test_rankings_that_retention_removed_are_told_of_once_and_the_others_counted
     offsets = Offsets(scorers.connection.librdkafka(), group_of(scorers.group))
     ends = [end for _, end in offsets.marks(scorers.rankings).values()]
     assert offsets.committed(scorers.rankings, PARTITIONS) == ends  # the next start tells of none
+
+
+@pytest.mark.parametrize("away", [True, False], ids=["when it is away", "while it counts"])
+def test_rankings_of_a_topic_that_was_created_anew_are_counted_from_its_beginning(
+    scorers: Scorers, *, away: bool
+) -> None:
+    """The new one grows past the old offsets before anybody looks: what lay below them was never counted."""
+    rankings = list({one.source: one for one in shop_rankings(400)}.values())  # each once
+    few, many = rankings[: len(rankings) // 4], rankings[len(rankings) // 4 :]
+    scorer = scorers.start()
+    scorers.publish(few)
+    scorers.wait_until_counted()
+    if away:
+        assert scorer.stop() == 0
+    delete_topics(scorers.connection.librdkafka(), scorers.rankings)
+    scorers.create_topics()
+    scorers.publish(many)
+    if not away:
+        assert scorer.process.wait(PATIENCE) == EXIT_FAILED
+        assert f"the topic {scorers.rankings} was deleted and created again" in scorer.output()
+        scorers.started.remove(scorer)
+    scorer = scorers.start()
+    scorers.wait(lambda: scorer.metric("nextclick_scores_rankings_total") == len(many), "all of the new one counted")
+    assert scorer.stop() == 0
+    counts = sum(sum(score.rankings.values()) for score in scorers.scores())
+    # What the one that ran counted of the new topic, for some seconds, is counted once more.
+    assert counts == len(rankings) if away else counts >= len(rankings)
